@@ -1,0 +1,70 @@
+package registry
+
+import (
+	"net/netip"
+	"time"
+)
+
+// NodeType tells whether a node is shown to others, as the byte that stands for it in ALIVE2_REQ and
+// PORT2_RESP. OTP registers all its nodes as Normal and tells the hidden ones apart in the handshake.
+type NodeType uint8
+
+// The node types of OTP's "Distribution Protocol" guide. Others are passed on as they are.
+const (
+	Normal NodeType = 'M' // 77
+	Hidden NodeType = 'H' // 72
+)
+
+// String returns "hidden" for Hidden and "normal" for all else, as TXT records and lists have it.
+func (t NodeType) String() string {
+	if t == Hidden {
+		return "hidden"
+	}
+	return "normal"
+}
+
+// Origin tells where a node was registered.
+type Origin uint8
+
+// A node is known because it registered here, or because another host announced it.
+const (
+	Local Origin = iota
+	LAN
+)
+
+// String returns "local" or "lan".
+func (o Origin) String() string {
+	if o == LAN {
+		return "lan"
+	}
+	return "local"
+}
+
+// Node is what is known of one node. The registry hands out pointers to nodes that never change
+// again: a node of which something else becomes known is replaced. Nobody else may change them
+// either.
+type Node struct {
+	ID        uint64       // tells this registration or neighbour from all others in this process
+	Node      string       // full name: a@hosta.local
+	Name      string       // alive name: a
+	Host      string       // name of its host on the LAN: hosta.local
+	Extra     string       // opaque bytes of ALIVE2_REQ; local nodes only
+	Dist      string       // distribution carrier, "tcp" or "tls"; empty: not known
+	Addresses []netip.Addr // most likely to be reached first; of a local node where it registered from
+	Since     time.Time    // registered, or first seen
+	Creation  uint32       // 0: not known
+	FD        int32        // descriptor number of its connection; local nodes only, shown by DUMP_REQ
+	Port      uint16       // distribution port
+	High, Low uint16       // distribution versions spoken; 0: not known
+	Type      NodeType
+	Protocol  uint8 // 0: TCP/IPv4, as ALIVE2_REQ has it
+	Origin    Origin
+	Sure      bool // Node is what the node calls itself; otherwise it was put together from Name and Host
+}
+
+// Identity is what a node says of itself in the distribution handshake.
+type Identity struct {
+	Node   string // full name
+	Dist   string // "tcp" or "tls"
+	Hidden bool
+}

@@ -1,0 +1,364 @@
+// Package registry holds what this host knows of Erlang nodes: those registered here over EPMD and
+// those seen on the LAN. It does no I/O and starts no goroutine. All methods may be called
+// concurrently; none blocks for longer than it takes to copy a list of pointers, and a subscriber
+// that falls behind is cut off rather than waited for.
+package registry
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Limits on what comes from other hosts: anybody on the network can announce anything.
+const (
+	MaxNeighbours        = 4096 // LAN nodes in all
+	MaxNeighboursPerHost = 512  // LAN nodes of one host
+)
+
+// OldNames is how many names the stock epmd remembers after their nodes have gone, and how many a
+// new Registry does; OldNamesDebug is the same with debugging switched on.
+const (
+	OldNames      = 1001
+	OldNamesDebug = 6
+)
+
+// Errors that callers decide by.
+var (
+	ErrNameTaken         = errors.New("name taken")
+	ErrTooManyNeighbours = fmt.Errorf("more than %d nodes on the LAN", MaxNeighbours)
+	ErrTooManyOfHost     = fmt.Errorf("more than %d nodes of one host", MaxNeighboursPerHost)
+)
+
+// Registry is what is known. Make one with New.
+type Registry struct {
+	mu     sync.RWMutex
+	host   string
+	lastID uint64
+
+	local          map[string]*Registration
+	oldest, newest *Registration // the list of local, in order of registration
+	localVersion   atomic.Uint64
+
+	old      map[string]*oldName
+	oldFirst *oldName // the name that went first
+	oldLast  *oldName
+	maxOld   int
+
+	neighbours map[neighbourKey]*Node
+	perHost    map[string]int
+
+	subscriptions map[*Subscription]struct{}
+}
+
+// neighbourKey is what makes a neighbour: two hosts may claim the same node name.
+type neighbourKey struct{ node, host string }
+
+// Registration is a place in the registry that a local node holds until Unregister.
+type Registration struct {
+	node         *Node // replaced, never changed; guarded by Registry.mu
+	counter      uint32
+	older, newer *Registration
+}
+
+// oldName remembers the last creation given to a name that has gone. The list is needed twice: to
+// forget the one that went first, and because DUMP_REQ shows it.
+type oldName struct {
+	Old
+	counter    uint32
+	prev, next *oldName
+}
+
+// Old is a name that was registered once, as DUMP_REQ shows it.
+type Old struct {
+	Name string
+	Port uint16
+	FD   int32
+}
+
+// New returns an empty registry for the host of that name (as others on the LAN call it, such as
+// "hosta.local"), which remembers at most maxOld names that have gone.
+func New(host string, maxOld int) *Registry {
+	return &Registry{
+		host:          host,
+		maxOld:        maxOld,
+		local:         make(map[string]*Registration),
+		old:           make(map[string]*oldName),
+		neighbours:    make(map[neighbourKey]*Node),
+		perHost:       make(map[string]int),
+		subscriptions: make(map[*Subscription]struct{}),
+	}
+}
+
+// Register enters a node of this host, of which the caller gives what ALIVE2_REQ said and where it
+// came from: Name, Port, Type, Protocol, High, Low, Extra, Addresses, FD. The rest is filled in. It
+// returns ErrNameTaken if the name is registered already.
+func (r *Registry) Register(n Node) (*Registration, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, taken := r.local[n.Name]; taken {
+		return nil, fmt.Errorf("register %q: %w", n.Name, ErrNameTaken)
+	}
+	reg := &Registration{counter: r.nextCounter(n.Name)}
+	r.lastID++
+	n.ID = r.lastID
+	n.Origin = Local
+	n.Creation = creation(reg.counter, n.High)
+	n.Since = time.Now()
+	n.Node, n.Host, n.Sure = n.Name+"@"+r.host, r.host, false
+	reg.node = &n
+	r.local[n.Name] = reg
+	r.link(reg)
+	r.changed(Event{Up, reg.node})
+	return reg, nil
+}
+
+// Unregister removes a node of this host. A registration that is no longer there is left alone.
+func (r *Registry) Unregister(reg *Registration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.local[reg.node.Name] != reg {
+		return
+	}
+	delete(r.local, reg.node.Name)
+	r.unlink(reg)
+	r.remember(reg)
+	r.changed(Event{Down, reg.node})
+}
+
+// Node returns the node as it is known now.
+func (r *Registry) Node(reg *Registration) *Node {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return reg.node
+}
+
+// Lookup returns the local node of that alive name, or nil.
+func (r *Registry) Lookup(name string) *Node {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if reg := r.local[name]; reg != nil {
+		return reg.node
+	}
+	return nil
+}
+
+// LocalVersion changes whenever Local would return something else. An answer made from Local can be
+// kept as long as the version read before it stands.
+func (r *Registry) LocalVersion() uint64 { return r.localVersion.Load() }
+
+// Local returns the nodes of this host, the newest first.
+func (r *Registry) Local() []*Node {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	nodes := make([]*Node, 0, len(r.local))
+	for reg := r.newest; reg != nil; reg = reg.older {
+		nodes = append(nodes, reg.node)
+	}
+	return nodes
+}
+
+// Old returns the names that have gone and are remembered, the one that went first leading.
+func (r *Registry) Old() []Old {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	names := make([]Old, 0, len(r.old))
+	for o := r.oldFirst; o != nil; o = o.next {
+		names = append(names, o.Old)
+	}
+	return names
+}
+
+// Counts returns how many local nodes and how many neighbours are known.
+func (r *Registry) Counts() (local, neighbours int) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return len(r.local), len(r.neighbours)
+}
+
+// Host returns the name of this host.
+func (r *Registry) Host() string {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.host
+}
+
+// SetHost tells the name of this host when it has changed, and with it that of all its nodes.
+func (r *Registry) SetHost(host string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.host == host {
+		return
+	}
+	r.host = host
+	for reg := r.oldest; reg != nil; reg = reg.newer {
+		n := *reg.node
+		n.Host = host
+		if !n.Sure {
+			n.Node = n.Name + "@" + host
+		}
+		reg.node = &n
+		r.changed(Event{Changed, reg.node})
+	}
+}
+
+// Identify enters what a local node said of itself. n is the node in whichever state the caller saw
+// it; if it has gone or was registered anew since then, nothing happens. It is an error if the full
+// name is not one of a node registered as n.Name: then another program answers on that port.
+func (r *Registry) Identify(n *Node, id Identity) error {
+	alive, _, found := strings.Cut(id.Node, "@")
+	if !found || alive != n.Name {
+		return fmt.Errorf("node registered as %q calls itself %q", n.Name, id.Node)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	reg := r.local[n.Name]
+	if reg == nil || reg.node.ID != n.ID {
+		return nil
+	}
+	m := *reg.node
+	m.Node, m.Sure, m.Dist = id.Node, true, id.Dist
+	if id.Hidden {
+		m.Type = Hidden
+	}
+	reg.node = &m
+	r.changed(Event{Changed, reg.node})
+	return nil
+}
+
+// SetNeighbour enters a node of another host or changes what is known of it. What makes it the same
+// node are Node and Host. It returns ErrTooManyNeighbours or ErrTooManyOfHost for a new one past the
+// limits; Since is kept from when it was first seen.
+func (r *Registry) SetNeighbour(n Node) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key := neighbourKey{n.Node, n.Host}
+	n.Origin = LAN
+	was := r.neighbours[key]
+	if was == nil {
+		return r.addNeighbour(key, n)
+	}
+	n.ID, n.Since = was.ID, was.Since
+	if !reflect.DeepEqual(&n, was) {
+		r.neighbours[key] = &n
+		r.changed(Event{Changed, &n})
+	}
+	return nil
+}
+
+func (r *Registry) addNeighbour(key neighbourKey, n Node) error {
+	if len(r.neighbours) >= MaxNeighbours {
+		return fmt.Errorf("neighbour %q of %q: %w", n.Node, n.Host, ErrTooManyNeighbours)
+	}
+	if r.perHost[n.Host] >= MaxNeighboursPerHost {
+		return fmt.Errorf("neighbour %q of %q: %w", n.Node, n.Host, ErrTooManyOfHost)
+	}
+	r.lastID++
+	n.ID = r.lastID
+	n.Since = time.Now()
+	r.neighbours[key] = &n
+	r.perHost[n.Host]++
+	r.changed(Event{Up, &n})
+	return nil
+}
+
+// RemoveNeighbour removes the node of that full name and host.
+func (r *Registry) RemoveNeighbour(node, host string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key := neighbourKey{node, host}
+	n := r.neighbours[key]
+	if n == nil {
+		return
+	}
+	delete(r.neighbours, key)
+	if r.perHost[host]--; r.perHost[host] == 0 {
+		delete(r.perHost, host)
+	}
+	r.changed(Event{Down, n})
+}
+
+// link puts reg at the new end of the list.
+func (r *Registry) link(reg *Registration) {
+	reg.older = r.newest
+	if r.newest == nil {
+		r.oldest = reg
+	} else {
+		r.newest.newer = reg
+	}
+	r.newest = reg
+}
+
+func (r *Registry) unlink(reg *Registration) {
+	if reg.older == nil {
+		r.oldest = reg.newer
+	} else {
+		reg.older.newer = reg.newer
+	}
+	if reg.newer == nil {
+		r.newest = reg.older
+	} else {
+		reg.newer.older = reg.older
+	}
+	reg.older, reg.newer = nil, nil
+}
+
+// remember keeps the counter of a name that goes, and forgets the one that went first if there are
+// too many.
+func (r *Registry) remember(reg *Registration) {
+	n := reg.node
+	o := &oldName{Old: Old{n.Name, n.Port, n.FD}, counter: reg.counter, prev: r.oldLast}
+	if r.oldLast == nil {
+		r.oldFirst = o
+	} else {
+		r.oldLast.next = o
+	}
+	r.oldLast = o
+	r.old[n.Name] = o
+	if len(r.old) > r.maxOld {
+		r.forget(r.oldFirst)
+	}
+}
+
+func (r *Registry) forget(o *oldName) {
+	delete(r.old, o.Name)
+	if o.prev == nil {
+		r.oldFirst = o.next
+	} else {
+		o.prev.next = o.next
+	}
+	if o.next == nil {
+		r.oldLast = o.prev
+	} else {
+		o.next.prev = o.prev
+	}
+}
+
+// nextCounter returns the number from which the creation of a name's next registration is made: one
+// more than the last time, or any if the name is new or forgotten.
+func (r *Registry) nextCounter(name string) uint32 {
+	o := r.old[name]
+	if o == nil {
+		return max(rand.Uint32(), minCreation)
+	}
+	r.forget(o)
+	return max(o.counter+1, minCreation)
+}
+
+// minCreation is the least 32-bit creation: 0 has a meaning of its own and 1 to 3 are those of nodes
+// that know but two bits.
+const minCreation = 4
+
+// creation returns the creation made of a counter for a node of that highest distribution version:
+// 32 bits from version 6 (OTP 23) on, 1 to 3 before.
+func creation(counter uint32, high uint16) uint32 {
+	if high >= 6 {
+		return counter
+	}
+	return counter%3 + 1
+}
