@@ -1,0 +1,81 @@
+// Package epmd speaks the EPMD protocol of Erlang/OTP, as the guide "Distribution Protocol" describes
+// it and as the epmd of OTP does it: the messages, a Server and a Client. To these it adds two requests
+// with which a program of this host learns of all known nodes, those of the LAN included (NodesReq and
+// WatchReq).
+//
+// Every request is preceded by its length in 2 bytes, big-endian, and is at most 3,057 bytes long; the
+// first byte tells which it is. Answers have no length; all but the one to AliveReq end with the
+// connection. A node is registered for as long as the connection stays open that brought its AliveReq.
+package epmd
+
+import (
+	"encoding/binary"
+	"fmt"
+)
+
+// DefaultPort is the TCP port assigned to epmd.
+const DefaultPort = 4369
+
+// MaxRequest is the length of the longest request that is read, without the 2 bytes before it.
+const MaxRequest = 3057
+
+// Tag is the first byte of a request or of the answer to AliveReq and PortReq.
+type Tag byte
+
+// Tags of requests, and of the three answers that have one.
+const (
+	TagDump       Tag = 'd' // 100, DUMP_REQ
+	TagKill       Tag = 'k' // 107, KILL_REQ
+	TagNames      Tag = 'n' // 110, NAMES_REQ
+	TagStop       Tag = 's' // 115, STOP_REQ
+	TagAliveXResp Tag = 'v' // 118, ALIVE2_X_RESP
+	TagPortResp   Tag = 'w' // 119, PORT2_RESP
+	TagAlive      Tag = 'x' // 120, ALIVE2_REQ
+	TagAliveResp  Tag = 'y' // 121, ALIVE2_RESP
+	TagPort       Tag = 'z' // 122, PORT_PLEASE2_REQ
+	TagNodes      Tag = 'N' // 78, ours: every known node
+	TagWatch      Tag = 'W' // 87, ours: the same, and every change
+)
+
+// Request is one of the messages that ask an epmd for something.
+type Request interface {
+	// Append appends the request, without its length, to dst.
+	Append(dst []byte) []byte
+}
+
+// The requests that are their tag alone.
+type (
+	NamesReq struct{} // NAMES_REQ: the registered names and their ports, as text
+	DumpReq  struct{} // DUMP_REQ: the same for debugging, with names that have gone
+	KillReq  struct{} // KILL_REQ: end the daemon
+	NodesReq struct{} // every known node, as lines; see Line
+	WatchReq struct{} // the same, and then every change as it happens
+)
+
+// Append implements Request.
+func (NamesReq) Append(dst []byte) []byte { return append(dst, byte(TagNames)) }
+
+// Append implements Request.
+func (DumpReq) Append(dst []byte) []byte { return append(dst, byte(TagDump)) }
+
+// Append implements Request.
+func (KillReq) Append(dst []byte) []byte { return append(dst, byte(TagKill)) }
+
+// Append implements Request.
+func (NodesReq) Append(dst []byte) []byte { return append(dst, byte(TagNodes)) }
+
+// Append implements Request.
+func (WatchReq) Append(dst []byte) []byte { return append(dst, byte(TagWatch)) }
+
+// AppendFrame appends req as it is sent, with its length before it. The error is that it is longer
+// than MaxRequest; dst is returned unchanged then.
+func AppendFrame(dst []byte, req Request) ([]byte, error) {
+	start := len(dst)
+	out := req.Append(append(dst, 0, 0))
+	length := len(out) - start - 2
+	if length > MaxRequest {
+		return dst, fmt.Errorf("request of %d bytes: at most %d fit", length, MaxRequest)
+	}
+	binary.BigEndian.PutUint16(out[start:], uint16(length))
+	return out, nil
+}

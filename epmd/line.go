@@ -1,0 +1,250 @@
+package epmd
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"eclus/registry"
+)
+
+// LineKind is the first character of a Line.
+type LineKind byte
+
+// Kinds of lines.
+const (
+	NodeKnown   LineKind = '+' // a node that is known, is new or has changed
+	NodeGone    LineKind = '-' // a node that is known no longer
+	SnapshotEnd LineKind = '=' // WatchReq only: all that follows is a change
+)
+
+// Line is a line of the answer to NodesReq and WatchReq, which begins with the port of the epmd in 4
+// bytes, big-endian, as that to NamesReq does. It is UTF-8 and ends in "\n"; a space stands before each
+// field:
+//
+//   - node=a@hosta.local name=a host=hosta.local address=198.51.100.11 port=41237 type=normal origin=lan
+//     = nodes=1 lan=on
+//   - node=a@hosta.local host=hosta.local address=198.51.100.11 port=41237 origin=lan
+//
+// In values space, "%", control characters and what is not printable are percent-encoded. Keys that
+// are not known are to be skipped. Those of a node are
+//
+//	node       full name; what the node calls itself unless sure=no is there
+//	name       alive name
+//	host       host name on the LAN
+//	address    the address most likely to be reached; addresses, if there are more: all, with commas
+//	port       distribution port
+//	type       normal or hidden
+//	origin     local or lan
+//	creation   in decimal, if known
+//	dist       tcp or tls, if known
+//	since      when it was registered or first seen, RFC 3339 in UTC
+//	sure       no: node was put together from name and host
+//
+// and at the end of the snapshot nodes, their number, lan, on or off, and reason, why it is off.
+type Line struct {
+	Kind   LineKind
+	Fields []Field
+}
+
+// Field is a key and its value, which is not encoded any more.
+type Field struct{ Key, Value string }
+
+// Get returns the value of the first field of that key, or "".
+func (l Line) Get(key string) string {
+	for _, f := range l.Fields {
+		if f.Key == key {
+			return f.Value
+		}
+	}
+	return ""
+}
+
+// Append appends the line, its newline included, to dst.
+func (l Line) Append(dst []byte) []byte {
+	dst = append(dst, byte(l.Kind))
+	for _, f := range l.Fields {
+		dst = appendField(dst, f.Key, f.Value)
+	}
+	return append(dst, '\n')
+}
+
+// ParseLine parses a line, which may end in a newline.
+func ParseLine(s string) (Line, error) {
+	s = strings.TrimSuffix(s, "\n")
+	if s == "" || len(s) > 1 && s[1] != ' ' {
+		return Line{}, fmt.Errorf("line %q: no kind", s)
+	}
+	l := Line{Kind: LineKind(s[0])}
+	for word := range strings.FieldsSeq(s[1:]) {
+		key, value, ok := strings.Cut(word, "=")
+		if !ok {
+			continue
+		}
+		value, err := unescape(value)
+		if err != nil {
+			return Line{}, fmt.Errorf("line %q: %s: %w", s, key, err)
+		}
+		l.Fields = append(l.Fields, Field{key, value})
+	}
+	return l, nil
+}
+
+// Node returns the node that a line of kind NodeKnown or NodeGone is about.
+func (l Line) Node() (registry.Node, error) {
+	n := registry.Node{
+		Node: l.Get("node"),
+		Name: l.Get("name"),
+		Host: l.Get("host"),
+		Dist: l.Get("dist"),
+		Type: registry.Normal,
+		Sure: l.Get("sure") != "no",
+	}
+	if n.Node == "" {
+		return registry.Node{}, errors.New("line without node=")
+	}
+	if l.Get("type") == registry.Hidden.String() {
+		n.Type = registry.Hidden
+	}
+	if l.Get("origin") == registry.LAN.String() {
+		n.Origin = registry.LAN
+	}
+	if err := l.nodeNumbers(&n); err != nil {
+		return registry.Node{}, fmt.Errorf("node %q: %w", n.Node, err)
+	}
+	return n, nil
+}
+
+func (l Line) nodeNumbers(n *registry.Node) error {
+	port, err := strconv.ParseUint(l.Get("port"), 10, 16)
+	if err != nil {
+		return fmt.Errorf("port %q: %w", l.Get("port"), errors.Unwrap(err))
+	}
+	n.Port = uint16(port)
+	if s := l.Get("creation"); s != "" {
+		creation, err := strconv.ParseUint(s, 10, 32)
+		if err != nil {
+			return fmt.Errorf("creation %q: %w", s, errors.Unwrap(err))
+		}
+		n.Creation = uint32(creation)
+	}
+	if s := l.Get("since"); s != "" {
+		if n.Since, err = time.Parse(time.RFC3339, s); err != nil {
+			return fmt.Errorf("since: %w", err)
+		}
+	}
+	list := l.Get("addresses")
+	if list == "" {
+		list = l.Get("address")
+	}
+	for s := range strings.SplitSeq(list, ",") {
+		if s == "" {
+			continue
+		}
+		addr, err := netip.ParseAddr(s)
+		if err != nil {
+			return fmt.Errorf("address: %w", err)
+		}
+		n.Addresses = append(n.Addresses, addr)
+	}
+	return nil
+}
+
+// appendNode appends the line about n to dst.
+func appendNode(dst []byte, kind LineKind, n *registry.Node) []byte {
+	dst = append(dst, byte(kind))
+	dst = appendField(dst, "node", n.Node)
+	if kind == NodeKnown {
+		dst = appendField(dst, "name", n.Name)
+	}
+	dst = appendField(dst, "host", n.Host)
+	if len(n.Addresses) > 0 {
+		dst = appendField(dst, "address", n.Addresses[0].String())
+	}
+	dst = appendField(dst, "port", strconv.Itoa(int(n.Port)))
+	if kind == NodeKnown {
+		dst = appendField(dst, "type", n.Type.String())
+	}
+	dst = appendField(dst, "origin", n.Origin.String())
+	if kind == NodeKnown {
+		dst = appendDetails(dst, n)
+	}
+	return append(dst, '\n')
+}
+
+func appendDetails(dst []byte, n *registry.Node) []byte {
+	if n.Creation != 0 {
+		dst = appendField(dst, "creation", strconv.FormatUint(uint64(n.Creation), 10))
+	}
+	if n.Dist != "" {
+		dst = appendField(dst, "dist", n.Dist)
+	}
+	dst = appendField(dst, "since", n.Since.UTC().Format(time.RFC3339))
+	if !n.Sure {
+		dst = appendField(dst, "sure", "no")
+	}
+	if len(n.Addresses) > 1 {
+		list := make([]string, len(n.Addresses))
+		for i, a := range n.Addresses {
+			list[i] = a.String()
+		}
+		dst = appendField(dst, "addresses", strings.Join(list, ","))
+	}
+	return dst
+}
+
+// appendSnapshotEnd appends the line that ends a snapshot of that many nodes. lanOff says why LAN
+// discovery is off; it is on if that is empty.
+func appendSnapshotEnd(dst []byte, nodes int, lanOff string) []byte {
+	end := Line{SnapshotEnd, []Field{{"nodes", strconv.Itoa(nodes)}, {"lan", "on"}}}
+	if lanOff != "" {
+		end.Fields[1].Value = "off"
+		end.Fields = append(end.Fields, Field{"reason", lanOff})
+	}
+	return end.Append(dst)
+}
+
+func appendField(dst []byte, key, value string) []byte {
+	dst = append(append(append(dst, ' '), key...), '=')
+	for len(value) > 0 {
+		r, size := utf8.DecodeRuneInString(value)
+		if r == '%' || r == ' ' || r == utf8.RuneError && size == 1 || !unicode.IsPrint(r) {
+			for i := range size {
+				dst = fmt.Appendf(dst, "%%%02X", value[i])
+			}
+		} else {
+			dst = append(dst, value[:size]...)
+		}
+		value = value[size:]
+	}
+	return dst
+}
+
+// unescape undoes the percent-encoding of a value.
+func unescape(s string) (string, error) {
+	if !strings.Contains(s, "%") {
+		return s, nil
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] != '%' {
+			b.WriteByte(s[i])
+			continue
+		}
+		if i+3 > len(s) {
+			return "", fmt.Errorf("%q ends within an encoded byte", s)
+		}
+		c, err := strconv.ParseUint(s[i+1:i+3], 16, 8)
+		if err != nil {
+			return "", fmt.Errorf("%q has %q, which encodes no byte", s, s[i:i+3])
+		}
+		b.WriteByte(byte(c))
+		i += 2
+	}
+	return b.String(), nil
+}
