@@ -1,0 +1,610 @@
+package epmd
+
+import (
+	"container/list"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"eclus/registry"
+)
+
+// This file moves the bytes. A lookup is a connection that says one thing and is answered at once, a
+// node one that then says nothing for weeks; neither is worth a goroutine. Listening sockets and one
+// epoll descriptor are parked in Go's own poller, each with a goroutine that is called when there is
+// something to do, so that an idle server has no thread awake and 20,000 nodes need no stack each.
+//
+// What is accepted is read at once: TCP_DEFER_ACCEPT holds a connection back until its request is
+// there, so most are read, answered and closed in one go and never known to epoll. Those that stay or
+// are slow to speak or to read are conns in a table.
+//
+// loop.mu is held for whatever happens to one connection, over system calls too: they are all on
+// non-blocking sockets.
+
+// Numbers of descriptors; see Config.Files.
+const (
+	reservedFiles  = 48 // for listeners, epoll, the log, and all else that the process opens
+	lookupFiles    = 16 // for connections that have not registered, when the rest is nodes
+	maxWaiting     = 8192
+	maxUnsentBytes = 64 << 20 // of answers that peers are slow to read
+)
+
+// loop is the part of a Server that has connections.
+type loop struct {
+	mu    sync.Mutex
+	ctx   context.Context         // of Serve
+	stop  context.CancelCauseFunc // ends Serve
+	conns []*conn                 // by descriptor
+	files int                     // limit on open files
+
+	epoll      *os.File
+	epfd       int
+	generation uint32
+	listeners  []*os.File
+
+	nodes   int         // conns that hold a registration
+	waiting list.List   // conns that don't, the oldest first
+	unsent  int         // bytes of answers in waiting
+	timer   *time.Timer // calls expire; nil while no conn has a time limit
+
+	streams      map[bool]int // running, by nodeStream.follow
+	streamsEnded sync.WaitGroup
+
+	refused    refusals
+	complaints refusals
+	scratch    [MaxRequest + 2]byte // what was read last
+	out        []byte               // the answer made last
+
+	namesAnswer  []byte
+	namesVersion uint64
+}
+
+// conn is a connection that is in the table. It is small, for there is one for each node.
+type conn struct {
+	caller
+	generation uint32                 // tells it from earlier ones with its descriptor
+	reg        *registry.Registration // nil: in waiting
+	wait       *wait                  // nil: registered
+}
+
+// wait is what is known of a connection that has not registered.
+type wait struct {
+	in     []byte // the part of its request that has come
+	unsent []byte // the part of its answer that has not gone
+	said   bool   // it was refused: nothing more is expected of it and it has no time limit
+	active time.Time
+	place  *list.Element
+}
+
+// open takes over the listeners. After an error nothing is left open.
+func (s *Server) open(ctx context.Context, stop context.CancelCauseFunc, listeners []*net.TCPListener) error {
+	s.ctx, s.stop = ctx, stop
+	s.streams = make(map[bool]int)
+	s.files = s.cfg.Files
+	if s.files == 0 {
+		var limit unix.Rlimit
+		if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+			return fmt.Errorf("limit on open files: %w", err)
+		}
+		s.files = int(min(limit.Cur, 1<<24))
+	}
+	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("create epoll descriptor: %w", err)
+	}
+	unix.SetNonblock(epfd, true) // makes os.NewFile give it to the poller
+	s.epfd, s.epoll = epfd, os.NewFile(uintptr(epfd), "epoll")
+	for _, l := range listeners {
+		if err := s.takeOver(l); err != nil {
+			s.close()
+			return fmt.Errorf("listen on %v: %w", l.Addr(), err)
+		}
+	}
+	return nil
+}
+
+func (s *Server) takeOver(l *net.TCPListener) error {
+	defer l.Close()
+	f, err := l.File()
+	if err != nil {
+		return err
+	}
+	s.listeners = append(s.listeners, f)
+	return control(f, func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 1)
+	})
+}
+
+// control calls op with f's descriptor.
+func control(f *os.File, op func(fd int) error) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var opErr error
+	if err := raw.Control(func(fd uintptr) { opErr = op(int(fd)) }); err != nil {
+		return err
+	}
+	return opErr
+}
+
+// run serves until ctx ends or a listener breaks.
+func (s *Server) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, l := range s.listeners {
+		g.Go(func() error { return parked(l, s.accept) })
+	}
+	g.Go(func() error { return parked(s.epoll, s.poll) })
+	g.Go(func() error {
+		<-ctx.Done()
+		for _, l := range s.listeners {
+			l.Close()
+		}
+		return s.epoll.Close()
+	})
+	return g.Wait()
+}
+
+// parked calls ready whenever f has become readable, until f is closed or ready returns an error.
+func parked(f *os.File, ready func(fd int) error) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var broken error
+	err = raw.Read(func(fd uintptr) bool {
+		broken = ready(int(fd))
+		return broken != nil
+	})
+	if errors.Is(err, os.ErrClosed) {
+		return nil
+	}
+	return errors.Join(err, broken)
+}
+
+// close ends all connections.
+func (s *Server) close() {
+	s.mu.Lock()
+	for _, l := range s.listeners {
+		l.Close()
+	}
+	s.epoll.Close()
+	for _, c := range s.conns {
+		if c != nil {
+			s.end(c, "epmd ends")
+		}
+	}
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+	s.mu.Unlock()
+	s.streamsEnded.Wait()
+}
+
+// accept takes all connections that wait at a listening socket. Its error is that of a descriptor
+// that is none.
+func (s *Server) accept(listener int) error {
+	time.Sleep(s.cfg.DelayAccept)
+	for {
+		fd, from, err := unix.Accept4(listener, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		switch err {
+		case nil:
+			s.admit(fd, addrPort(from))
+		case unix.EAGAIN:
+			return nil
+		case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:
+			if !s.makeRoom() {
+				s.log.Warn("accept", "err", err)
+				time.Sleep(acceptPause)
+			}
+		case unix.EBADF, unix.EINVAL, unix.ENOTSOCK:
+			return fmt.Errorf("accept: %w", err)
+		default: // the peer has gone, or the network to it has
+		}
+	}
+}
+
+// acceptPause is how long accepting rests when the system has no room for another connection and none
+// of ours can give way.
+const acceptPause = 100 * time.Millisecond
+
+// addrPort returns a socket address in Go's form, IPv4-mapped ones as IPv4.
+func addrPort(sa unix.Sockaddr) netip.AddrPort {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
+	}
+	return netip.AddrPort{}
+}
+
+// admit begins with a connection that was just accepted.
+func (s *Server) admit(fd int, peer netip.AddrPort) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	from := caller{fd, peer, s.isLocal(fd, peer.Addr())}
+	if !from.local && !s.cfg.Access.allows(peer.Addr(), s.links.contains) {
+		s.refuse(from)
+		return
+	}
+	n, err := unix.Read(fd, s.scratch[:])
+	if err == unix.EAGAIN {
+		s.await(&conn{caller: from})
+	} else if err != nil || n == 0 {
+		unix.Close(fd)
+	} else {
+		s.received(&conn{caller: from}, s.scratch[:n])
+	}
+}
+
+func (s *Server) isLocal(fd int, peer netip.Addr) bool {
+	if peer.IsLoopback() {
+		return true
+	}
+	sa, err := unix.Getsockname(fd)
+	return err == nil && isLocal(peer, addrPort(sa).Addr())
+}
+
+func (s *Server) refuse(from caller) {
+	unix.Close(from.fd)
+	if count := s.refused.add(from.peer.Addr(), time.Now()); count > 0 {
+		s.log.Warn("peer refused", "peer", from.peer.Addr(), "connections", count, "allow", s.cfg.Access.String())
+	}
+}
+
+// received goes on with a connection of which in has come, which may be the whole of scratch. c need
+// not be in the table.
+func (s *Server) received(c *conn, in []byte) {
+	want := 2
+	if len(in) >= 2 {
+		length := int(binary.BigEndian.Uint16(in))
+		want = 2 + length
+		if length == 0 || length > MaxRequest || len(in) > want {
+			s.complain(c.caller, "bad request", "announced", length, "received", len(in)-2)
+			s.end(c, "")
+			return
+		}
+	}
+	if len(in) < want {
+		s.keepPart(c, in)
+		return
+	}
+	s.carryOut(c, s.handle(c.caller, in[2:]))
+}
+
+// keepPart keeps the part of a request until the rest comes.
+func (s *Server) keepPart(c *conn, in []byte) {
+	w := s.await(c)
+	w.in = append(w.in[:0], in...)
+	w.active = time.Now()
+}
+
+// carryOut does what an answer says.
+func (s *Server) carryOut(c *conn, a answer) {
+	if a.verdict == stream {
+		s.startStream(c, a.follow)
+		return
+	}
+	rest, err := s.send(c.fd, a.out, a.verdict)
+	switch {
+	case a.reg != nil:
+		if err != nil || len(rest) > 0 {
+			s.unregister(a.reg, "gone before the answer")
+			s.end(c, "")
+			return
+		}
+		s.settle(c, a.reg)
+	case a.verdict == kill:
+		s.end(c, "")
+		s.stop(ErrKilled)
+	case err != nil:
+		s.end(c, "")
+	case len(rest) > 0:
+		s.keepRest(c, rest, a.shared)
+	case a.verdict == stay:
+		s.await(c).said = true
+	default:
+		s.end(c, "")
+	}
+}
+
+// send writes an answer as far as the peer's window allows and returns the rest. The last answer of a
+// connection is held back until close sends it together with the FIN.
+func (s *Server) send(fd int, out []byte, v verdict) (rest []byte, err error) {
+	time.Sleep(s.cfg.DelayWrite)
+	flags := unix.MSG_NOSIGNAL
+	if v == hangUp {
+		flags |= unix.MSG_MORE
+	}
+	for len(out) > 0 {
+		n, err := unix.SendmsgN(fd, out, nil, nil, flags)
+		if err == unix.EAGAIN {
+			return out, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = out[n:]
+	}
+	return nil, nil
+}
+
+// settle makes c the connection of a node.
+func (s *Server) settle(c *conn, reg *registry.Registration) {
+	s.enter(c)
+	s.forgetWait(c)
+	c.reg = reg
+	s.nodes++
+}
+
+// roomToStay returns an error if another node would take the last descriptors.
+func (s *Server) roomToStay() error {
+	limit := max(s.files-reservedFiles-lookupFiles, s.files/2)
+	if s.nodes >= limit {
+		return fmt.Errorf("%d nodes are registered, all that the limit of %d open files allows", s.nodes, s.files)
+	}
+	return nil
+}
+
+// enter puts c into the table unless it is there.
+func (s *Server) enter(c *conn) {
+	if c.generation != 0 {
+		return
+	}
+	for len(s.conns) <= c.fd {
+		s.conns = append(s.conns, nil)
+	}
+	s.conns[c.fd] = c
+	s.generation = max(s.generation+1, 1)
+	c.generation = s.generation
+	s.interest(unix.EPOLL_CTL_ADD, c, unix.EPOLLIN)
+}
+
+// await puts c among the connections that wait unless it is there, and returns what is known of its
+// waiting. The one that has waited for longest gives way if there are too many.
+func (s *Server) await(c *conn) *wait {
+	if c.wait != nil {
+		return c.wait
+	}
+	s.enter(c)
+	c.wait = &wait{active: time.Now()}
+	c.wait.place = s.waiting.PushBack(c)
+	for s.waiting.Len() > s.maxWaiting() {
+		s.end(s.waiting.Front().Value.(*conn), "")
+	}
+	s.startTimer()
+	return c.wait
+}
+
+// maxWaiting returns how many connections may wait: what nodes leave of the descriptors.
+func (s *Server) maxWaiting() int {
+	return max(lookupFiles, min(maxWaiting, s.files-reservedFiles-s.nodes))
+}
+
+// interest tells epoll what to watch of c.
+func (s *Server) interest(op int, c *conn, events uint32) {
+	ev := unix.EpollEvent{Events: events, Fd: int32(c.fd), Pad: int32(c.generation)}
+	if err := unix.EpollCtl(s.epfd, op, c.fd, &ev); err != nil {
+		s.log.Error("epoll", "err", err, "peer", c.peer)
+	}
+}
+
+// keepRest keeps what is left of an answer until the peer reads on.
+func (s *Server) keepRest(c *conn, rest []byte, shared bool) {
+	if !shared {
+		rest = append([]byte(nil), rest...)
+	}
+	w := s.await(c)
+	w.in = nil
+	w.unsent = rest
+	s.unsent += len(rest)
+	s.interest(unix.EPOLL_CTL_MOD, c, unix.EPOLLOUT)
+	for s.unsent > maxUnsentBytes && s.endOldestUnsent() {
+	}
+}
+
+// endOldestUnsent ends the connection that has been slow to read for longest.
+func (s *Server) endOldestUnsent() bool {
+	for e := s.waiting.Front(); e != nil; e = e.Next() {
+		if c := e.Value.(*conn); c.wait.unsent != nil {
+			s.end(c, "")
+			return true
+		}
+	}
+	return false
+}
+
+// makeRoom ends the connection that has waited for longest, if there is one.
+func (s *Server) makeRoom() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	oldest := s.waiting.Front()
+	if oldest == nil {
+		return false
+	}
+	s.end(oldest.Value.(*conn), "")
+	return true
+}
+
+// end closes a connection, which need not be in the table, and unregisters its node for that reason.
+func (s *Server) end(c *conn, reason string) {
+	s.remove(c)
+	if c.reg != nil {
+		s.nodes--
+		s.unregister(c.reg, reason)
+		c.reg = nil
+	}
+	unix.Close(c.fd) // takes it out of epoll too
+}
+
+// remove takes c out of the table if it is there.
+func (s *Server) remove(c *conn) {
+	s.forgetWait(c)
+	if c.fd < len(s.conns) && s.conns[c.fd] == c {
+		s.conns[c.fd] = nil
+	}
+}
+
+func (s *Server) forgetWait(c *conn) {
+	if c.wait == nil {
+		return
+	}
+	s.waiting.Remove(c.wait.place)
+	s.unsent -= len(c.wait.unsent)
+	c.wait = nil
+}
+
+// drop ends the registered connection with that descriptor.
+func (s *Server) drop(fd int, reason string) {
+	if fd < len(s.conns) && s.conns[fd] != nil && s.conns[fd].reg != nil {
+		s.end(s.conns[fd], reason)
+	}
+}
+
+// poll handles what has happened to the connections in the table.
+func (s *Server) poll(epfd int) error {
+	var events [128]unix.EpollEvent
+	for {
+		n, err := unix.EpollWait(epfd, events[:], 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || n == 0 {
+			return err
+		}
+		for _, ev := range events[:n] {
+			s.happened(int(ev.Fd), uint32(ev.Pad))
+		}
+	}
+}
+
+// happened goes on with the connection of that descriptor and generation, unless it has been closed
+// since epoll told of it.
+func (s *Server) happened(fd int, generation uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.conns[fd]
+	if c == nil || c.generation != generation {
+		return
+	}
+	if c.wait != nil && c.wait.unsent != nil {
+		s.sendOn(c)
+	} else {
+		s.readOn(c)
+	}
+}
+
+func (s *Server) sendOn(c *conn) {
+	rest, err := s.send(c.fd, c.wait.unsent, hangUp)
+	if err != nil || len(rest) == 0 {
+		s.end(c, "")
+		return
+	}
+	s.unsent -= len(c.wait.unsent) - len(rest)
+	c.wait.unsent = rest
+	c.wait.active = time.Now()
+}
+
+// readOn reads what has come on a connection in the table. No more is read than belongs to the request
+// once its length is known; before, as much as there can be.
+func (s *Server) readOn(c *conn) {
+	buf := s.scratch[:]
+	got := 0
+	if c.wait != nil {
+		got = copy(buf, c.wait.in)
+		if got >= 2 {
+			buf = buf[:2+binary.BigEndian.Uint16(buf)]
+		}
+	}
+	n, err := unix.Read(c.fd, buf[got:])
+	switch {
+	case err == unix.EAGAIN || err == unix.EINTR:
+	case err != nil:
+		s.end(c, err.Error())
+	case n == 0:
+		s.end(c, "connection closed")
+	case c.reg != nil:
+		s.end(c, "sent more than its registration")
+	case c.wait.said:
+		s.end(c, "")
+	default:
+		s.received(c, buf[:got+n])
+	}
+}
+
+// startTimer sees to it that expire is called as long as connections wait.
+func (s *Server) startTimer() {
+	if s.timer == nil {
+		s.timer = time.AfterFunc(s.cfg.PacketTimeout, s.expire)
+	}
+}
+
+// expire ends the connections that have said nothing for too long. It looks through all that wait, but
+// at most once a second.
+func (s *Server) expire() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ctx.Err() != nil {
+		return
+	}
+	now := time.Now()
+	var earliest time.Time
+	for e := s.waiting.Front(); e != nil; {
+		c := e.Value.(*conn)
+		e = e.Next()
+		due := c.wait.active.Add(s.cfg.PacketTimeout)
+		if c.wait.said {
+			continue
+		}
+		if !due.After(now) {
+			s.log.Debug("connection timed out", "peer", c.peer)
+			s.end(c, "")
+		} else if earliest.IsZero() || due.Before(earliest) {
+			earliest = due
+		}
+	}
+	if earliest.IsZero() {
+		s.timer = nil
+		return
+	}
+	s.timer.Reset(max(earliest.Sub(now), min(time.Second, s.cfg.PacketTimeout)))
+}
+
+// startStream hands a connection over to a goroutine of its own.
+func (s *Server) startStream(c *conn, follow bool) {
+	if s.ctx.Err() != nil || s.streams[follow] >= maxStreams {
+		s.log.Warn("subscriber refused: too many", "subscribers", s.streams[follow], "peer", c.peer)
+		s.end(c, "")
+		return
+	}
+	if c.wait != nil {
+		s.interest(unix.EPOLL_CTL_DEL, c, 0)
+	}
+	s.remove(c)
+	s.streams[follow]++
+	ns := &nodeStream{
+		registry: s.cfg.Registry,
+		port:     s.cfg.Port,
+		lanOff:   s.cfg.LANOff,
+		follow:   follow,
+		conn:     os.NewFile(uintptr(c.fd), "subscriber"),
+		peer:     c.peer,
+		log:      s.log,
+	}
+	s.streamsEnded.Go(func() {
+		ns.run(s.ctx)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.streams[follow]--
+	})
+}

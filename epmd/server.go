@@ -1,0 +1,267 @@
+package epmd
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	"eclus/registry"
+)
+
+// DefaultPacketTimeout is how long a connection that has not registered may say nothing.
+const DefaultPacketTimeout = 60 * time.Second
+
+// ErrKilled is what Serve returns after a KILL_REQ that was granted.
+var ErrKilled = errors.New("killed by request")
+
+// Config says how a Server behaves. Only Registry must be set.
+type Config struct {
+	Registry *registry.Registry
+	Log      *slog.Logger // Debug: each request; Info: nodes that come and go; nil: none
+	Port     uint16       // told in answers; 0: DefaultPort
+	Access   Access       // who is answered
+	Relaxed  bool         // grant StopReq, and KillReq while nodes are registered
+
+	PacketTimeout time.Duration // 0: DefaultPacketTimeout; each byte starts it anew
+	DelayAccept   time.Duration // before each round of accepting, to simulate a busy server
+	DelayWrite    time.Duration // before each answer, to simulate a busy server
+
+	// Files bounds the connections: at most Files-64 nodes can be registered, which leaves some for
+	// lookups and for the rest of the process. 0: the process's limit on open files.
+	Files int
+
+	// LANOff returns why there is no LAN discovery, or "" if there is; WatchReq is told. nil: there is.
+	LANOff func() string
+}
+
+// Server is an epmd. It answers from the registry alone and waits for nothing else: connections are
+// never waited for either. The number of those that have not registered is bounded; the oldest gives
+// way to a new one.
+type Server struct {
+	cfg   Config
+	log   *slog.Logger
+	links links
+	loop
+}
+
+// NewServer returns a Server that has yet to Serve.
+func NewServer(cfg Config) *Server {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Port == 0 {
+		cfg.Port = DefaultPort
+	}
+	if cfg.PacketTimeout == 0 {
+		cfg.PacketTimeout = DefaultPacketTimeout
+	}
+	if cfg.LANOff == nil {
+		cfg.LANOff = func() string { return "" }
+	}
+	return &Server{cfg: cfg, log: cfg.Log}
+}
+
+// verdict says what becomes of a connection after its request.
+type verdict uint8
+
+const (
+	hangUp verdict = iota // send the answer, if there is one, and close
+	stay                  // send the answer and keep the connection until the peer ends it or says more
+	stream                // hand the connection over to a goroutine of its own
+	kill                  // send the answer, close, and end the server
+)
+
+// caller is who asks.
+type caller struct {
+	fd    int
+	peer  netip.AddrPort
+	local bool // of this host
+}
+
+// answer is what a request leads to.
+type answer struct {
+	verdict verdict
+	out     []byte                 // valid until the next request is handled, unless shared
+	shared  bool                   // out is never written to again
+	reg     *registry.Registration // stay: the connection's node; nil if it was refused
+	follow  bool                   // stream: go on with changes
+}
+
+// handle decides on one whole request. It is called with s.mu held.
+func (s *Server) handle(from caller, req []byte) answer {
+	tag := Tag(req[0])
+	switch tag {
+	case TagPort:
+		return s.handlePort(from, req)
+	case TagNames:
+		s.debug("names asked for", from)
+		return answer{out: s.names(), shared: true}
+	case TagAlive, TagDump, TagKill, TagStop, TagNodes, TagWatch:
+	default:
+		s.complain(from, "unknown request", "tag", int(tag))
+		return answer{}
+	}
+	if !from.local {
+		s.complain(from, "request refused: not from this host", "tag", string(rune(tag)))
+		return answer{}
+	}
+	return s.handleLocal(from, tag, req)
+}
+
+// handleLocal decides on the requests that only this host may make.
+func (s *Server) handleLocal(from caller, tag Tag, req []byte) answer {
+	switch tag {
+	case TagAlive:
+		return s.handleAlive(from, req)
+	case TagStop:
+		return s.handleStop(from, req)
+	case TagKill:
+		return s.handleKill(from)
+	case TagDump:
+		s.debug("dump asked for", from)
+		reg := s.cfg.Registry
+		return answer{out: appendDump(nil, uint32(s.cfg.Port), reg.Local(), reg.Old()), shared: true}
+	}
+	s.debug("nodes asked for", from)
+	return answer{verdict: stream, follow: tag == TagWatch}
+}
+
+func (s *Server) handlePort(from caller, req []byte) answer {
+	name, err := portReqName(req)
+	if err != nil {
+		s.complain(from, "bad request", "err", err)
+		return answer{}
+	}
+	resp := PortResp{Result: 1}
+	if n := s.cfg.Registry.Lookup(string(name)); n != nil {
+		resp = PortResp{0, n.Port, n.Type, n.Protocol, n.High, n.Low, n.Name, n.Extra}
+	}
+	if s.debugging() {
+		s.log.Debug("lookup", "name", string(name), "found", resp.Result == 0, "peer", from.peer)
+	}
+	s.out = resp.Append(s.out[:0])
+	return answer{out: s.out}
+}
+
+func (s *Server) handleAlive(from caller, req []byte) answer {
+	alive, err := ParseAliveReq(req)
+	if err != nil && !errors.Is(err, ErrRefused) {
+		s.complain(from, "bad request", "err", err)
+		return answer{}
+	}
+	resp := AliveResp{Wide: alive.High >= 6, Result: 1, Creation: refusedCreation}
+	var reg *registry.Registration
+	if err == nil {
+		reg, err = s.register(from, alive)
+	}
+	if err == nil {
+		resp.Result, resp.Creation = 0, s.cfg.Registry.Node(reg).Creation
+		s.log.Info("node up", "node", alive.Name, "port", alive.Port, "peer", from.peer)
+	} else {
+		s.log.Warn("name refused", "node", alive.Name, "err", err, "peer", from.peer)
+	}
+	s.out = resp.Append(s.out[:0])
+	return answer{verdict: stay, out: s.out, reg: reg}
+}
+
+func (s *Server) register(from caller, alive AliveReq) (*registry.Registration, error) {
+	if err := s.roomToStay(); err != nil {
+		return nil, err
+	}
+	return s.cfg.Registry.Register(registry.Node{
+		Name:      alive.Name,
+		Port:      alive.Port,
+		Type:      alive.Type,
+		Protocol:  alive.Protocol,
+		High:      alive.High,
+		Low:       alive.Low,
+		Extra:     alive.Extra,
+		Addresses: []netip.Addr{from.peer.Addr()},
+		FD:        int32(from.fd),
+	})
+}
+
+// unregister ends a node's registration; its connection goes with it.
+func (s *Server) unregister(reg *registry.Registration, reason string) {
+	n := s.cfg.Registry.Node(reg)
+	s.cfg.Registry.Unregister(reg)
+	s.log.Info("node down", "node", n.Name, "port", n.Port, "reason", reason)
+}
+
+func (s *Server) handleStop(from caller, req []byte) answer {
+	stop, err := ParseStopReq(req)
+	switch {
+	case !s.cfg.Relaxed:
+		s.log.Warn("stop refused: no -relaxed_command_check", "peer", from.peer)
+		return answer{}
+	case err != nil:
+		s.complain(from, "bad request", "err", err)
+		return answer{}
+	}
+	n := s.cfg.Registry.Lookup(stop.Name)
+	if n == nil {
+		return answer{out: []byte("NOEXISTSTOPPED"), shared: true}
+	}
+	s.drop(int(n.FD), "stopped by request")
+	return answer{out: []byte("STOPPED"), shared: true}
+}
+
+func (s *Server) handleKill(from caller) answer {
+	if nodes, _ := s.cfg.Registry.Counts(); nodes > 0 && !s.cfg.Relaxed {
+		s.log.Warn("kill refused: nodes are registered", "nodes", nodes, "peer", from.peer)
+		return answer{out: []byte("NO"), shared: true}
+	}
+	s.log.Info("killed by request", "peer", from.peer)
+	return answer{verdict: kill, out: []byte("OK"), shared: true}
+}
+
+// names returns the answer to NamesReq, which is made anew only after something has changed.
+func (s *Server) names() []byte {
+	version := s.cfg.Registry.LocalVersion()
+	if s.namesAnswer != nil && s.namesVersion == version {
+		return s.namesAnswer
+	}
+	out := Names{EPMDPort: uint32(s.cfg.Port)}.Append(nil)
+	for _, n := range s.cfg.Registry.Local() {
+		out = appendNamesLine(out, n.Name, n.Port)
+	}
+	s.namesAnswer, s.namesVersion = out, version
+	return out
+}
+
+// complain logs what a peer did wrong, but once a minute an address: nobody may fill the log.
+func (s *Server) complain(from caller, msg string, args ...any) {
+	if count := s.complaints.add(from.peer.Addr(), time.Now()); count > 0 {
+		s.log.Warn(msg, append(args, "peer", from.peer, "times", count)...)
+	}
+}
+
+func (s *Server) debugging() bool { return s.log.Enabled(context.Background(), slog.LevelDebug) }
+
+// debug logs a request. The arguments of a log call cost more than a lookup, so it looks first whether
+// anybody reads them.
+func (s *Server) debug(msg string, from caller) {
+	if s.debugging() {
+		s.log.Debug(msg, "peer", from.peer)
+	}
+}
+
+// Serve answers on all listeners, which it takes over and closes, until ctx ends or a KILL_REQ is
+// granted; the error is nil or ErrKilled then. Any other error means that it could not begin, or that
+// a listener broke. All registrations end with it. It is called once.
+func (s *Server) Serve(ctx context.Context, listeners ...*net.TCPListener) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	if err := s.open(ctx, stop, listeners); err != nil {
+		return err
+	}
+	err := s.run(ctx)
+	s.close()
+	if errors.Is(context.Cause(ctx), ErrKilled) {
+		return ErrKilled
+	}
+	return err
+}

@@ -1,0 +1,95 @@
+package epmd
+
+import (
+	"context"
+	"encoding/binary"
+	"log/slog"
+	"net/netip"
+	"os"
+	"time"
+
+	"eclus/registry"
+)
+
+const (
+	// maxStreams is how many connections at once may be answered to NodesReq, and as many to WatchReq.
+	maxStreams = 128
+	// streamTimeout is how long a peer may leave unread what was sent to it.
+	streamTimeout = 10 * time.Second
+)
+
+// stream answers one NodesReq or WatchReq.
+type nodeStream struct {
+	registry *registry.Registry
+	port     uint16
+	lanOff   func() string
+	follow   bool
+	conn     *os.File // a non-blocking socket
+	peer     netip.AddrPort
+	log      *slog.Logger
+}
+
+// run sends the snapshot and, if it is to follow, every change, until ctx ends, the peer does or falls
+// behind. It closes the connection.
+func (s *nodeStream) run(ctx context.Context) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		s.awaitPeer()
+		stop()
+	}()
+	if err := s.send(ctx); err != nil && ctx.Err() == nil {
+		s.log.Warn("subscriber cut off", "peer", s.peer, "err", err)
+	}
+	s.conn.Close()
+	<-closed
+}
+
+// awaitPeer returns when the peer closes, or says anything: it has nothing more to say.
+func (s *nodeStream) awaitPeer() {
+	var b [1]byte
+	s.conn.Read(b[:])
+}
+
+func (s *nodeStream) send(ctx context.Context) error {
+	nodes, changes := s.registry.Subscribe()
+	defer changes.Close()
+	out := binary.BigEndian.AppendUint32(nil, uint32(s.port))
+	for _, n := range nodes {
+		out = appendNode(out, NodeKnown, n)
+	}
+	if !s.follow {
+		return s.write(out)
+	}
+	out = appendSnapshotEnd(out, len(nodes), s.lanOff())
+	for {
+		if err := s.write(out); err != nil {
+			return err
+		}
+		events, err := changes.Next(ctx)
+		if err != nil {
+			return err
+		}
+		out = out[:0]
+		for _, e := range events {
+			out = appendNode(out, lineKind(e.Kind), e.Node)
+		}
+	}
+}
+
+func lineKind(k registry.EventKind) LineKind {
+	if k == registry.Down {
+		return NodeGone
+	}
+	return NodeKnown
+}
+
+func (s *nodeStream) write(b []byte) error {
+	if err := s.conn.SetWriteDeadline(time.Now().Add(streamTimeout)); err != nil {
+		return err
+	}
+	_, err := s.conn.Write(b)
+	return err
+}
