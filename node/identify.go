@@ -1,0 +1,199 @@
+package node
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"time"
+)
+
+const (
+	identifyTime  = 5 * time.Second // all of it; a node itself gives a handshake 7 s
+	maxFrame      = 4096            // of a handshake message: a name and room for later additions
+	maxFromPeer   = 128 << 10       // of one connection: certificates are most of it
+	plainLenSize  = 2
+	secureLenSize = 4
+)
+
+// ErrTLS is the error of a node that speaks TLS but did not complete a TLS handshake with a client that
+// has no certificate.
+var ErrTLS = errors.New("TLS handshake not completed")
+
+// StatusError is the error of a node that did not accept the prober's name.
+type StatusError struct {
+	Code StatusCode // NotOK, Alive and NotAllowed are the ones OTP sends
+}
+
+func (e *StatusError) Error() string {
+	return fmt.Sprintf("node answered with status %q", e.Code)
+}
+
+// Identity is what a node says of itself.
+type Identity struct {
+	Name     string // full node name; passes CheckName
+	Flags    Flags  // what it can do
+	Creation uint32 // which incarnation it is; 0 before OTP 23
+	Hidden   bool   // a hidden node (-hidden, C and Java nodes): Published is not among Flags
+	TLS      bool   // distribution over TLS (-proto_dist inet_tls)
+}
+
+// Identify asks the node that listens at addr, its distribution port, for its full name. No cookie is
+// needed: the accepting side of a handshake tells its name before the connecting side proves anything.
+//
+// prober is the full node name to ask under. Each different one costs the node an atom for good, so it should be
+// one fixed name for a host, and one that no node has: a node that has it answers Alive or logs an error
+// where it is the node asked. Two handshakes under one name at a time get in each other's way (NotOK), so
+// a node is to be asked by one at a time.
+//
+// First it greets with a TLS ClientHello, made as long as the handshake message that its first bytes announce to
+// a plain node. So a plain node finds a whole message, one it does not know, and closes the connection
+// in silence; it is then asked over a second one. A TLS node answers in its own time: the first TLS connection of
+// its life takes it a good 150 ms, so silence says nothing of what a node is.
+//
+// Identify never gets past the challenge, so nothing comes up or goes down in the node, and OTP logs
+// nothing, but for what it logs of any connection: progress reports of its TLS processes, at level info, and, if it
+// is restricted by net_kernel:allow/1, an error for each attempt of a prober not on the list. A TLS node that asks for a client's
+// certificate is left at once, without a word, because to decline would be logged where it is mandatory; so
+// such a node's name is not told.
+//
+// It takes at most 5 s, or until ctx ends. An error comes with an Identity that has TLS set if the node was
+// found to speak TLS, and nothing else. It is then [ErrTLS] if the name was not asked for. Other errors are
+// a [*StatusError], those of the connection, and of answers that no node would give.
+//
+// A C or Java node may accept one connection at a time, and may take a handshake that is broken off for an
+// error of its own; it registers with EPMD as hidden, which a node of OTP never does.
+func Identify(ctx context.Context, addr netip.AddrPort, prober string) (Identity, error) {
+	if err := CheckName(prober); err != nil {
+		return Identity{}, fmt.Errorf("identify node at %v: prober: %w", addr, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, identifyTime)
+	defer cancel()
+	id, err := identifyTLS(ctx, addr, prober)
+	if errors.Is(err, errPlain) {
+		id, err = identifyPlain(ctx, addr, prober)
+	}
+	if err == nil {
+		return id, nil
+	}
+	if cause := context.Cause(ctx); cause != nil { // what the connection said is only that it was closed
+		err = cause
+	}
+	return Identity{TLS: id.TLS}, fmt.Errorf("identify node at %v: %w", addr, err)
+}
+
+func identifyPlain(ctx context.Context, addr netip.AddrPort, prober string) (Identity, error) {
+	c, err := dial(ctx, addr)
+	if err != nil {
+		return Identity{}, err
+	}
+	defer c.Close()
+	return ask(frames{c, plainLenSize}, prober)
+}
+
+// ask goes through the handshake as far as the challenge.
+func ask(f frames, prober string) (Identity, error) {
+	if err := f.write(SendName{Flags: Mandatory, Name: prober}.Append(nil)); err != nil {
+		return Identity{}, fmt.Errorf("send name: %w", err)
+	}
+	if err := readStatus(f); err != nil {
+		return Identity{}, err
+	}
+	b, err := f.read()
+	if err != nil {
+		return Identity{}, fmt.Errorf("read challenge: %w", err)
+	}
+	m, err := ParseChallenge(b)
+	if err != nil {
+		return Identity{}, err
+	}
+	if err := CheckName(m.Name); err != nil {
+		return Identity{}, err
+	}
+	return Identity{Name: m.Name, Flags: m.Flags, Creation: m.Creation, Hidden: m.Flags&Published == 0}, nil
+}
+
+// readStatus reads the answer to the prober's name; nil says that the challenge comes next.
+func readStatus(f frames) error {
+	b, err := f.read()
+	if err != nil {
+		return fmt.Errorf("read status: %w", err)
+	}
+	s, err := ParseStatus(b)
+	if err != nil {
+		return err
+	}
+	switch s.Code {
+	case OK, OKSimultaneous:
+		return nil
+	case Alive: // the connection the node has is not ours to replace
+		err = f.write(Status{Code: False}.Append(nil))
+	}
+	return errors.Join(&StatusError{Code: s.Code}, err)
+}
+
+// frames are messages that each come after their length in lenSize bytes, big-endian.
+type frames struct {
+	rw      io.ReadWriter
+	lenSize int
+}
+
+// write sends one message in one piece.
+func (f frames) write(m []byte) error {
+	var n [secureLenSize]byte
+	binary.BigEndian.PutUint32(n[:], uint32(len(m)))
+	_, err := f.rw.Write(append(n[secureLenSize-f.lenSize:], m...))
+	return err
+}
+
+// read reads exactly one message.
+func (f frames) read() ([]byte, error) {
+	var n [secureLenSize]byte
+	if _, err := io.ReadFull(f.rw, n[secureLenSize-f.lenSize:]); err != nil {
+		return nil, err
+	}
+	size := binary.BigEndian.Uint32(n[:])
+	if size > maxFrame {
+		return nil, fmt.Errorf("message of %d bytes, at most %d", size, maxFrame)
+	}
+	m := make([]byte, size)
+	_, err := io.ReadFull(f.rw, m)
+	return m, err
+}
+
+// peer is the connection to the node asked. It reads no more than a node has to say.
+type peer struct {
+	net.Conn
+	stop func() bool // lets go of the context
+	left int         // bytes that may still be read
+}
+
+// dial connects to addr; when ctx ends the connection is closed.
+func dial(ctx context.Context, addr netip.AddrPort) (*peer, error) {
+	c, err := (&net.Dialer{KeepAlive: -1}).DialContext(ctx, "tcp", addr.String())
+	if err != nil {
+		return nil, err
+	}
+	return &peer{
+		Conn: c,
+		stop: context.AfterFunc(ctx, func() { c.Close() }),
+		left: maxFromPeer,
+	}, nil
+}
+
+func (p *peer) Read(b []byte) (int, error) {
+	if p.left == 0 {
+		return 0, fmt.Errorf("more than %d bytes from the peer", maxFromPeer)
+	}
+	n, err := p.Conn.Read(b[:min(len(b), p.left)])
+	p.left -= n
+	return n, err
+}
+
+func (p *peer) Close() error {
+	p.stop()
+	return p.Conn.Close()
+}

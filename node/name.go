@@ -1,0 +1,41 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+const (
+	maxNameChars = 255              // an atom's limit; a node's name is an atom
+	maxNameBytes = 4 * maxNameChars // the same, in the longest UTF-8
+)
+
+// CheckName says what is wrong with name as a full node name, or nil: NAME@HOST, both parts there,
+// valid UTF-8 of at most 255 characters, all of them printable and none a space. A name that passes may be
+// shown on a terminal, logged and put into a file as it is.
+func CheckName(name string) error {
+	if err := checkName(name); err != nil {
+		return fmt.Errorf("node name %.*q: %w", maxNameChars, name, err)
+	}
+	return nil
+}
+
+func checkName(name string) error {
+	if !utf8.ValidString(name) {
+		return errors.New("not UTF-8")
+	}
+	if n := utf8.RuneCountInString(name); n > maxNameChars {
+		return fmt.Errorf("%d characters, at most %d", n, maxNameChars)
+	}
+	if strings.ContainsFunc(name, func(r rune) bool { return r == ' ' || !unicode.IsPrint(r) }) {
+		return errors.New("a character that is not printable")
+	}
+	alive, host, _ := strings.Cut(name, "@")
+	if alive == "" || host == "" || strings.Contains(host, "@") {
+		return errors.New("not NAME@HOST")
+	}
+	return nil
+}

@@ -1,0 +1,79 @@
+package node
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+var (
+	errPlain      = errors.New("closed without an answer to a TLS greeting")
+	errWantsProof = errors.New("node asks for a client certificate")
+)
+
+// identifyTLS asks over TLS. A peer that closes the connection without an answer to the greeting gets
+// errPlain.
+func identifyTLS(ctx context.Context, addr netip.AddrPort, prober string) (Identity, error) {
+	p, err := dial(ctx, addr)
+	if err != nil {
+		return Identity{}, err
+	}
+	c := tls.Client(p, tlsConfig(p))
+	defer c.Close() // tells the node so, if there was a handshake; closes p
+	if err := c.Handshake(); err != nil {
+		return tlsFailure(p, err)
+	}
+	id, err := ask(frames{c, secureLenSize}, prober)
+	id.TLS = true
+	return id, err
+}
+
+// tlsFailure tells from a failed TLS handshake what the peer is. Package tls checks the header of the first record,
+// 5 bytes, before anything else.
+func tlsFailure(p *peer, err error) (Identity, error) {
+	const header = 5
+	got := maxFromPeer - p.left
+	if got == 0 {
+		return Identity{}, fmt.Errorf("%w: %w", errPlain, err)
+	}
+	if notTLS := (tls.RecordHeaderError{}); got < header || errors.As(err, &notTLS) {
+		return Identity{}, fmt.Errorf("answer to a TLS greeting: %w", err)
+	}
+	return Identity{TLS: true}, fmt.Errorf("%w: %w", ErrTLS, err)
+}
+
+// tlsConfig is to get an answer of any TLS node: nothing that is sent or asked for is secret, so the node
+// has nothing to prove and may choose whatever cipher it has been restricted to.
+func tlsConfig(p *peer) *tls.Config {
+	return &tls.Config{
+		InsecureSkipVerify: true,
+		MinVersion:         tls.VersionTLS12,
+		CipherSuites:       allCiphers(),
+		NextProtos:         padding(),
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			p.Conn.Close() // or an alert would be sent, which the node would log
+			return nil, errWantsProof
+		},
+	}
+}
+
+func allCiphers() []uint16 {
+	var ids []uint16
+	for _, c := range append(tls.CipherSuites(), tls.InsecureCipherSuites()...) {
+		ids = append(ids, c.ID)
+	}
+	return ids
+}
+
+// padding is application protocols that no node knows and that make the ClientHello as long as a plain
+// node takes it to be: its first two bytes, 0x1603, are the length of a handshake message there.
+func padding() []string {
+	protos := make([]string, 0x1603/255+1)
+	for i := range protos {
+		protos[i] = strings.Repeat("-", 255)
+	}
+	return protos
+}
