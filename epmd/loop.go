@@ -44,6 +44,7 @@ type loop struct {
 	ctx   context.Context         // of Serve
 	stop  context.CancelCauseFunc // ends Serve
 	conns []*conn                 // by descriptor
+	fresh *conn                   // the connection accepted last, to be used again unless it has stayed
 	files int                     // limit on open files
 
 	epoll      *os.File
@@ -195,10 +196,10 @@ func (s *Server) close() {
 func (s *Server) accept(listener int) error {
 	time.Sleep(s.cfg.DelayAccept)
 	for {
-		fd, from, err := unix.Accept4(listener, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		fd, peer, err := acceptPeer(listener)
 		switch err {
 		case nil:
-			s.admit(fd, addrPort(from))
+			s.admit(fd, peer)
 		case unix.EAGAIN:
 			return nil
 		case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:
@@ -217,17 +218,6 @@ func (s *Server) accept(listener int) error {
 // of ours can give way.
 const acceptPause = 100 * time.Millisecond
 
-// addrPort returns a socket address in Go's form, IPv4-mapped ones as IPv4.
-func addrPort(sa unix.Sockaddr) netip.AddrPort {
-	switch sa := sa.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
-	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
-	}
-	return netip.AddrPort{}
-}
-
 // admit begins with a connection that was just accepted.
 func (s *Server) admit(fd int, peer netip.AddrPort) {
 	s.mu.Lock()
@@ -237,13 +227,19 @@ func (s *Server) admit(fd int, peer netip.AddrPort) {
 		s.refuse(from)
 		return
 	}
-	n, err := unix.Read(fd, s.scratch[:])
+	c := s.fresh
+	if c == nil || c.generation != 0 { // the last one has stayed
+		c = new(conn)
+		s.fresh = c
+	}
+	c.caller = from
+	n, err := receive(fd, s.scratch[:])
 	if err == unix.EAGAIN {
-		s.await(&conn{caller: from})
+		s.await(c)
 	} else if err != nil || n == 0 {
-		unix.Close(fd)
+		closeSocket(fd)
 	} else {
-		s.received(&conn{caller: from}, s.scratch[:n])
+		s.received(c, s.scratch[:n])
 	}
 }
 
@@ -251,12 +247,12 @@ func (s *Server) isLocal(fd int, peer netip.Addr) bool {
 	if peer.IsLoopback() {
 		return true
 	}
-	sa, err := unix.Getsockname(fd)
-	return err == nil && isLocal(peer, addrPort(sa).Addr())
+	local, err := localAddr(fd)
+	return err == nil && isLocal(peer, local)
 }
 
 func (s *Server) refuse(from caller) {
-	unix.Close(from.fd)
+	closeSocket(from.fd)
 	if count := s.refused.add(from.peer.Addr(), time.Now()); count > 0 {
 		s.log.Warn("peer refused", "peer", from.peer.Addr(), "connections", count, "allow", s.cfg.Access.String())
 	}
@@ -327,7 +323,7 @@ func (s *Server) send(fd int, out []byte, v verdict) (rest []byte, err error) {
 		flags |= unix.MSG_MORE
 	}
 	for len(out) > 0 {
-		n, err := unix.SendmsgN(fd, out, nil, nil, flags)
+		n, err := transmit(fd, out, flags)
 		if err == unix.EAGAIN {
 			return out, nil
 		}
@@ -444,7 +440,7 @@ func (s *Server) end(c *conn, reason string) {
 		s.unregister(c.reg, reason)
 		c.reg = nil
 	}
-	unix.Close(c.fd) // takes it out of epoll too
+	closeSocket(c.fd) // takes it out of epoll too
 }
 
 // remove takes c out of the table if it is there.
@@ -526,7 +522,7 @@ func (s *Server) readOn(c *conn) {
 			buf = buf[:2+binary.BigEndian.Uint16(buf)]
 		}
 	}
-	n, err := unix.Read(c.fd, buf[got:])
+	n, err := receive(c.fd, buf[got:])
 	switch {
 	case err == unix.EAGAIN || err == unix.EINTR:
 	case err != nil:

@@ -1,0 +1,80 @@
+package epmd
+
+import (
+	"net/netip"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// The system calls of which a lookup consists. The sockets don't block, so the scheduler is not told
+// of the calls: with the ordinary wrappers it takes the processor away from one that lasts for 20 µs,
+// which costs more than the call and keeps a thread of the runtime looking out for such.
+
+// acceptPeer accepts a connection, on a descriptor that neither blocks nor is inherited. The address of
+// an IPv4 peer is given as such on a socket of either kind.
+func acceptPeer(listener int) (fd int, peer netip.AddrPort, err error) {
+	var sa unix.RawSockaddrAny
+	length := uint32(unix.SizeofSockaddrAny)
+	r, _, errno := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(listener), uintptr(unsafe.Pointer(&sa)),
+		uintptr(unsafe.Pointer(&length)), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
+	if errno != 0 {
+		return -1, netip.AddrPort{}, errno
+	}
+	return int(r), addrPort(&sa), nil
+}
+
+// addrPort returns a socket address in Go's form.
+func addrPort(sa *unix.RawSockaddrAny) netip.AddrPort {
+	switch sa.Addr.Family {
+	case unix.AF_INET:
+		in := (*unix.RawSockaddrInet4)(unsafe.Pointer(sa))
+		return netip.AddrPortFrom(netip.AddrFrom4(in.Addr), networkOrder(in.Port))
+	case unix.AF_INET6:
+		in := (*unix.RawSockaddrInet6)(unsafe.Pointer(sa))
+		return netip.AddrPortFrom(netip.AddrFrom16(in.Addr).Unmap(), networkOrder(in.Port))
+	}
+	return netip.AddrPort{}
+}
+
+// networkOrder returns the port that lies in memory as n, big-endian.
+func networkOrder(n uint16) uint16 {
+	b := (*[2]byte)(unsafe.Pointer(&n))
+	return uint16(b[0])<<8 | uint16(b[1])
+}
+
+// localAddr returns the address that a connection was made to.
+func localAddr(fd int) (netip.Addr, error) {
+	var sa unix.RawSockaddrAny
+	length := uint32(unix.SizeofSockaddrAny)
+	_, _, errno := unix.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&sa)),
+		uintptr(unsafe.Pointer(&length)))
+	if errno != 0 {
+		return netip.Addr{}, errno
+	}
+	return addrPort(&sa).Addr(), nil
+}
+
+// receive reads what has come, at most as much as buf holds, which is something. 0 is the end.
+func receive(fd int, buf []byte) (int, error) {
+	r, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&buf[0])), uintptr(len(buf)))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(r), nil
+}
+
+// transmit writes as much of b, which is not empty, as the peer's window allows.
+func transmit(fd int, b []byte, flags int) (int, error) {
+	r, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)),
+		uintptr(flags), 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(r), nil
+}
+
+// closeSocket closes a descriptor. What was sent before is still delivered.
+func closeSocket(fd int) {
+	unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) // there is nothing to do about an error
+}
