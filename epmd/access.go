@@ -61,6 +61,9 @@ func parsePrefix(s string) (netip.Prefix, error) {
 	if err != nil {
 		return netip.Prefix{}, err
 	}
+	if addr := prefix.Addr(); addr.Is4In6() && prefix.Bits() >= 96 {
+		return addr.Unmap().Prefix(prefix.Bits() - 96)
+	}
 	return prefix.Masked(), nil
 }
 

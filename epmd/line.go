@@ -27,9 +27,11 @@ const (
 // bytes, big-endian, as that to NamesReq does. It is UTF-8 and ends in "\n"; a space stands before each
 // field:
 //
-//   - node=a@hosta.local name=a host=hosta.local address=198.51.100.11 port=41237 type=normal origin=lan
-//     = nodes=1 lan=on
-//   - node=a@hosta.local host=hosta.local address=198.51.100.11 port=41237 origin=lan
+//	KIND KEY=VALUE KEY=VALUE ...
+//
+//	+ node=a@hosta.local name=a host=hosta.local address=198.51.100.11 port=41237 type=normal origin=lan
+//	= nodes=1 lan=on
+//	- node=a@hosta.local host=hosta.local address=198.51.100.11 port=41237 origin=lan
 //
 // In values space, "%", control characters and what is not printable are percent-encoded. Keys that
 // are not known are to be skipped. Those of a node are

@@ -121,6 +121,10 @@ func (s *Server) takeOver(l *net.TCPListener) error {
 	}
 	s.listeners = append(s.listeners, f)
 	return control(f, func(fd int) error {
+		// Connections inherit it: the request is acknowledged by the answer, not by a packet of its own.
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0); err != nil {
+			return err
+		}
 		return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 1)
 	})
 }
@@ -142,9 +146,9 @@ func control(f *os.File, op func(fd int) error) error {
 func (s *Server) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, l := range s.listeners {
-		g.Go(func() error { return parked(l, s.accept) })
+		g.Go(func() error { return parked(ctx, l, s.accept) })
 	}
-	g.Go(func() error { return parked(s.epoll, s.poll) })
+	g.Go(func() error { return parked(ctx, s.epoll, s.poll) })
 	g.Go(func() error {
 		<-ctx.Done()
 		for _, l := range s.listeners {
@@ -155,8 +159,9 @@ func (s *Server) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// parked calls ready whenever f has become readable, until f is closed or ready returns an error.
-func parked(f *os.File, ready func(fd int) error) error {
+// parked calls ready whenever f has become readable, until ready returns an error, or f is closed after
+// the end of ctx.
+func parked(ctx context.Context, f *os.File, ready func(fd int) error) error {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return err
@@ -166,7 +171,7 @@ func parked(f *os.File, ready func(fd int) error) error {
 		broken = ready(int(fd))
 		return broken != nil
 	})
-	if errors.Is(err, os.ErrClosed) {
+	if ctx.Err() != nil {
 		return nil
 	}
 	return errors.Join(err, broken)
@@ -460,10 +465,22 @@ func (s *Server) forgetWait(c *conn) {
 	c.wait = nil
 }
 
-// drop ends the registered connection with that descriptor.
-func (s *Server) drop(fd int, reason string) {
+// lookAt deals with what has happened to the registered connection with that descriptor and epoll has
+// yet to tell of.
+func (s *Server) lookAt(fd int) {
 	if fd < len(s.conns) && s.conns[fd] != nil && s.conns[fd].reg != nil {
-		s.end(s.conns[fd], reason)
+		s.readOn(s.conns[fd])
+	}
+}
+
+// drop ends the connection that n is registered over, if it is one of this server.
+func (s *Server) drop(n *registry.Node, reason string) {
+	fd := int(n.FD)
+	if fd < 0 || fd >= len(s.conns) {
+		return
+	}
+	if c := s.conns[fd]; c != nil && c.reg != nil && s.cfg.Registry.Node(c.reg).ID == n.ID {
+		s.end(c, reason)
 	}
 }
 

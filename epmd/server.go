@@ -167,7 +167,12 @@ func (s *Server) handleAlive(from caller, req []byte) answer {
 	return answer{verdict: stay, out: s.out, reg: reg}
 }
 
+// register enters a node. The name of one that has just closed its connection is free, even if the new
+// connection was noticed before the end of the old one: nodes that restart quickly depend on it.
 func (s *Server) register(from caller, alive AliveReq) (*registry.Registration, error) {
+	if holder := s.cfg.Registry.Lookup(alive.Name); holder != nil {
+		s.lookAt(int(holder.FD))
+	}
 	if err := s.roomToStay(); err != nil {
 		return nil, err
 	}
@@ -205,7 +210,7 @@ func (s *Server) handleStop(from caller, req []byte) answer {
 	if n == nil {
 		return answer{out: []byte("NOEXISTSTOPPED"), shared: true}
 	}
-	s.drop(int(n.FD), "stopped by request")
+	s.drop(n, "stopped by request")
 	return answer{out: []byte("STOPPED"), shared: true}
 }
 

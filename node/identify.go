@@ -44,28 +44,29 @@ type Identity struct {
 // Identify asks the node that listens at addr, its distribution port, for its full name. No cookie is
 // needed: the accepting side of a handshake tells its name before the connecting side proves anything.
 //
-// prober is the full node name to ask under. Each different one costs the node an atom for good, so it should be
-// one fixed name for a host, and one that no node has: a node that has it answers Alive or logs an error
-// where it is the node asked. Two handshakes under one name at a time get in each other's way (NotOK), so
-// a node is to be asked by one at a time.
+// prober is the full node name to ask under. Each different one costs the node an atom for good, so it
+// should be one fixed name for a host, and one that no node has: a node asked under its own name logs an
+// error. Two handshakes under one name get in each other's way (NotOK), so a node is to be asked by one
+// at a time; the node forgets a handshake within some milliseconds.
 //
-// First it greets with a TLS ClientHello, made as long as the handshake message that its first bytes announce to
-// a plain node. So a plain node finds a whole message, one it does not know, and closes the connection
-// in silence; it is then asked over a second one. A TLS node answers in its own time: the first TLS connection of
-// its life takes it a good 150 ms, so silence says nothing of what a node is.
+// First it greets with a TLS ClientHello, made as long as the handshake message that its first bytes
+// announce to a plain node. So a plain node finds a whole message, one it does not know, and closes the
+// connection in silence; it is then asked over a second one. A TLS node answers in its own time: the first
+// TLS connection of its life takes it well over 100 ms, so silence says nothing of what a node is.
 //
-// Identify never gets past the challenge, so nothing comes up or goes down in the node, and OTP logs
-// nothing, but for what it logs of any connection: progress reports of its TLS processes, at level info, and, if it
-// is restricted by net_kernel:allow/1, an error for each attempt of a prober not on the list. A TLS node that asks for a client's
-// certificate is left at once, without a word, because to decline would be logged where it is mandatory; so
-// such a node's name is not told.
+// Identify never gets past the challenge, so nothing comes up or goes down in the node. OTP logs nothing
+// but what it logs of any such connection: progress reports of its TLS processes, at level info, and, if
+// net_kernel:allow/1 restricts it, an error for a prober that is not allowed. A TLS node that asks for a
+// client's certificate is left at once, without a word, because to decline would be logged where the
+// certificate is mandatory; so such a node's name is not told.
 //
-// It takes at most 5 s, or until ctx ends. An error comes with an Identity that has TLS set if the node was
-// found to speak TLS, and nothing else. It is then [ErrTLS] if the name was not asked for. Other errors are
-// a [*StatusError], those of the connection, and of answers that no node would give.
+// Identify takes at most 5 s, or until ctx ends. An Identity that comes with an error has TLS set if the
+// node was found to speak TLS, and nothing else. The error is [ErrTLS] if a TLS handshake was not completed,
+// a [*StatusError] if the node did not accept the prober, ctx's if that has ended, else of the connection
+// or of an answer that no node would give.
 //
 // A C or Java node may accept one connection at a time, and may take a handshake that is broken off for an
-// error of its own; it registers with EPMD as hidden, which a node of OTP never does.
+// error of its own. It registers with EPMD as hidden, which a node of OTP never does.
 func Identify(ctx context.Context, addr netip.AddrPort, prober string) (Identity, error) {
 	if err := CheckName(prober); err != nil {
 		return Identity{}, fmt.Errorf("identify node at %v: prober: %w", addr, err)

@@ -31,8 +31,8 @@ func identifyTLS(ctx context.Context, addr netip.AddrPort, prober string) (Ident
 	return id, err
 }
 
-// tlsFailure tells from a failed TLS handshake what the peer is. Package tls checks the header of the first record,
-// 5 bytes, before anything else.
+// tlsFailure tells from a failed TLS handshake what the peer is. Package tls checks the header of the
+// first record, 5 bytes, before anything else.
 func tlsFailure(p *peer, err error) (Identity, error) {
 	const header = 5
 	got := maxFromPeer - p.left

@@ -64,7 +64,8 @@ type Node struct {
 
 // Identity is what a node says of itself in the distribution handshake.
 type Identity struct {
-	Node   string // full name
-	Dist   string // "tcp" or "tls"
-	Hidden bool
+	Node     string // full name
+	Dist     string // "tcp" or "tls"
+	Hidden   bool
+	Creation uint32 // 0: not told. A node that registers again keeps the creation it had first
 }

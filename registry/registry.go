@@ -226,6 +226,9 @@ func (r *Registry) Identify(n *Node, id Identity) error {
 	if id.Hidden {
 		m.Type = Hidden
 	}
+	if id.Creation != 0 {
+		m.Creation = id.Creation
+	}
 	reg.node = &m
 	r.changed(Event{Changed, reg.node})
 	return nil

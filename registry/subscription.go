@@ -108,10 +108,7 @@ func (r *Registry) changed(e Event) {
 			r.cutOff(s)
 		} else {
 			s.pending = append(s.pending, e)
-		}
-		select {
-		case s.ready <- struct{}{}:
-		default: // the token is there already
+			s.wake()
 		}
 	}
 }
@@ -119,4 +116,12 @@ func (r *Registry) changed(e Event) {
 func (r *Registry) cutOff(s *Subscription) {
 	delete(r.subscriptions, s)
 	s.pending, s.behind = nil, true
+	s.wake()
+}
+
+func (s *Subscription) wake() {
+	select {
+	case s.ready <- struct{}{}:
+	default: // the token is there already
+	}
 }
