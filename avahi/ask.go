@@ -1,0 +1,110 @@
+package avahi
+
+import (
+	"context"
+	"net/netip"
+	"strconv"
+
+	"eclus/registry"
+)
+
+// ask has the epmd that an instance stands for asked for its nodes, now and from time to time, unless its host announces
+// its nodes itself.
+func (b *browsing) ask(it *item) {
+	if b.link.opts.Names == nil || b.hosts[it.node.Host] > 0 {
+		return
+	}
+	it.stop()
+	if b.asked > maxAsked {
+		if _, ok := b.known.say.may("asked"); ok {
+			b.link.log.Warn("too many epmds on the LAN: not all are asked for their nodes", "limit", maxAsked)
+		}
+		b.after(it, askEvery, func() { b.ask(it) })
+		return
+	}
+	if it.asking {
+		return
+	}
+	it.asking = true
+	ctx, cancel := context.WithTimeout(b.ctx, askTimeout)
+	addr := netip.AddrPortFrom(it.node.Addresses[0], it.node.Port)
+	b.asks.Go(func() {
+		defer cancel()
+		names, err := b.link.opts.Names(ctx, addr)
+		b.session.mail.post(func() error { b.answered(it, names, err); return nil })
+	})
+}
+
+// answered takes note of what an epmd has told. One that didn't answer is believed for another time
+// that its nodes are still there.
+func (b *browsing) answered(it *item, names []NamedPort, err error) {
+	it.asking = false
+	if !it.resolved || it.kind != kindEpmd || b.hosts[it.node.Host] > 0 {
+		return
+	}
+	b.after(it, askEvery, func() { b.ask(it) })
+	if err == nil {
+		it.askFails = 0
+		b.tell(it, names)
+		return
+	}
+	b.link.log.Debug("epmd on the LAN doesn't answer", "host", strconv.Quote(it.node.Host), "error", err)
+	if it.askFails++; it.askFails > 1 {
+		b.untell(it)
+	}
+}
+
+// tell enters the nodes that an epmd has told of and takes back those it no longer tells of.
+func (b *browsing) tell(it *item, names []NamedPort) {
+	told := make(map[string]bool)
+	for _, p := range names[:min(len(names), registry.MaxNeighboursPerHost)] {
+		n, err := neighbourOfEpmd(it.node, p)
+		if err != nil {
+			b.reject("bad answer from an epmd on the LAN", it, it.node.Host, err)
+			continue
+		}
+		told[p.Name] = true
+		b.known.see(sightingKey{it.place, p.Name}, n)
+	}
+	for name := range it.told {
+		if !told[name] {
+			b.known.lose(sightingKey{it.place, name})
+		}
+	}
+	it.told = told
+}
+
+// untell takes back all nodes that an epmd has told of.
+func (b *browsing) untell(it *item) { b.tell(it, nil) }
+
+// hostCame and hostWent count the hosts that announce their nodes themselves; their epmds are not asked.
+func (b *browsing) hostCame(host string) {
+	if b.hosts[host]++; b.hosts[host] > 1 {
+		return
+	}
+	for _, it := range b.epmds(host) {
+		it.stop()
+		b.untell(it)
+	}
+}
+
+func (b *browsing) hostWent(host string) {
+	if b.hosts[host]--; b.hosts[host] > 0 {
+		return
+	}
+	delete(b.hosts, host)
+	for _, it := range b.epmds(host) {
+		b.ask(it)
+	}
+}
+
+// epmds returns the instances that stand for the epmd of a host.
+func (b *browsing) epmds(host string) []*item {
+	var found []*item
+	for _, it := range b.items {
+		if it.resolved && it.kind == kindEpmd && it.node.Host == host {
+			found = append(found, it)
+		}
+	}
+	return found
+}

@@ -1,0 +1,76 @@
+// Package avahi announces the nodes of this host on the local network and finds those of other
+// hosts, both by way of avahi-daemon, with which it talks over the D-Bus system bus.
+//
+// A Publisher keeps one DNS-SD service instance of type _epmd._tcp for each node that is registered,
+// and one for the host. A Browser finds the instances of others and enters their nodes into the registry
+// as neighbours. Each has a Run that blocks until its context ends and has then ended all that it started. Run
+// never gives up: while the bus or avahi-daemon is absent it waits, without waking up, and makes up what it missed
+// when they return. It never starts avahi-daemon.
+//
+// Neither can delay the registry: the Publisher reads from a subscription, which is cut off rather than waited for.
+package avahi
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+)
+
+// ServiceType and Domain are where nodes are announced and looked for.
+const (
+	ServiceType = "_epmd._tcp"
+	Domain      = "local"
+)
+
+// NamedPort is a node that an epmd tells of: alive name and distribution port.
+type NamedPort struct {
+	Name string
+	Port uint16
+}
+
+// Options are those of Publisher and Browser. The zero value will do for a Browser.
+type Options struct {
+	// BusAddress is the D-Bus address of the system bus. If empty, it is that of the environment
+	// variable DBUS_SYSTEM_BUS_ADDRESS, or else the well-known one.
+	BusAddress string
+
+	// Interfaces are the names of the network interfaces to publish and browse on. They may come
+	// and go. If empty, it is all that Avahi uses.
+	Interfaces []string
+
+	// OnState, if not nil, is called by Run's goroutine when the state has changed. It must return
+	// soon.
+	OnState func(State)
+
+	// Port is where epmd listens, and Version what it calls itself. Publisher only.
+	Port    uint16
+	Version string
+
+	// Names asks the epmd at that address which nodes it has. If nil, epmds that announce themselves but not
+	// their nodes are ignored. It is called by several goroutines at once and should end with ctx. Browser only.
+	Names func(context.Context, netip.AddrPort) ([]NamedPort, error)
+}
+
+// State is how LAN discovery is doing.
+type State struct {
+	Off string // why it is off; empty: it is on
+
+	// Instances is how many service instances are published (the host's own included), or how many
+	// found ones have been resolved, counted anew for each interface and IP version.
+	Instances int
+
+	// Waiting is how many more there are to be published or resolved for which Avahi's limits leave
+	// no place.
+	Waiting int
+}
+
+// String says in a few words what there is to be said to a person.
+func (s State) String() string {
+	switch {
+	case s.Off != "":
+		return "LAN discovery off: " + s.Off
+	case s.Waiting > 0:
+		return fmt.Sprintf("LAN discovery on, %d past Avahi's limits", s.Waiting)
+	}
+	return "LAN discovery on"
+}

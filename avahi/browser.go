@@ -1,0 +1,456 @@
+package avahi
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"eclus/registry"
+
+	"github.com/godbus/dbus/v5"
+	goavahi "github.com/holoplot/go-avahi"
+)
+
+// How long neighbours count that were known before avahi-daemon went.
+const (
+	absence = 5 * time.Second         // from when it went
+	rebirth = 3500 * time.Millisecond // from when it is there again: its questions go out at 0, 1 and 3 s
+)
+
+// echo is how long instances on a name that this host had are not believed: they are likely to be its
+// own, not yet out of Avahi's cache. Another host may have the name by right.
+const echo = 3 * time.Second
+
+// How instances are resolved that couldn't be: after pauses of 1 s, 2 s and so on, up to 64 s.
+const (
+	firstResolve    = time.Second
+	maxResolveTries = 8
+)
+
+// How epmds of hosts that don't announce their nodes are asked.
+const (
+	askEvery   = 30 * time.Second
+	askTimeout = 5 * time.Second
+	maxAsked   = 64
+)
+
+// Flags of Avahi's results (avahi-common/defs.h).
+const (
+	flagLocal  = 8  // of this host
+	flagOurOwn = 16 // of this program
+)
+
+// Browser finds the nodes that other hosts announce.
+type Browser struct {
+	*link
+
+	// For a while after this host was renamed, its old name on the network is an echo.
+	host, former string
+	echo         time.Time // until then
+}
+
+// NewBrowser returns a Browser that enters neighbours into reg, to which it also tells the name that
+// this host has on the network.
+func NewBrowser(reg *registry.Registry, opts Options, log *slog.Logger) *Browser {
+	return &Browser{link: newLink("browsing", reg, opts, log)}
+}
+
+// State returns how it is doing. It may be called at any time.
+func (b *Browser) State() State { return *b.state.Load() }
+
+// Run browses until ctx ends, then removes the neighbours from the registry.
+func (b *Browser) Run(ctx context.Context) {
+	known := newNeighbours(b.reg, b.log)
+	defer known.close()
+	b.run(ctx, func(ctx context.Context, s *session) error { return b.browse(ctx, s, known) })
+}
+
+// browse is one session of Run.
+func (b *Browser) browse(ctx context.Context, s *session, known *neighbours) error {
+	if b.host != "" && b.host != s.fqdn {
+		b.former, b.echo = b.host, time.Now().Add(echo)
+	}
+	b.host = s.fqdn
+	ctx, cancel := context.WithCancel(ctx)
+	br := &browsing{
+		link: b.link, session: s, known: known, ctx: ctx,
+		former: b.former, echo: b.echo,
+		browsers:  make(map[dbus.ObjectPath]bool),
+		items:     make(map[place]*item),
+		resolvers: make(map[dbus.ObjectPath]*item),
+		hosts:     make(map[string]int),
+		full:      list.New(),
+	}
+	defer br.end(cancel)
+	known.doubt(rebirth)
+	defer known.doubt(absence)
+	s.onSignal = br.signal
+	br.start()
+	return br.follow()
+}
+
+// browsing is what one session sees. Its methods run in one goroutine.
+type browsing struct {
+	link    *link
+	session *session
+	known   *neighbours
+	ctx     context.Context
+	asks    sync.WaitGroup
+	former  string    // name that this host had
+	echo    time.Time // until when instances of that name wait
+
+	browsers  map[dbus.ObjectPath]bool
+	items     map[place]*item
+	resolvers map[dbus.ObjectPath]*item
+	hosts     map[string]int // items of each host that announces its nodes itself
+	full      *list.List     // items for which Avahi has no place
+
+	resolved int
+	asked    int // items of kindEpmd
+	saidFull bool
+	failed   error // ends the session
+}
+
+// item is a service instance in one place, from ItemNew to ItemRemove.
+type item struct {
+	place
+	gone  bool
+	elem  *list.Element // in full, or nil
+	tries int           // to resolve it, that failed in a row
+	timer *time.Timer   // to the next try or ask, or nil
+
+	client   *client         // that has the resolver, or is about to
+	resolver dbus.ObjectPath // once Avahi has made it
+
+	resolved bool
+	kind     kind
+	node     registry.Node   // what parse has made of it
+	told     map[string]bool // alive names that the epmd has told
+	asking   bool
+	askFails int
+}
+
+// start begins to browse.
+func (b *browsing) start() {
+	main := b.session.main
+	for _, i := range b.session.interfaces {
+		main.objects++
+		main.call(serverPath, ifaceServer, "ServiceBrowserNew", func(r reply) {
+			path, err := r.path()
+			if err != nil {
+				b.failed = fmt.Errorf("browse: %w", err)
+			}
+			b.browsers[path] = true
+		}, i, int32(goavahi.ProtoUnspec), ServiceType, Domain, uint32(0))
+	}
+}
+
+// follow deals with what comes in until the session is over.
+func (b *browsing) follow() error {
+	for {
+		var err error
+		select {
+		case <-b.ctx.Done():
+			return b.ctx.Err()
+		case <-b.session.mail.ready:
+			err = b.session.mail.handle()
+		case <-b.session.links.changed():
+			err = b.session.lookAtLinks()
+		}
+		if err = errors.Join(err, b.failed); err != nil {
+			return err
+		}
+		b.link.setState(State{Instances: b.resolved, Waiting: b.full.Len()})
+	}
+}
+
+// end stops all that the session has started, but for its connections.
+func (b *browsing) end(cancel context.CancelFunc) {
+	cancel()
+	for _, it := range b.items {
+		it.stop()
+	}
+	b.asks.Wait()
+}
+
+// signal deals with what Avahi tells of its own accord.
+func (b *browsing) signal(sig signal) error {
+	if b.browsers[sig.path] && sig.iface == ifaceBrowser {
+		return b.browsed(sig)
+	}
+	it := b.resolvers[sig.path]
+	if it == nil || sig.iface != ifaceResolve {
+		return nil // of an object that has been freed
+	}
+	if sig.member == "Found" {
+		return b.found(it, sig)
+	}
+	b.lost(it)
+	b.retry(it)
+	return nil
+}
+
+// browsed deals with a signal of a service browser.
+func (b *browsing) browsed(sig signal) error {
+	switch sig.member {
+	case "ItemNew", "ItemRemove":
+	case "Failure":
+		return fmt.Errorf("browse: %v", sig.body)
+	default: // AllForNow and CacheExhausted: nothing is done at the end of a list
+		return nil
+	}
+	var p place
+	var kind, domain string
+	var flags uint32
+	if err := dbus.Store(sig.body, &p.iface, &p.proto, &p.label, &kind, &domain, &flags); err != nil {
+		return fmt.Errorf("read %s: %w", sig.member, err)
+	}
+	it := b.items[p]
+	switch {
+	case sig.member == "ItemRemove" && it != nil:
+		b.drop(it)
+	case sig.member == "ItemNew" && it == nil && flags&(flagLocal|flagOurOwn) == 0:
+		it = &item{place: p}
+		b.items[p] = it
+		b.resolve(it)
+	}
+	return nil
+}
+
+// drop forgets an instance that has gone.
+func (b *browsing) drop(it *item) {
+	delete(b.items, it.place)
+	it.gone = true
+	if it.elem != nil {
+		b.full.Remove(it.elem)
+		it.elem = nil
+	}
+	b.lost(it)
+}
+
+// resolve has Avahi resolve the instance, now and whenever one of its records changes, or lets it wait for a place.
+// An address is asked for of the IP version over which the instance was seen, as this host can use that
+// one; if that fails, of any.
+func (b *browsing) resolve(it *item) {
+	c := b.client()
+	if c == nil {
+		it.elem = b.full.PushBack(it)
+		b.sayFull()
+		return
+	}
+	it.client = c
+	c.objects++
+	addresses := it.proto
+	if it.tries > 0 {
+		addresses = goavahi.ProtoUnspec
+	}
+	c.call(serverPath, ifaceServer, "ServiceResolverNew", func(r reply) { b.resolving(it, c, r) },
+		it.iface, it.proto, it.label, ServiceType, Domain, addresses, uint32(0))
+}
+
+// client returns a connection that has a place for another object, or nil.
+func (b *browsing) client() *client {
+	for _, c := range b.session.clients {
+		if c.objects < b.link.maxObjects {
+			return c
+		}
+	}
+	if len(b.session.clients) >= b.link.maxClients {
+		return nil
+	}
+	c, err := b.session.dial()
+	if err != nil {
+		b.failed = err
+		return nil
+	}
+	return c
+}
+
+func (b *browsing) sayFull() {
+	if !b.saidFull {
+		b.saidFull = true
+		b.link.log.Warn("more instances on the LAN than Avahi resolves for us: not all nodes are seen",
+			"limit", b.link.maxClients*b.link.maxObjects)
+	}
+}
+
+// resolving goes on once Avahi has made a resolver.
+func (b *browsing) resolving(it *item, c *client, r reply) {
+	path, err := r.path()
+	switch {
+	case err != nil:
+		b.release(c)
+		if it.client = nil; !it.gone {
+			b.link.log.Debug("Avahi refuses to resolve", "instance", it.label, "error", err)
+			b.retry(it)
+		}
+	case it.gone:
+		c.call(path, ifaceResolve, "Free", nil)
+		b.release(c)
+	default:
+		it.resolver = path
+		b.resolvers[path] = it
+	}
+}
+
+// release takes note that an object has gone, whose place goes to an instance that waits for one.
+func (b *browsing) release(c *client) {
+	c.objects--
+	if e := b.full.Front(); e != nil {
+		it := b.full.Remove(e).(*item)
+		it.elem = nil
+		b.resolve(it)
+	}
+}
+
+// lost ends the resolver and forgets what it found.
+func (b *browsing) lost(it *item) {
+	b.forget(it)
+	if it.resolver != "" {
+		delete(b.resolvers, it.resolver)
+		it.client.call(it.resolver, ifaceResolve, "Free", nil)
+		it.resolver = ""
+		b.release(it.client)
+		it.client = nil
+	}
+}
+
+// retry resolves the instance again after a pause, unless that has failed too often. It is then left until it goes
+// and comes again.
+func (b *browsing) retry(it *item) {
+	if it.tries++; it.tries < maxResolveTries {
+		b.after(it, firstResolve<<(it.tries-1), func() { b.resolve(it) })
+	}
+}
+
+// after sets the item's timer.
+func (b *browsing) after(it *item, d time.Duration, do func()) {
+	var t *time.Timer
+	t = time.AfterFunc(d, func() {
+		b.session.mail.post(func() error {
+			if it.timer == t {
+				it.timer = nil
+				do()
+			}
+			return nil
+		})
+	})
+	it.timer = t
+}
+
+func (it *item) stop() {
+	if it.timer != nil {
+		it.timer.Stop()
+		it.timer = nil
+	}
+}
+
+// found takes note of what an instance has been resolved to.
+func (b *browsing) found(it *item, sig signal) error {
+	var s goavahi.Service
+	err := dbus.Store(sig.body, &s.Interface, &s.Protocol, &s.Name, &s.Type, &s.Domain, &s.Host, &s.Aprotocol,
+		&s.Address, &s.Port, &s.Txt, &s.Flags)
+	if err != nil {
+		return fmt.Errorf("read a resolved service: %w", err)
+	}
+	slices.Reverse(s.Txt) // avahi-daemon gives the last string first
+	it.tries = 0
+	if s.Flags&(flagLocal|flagOurOwn) != 0 || strings.EqualFold(s.Host, b.session.fqdn) {
+		b.forget(it)
+		return nil
+	}
+	r := record{it.label, s.Host, s.Port, s.Txt, address(s.Address, s.Interface)}
+	if wait := time.Until(b.echo); wait > 0 && strings.EqualFold(s.Host, b.former) {
+		b.forget(it)
+		b.after(it, wait, func() { b.consider(it, r) })
+		return nil
+	}
+	b.consider(it, r)
+	return nil
+}
+
+// consider checks what an instance has been resolved to.
+func (b *browsing) consider(it *item, r record) {
+	kind, n, err := parse(r)
+	if err != nil {
+		b.forget(it)
+		b.reject("bad announcement on the LAN", it, r.host, err)
+		return
+	}
+	b.learn(it, kind, n)
+}
+
+// reject says, not too often of one host, that something of it can't be used.
+func (b *browsing) reject(what string, it *item, host string, reason error) {
+	if withheld, ok := b.known.say.may(host); ok {
+		b.link.log.Warn(what, "instance", strconv.Quote(it.label), "host", strconv.Quote(host), "error", reason, "withheld", withheld)
+	}
+}
+
+// address returns the address that Avahi gives as a string, a link-local one with its interface as
+// its zone, or the zero Addr.
+func address(s string, iface int32) netip.Addr {
+	a, err := netip.ParseAddr(s)
+	if err != nil || !a.Is6() || !a.IsLinkLocalUnicast() {
+		return a
+	}
+	i, err := net.InterfaceByIndex(int(iface))
+	if err != nil {
+		return a.WithZone(strconv.Itoa(int(iface)))
+	}
+	return a.WithZone(i.Name)
+}
+
+// learn enters what an instance stands for.
+func (b *browsing) learn(it *item, kind kind, n registry.Node) {
+	if it.resolved && (it.kind != kind || it.node.Host != n.Host) {
+		b.forget(it)
+	}
+	first := !it.resolved
+	if first {
+		it.resolved = true
+		b.resolved++
+	}
+	it.kind, it.node = kind, n
+	switch kind {
+	case kindNode:
+		b.known.see(sightingKey{place: it.place}, n)
+	case kindHost:
+		if first {
+			b.hostCame(n.Host)
+		}
+	case kindEpmd:
+		if first {
+			b.asked++
+		}
+		b.ask(it)
+	}
+}
+
+// forget takes back what learn has entered.
+func (b *browsing) forget(it *item) {
+	it.stop()
+	if !it.resolved {
+		return
+	}
+	it.resolved = false
+	b.resolved--
+	switch it.kind {
+	case kindNode:
+		b.known.lose(sightingKey{place: it.place})
+	case kindHost:
+		b.hostWent(it.node.Host)
+	case kindEpmd:
+		b.asked--
+		b.untell(it)
+	}
+}

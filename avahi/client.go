@@ -1,0 +1,246 @@
+package avahi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/godbus/dbus/v5"
+)
+
+// Names of avahi-daemon on the bus.
+const (
+	busName      = "org.freedesktop.Avahi"
+	ifaceServer  = "org.freedesktop.Avahi.Server"
+	ifaceGroup   = "org.freedesktop.Avahi.EntryGroup"
+	ifaceBrowser = "org.freedesktop.Avahi.ServiceBrowser"
+	ifaceResolve = "org.freedesktop.Avahi.ServiceResolver"
+	errCollision = "org.freedesktop.Avahi.CollisionError"
+	errObjects   = "org.freedesktop.Avahi.TooManyObjectsError"
+
+	serverPath = dbus.ObjectPath("/")
+
+	dbusName     = "org.freedesktop.DBus"
+	noSuchOwner  = "org.freedesktop.DBus.Error.NameHasNoOwner"
+	ownerChanged = "NameOwnerChanged"
+)
+
+// maxInFlight is how many calls of one connection wait for their replies at once. dbus-daemon drops
+// replies past 128 (max_replies_per_connection), and what is in flight must fit into the socket's buffer, so that
+// a bus that doesn't read blocks nobody.
+const maxInFlight = 64
+
+// maxObjects is how many browsers, resolvers and entry groups one connection has at most.
+// avahi-daemon refuses more than 1,024 (objects-per-client-max).
+const maxObjects = 1000
+
+// maxClients is how many connections a session has at most: at two resolvers for each neighbour,
+// enough for registry.MaxNeighbours, and little of what dbus-daemon allows a user (256).
+const maxClients = 10
+
+// Reasons for which a session ends. Each is followed by a new one.
+var (
+	errBusGone   = errors.New("the system bus has gone")
+	errAvahiGone = errors.New("avahi-daemon has gone")
+	errHostName  = errors.New("avahi-daemon is establishing its host name")
+	errLinks     = errors.New("network interfaces have come or gone")
+)
+
+// mailbox holds what a session has still to deal with, in the order in which it came in. Any
+// goroutine may post, one takes. It grows without bound; what posts are avahi-daemon, whose memory
+// is bounded, and the session's own timers.
+type mailbox struct {
+	mu    sync.Mutex
+	items []func() error
+	ready chan struct{} // holds one token while there may be items
+}
+
+func newMailbox() *mailbox { return &mailbox{ready: make(chan struct{}, 1)} }
+
+func (m *mailbox) post(item func() error) {
+	m.mu.Lock()
+	m.items = append(m.items, item)
+	m.mu.Unlock()
+	select {
+	case m.ready <- struct{}{}:
+	default: // the token is there already
+	}
+}
+
+// handle deals with all that is there, up to the first error.
+func (m *mailbox) handle() error {
+	m.mu.Lock()
+	items := m.items
+	m.items = nil
+	m.mu.Unlock()
+	for _, item := range items {
+		if err := item(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// client is one connection to the bus, with calls to avahi-daemon whose replies are handled by a
+// function each. Calls go to the unique name of the daemon that was there when the session began,
+// so one that is meant for a daemon that has gone can't reach its successor, nor start one.
+//
+// Replies and signals come through the session's mailbox in the order in which they were received:
+// the first signal of an object never overtakes the reply that names it. All methods are to be called by the
+// goroutine that handles the mailbox.
+type client struct {
+	conn    *dbus.Conn
+	owner   string                 // unique name of avahi-daemon
+	sent    map[uint32]func(reply) // by serial number
+	queue   []call                 // wait for their turn
+	signal  func(*client, signal) error
+	objects int // in use at avahi-daemon
+}
+
+type call struct {
+	path          dbus.ObjectPath
+	iface, method string
+	args          []any
+	then          func(reply) // may be nil
+}
+
+// reply is the answer to a call.
+type reply struct {
+	body []any
+	err  error // of type dbus.Error
+}
+
+// path returns the only value of the reply, if it is an object path.
+func (r reply) path() (dbus.ObjectPath, error) {
+	var path dbus.ObjectPath
+	if r.err != nil {
+		return "", r.err
+	}
+	err := dbus.Store(r.body, &path)
+	return path, err
+}
+
+// is tells whether the reply is the D-Bus error of that name.
+func (r reply) is(name string) bool {
+	var e dbus.Error
+	return errors.As(r.err, &e) && e.Name == name
+}
+
+// signal is a signal of avahi-daemon or the bus.
+type signal struct {
+	sender        string
+	path          dbus.ObjectPath
+	iface, member string
+	body          []any
+}
+
+// dial connects to the bus at address. What arrives is posted to mail; signals are handed to
+// onSignal. The connection ends with ctx or by close.
+func dial(ctx context.Context, address string, mail *mailbox, onSignal func(*client, signal) error) (*client, error) {
+	c := &client{sent: make(map[uint32]func(reply)), signal: onSignal}
+	conn, err := dbus.Dial(address, dbus.WithContext(ctx), dbus.WithIncomingInterceptor(func(msg *dbus.Message) {
+		mail.post(func() error { return c.handle(msg) })
+	}))
+	if err != nil {
+		return nil, fmt.Errorf("system bus: %w", err)
+	}
+	c.conn = conn
+	if err := conn.Auth(nil); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("system bus: authenticate: %w", err)
+	}
+	if err := conn.Hello(); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("system bus: say hello: %w", err)
+	}
+	context.AfterFunc(conn.Context(), func() { mail.post(func() error { return errBusGone }) })
+	return c, nil
+}
+
+// close ends the connection, and with it all that avahi-daemon holds for it.
+func (c *client) close() { c.conn.Close() } // fails only where the socket has gone already
+
+// call calls a method of an object of avahi-daemon, after those called before. The reply is handed
+// to then, unless that is nil. A call whose connection breaks is never answered.
+func (c *client) call(path dbus.ObjectPath, iface, method string, then func(reply), args ...any) {
+	c.queue = append(c.queue, call{path, iface, method, args, then})
+	c.pump()
+}
+
+// pump sends what may be sent.
+func (c *client) pump() {
+	for len(c.queue) > 0 && len(c.sent) < maxInFlight {
+		next := c.queue[0]
+		c.queue[0] = call{}
+		c.queue = c.queue[1:]
+		c.send(next)
+	}
+}
+
+func (c *client) send(q call) {
+	msg := &dbus.Message{
+		Type:  dbus.TypeMethodCall,
+		Flags: dbus.FlagNoAutoStart,
+		Headers: map[dbus.HeaderField]dbus.Variant{
+			dbus.FieldPath:        dbus.MakeVariant(q.path),
+			dbus.FieldDestination: dbus.MakeVariant(c.owner),
+			dbus.FieldInterface:   dbus.MakeVariant(q.iface),
+			dbus.FieldMember:      dbus.MakeVariant(q.method),
+		},
+		Body: q.args,
+	}
+	if len(q.args) > 0 {
+		msg.Headers[dbus.FieldSignature] = dbus.MakeVariant(dbus.SignatureOf(q.args...))
+	}
+	c.conn.Send(msg, nil)
+	c.sent[msg.Serial()] = q.then
+}
+
+// ask calls a method of the avahi-daemon and waits for its reply, which is stored in result.
+func (c *client) ask(ctx context.Context, method string, result any, args ...any) error {
+	obj := c.conn.Object(c.owner, serverPath)
+	err := obj.CallWithContext(ctx, ifaceServer+"."+method, dbus.FlagNoAutoStart, args...).Store(result)
+	if err != nil {
+		return fmt.Errorf("ask avahi-daemon for %s: %w", method, err)
+	}
+	return nil
+}
+
+// handle deals with one message.
+func (c *client) handle(msg *dbus.Message) error {
+	switch msg.Type {
+	case dbus.TypeMethodReply:
+		c.answered(msg, nil)
+	case dbus.TypeError:
+		c.answered(msg, dbus.Error{Name: header[string](msg, dbus.FieldErrorName), Body: msg.Body})
+	case dbus.TypeSignal:
+		return c.signal(c, signal{
+			sender: header[string](msg, dbus.FieldSender),
+			path:   header[dbus.ObjectPath](msg, dbus.FieldPath),
+			iface:  header[string](msg, dbus.FieldInterface),
+			member: header[string](msg, dbus.FieldMember),
+			body:   msg.Body,
+		})
+	}
+	return nil
+}
+
+func (c *client) answered(msg *dbus.Message, err error) {
+	serial := header[uint32](msg, dbus.FieldReplySerial)
+	then, found := c.sent[serial]
+	if !found {
+		return // of a call that was waited for
+	}
+	delete(c.sent, serial)
+	if then != nil {
+		then(reply{msg.Body, err})
+	}
+	c.pump()
+}
+
+// header returns a field of the message's header, or zero if it isn't there.
+func header[T any](msg *dbus.Message, field dbus.HeaderField) T {
+	value, _ := msg.Headers[field].Value().(T)
+	return value
+}

@@ -1,0 +1,391 @@
+package avahi_test
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"eclus/avahi"
+	"eclus/registry"
+	"eclus/test/lan"
+)
+
+// catchUp is how soon what was missed is made up once Avahi is there again.
+const catchUp = 5 * time.Second
+
+func TestAvahiRestarted(t *testing.T) {
+	a, b := pair(t)
+	a.publish()
+	b.browse()
+	a.register("a", 4711)
+	b.until("a appears", node("a@hosta.example"))
+	events := b.record()
+
+	must(t, b.Avahi.Restart(within(t)))
+	began := time.Now()
+	a.register("late", 4712)
+	b.until("what was missed is made up", node("late@hosta.example"))
+	t.Logf("browsing Avahi restarted, made up after %v", time.Since(began))
+	if took := time.Since(began); took > catchUp {
+		t.Errorf("made up after %v, want at most %v", took, catchUp)
+	}
+	gone := a.register("gone", 4713)
+	b.until("gone appears", node("gone@hosta.example"))
+	if got := events.String(); strings.Contains(got, "down") {
+		t.Errorf("neighbours went when avahi-daemon was restarted:\n%s", got)
+	}
+
+	must(t, b.Avahi.Stop(within(t)))
+	a.reg.Unregister(gone)
+	must(t, b.Avahi.Start(within(t)))
+	began = time.Now()
+	b.until("gone goes", func(nodes []*registry.Node) bool { return !node("gone@hosta.example")(nodes) })
+	t.Logf("what had gone is gone after %v", time.Since(began))
+	b.until("the others stay", count(2))
+	if got := events.String(); strings.Contains(got, "down a@") {
+		t.Errorf("neighbours went when avahi-daemon was restarted:\n%s", got)
+	}
+
+	must(t, a.Avahi.Stop(within(t)))
+	b.until("all nodes of A go", count(0))
+	a.register("later", 4714)
+	must(t, a.Avahi.Start(within(t)))
+	began = time.Now()
+	b.until("all nodes of A are back", count(3))
+	t.Logf("publishing Avahi restarted, made up after %v", time.Since(began))
+	if took := time.Since(began); took > catchUp {
+		t.Errorf("made up after %v, want at most %v", took, catchUp)
+	}
+}
+
+func TestAvahiKilled(t *testing.T) {
+	a, b := pair(t)
+	a.publish()
+	browser, _ := b.browse()
+	a.register("a", 4711)
+	b.until("a appears", node("a@hosta.example"))
+	must(t, b.Avahi.Kill(within(t)))
+	b.until("a goes when Avahi doesn't come back", count(0))
+	if got := browser.State().String(); got != "LAN discovery off: avahi-daemon is not running" {
+		t.Errorf("state %q", got)
+	}
+	must(t, b.Avahi.Start(within(t)))
+	b.until("a is back", node("a@hosta.example"))
+	must(t, a.Avahi.Kill(within(t)))
+	must(t, a.Avahi.Start(within(t)))
+	a.register("later", 4712)
+	b.until("later appears", node("later@hosta.example"))
+}
+
+func TestAbsentAtStart(t *testing.T) {
+	a, b := pair(t, lan.HostOptions{NoBus: true}, lan.HostOptions{NoAvahi: true})
+	publisher, _ := a.publish()
+	browser, _ := b.browse()
+	a.register("a", 4711)
+	waitState(t, "no bus", publisher.State, "no such file or directory")
+	waitState(t, "no avahi", browser.State, "avahi-daemon is not running")
+	must(t, a.Bus.Start(within(t)))
+	waitState(t, "bus, but no avahi", publisher.State, "avahi-daemon is not running")
+	must(t, a.Avahi.Start(within(t)))
+	must(t, b.Avahi.Start(within(t)))
+	began := time.Now()
+	b.until("a appears", node("a@hosta.example"))
+	t.Logf("made up after %v", time.Since(began))
+	if took := time.Since(began); took > catchUp {
+		t.Errorf("made up after %v, want at most %v", took, catchUp)
+	}
+	if a.reg.Host() != "hosta.local" || b.reg.Host() != "hostb.local" {
+		t.Errorf("hosts %q and %q", a.reg.Host(), b.reg.Host())
+	}
+}
+
+func waitState(t *testing.T, what string, state func() avahi.State, want string) {
+	t.Helper()
+	must(t, lan.Wait(within(t), what, func(context.Context) (bool, error) {
+		return strings.Contains(state().String(), want), nil
+	}))
+}
+
+func TestBusRestarted(t *testing.T) {
+	a, b := pair(t)
+	publisher, _ := a.publish()
+	browser, _ := b.browse()
+	a.register("a", 4711)
+	b.until("a appears", node("a@hosta.example"))
+	for _, kill := range []bool{false, true} {
+		for _, s := range []*side{a, b} {
+			end := s.Bus.Stop
+			if kill {
+				end = s.Bus.Kill
+			}
+			must(t, end(within(t)))
+			must(t, s.Avahi.Stop(within(t)))
+		}
+		waitState(t, "publisher knows", publisher.State, "LAN discovery off")
+		waitState(t, "browser knows", browser.State, "LAN discovery off")
+		b.until("a goes", count(0))
+		for _, s := range []*side{a, b} {
+			must(t, s.Bus.Start(within(t)))
+			must(t, s.Avahi.Start(within(t)))
+		}
+		began := time.Now()
+		b.until("a is back", node("a@hosta.example"))
+		t.Logf("killed %v: made up after %v", kill, time.Since(began))
+		if took := time.Since(began); took > catchUp {
+			t.Errorf("killed %v: made up after %v, want at most %v", kill, took, catchUp)
+		}
+	}
+}
+
+func TestHostRenamed(t *testing.T) {
+	a, b := pair(t)
+	a.publish()
+	a.browse()
+	b.browse()
+	a.register("a", 4711)
+	b.until("a appears", node("a@hosta.example"))
+	must(t, a.SetHostName(within(t), "other"))
+	b.until("a appears on the renamed host", node("a@hosta.example", func(n *registry.Node) bool { return n.Host == "other.local" }))
+	b.until("the old host's goes", count(1))
+	if a.reg.Host() != "other.local" {
+		t.Errorf("host name is %q", a.reg.Host())
+	}
+	if len(a.neighbours()) > 0 {
+		t.Errorf("own nodes are neighbours: %s", describe(a.neighbours()))
+	}
+}
+
+func TestCollision(t *testing.T) {
+	a, b := pair(t)
+	b.browse()
+	// A program of A's own, and one of another host, have taken the names.
+	start(t, a, "avahi-publish", "-s", "local@hosta", "_epmd._tcp", "1", "x=y")
+	theirs := start(t, b, "avahi-publish", "-s", "remote@hosta", "_epmd._tcp", "2", "x=y")
+	expect(t, theirs, "Established")
+	seen := start(t, a, "avahi-browse", "-rp", "_epmd._tcp")
+	expect(t, seen, `(?m)^=;.*;remote\\064hosta;`)
+	expect(t, seen, `(?m)^=;.*;local\\064hosta;`)
+	a.publish()
+	a.register("local", 4711)
+	a.register("remote", 4712)
+	b.until("both appear", func(nodes []*registry.Node) bool {
+		return node("local@hosta.example", onPort(4711))(nodes) && node("remote@hosta.example", onPort(4712))(nodes)
+	})
+	expect(t, seen, `(?m)^=;.*;local\\064hosta\\032\\0352;.*"node=local@hosta.example"`)
+}
+
+func TestPortChanged(t *testing.T) {
+	a, b := pair(t)
+	a.publish()
+	b.browse()
+	r := a.register("a", 4711)
+	b.until("a appears", node("a@hosta.example", onPort(4711)))
+	events := b.record()
+	for port := uint16(4712); port < 4715; port++ {
+		a.reg.Unregister(r)
+		r = a.register("a", port)
+		b.until("the new port is seen", node("a@hosta.example", onPort(port)))
+	}
+	t.Logf("events:\n%s", events)
+}
+
+func TestLateIdentity(t *testing.T) {
+	a, b := pair(t)
+	a.publish()
+	b.browse()
+	began := time.Now()
+	r := a.registerOnly("a", 4711)
+	n := b.until("a appears", node("a@hosta.local", onPort(4711)))[0]
+	if took := time.Since(began); n.Sure || took < 500*time.Millisecond {
+		t.Errorf("without its name after %v: %+v", took, n)
+	}
+	a.identify(r)
+	b.until("its name is seen", node("a@hosta.example", sure))
+	b.until("what it was called before is forgotten", count(1))
+}
+
+func TestGoneAtOnce(t *testing.T) {
+	a, b := pair(t)
+	a.publish()
+	b.browse()
+	events := b.record()
+	a.reg.Unregister(a.register("short", 4711))
+	a.register("a", 4712)
+	b.until("a appears", node("a@hosta.example"))
+	if got := events.String(); strings.Contains(got, "short") {
+		t.Errorf("a node that had gone at once was published:\n%s", got)
+	}
+}
+
+func TestManyNodes(t *testing.T) {
+	a, b := pair(t)
+	publisher, stop := a.publish()
+	b.browse()
+	waitState(t, "publisher is up", publisher.State, "LAN discovery on")
+	began := time.Now()
+	for i := range 300 {
+		a.register(fmt.Sprintf("n%d", i), uint16(5000+i))
+	}
+	waitCount(t, publisher.State, avahi.State{Instances: 301})
+	t.Logf("300 nodes established after %v", time.Since(began))
+	b.until("all 300 appear", count(300))
+	t.Logf("300 nodes seen after %v", time.Since(began))
+	began = time.Now()
+	stop()
+	t.Logf("300 nodes withdrawn in %v", time.Since(began))
+	b.until("all go", count(0))
+}
+
+func waitCount(t *testing.T, state func() avahi.State, want avahi.State) {
+	t.Helper()
+	err := lan.Wait(within(t), fmt.Sprintf("state %+v", want), func(context.Context) (bool, error) { return state() == want, nil })
+	if err != nil {
+		t.Fatalf("%v; it is %+v", err, state())
+	}
+}
+
+// TestPublishLimit has more nodes than Avahi has places.
+func TestPublishLimit(t *testing.T) {
+	a, b := pair(t)
+	publisher, _ := a.publishLimited(20)
+	b.browse()
+	var registrations []*registry.Registration
+	for i := range 30 {
+		registrations = append(registrations, a.register(fmt.Sprintf("n%d", i), uint16(5000+i)))
+	}
+	waitCount(t, publisher.State, avahi.State{Instances: 20, Waiting: 11})
+	b.until("those with a place appear", count(19))
+	for _, r := range registrations[25:] {
+		a.reg.Unregister(r)
+	}
+	waitCount(t, publisher.State, avahi.State{Instances: 20, Waiting: 6})
+	for _, r := range registrations[:10] {
+		a.reg.Unregister(r)
+	}
+	waitCount(t, publisher.State, avahi.State{Instances: 16})
+	b.until("those that waited appear", func(nodes []*registry.Node) bool {
+		return len(nodes) == 15 && node("n24@hosta.example")(nodes)
+	})
+}
+
+// TestBrowseLimit sees more instances than may be resolved, and needs several connections for those that may.
+func TestBrowseLimit(t *testing.T) {
+	a, b := pair(t, lan.HostOptions{}, lan.HostOptions{NoIPv6: true})
+	a.publish()
+	browser, _ := b.browseLimited(5, 4) // one object is the service browser
+	var registrations []*registry.Registration
+	for i := range 24 { // and one instance is the host's own
+		registrations = append(registrations, a.register(fmt.Sprintf("n%d", i), uint16(5000+i)))
+	}
+	waitCount(t, browser.State, avahi.State{Instances: 19, Waiting: 6})
+	for _, r := range registrations[:12] {
+		a.reg.Unregister(r)
+	}
+	waitCount(t, browser.State, avahi.State{Instances: 13})
+	b.until("those that waited appear", count(12))
+}
+
+// TestInterfaces names interfaces, which come and go.
+func TestInterfaces(t *testing.T) {
+	a, b := pair(t)
+	named := func(names ...string) func(*avahi.Options) {
+		return func(o *avahi.Options) { o.Interfaces = names }
+	}
+	publisher, _ := a.publish(named("eth1", "nothere"))
+	browser, _ := b.browse(named("eth0", "eth1"))
+	a.register("a", 4711)
+	waitState(t, "no interface", publisher.State, "no network interface named")
+	waitState(t, "browses", browser.State, "LAN discovery on")
+
+	other, err := lan.New(within(t), lan.OtherSubnet)
+	must(t, err)
+	t.Cleanup(func() { must(t, other.Close()) })
+	for _, s := range []*side{a, b} {
+		_, err := other.Attach(within(t), s.Host)
+		must(t, err)
+	}
+	seen := b.until("a appears", node("a@hosta.example"))
+	for _, addr := range seen[0].Addresses {
+		if addr.Is4() && !netip.MustParsePrefix(lan.OtherSubnet).Contains(addr) || addr.Is6() && addr.Zone() != "eth1" {
+			t.Errorf("published on eth1 alone, seen at %v", addr)
+		}
+	}
+	must(t, b.RemoveInterface(within(t), "eth1"))
+	b.until("a goes with the interface", count(0))
+	must(t, a.RemoveInterface(within(t), "eth1"))
+	waitState(t, "no interface again", publisher.State, "no network interface named")
+}
+
+// TestWedged stops daemons in their tracks: Run still ends in time.
+func TestWedged(t *testing.T) {
+	a, b := pair(t)
+	publisher, stopPublisher := a.publish()
+	_, stopBrowser := b.browse()
+	waitState(t, "publishes", publisher.State, "LAN discovery on")
+	a.register("a", 4711)
+	b.until("a appears", node("a@hosta.example"))
+	a.freeze(a.Avahi)
+	b.freeze(b.Bus)
+	for i := range 200 {
+		a.register(fmt.Sprintf("n%d", i), uint16(5000+i))
+	}
+	began := time.Now()
+	stopBrowser()
+	stopPublisher()
+	if took := time.Since(began); took > 4*time.Second {
+		t.Errorf("ended after %v", took)
+	}
+}
+
+// freeze stops a daemon until the test ends.
+func (s *side) freeze(d *lan.Daemon) {
+	p, err := d.Process()
+	must(s.t, err)
+	must(s.t, p.Signal(syscall.SIGSTOP))
+	s.t.Cleanup(func() { p.Signal(syscall.SIGCONT) })
+}
+
+func TestForeign(t *testing.T) {
+	a, b := pair(t)
+	asked := make(chan netip.AddrPort, 100)
+	b.browse(func(o *avahi.Options) {
+		o.Names = func(_ context.Context, addr netip.AddrPort) ([]avahi.NamedPort, error) {
+			asked <- addr
+			return []avahi.NamedPort{{Name: "nerves", Port: 9100}, {Name: "bad name", Port: 9101}, {Name: "zero"}}, nil
+		}
+	})
+	for _, args := range []string{
+		"old@somewhere 1001", "bare 1002", "x 1003 name=full@name", "y 1004 name=alive",
+		"z 1005 NODE=upper@case node=second@one TYPE=hidden",
+		"bad1 1006 node=with\x1b[31m@control", "bad2 1007 node=two@at@signs", "bad3 1008 x=y", "bad@1009@x 1009",
+	} {
+		publish := append([]string{"-s"}, strings.Fields(args)...)
+		publish = append(publish[:2], append([]string{"_epmd._tcp"}, publish[2:]...)...)
+		expect(t, start(t, a, "avahi-publish", publish...), "Established")
+	}
+	nerves := start(t, a, "avahi-publish", "-s", "my epmd", "_epmd._tcp", "4369")
+	expect(t, nerves, "Established")
+	nodes := b.until("all good ones appear", count(6))
+	for _, want := range []struct {
+		name string
+		port uint16
+		sure bool
+	}{
+		{"old@somewhere", 1001, false}, {"bare@hosta.local", 1002, false}, {"full@name", 1003, true},
+		{"alive@hosta.local", 1004, false}, {"upper@case", 1005, true}, {"nerves@hosta.local", 9100, false},
+	} {
+		if !node(want.name, onPort(want.port), func(n *registry.Node) bool { return n.Sure == want.sure })(nodes) {
+			t.Errorf("%+v is not among %s", want, describe(nodes))
+		}
+	}
+	if addr := <-asked; addr.Port() != 4369 {
+		t.Errorf("asked %v", addr)
+	}
+	// A host that says it announces its nodes itself is believed.
+	a.publish()
+	b.until("nodes told by its epmd go", count(5))
+}

@@ -1,0 +1,317 @@
+package avahi_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"eclus/avahi"
+	"eclus/registry"
+	"eclus/test/lan"
+
+	"golang.org/x/sys/unix"
+)
+
+// The main thread stays with the main goroutine, so that none that enters a namespace runs on it: what
+// it enters is what the whole process is taken to be in.
+func init() { runtime.LockOSThread() }
+
+// limit is how long anything may take here. It is far more than anything takes.
+const limit = time.Minute
+
+// side is one end of the virtual LAN: a host, what is known there and what runs there.
+type side struct {
+	*lan.Host
+	t   *testing.T
+	reg *registry.Registry
+}
+
+// pair makes a LAN of two hosts.
+func pair(t *testing.T, opts ...lan.HostOptions) (a, b *side) {
+	t.Helper()
+	checkGoroutines(t)
+	network := lan.ForTest(t, "avahi-browse", "avahi-publish")
+	opts = append(opts, lan.HostOptions{}, lan.HostOptions{})
+	sides := make([]*side, 2)
+	for i, name := range []string{"hosta", "hostb"} {
+		h, err := network.AddHost(within(t), name, opts[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		sides[i] = &side{h, t, registry.New(name, registry.OldNames)}
+	}
+	return sides[0], sides[1]
+}
+
+// checkGoroutines fails the test if at its end more goroutines run than now.
+func checkGoroutines(t *testing.T) {
+	before := runtime.NumGoroutine()
+	t.Cleanup(func() {
+		deadline := time.Now().Add(10 * time.Second)
+		for runtime.NumGoroutine() > before && time.Now().Before(deadline) {
+			runtime.Gosched() // what godbus has started ends a moment after its connection
+		}
+		if n := runtime.NumGoroutine(); n > before {
+			stacks := make([]byte, 1<<20)
+			t.Errorf("%d goroutines are left, of which there were %d:\n%s", n, before, stacks[:runtime.Stack(stacks, true)])
+		}
+	})
+}
+
+func within(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *side) log() *slog.Logger {
+	return slog.New(slog.NewTextHandler(writer{s.t}, &slog.HandlerOptions{Level: slog.LevelDebug})).With("host", s.Name())
+}
+
+type writer struct{ t *testing.T }
+
+func (w writer) Write(b []byte) (int, error) {
+	w.t.Log(strings.TrimSpace(string(b)))
+	return len(b), nil
+}
+
+// start runs something until the test ends or stop is called, which returns when it has ended. It runs in the
+// host's network namespace.
+func (s *side) start(run func(context.Context)) (stop func()) {
+	ctx, cancel := context.WithCancel(s.t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := enter(s.NetNS()); err != nil {
+			s.t.Error(err)
+			return
+		}
+		run(ctx)
+	}()
+	stop = func() {
+		cancel()
+		<-done
+	}
+	s.t.Cleanup(stop)
+	return stop
+}
+
+// enter takes the goroutine into a network namespace for the rest of its life.
+func enter(netns string) error {
+	f, err := os.Open(netns)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	runtime.LockOSThread() // never unlocked, so that the thread ends with the goroutine
+	return unix.Setns(int(f.Fd()), unix.CLONE_NEWNET)
+}
+
+// publish and browse begin to do so with default options, unless changed.
+func (s *side) publish(change ...func(*avahi.Options)) (*avahi.Publisher, func()) {
+	p := avahi.NewPublisher(s.reg, s.options(change), s.log())
+	return p, s.start(p.Run)
+}
+
+func (s *side) browse(change ...func(*avahi.Options)) (*avahi.Browser, func()) {
+	b := avahi.NewBrowser(s.reg, s.options(change), s.log())
+	return b, s.start(b.Run)
+}
+
+func (s *side) publishLimited(objects int) (*avahi.Publisher, func()) {
+	p := avahi.NewPublisher(s.reg, s.options(nil), s.log())
+	p.Limit(objects, 1)
+	return p, s.start(p.Run)
+}
+
+func (s *side) browseLimited(objects, clients int) (*avahi.Browser, func()) {
+	b := avahi.NewBrowser(s.reg, s.options(nil), s.log())
+	b.Limit(objects, clients)
+	return b, s.start(b.Run)
+}
+
+func (s *side) options(change []func(*avahi.Options)) avahi.Options {
+	opts := avahi.Options{BusAddress: s.DBusAddress(), Port: 4369, Version: "test"}
+	for _, c := range change {
+		c(&opts)
+	}
+	return opts
+}
+
+// register registers a node that says its name in the handshake.
+func (s *side) register(name string, port uint16) *registry.Registration {
+	s.t.Helper()
+	r := s.registerOnly(name, port)
+	s.identify(r)
+	return r
+}
+
+// registerOnly registers a node that doesn't.
+func (s *side) registerOnly(name string, port uint16) *registry.Registration {
+	s.t.Helper()
+	r, err := s.reg.Register(registry.Node{Name: name, Port: port, Type: registry.Normal, High: 6, Low: 5})
+	must(s.t, err)
+	return r
+}
+
+func (s *side) identify(r *registry.Registration) {
+	s.t.Helper()
+	n := s.reg.Node(r)
+	must(s.t, s.reg.Identify(n, registry.Identity{Node: n.Name + "@" + s.Name() + ".example", Dist: "tcp"}))
+}
+
+// until waits for cond to hold of the neighbours of s, and returns them.
+func (s *side) until(what string, cond func([]*registry.Node) bool) []*registry.Node {
+	s.t.Helper()
+	ctx := within(s.t)
+	_, sub := s.reg.Subscribe()
+	defer sub.Close()
+	for {
+		sub.Take() // what it has to say is in nodes
+		nodes := s.neighbours()
+		if cond(nodes) {
+			return nodes
+		}
+		if _, err := sub.Next(ctx); err != nil {
+			s.t.Fatalf("%s: %s; there are %s", s.Name(), what, describe(nodes))
+		}
+	}
+}
+
+func (s *side) neighbours() []*registry.Node {
+	nodes, sub := s.reg.Subscribe()
+	sub.Close()
+	var found []*registry.Node
+	for _, n := range nodes {
+		if n.Origin == registry.LAN {
+			found = append(found, n)
+		}
+	}
+	return found
+}
+
+func describe(nodes []*registry.Node) string {
+	var all []string
+	for _, n := range nodes {
+		all = append(all, fmt.Sprintf("%s(%s %d %v sure=%v)", n.Node, n.Host, n.Port, n.Addresses, n.Sure))
+	}
+	return fmt.Sprint(all)
+}
+
+// node returns a condition: the node is among them and is as told.
+func node(name string, is ...func(*registry.Node) bool) func([]*registry.Node) bool {
+	return func(nodes []*registry.Node) bool {
+		for _, n := range nodes {
+			if n.Node == name {
+				for _, cond := range is {
+					if !cond(n) {
+						return false
+					}
+				}
+				return true
+			}
+		}
+		return false
+	}
+}
+
+func onPort(port uint16) func(*registry.Node) bool {
+	return func(n *registry.Node) bool { return n.Port == port }
+}
+
+func sure(n *registry.Node) bool { return n.Sure }
+
+func count(n int) func([]*registry.Node) bool {
+	return func(nodes []*registry.Node) bool { return len(nodes) == n }
+}
+
+// recorder keeps all events of a registry.
+type recorder struct {
+	mu     sync.Mutex
+	events []string
+}
+
+// record notes what becomes of the neighbours of s from now on.
+func (s *side) record() *recorder {
+	_, sub := s.reg.Subscribe()
+	r := &recorder{}
+	s.start(func(ctx context.Context) {
+		defer sub.Close()
+		for {
+			events, err := sub.Next(ctx)
+			if err != nil {
+				return
+			}
+			r.mu.Lock()
+			for _, e := range events {
+				r.events = append(r.events, fmt.Sprintf("%v %s %d", e.Kind, e.Node.Node, e.Node.Port))
+			}
+			r.mu.Unlock()
+		}
+	})
+	return r
+}
+
+func (r *recorder) String() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return strings.Join(r.events, "\n")
+}
+
+func TestPublishAndBrowse(t *testing.T) {
+	a, b := pair(t)
+	_, stop := a.publish()
+	b.browse()
+	show := start(t, b, "avahi-browse", "-rp", "_epmd._tcp")
+	expect(t, show, `(?m)^=;eth0;IPv4;hosta;_epmd\._tcp;local;hosta\.local;198\.51\.100\.\d+;4369;.*"eclus=test".*`)
+
+	began := time.Now()
+	r := a.register("a", 4711)
+	n := b.until("a appears", node("a@hosta.example", onPort(4711), sure))[0]
+	t.Logf("registered on A, seen on B after %v", time.Since(began))
+	if n.Host != "hosta.local" || n.Name != "a" || n.High != 6 || n.Low != 5 || n.Dist != "tcp" || n.Origin != registry.LAN {
+		t.Errorf("seen as %+v", n)
+	}
+	expect(t, show, `(?m)^=;eth0;IPv4;a\\064hosta;_epmd\._tcp;local;hosta\.local;198\.51\.100\.\d+;4711;.*"node=a@hosta\.example"`)
+	b.until("both addresses", node("a@hosta.example", func(n *registry.Node) bool {
+		return len(n.Addresses) == 2 && n.Addresses[0] == a.Address() && n.Addresses[1].Zone() != ""
+	}))
+	if len(a.neighbours()) > 0 {
+		t.Errorf("own nodes are neighbours: %s", describe(a.neighbours()))
+	}
+
+	a.reg.Unregister(r)
+	b.until("a goes", count(0))
+	a.register("a", 4712)
+	b.until("a is back", node("a@hosta.example", onPort(4712)))
+	stop()
+	expect(t, show, `(?m)^-;eth0;IPv4;hosta;`)
+	b.until("the publisher's farewell", count(0))
+}
+
+// start runs a command on a host until the test ends.
+func start(t *testing.T, h *side, name string, args ...string) *lan.Process {
+	t.Helper()
+	p, err := h.Start(t.Context(), name, args...)
+	must(t, err)
+	return p
+}
+
+func expect(t *testing.T, p *lan.Process, pattern string) {
+	t.Helper()
+	_, err := p.WaitOutput(within(t), pattern)
+	must(t, err)
+}

@@ -1,0 +1,149 @@
+package avahi
+
+import (
+	"cmp"
+	"net/netip"
+	"reflect"
+	"slices"
+
+	"eclus/registry"
+)
+
+// maxSightings is how many sources of one node count. A host has one for each of its interfaces and
+// IP versions; more are somebody's game.
+const maxSightings = 64
+
+// place is where a service instance is seen. The same instance is seen in several: by interface and by IP version.
+type place struct {
+	iface, proto int32
+	label        string
+}
+
+// sightingKey names one source of what is known of a node: an instance in one place or, where that
+// is an epmd's, one of the names the epmd has told.
+type sightingKey struct {
+	place
+	told string
+}
+
+// nodeKey is what makes a neighbour, as in the registry.
+type nodeKey struct{ node, host string }
+
+// sighting is what one source says of a node.
+type sighting struct {
+	node registry.Node // with one address
+	gen  int           // when it was last seen
+}
+
+// merger makes one neighbour of all sightings of a node. It does no I/O.
+type merger struct {
+	sightings map[sightingKey]*sighting
+	nodes     map[nodeKey][]*sighting // that say anything of the node, the latest news last
+	gen       int
+}
+
+// change is what has become of a neighbour: its new state or, if gone, that it is no more.
+type change struct {
+	node registry.Node
+	gone bool
+}
+
+func newMerger() *merger {
+	return &merger{sightings: make(map[sightingKey]*sighting), nodes: make(map[nodeKey][]*sighting)}
+}
+
+// see takes note of what a source says of a node, and no longer of what it said before. It returns
+// what changes by it: nothing, one neighbour, or the one it told of before and the one it tells of now.
+func (m *merger) see(key sightingKey, n registry.Node) []change {
+	was := m.sightings[key]
+	if was != nil && reflect.DeepEqual(was.node, n) {
+		was.gen = m.gen
+		return nil
+	}
+	var changes []change
+	if was != nil {
+		changes = m.remove(key, was, keyOf(n))
+	}
+	if len(m.nodes[keyOf(n)]) == maxSightings {
+		return changes
+	}
+	s := &sighting{n, m.gen}
+	m.sightings[key] = s
+	m.nodes[keyOf(n)] = append(m.nodes[keyOf(n)], s)
+	return append(changes, m.state(keyOf(n), n))
+}
+
+// lose takes note that a source says nothing any more.
+func (m *merger) lose(key sightingKey) []change {
+	if s := m.sightings[key]; s != nil {
+		return m.remove(key, s, nodeKey{})
+	}
+	return nil
+}
+
+// renew makes all present sightings old: expire removes those not seen again.
+func (m *merger) renew() { m.gen++ }
+
+// expire removes what was last seen before renew.
+func (m *merger) expire() []change {
+	var changes []change
+	for key, s := range m.sightings {
+		if s.gen != m.gen {
+			changes = append(changes, m.remove(key, s, nodeKey{})...)
+		}
+	}
+	return changes
+}
+
+// remove takes out a sighting. Of what becomes of the neighbour named except it says nothing.
+func (m *merger) remove(key sightingKey, s *sighting, except nodeKey) []change {
+	delete(m.sightings, key)
+	k := keyOf(s.node)
+	left := slices.DeleteFunc(m.nodes[k], func(o *sighting) bool { return o == s })
+	if m.nodes[k] = left; len(left) == 0 {
+		delete(m.nodes, k)
+	}
+	if k == except {
+		return nil
+	}
+	return []change{m.state(k, s.node)}
+}
+
+// state returns what is known of a neighbour now; last is what is known if it has gone.
+func (m *merger) state(k nodeKey, last registry.Node) change {
+	sightings := m.nodes[k]
+	if len(sightings) == 0 {
+		return change{last, true}
+	}
+	n := sightings[len(sightings)-1].node
+	for i := len(sightings) - 2; i >= 0 && !n.Sure; i-- { // what the node's own host says outweighs guesses
+		if sightings[i].node.Sure {
+			n = sightings[i].node
+		}
+	}
+	n.Addresses = nil
+	for _, s := range sightings {
+		n.Addresses = append(n.Addresses, s.node.Addresses...)
+	}
+	slices.SortFunc(n.Addresses, compareAddresses)
+	n.Addresses = slices.Compact(n.Addresses)
+	return change{n, false}
+}
+
+func keyOf(n registry.Node) nodeKey { return nodeKey{n.Node, n.Host} }
+
+// compareAddresses puts IPv4 before global IPv6 before link-local IPv6: what Erlang nodes use most comes first, and what
+// needs a zone last.
+func compareAddresses(a, b netip.Addr) int {
+	return cmp.Or(cmp.Compare(addressRank(a), addressRank(b)), a.Compare(b))
+}
+
+func addressRank(a netip.Addr) int {
+	switch {
+	case a.Is4():
+		return 0
+	case !a.IsLinkLocalUnicast():
+		return 1
+	}
+	return 2
+}

@@ -1,0 +1,190 @@
+package avahi
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"eclus/registry"
+)
+
+// epmdPort is the SRV port that stands for an epmd in an instance that says nothing else.
+const epmdPort = 4369
+
+// Limits on names, in bytes.
+const (
+	maxName    = 255 // a full node name
+	maxDNSName = 253
+)
+
+// record is a service instance that was found and resolved. Nothing in it has been checked.
+type record struct {
+	label string   // name of the instance
+	host  string   // SRV target
+	port  uint16   // SRV
+	text  [][]byte // TXT
+	addr  netip.Addr
+}
+
+// kind is what a record stands for.
+type kind uint8
+
+const (
+	kindNode kind = iota
+	kindEpmd      // the epmd of a host
+	kindHost      // a host that announces its nodes itself
+)
+
+// parse checks a record and tells what it stands for. It returns the node, or for other kinds one of which only Host,
+// Port and Addresses are set. Beside our own form (TXT as nodeService makes it) it knows
+//
+//	node=A@H or name=A@H in TXT          the node A@H
+//	name=A in TXT                        the node A of the SRV host; its full name is not sure
+//	else, eclus= in TXT                  a host that announces its nodes itself
+//	else, SRV port 4369                  an epmd that can be asked (Nerves' mdns_lite)
+//	else, instance A@H without TXT       the node A@H; not sure (Eclus of 2014)
+//	else, instance A without TXT         the node A of the SRV host; not sure
+//
+// TXT is read as RFC 6763 has it: keys in any case, of several the first one counts.
+func parse(r record) (kind, registry.Node, error) {
+	n := registry.Node{Host: strings.TrimSuffix(r.host, "."), Port: r.port, Type: registry.Normal, Origin: registry.LAN}
+	switch {
+	case !validHost(n.Host):
+		return 0, n, fmt.Errorf("host name %q", r.host)
+	case r.port == 0:
+		return 0, n, errors.New("port 0")
+	case !usable(r.addr):
+		return 0, n, fmt.Errorf("address %v", r.addr)
+	}
+	n.Addresses = []netip.Addr{r.addr.Unmap()}
+	text := readText(r.text)
+	_, host := text["eclus"]
+	switch {
+	case text["node"] != "" || text["name"] != "":
+		n, err := nodeOfText(n, text)
+		return kindNode, n, err
+	case host:
+		return kindHost, n, nil
+	case r.port == epmdPort:
+		return kindEpmd, n, nil
+	case len(text) > 0:
+		return 0, n, errors.New("neither node= nor name= in TXT")
+	}
+	n, err := named(n, r.label)
+	return kindNode, n, err
+}
+
+// nodeOfText adds to n what the TXT record says. Numbers that aren't are taken as not given.
+func nodeOfText(n registry.Node, text map[string]string) (registry.Node, error) {
+	full, name := text["node"], text["name"]
+	if full == "" {
+		full = name
+	}
+	n, err := named(n, full)
+	if err != nil {
+		return n, err
+	}
+	if alive, _, _ := strings.Cut(name, "@"); name != "" && alive != n.Name {
+		return n, fmt.Errorf("node %q with name %q", full, name)
+	}
+	n.Sure = strings.Contains(full, "@")
+	if text["type"] == registry.Hidden.String() {
+		n.Type = registry.Hidden
+	}
+	if dist := text["dist"]; dist == "tcp" || dist == "tls" {
+		n.Dist = dist
+	}
+	n.Protocol = uint8(number(text["proto"], 8))
+	n.High = uint16(number(text["high"], 16))
+	n.Low = uint16(number(text["low"], 16))
+	return n, nil
+}
+
+// named sets the names of n from a full node name or an alive name, to which n's host is added.
+func named(n registry.Node, name string) (registry.Node, error) {
+	full := name
+	if !strings.Contains(name, "@") {
+		full = name + "@" + n.Host
+	}
+	alive, host, _ := strings.Cut(full, "@")
+	if len(full) > maxName || !printable(alive) || !printable(host) {
+		return n, fmt.Errorf("node name %q", name)
+	}
+	n.Name, n.Node = alive, full
+	return n, nil
+}
+
+// number returns the number in s, or 0 if there is none of that many bits.
+func number(s string, bits int) uint64 {
+	v, err := strconv.ParseUint(s, 10, bits)
+	if err != nil {
+		return 0
+	}
+	return v
+}
+
+// readText returns the keys, in lower case, and values of a TXT record.
+func readText(text [][]byte) map[string]string {
+	values := make(map[string]string, len(text))
+	for _, s := range text {
+		key, value, _ := strings.Cut(string(s), "=")
+		key = strings.ToLower(key)
+		if _, again := values[key]; key != "" && !again {
+			values[key] = value
+		}
+	}
+	return values
+}
+
+// printable tells whether s can be a part of a node name: not empty, UTF-8, and all of it to be seen, so that it does no
+// harm on a terminal.
+func printable(s string) bool {
+	if s == "" || !utf8.ValidString(s) {
+		return false
+	}
+	for _, r := range s {
+		if !unicode.IsPrint(r) || unicode.IsSpace(r) || r == '@' {
+			return false
+		}
+	}
+	return true
+}
+
+// validHost tells whether s can be the DNS name of a host, without the dot at its end. Avahi writes a dot or backslash
+// within a label with a backslash; no host has such a name.
+func validHost(s string) bool {
+	labels := strings.Split(s, ".")
+	if len(s) > maxDNSName || len(labels) < 2 || !printable(s) || strings.Contains(s, `\`) {
+		return false
+	}
+	for _, label := range labels {
+		if label == "" || len(label) > maxLabel {
+			return false
+		}
+	}
+	return true
+}
+
+// usable tells whether another host can be reached at that address. A link-local one needs its zone.
+func usable(a netip.Addr) bool {
+	u := a.Unmap()
+	return u.IsValid() && !u.IsUnspecified() && !u.IsLoopback() && !u.IsMulticast() &&
+		u != netip.AddrFrom4([4]byte{255, 255, 255, 255}) && (!u.Is6() || !u.IsLinkLocalUnicast() || u.Zone() != "")
+}
+
+// neighbourOfEpmd returns the node that the epmd of e's host has told of, e being what parse made of
+// the epmd's record.
+func neighbourOfEpmd(e registry.Node, p NamedPort) (registry.Node, error) {
+	if strings.Contains(p.Name, "@") {
+		return e, fmt.Errorf("alive name %q", p.Name)
+	}
+	if p.Port == 0 {
+		return e, errors.New("port 0")
+	}
+	e.Port = p.Port
+	return named(e, p.Name)
+}
