@@ -1,6 +1,7 @@
 package epmd
 
 import (
+	"cmp"
 	"container/list"
 	"context"
 	"encoding/binary"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -89,6 +91,9 @@ type wait struct {
 // open takes over the listeners. After an error nothing is left open.
 func (s *Server) open(ctx context.Context, stop context.CancelCauseFunc, listeners []*net.TCPListener) error {
 	s.ctx, s.stop = ctx, stop
+	for _, l := range listeners {
+		defer l.Close() // what is served is a copy
+	}
 	s.streams = make(map[bool]int)
 	s.files = s.cfg.Files
 	if s.files == 0 {
@@ -110,11 +115,23 @@ func (s *Server) open(ctx context.Context, stop context.CancelCauseFunc, listene
 			return fmt.Errorf("listen on %v: %w", l.Addr(), err)
 		}
 	}
+	for _, r := range s.cfg.Restored {
+		s.takeBack(r)
+	}
 	return nil
 }
 
+// takeBack makes a connection that was there before that of its node.
+func (s *Server) takeBack(r Restored) {
+	n := s.cfg.Registry.Node(r.Registration)
+	var from netip.Addr
+	if len(n.Addresses) > 0 {
+		from = n.Addresses[0]
+	}
+	s.settle(&conn{caller: caller{r.FD, netip.AddrPortFrom(from, 0), true}}, r.Registration)
+}
+
 func (s *Server) takeOver(l *net.TCPListener) error {
-	defer l.Close()
 	f, err := l.File()
 	if err != nil {
 		return err
@@ -122,9 +139,8 @@ func (s *Server) takeOver(l *net.TCPListener) error {
 	s.listeners = append(s.listeners, f)
 	return control(f, func(fd int) error {
 		// Connections inherit it: the request is acknowledged by the answer, not by a packet of its own.
-		if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0); err != nil {
-			return err
-		}
+		// A multipath listener, which is what package net makes, does without.
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0)
 		return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 1)
 	})
 }
@@ -151,16 +167,16 @@ func (s *Server) run(ctx context.Context) error {
 	g.Go(func() error { return parked(ctx, s.epoll, s.poll) })
 	g.Go(func() error {
 		<-ctx.Done()
-		for _, l := range s.listeners {
-			l.Close()
+		for _, f := range append(s.listeners, s.epoll) {
+			f.SetReadDeadline(time.Unix(1, 0)) // wakes whoever is parked
 		}
-		return s.epoll.Close()
+		return nil
 	})
 	return g.Wait()
 }
 
-// parked calls ready whenever f has become readable, until ready returns an error, or f is closed after
-// the end of ctx.
+// parked calls ready whenever f has become readable, until ready returns an error, or f's deadline passes
+// after the end of ctx.
 func parked(ctx context.Context, f *os.File, ready func(fd int) error) error {
 	raw, err := f.SyscallConn()
 	if err != nil {
@@ -177,30 +193,63 @@ func parked(ctx context.Context, f *os.File, ready func(fd int) error) error {
 	return errors.Join(err, broken)
 }
 
-// close ends all connections.
+// close ends all connections. Those of nodes that are kept are closed here alone.
 func (s *Server) close() {
 	s.mu.Lock()
 	for _, l := range s.listeners {
 		l.Close()
 	}
-	s.epoll.Close()
+	s.endWaiting()
 	for _, c := range s.conns {
-		if c != nil {
+		switch {
+		case c == nil:
+		case s.cfg.Keeper != nil:
+			closeSocket(c.fd)
+		default:
 			s.end(c, "epmd ends")
 		}
+	}
+	s.mu.Unlock()
+	s.streamsEnded.Wait()
+}
+
+// leave ends all connections that are not those of nodes, which are another's now, as the listeners are.
+func (s *Server) leave() {
+	s.mu.Lock()
+	s.endWaiting()
+	s.mu.Unlock()
+	s.streamsEnded.Wait()
+}
+
+// endWaiting ends the connections that have not registered, and what watches over connections.
+func (s *Server) endWaiting() {
+	for e := s.waiting.Front(); e != nil; e = s.waiting.Front() {
+		s.end(e.Value.(*conn), "")
 	}
 	if s.timer != nil {
 		s.timer.Stop()
 	}
-	s.mu.Unlock()
-	s.streamsEnded.Wait()
+	s.epoll.Close()
+}
+
+// HandOver returns, after Serve has returned ErrHandOver, the sockets that listen and the registered nodes
+// with their connections, in order of registration.
+func (s *Server) HandOver() (listeners []*os.File, nodes []Restored) {
+	for _, c := range s.conns {
+		if c != nil {
+			nodes = append(nodes, Restored{c.fd, c.reg})
+		}
+	}
+	id := func(r Restored) uint64 { return s.cfg.Registry.Node(r.Registration).ID }
+	slices.SortFunc(nodes, func(a, b Restored) int { return cmp.Compare(id(a), id(b)) })
+	return s.listeners, nodes
 }
 
 // accept takes all connections that wait at a listening socket. Its error is that of a descriptor
 // that is none.
 func (s *Server) accept(listener int) error {
 	time.Sleep(s.cfg.DelayAccept)
-	for {
+	for s.ctx.Err() == nil {
 		fd, peer, err := acceptPeer(listener)
 		switch err {
 		case nil:
@@ -217,6 +266,7 @@ func (s *Server) accept(listener int) error {
 		default: // the peer has gone, or the network to it has
 		}
 	}
+	return nil
 }
 
 // acceptPause is how long accepting rests when the system has no room for another connection and none
@@ -296,7 +346,10 @@ func (s *Server) carryOut(c *conn, a answer) {
 		s.startStream(c, a.follow)
 		return
 	}
-	rest, err := s.send(c.fd, a.out, a.verdict)
+	// The last answer of a connection waits for close, which sends it together with the FIN. Only where all
+	// that had come was read, though: otherwise close sends an RST, and what waited is lost.
+	held := a.verdict == hangUp && c.generation == 0
+	rest, err := s.send(c.fd, a.out, held)
 	switch {
 	case a.reg != nil:
 		if err != nil || len(rest) > 0 {
@@ -313,18 +366,19 @@ func (s *Server) carryOut(c *conn, a answer) {
 	case len(rest) > 0:
 		s.keepRest(c, rest, a.shared)
 	case a.verdict == stay:
-		s.await(c).said = true
+		w := s.await(c)
+		w.in, w.said = nil, true
 	default:
 		s.end(c, "")
 	}
 }
 
-// send writes an answer as far as the peer's window allows and returns the rest. The last answer of a
-// connection is held back until close sends it together with the FIN.
-func (s *Server) send(fd int, out []byte, v verdict) (rest []byte, err error) {
+// send writes an answer as far as the peer's window allows and returns the rest. If it is held, the
+// kernel keeps what would fill no segment until close.
+func (s *Server) send(fd int, out []byte, held bool) (rest []byte, err error) {
 	time.Sleep(s.cfg.DelayWrite)
 	flags := unix.MSG_NOSIGNAL
-	if v == hangUp {
+	if held {
 		flags |= unix.MSG_MORE
 	}
 	for len(out) > 0 {
@@ -395,7 +449,7 @@ func (s *Server) maxWaiting() int {
 // interest tells epoll what to watch of c.
 func (s *Server) interest(op int, c *conn, events uint32) {
 	ev := unix.EpollEvent{Events: events, Fd: int32(c.fd), Pad: int32(c.generation)}
-	if err := unix.EpollCtl(s.epfd, op, c.fd, &ev); err != nil {
+	if err := epollControl(s.epfd, op, c.fd, &ev); err != nil {
 		s.log.Error("epoll", "err", err, "peer", c.peer)
 	}
 }
@@ -408,6 +462,7 @@ func (s *Server) keepRest(c *conn, rest []byte, shared bool) {
 	w := s.await(c)
 	w.in = nil
 	w.unsent = rest
+	w.active = time.Now()
 	s.unsent += len(rest)
 	s.interest(unix.EPOLL_CTL_MOD, c, unix.EPOLLOUT)
 	for s.unsent > maxUnsentBytes && s.endOldestUnsent() {
@@ -442,10 +497,20 @@ func (s *Server) end(c *conn, reason string) {
 	s.remove(c)
 	if c.reg != nil {
 		s.nodes--
+		s.endKept(c)
 		s.unregister(c.reg, reason)
 		c.reg = nil
 	}
 	closeSocket(c.fd) // takes it out of epoll too
+}
+
+// endKept does for a connection that somebody else may have a descriptor of what closing ours does not.
+func (s *Server) endKept(c *conn) {
+	if s.cfg.Keeper == nil {
+		return
+	}
+	s.interest(unix.EPOLL_CTL_DEL, c, 0)
+	unix.Shutdown(c.fd, unix.SHUT_RDWR) // fails where the peer has gone, as it should
 }
 
 // remove takes c out of the table if it is there.
@@ -484,19 +549,20 @@ func (s *Server) drop(n *registry.Node, reason string) {
 	}
 }
 
-// poll handles what has happened to the connections in the table.
+// poll handles what has happened to the connections in the table. It need not ask until there is
+// nothing more: whatever happens next makes the epoll descriptor readable anew.
 func (s *Server) poll(epfd int) error {
 	var events [128]unix.EpollEvent
 	for {
-		n, err := unix.EpollWait(epfd, events[:], 0)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil || n == 0 {
+		n, err := epollWait(epfd, events[:])
+		if err != nil {
 			return err
 		}
 		for _, ev := range events[:n] {
 			s.happened(int(ev.Fd), uint32(ev.Pad))
+		}
+		if n < len(events) {
+			return nil
 		}
 	}
 }
@@ -518,7 +584,7 @@ func (s *Server) happened(fd int, generation uint32) {
 }
 
 func (s *Server) sendOn(c *conn) {
-	rest, err := s.send(c.fd, c.wait.unsent, hangUp)
+	rest, err := s.send(c.fd, c.wait.unsent, false)
 	if err != nil || len(rest) == 0 {
 		s.end(c, "")
 		return

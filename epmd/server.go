@@ -14,8 +14,29 @@ import (
 // DefaultPacketTimeout is how long a connection that has not registered may say nothing.
 const DefaultPacketTimeout = 60 * time.Second
 
-// ErrKilled is what Serve returns after a KILL_REQ that was granted.
-var ErrKilled = errors.New("killed by request")
+// Errors of Serve.
+var (
+	// ErrKilled is what Serve returns after a KILL_REQ that was granted.
+	ErrKilled = errors.New("killed by request")
+	// ErrHandOver is the cause with which Serve's context is cancelled for another to go on: the sockets
+	// that listen and those of registered nodes stay open, see Server.HandOver.
+	ErrHandOver = errors.New("handed over")
+)
+
+// Keeper keeps the connections of nodes for when this process has ended. Its methods must not block.
+type Keeper interface {
+	// Keep is called before the registration of n is answered. Its connection is fd, which stays open
+	// until Release.
+	Keep(fd int, n *registry.Node)
+	// Release is called when n has gone, or is to go, before its connection is closed.
+	Release(n *registry.Node)
+}
+
+// Restored is a node that was registered with an earlier process, and its connection.
+type Restored struct {
+	FD           int // non-blocking, and checked to be alive
+	Registration *registry.Registration
+}
 
 // Config says how a Server behaves. Only Registry must be set.
 type Config struct {
@@ -32,6 +53,13 @@ type Config struct {
 	// Files bounds the connections: at most Files-64 nodes can be registered, which leaves some for
 	// lookups and for the rest of the process. 0: the process's limit on open files.
 	Files int
+
+	// Keeper keeps connections for the next process. With one, Serve unregisters nobody when it ends. nil:
+	// registrations end with Serve.
+	Keeper Keeper
+
+	// Restored are registered nodes to begin with, which Serve takes over.
+	Restored []Restored
 
 	// LANOff returns why there is no LAN discovery, or "" if there is; WatchReq is told. nil: there is.
 	LANOff func() string
@@ -139,7 +167,7 @@ func (s *Server) handlePort(from caller, req []byte) answer {
 	if n := s.cfg.Registry.Lookup(string(name)); n != nil {
 		resp = PortResp{0, n.Port, n.Type, n.Protocol, n.High, n.Low, n.Name, n.Extra}
 	}
-	if s.debugging() {
+	if s.logs(slog.LevelDebug) {
 		s.log.Debug("lookup", "name", string(name), "found", resp.Result == 0, "peer", from.peer)
 	}
 	s.out = resp.Append(s.out[:0])
@@ -159,7 +187,9 @@ func (s *Server) handleAlive(from caller, req []byte) answer {
 	}
 	if err == nil {
 		resp.Result, resp.Creation = 0, s.cfg.Registry.Node(reg).Creation
-		s.log.Info("node up", "node", alive.Name, "port", alive.Port, "peer", from.peer)
+		if s.logs(slog.LevelInfo) {
+			s.log.Info("node up", "node", alive.Name, "port", alive.Port, "peer", from.peer)
+		}
 	} else {
 		s.log.Warn("name refused", "node", alive.Name, "err", err, "peer", from.peer)
 	}
@@ -176,7 +206,7 @@ func (s *Server) register(from caller, alive AliveReq) (*registry.Registration, 
 	if err := s.roomToStay(); err != nil {
 		return nil, err
 	}
-	return s.cfg.Registry.Register(registry.Node{
+	reg, err := s.cfg.Registry.Register(registry.Node{
 		Name:      alive.Name,
 		Port:      alive.Port,
 		Type:      alive.Type,
@@ -187,13 +217,22 @@ func (s *Server) register(from caller, alive AliveReq) (*registry.Registration, 
 		Addresses: []netip.Addr{from.peer.Addr()},
 		FD:        int32(from.fd),
 	})
+	if err == nil && s.cfg.Keeper != nil {
+		s.cfg.Keeper.Keep(from.fd, s.cfg.Registry.Node(reg))
+	}
+	return reg, err
 }
 
 // unregister ends a node's registration; its connection goes with it.
 func (s *Server) unregister(reg *registry.Registration, reason string) {
 	n := s.cfg.Registry.Node(reg)
 	s.cfg.Registry.Unregister(reg)
-	s.log.Info("node down", "node", n.Name, "port", n.Port, "reason", reason)
+	if s.cfg.Keeper != nil {
+		s.cfg.Keeper.Release(n)
+	}
+	if s.logs(slog.LevelInfo) {
+		s.log.Info("node down", "node", n.Name, "port", n.Port, "reason", reason)
+	}
 }
 
 func (s *Server) handleStop(from caller, req []byte) answer {
@@ -244,29 +283,36 @@ func (s *Server) complain(from caller, msg string, args ...any) {
 	}
 }
 
-func (s *Server) debugging() bool { return s.log.Enabled(context.Background(), slog.LevelDebug) }
+// logs tells whether anybody reads entries of that level: their arguments cost more than a lookup.
+func (s *Server) logs(level slog.Level) bool { return s.log.Enabled(context.Background(), level) }
 
-// debug logs a request. The arguments of a log call cost more than a lookup, so it looks first whether
-// anybody reads them.
+// debug logs a request.
 func (s *Server) debug(msg string, from caller) {
-	if s.debugging() {
+	if s.logs(slog.LevelDebug) {
 		s.log.Debug(msg, "peer", from.peer)
 	}
 }
 
 // Serve answers on all listeners, which it takes over and closes, until ctx ends or a KILL_REQ is
 // granted; the error is nil or ErrKilled then. Any other error means that it could not begin, or that
-// a listener broke. All registrations end with it. It is called once.
+// a listener broke. All registrations end with it, but for what Config.Keeper and ErrHandOver say. It is
+// called once.
 func (s *Server) Serve(ctx context.Context, listeners ...*net.TCPListener) error {
+	parent := ctx
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	if err := s.open(ctx, stop, listeners); err != nil {
 		return err
 	}
 	err := s.run(ctx)
-	s.close()
-	if errors.Is(context.Cause(ctx), ErrKilled) {
-		return ErrKilled
+	stop(nil) // for subscribers, if a listener broke
+	switch cause := context.Cause(ctx); {
+	case errors.Is(context.Cause(parent), ErrHandOver):
+		s.leave()
+		return ErrHandOver
+	case errors.Is(cause, ErrKilled):
+		err = ErrKilled
 	}
+	s.close()
 	return err
 }

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The system calls of which a lookup consists. The sockets don't block, so the scheduler is not told
+// The system calls of which lookups and registrations consist. The sockets don't block, so the scheduler is not told
 // of the calls: with the ordinary wrappers it takes the processor away from one that lasts for 20 µs,
 // which costs more than the call and keeps a thread of the runtime looking out for such.
 
@@ -72,6 +72,26 @@ func transmit(fd int, b []byte, flags int) (int, error) {
 		return 0, errno
 	}
 	return int(r), nil
+}
+
+// epollWait returns how many events are there and have been put into events, which may be none.
+func epollWait(epfd int, events []unix.EpollEvent) (int, error) {
+	r, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(&events[0])),
+		uintptr(len(events)), 0, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(r), nil
+}
+
+// epollControl adds, modifies or deletes (EPOLL_CTL_ADD, MOD, DEL) what is watched of fd.
+func epollControl(epfd, op, fd int, ev *unix.EpollEvent) error {
+	_, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epfd), uintptr(op), uintptr(fd),
+		uintptr(unsafe.Pointer(ev)), 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 // closeSocket closes a descriptor. What was sent before is still delivered.

@@ -32,6 +32,8 @@ type nodeStream struct {
 // run sends the snapshot and, if it is to follow, every change, until ctx ends, the peer does or falls
 // behind. It closes the connection.
 func (s *nodeStream) run(ctx context.Context) {
+	// Not from the context below: a peer that closes its half first is still told what it asked for.
+	defer context.AfterFunc(ctx, func() { s.conn.Close() })()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	closed := make(chan struct{})

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
 )
@@ -53,13 +54,46 @@ type Node struct {
 	Addresses []netip.Addr // most likely to be reached first; of a local node where it registered from
 	Since     time.Time    // registered, or first seen
 	Creation  uint32       // 0: not known
+	Counter   uint32       // what Creation was made of; local nodes only
 	FD        int32        // descriptor number of its connection; local nodes only, shown by DUMP_REQ
+	Holder    *Holder      // the process behind its connection; local nodes only, nil: not known
 	Port      uint16       // distribution port
+	PeerPort  uint16       // of its end of its connection, which is at Addresses[0]; local nodes only
 	High, Low uint16       // distribution versions spoken; 0: not known
 	Type      NodeType
 	Protocol  uint8 // 0: TCP/IPv4, as ALIVE2_REQ has it
 	Origin    Origin
 	Sure      bool // Node is what the node calls itself; otherwise it was put together from Name and Host
+}
+
+// Peer returns a local node's end of its connection. It is not valid if that is not known.
+func (n *Node) Peer() netip.AddrPort {
+	if len(n.Addresses) == 0 || n.Origin != Local {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(n.Addresses[0], n.PeerPort)
+}
+
+// Holder is the process that holds a local node's name by its connection.
+type Holder struct {
+	Unit string // systemd unit it runs in, a service or a scope; empty: none, or not known
+	PID  int32  // 0: not known
+	UID  uint32 // whose it is
+}
+
+// String returns "pid 812, uid 107, rabbitmq-server.service", as much of it as is known.
+func (h *Holder) String() string {
+	if h == nil {
+		return "not known"
+	}
+	s := fmt.Sprintf("uid %d", h.UID)
+	if h.PID != 0 {
+		s = fmt.Sprintf("pid %d, %s", h.PID, s)
+	}
+	if h.Unit != "" {
+		s += ", " + h.Unit
+	}
+	return s
 }
 
 // Identity is what a node says of itself in the distribution handshake.

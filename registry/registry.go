@@ -62,7 +62,6 @@ type neighbourKey struct{ node, host string }
 // Registration is a place in the registry that a local node holds until Unregister.
 type Registration struct {
 	node         *Node // replaced, never changed; guarded by Registry.mu
-	counter      uint32
 	older, newer *Registration
 }
 
@@ -70,15 +69,15 @@ type Registration struct {
 // forget the one that went first, and because DUMP_REQ shows it.
 type oldName struct {
 	Old
-	counter    uint32
 	prev, next *oldName
 }
 
 // Old is a name that was registered once, as DUMP_REQ shows it.
 type Old struct {
-	Name string
-	Port uint16
-	FD   int32
+	Name    string
+	Port    uint16
+	FD      int32
+	Counter uint32 // what its last creation was made of
 }
 
 // New returns an empty registry for the host of that name (as others on the LAN call it, such as
@@ -96,7 +95,7 @@ func New(host string, maxOld int) *Registry {
 }
 
 // Register enters a node of this host, of which the caller gives what ALIVE2_REQ said and where it
-// came from: Name, Port, Type, Protocol, High, Low, Extra, Addresses, FD. The rest is filled in. It
+// came from: Name, Port, Type, Protocol, High, Low, Extra, Addresses, PeerPort, FD. The rest is filled in. It
 // returns ErrNameTaken if the name is registered already.
 func (r *Registry) Register(n Node) (*Registration, error) {
 	r.mu.Lock()
@@ -104,18 +103,49 @@ func (r *Registry) Register(n Node) (*Registration, error) {
 	if _, taken := r.local[n.Name]; taken {
 		return nil, fmt.Errorf("register %q: %w", n.Name, ErrNameTaken)
 	}
-	reg := &Registration{counter: r.nextCounter(n.Name)}
+	n.Sure = false
+	n.Counter = r.nextCounter(n.Name)
+	n.Creation = creation(n.Counter, n.High)
+	n.Since = time.Now()
 	r.lastID++
 	n.ID = r.lastID
-	n.Origin = Local
-	n.Creation = creation(reg.counter, n.High)
-	n.Since = time.Now()
-	n.Node, n.Host, n.Sure = n.Name+"@"+r.host, r.host, false
-	reg.node = &n
+	return r.add(n), nil
+}
+
+// Restore enters a node of this host as Register does, but one that was registered with an earlier
+// process: its ID, Counter, Creation and Since are kept, and Node and Dist if it is Sure. All are restored before the first is
+// registered.
+func (r *Registry) Restore(n Node) (*Registration, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, taken := r.local[n.Name]; taken {
+		return nil, fmt.Errorf("restore %q: %w", n.Name, ErrNameTaken)
+	}
+	if was := r.old[n.Name]; was != nil {
+		r.forget(was)
+	}
+	r.lastID = max(r.lastID, n.ID)
+	return r.add(n), nil
+}
+
+// RestoreOld enters a name that went with an earlier process, the one that went first leading.
+func (r *Registry) RestoreOld(o Old) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.remember(o)
+}
+
+// add enters a local node whose name is free.
+func (r *Registry) add(n Node) *Registration {
+	n.Origin, n.Host = Local, r.host
+	if !n.Sure {
+		n.Node = n.Name + "@" + r.host
+	}
+	reg := &Registration{node: &n}
 	r.local[n.Name] = reg
 	r.link(reg)
 	r.changed(Event{Up, reg.node})
-	return reg, nil
+	return reg
 }
 
 // Unregister removes a node of this host. A registration that is no longer there is left alone.
@@ -127,8 +157,9 @@ func (r *Registry) Unregister(reg *Registration) {
 	}
 	delete(r.local, reg.node.Name)
 	r.unlink(reg)
-	r.remember(reg)
-	r.changed(Event{Down, reg.node})
+	n := reg.node
+	r.remember(Old{n.Name, n.Port, n.FD, n.Counter})
+	r.changed(Event{Down, n})
 }
 
 // Node returns the node as it is known now.
@@ -234,6 +265,21 @@ func (r *Registry) Identify(n *Node, id Identity) error {
 	return nil
 }
 
+// SetHolder enters which process is behind a local node. As with Identify, nothing happens if n has gone or was
+// registered anew.
+func (r *Registry) SetHolder(n *Node, h *Holder) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	reg := r.local[n.Name]
+	if reg == nil || reg.node.ID != n.ID {
+		return
+	}
+	m := *reg.node
+	m.Holder = h
+	reg.node = &m
+	r.changed(Event{Changed, reg.node})
+}
+
 // SetNeighbour enters a node of another host or changes what is known of it. What makes it the same
 // node are Node and Host. It returns ErrTooManyNeighbours or ErrTooManyOfHost for a new one past the
 // limits; Since is kept from when it was first seen.
@@ -311,18 +357,19 @@ func (r *Registry) unlink(reg *Registration) {
 	reg.older, reg.newer = nil, nil
 }
 
-// remember keeps the counter of a name that goes, and forgets the one that went first if there are
-// too many.
-func (r *Registry) remember(reg *Registration) {
-	n := reg.node
-	o := &oldName{Old: Old{n.Name, n.Port, n.FD}, counter: reg.counter, prev: r.oldLast}
+// remember keeps a name that goes, and forgets the one that went first if there are too many.
+func (r *Registry) remember(old Old) {
+	if was := r.old[old.Name]; was != nil {
+		r.forget(was)
+	}
+	o := &oldName{Old: old, prev: r.oldLast}
 	if r.oldLast == nil {
 		r.oldFirst = o
 	} else {
 		r.oldLast.next = o
 	}
 	r.oldLast = o
-	r.old[n.Name] = o
+	r.old[o.Name] = o
 	if len(r.old) > r.maxOld {
 		r.forget(r.oldFirst)
 	}
@@ -350,7 +397,7 @@ func (r *Registry) nextCounter(name string) uint32 {
 		return max(rand.Uint32(), minCreation)
 	}
 	r.forget(o)
-	return max(o.counter+1, minCreation)
+	return max(o.Counter+1, minCreation)
 }
 
 // minCreation is the least 32-bit creation: 0 has a meaning of its own and 1 to 3 are those of nodes

@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A daemon is this program started once more in a session of its own, without the terminal, the working
+// directory and the open files of the first, which ends when the second listens. To tell so, the second
+// has what a service manager would give it: a NOTIFY_SOCKET. That it is one of these, and meant for no other process,
+// is in the socket's name, which holds the process id of the first. The arguments remain what they were,
+// so that the daemon is listed as epmd -daemon.
+
+const (
+	envNotify    = "NOTIFY_SOCKET"
+	daemonSocket = "@epmd-daemon-" // an abstract socket; the process id follows
+)
+
+// daemonStartTime is how long a daemon is given to listen; it takes milliseconds.
+const daemonStartTime = 10 * time.Second
+
+// isDaemon tells whether this process was started by startDaemon.
+func isDaemon(getenv func(string) (string, bool)) bool {
+	socket, _ := getenv(envNotify)
+	return strings.HasPrefix(socket, daemonPrefix(os.Getppid()))
+}
+
+func daemonPrefix(pid int) string { return daemonSocket + strconv.Itoa(pid) + "-" }
+
+// startDaemon starts the daemon and returns when it listens, or has found that another does, which is
+// as good.
+func startDaemon(ctx context.Context, args []string) error {
+	ctx, cancel := context.WithTimeout(ctx, daemonStartTime)
+	defer cancel()
+	socket := daemonPrefix(os.Getpid()) + rand.Text()
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		return fmt.Errorf("start daemon: %w", err)
+	}
+	defer conn.Close()
+	daemon, err := spawn(args, socket)
+	if err != nil {
+		return fmt.Errorf("start daemon: %w", err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		ended <- daemon.Wait()
+		conn.Close()
+	}()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	said, err := awaitReady(conn)
+	if err == nil {
+		return nil
+	}
+	select {
+	case err := <-ended:
+		return daemonEnded(said, err)
+	case <-ctx.Done():
+		return fmt.Errorf("start daemon: does not listen yet: %w", ctx.Err())
+	}
+}
+
+// spawn starts this program once more.
+func spawn(args []string, socket string) (*exec.Cmd, error) {
+	if err := keepFiles(); err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	daemon := exec.Command(self)
+	daemon.Args = args
+	daemon.Env = append(os.Environ(), envNotify+"="+socket)
+	daemon.Dir = "/"
+	daemon.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	return daemon, daemon.Start()
+}
+
+// keepFiles keeps the files that this process was started with, beyond the standard ones, from the
+// daemon: whoever waits for the other end of a pipe would wait for long.
+func keepFiles() error {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd)
+		}
+	}
+	return nil
+}
+
+// awaitReady reads what the daemon notifies until it is ready, and returns the last status it told.
+func awaitReady(conn *net.UnixConn) (status string, err error) {
+	buf := make([]byte, 4096)
+	for {
+		n, err := conn.Read(buf)
+		if err != nil {
+			return status, err
+		}
+		for line := range strings.SplitSeq(string(buf[:n]), "\n") {
+			if line == "READY=1" {
+				return status, nil
+			}
+			if s, ok := strings.CutPrefix(line, "STATUS="); ok {
+				status = s
+			}
+		}
+	}
+}
+
+// daemonEnded returns the error of a daemon that ended before it was ready. It has no standard error to
+// complain on.
+func daemonEnded(status string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case status != "":
+		return errors.New(status)
+	}
+	return fmt.Errorf("daemon ended at once: %w", err)
+}

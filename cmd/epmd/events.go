@@ -1,0 +1,219 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"eclus/registry"
+	"eclus/systemd"
+)
+
+// An entry about a node waits at most for both times at their longest, and for the entries before it to be
+// done with: half a second in all.
+const (
+	eventSettle    = 20 * time.Millisecond  // a node gone within this time has no holder looked for
+	maxEventSettle = 200 * time.Millisecond // the same where looking takes long
+	maxHolderTime  = 150 * time.Millisecond // that looking may take
+)
+
+// events finds out which process is behind each node that registers, tells the registry, and writes to the log
+// who comes and goes. Entries at level Info have these texts and keys, of which those in brackets may be missing:
+//
+//	node up, node down              node port peer [pid] uid [unit], the last three if they were found out
+//	neighbour up, neighbour down    node host port [address]
+type events struct {
+	reg     *registry.Registry
+	log     *slog.Logger
+	known   []*registry.Node // at the beginning
+	changes *registry.Subscription
+	lastID  uint64        // of all nodes that are in the log, or were known at the beginning
+	took    time.Duration // to find the last holders
+}
+
+// newEvents returns what writes of every change from now on. Nodes that are there already, which is to say
+// restored, are not written of when they are found.
+func newEvents(reg *registry.Registry, log *slog.Logger) *events {
+	e := &events{reg: reg, log: log}
+	e.known, e.changes = reg.Subscribe()
+	for _, n := range e.known {
+		e.lastID = max(e.lastID, n.ID)
+	}
+	return e
+}
+
+// run returns when ctx has ended and what had happened before is in the log. It is called once.
+func (e *events) run(ctx context.Context) {
+	defer func() { e.changes.Close() }()
+	e.findHolders(ctx, e.known)
+	e.known = nil
+	for {
+		batch, err := e.next(ctx)
+		if errors.Is(err, registry.ErrBehind) {
+			batch = e.catchUp()
+		} else if err != nil {
+			return
+		}
+		e.findHolders(ctx, arrived(batch))
+		e.write(batch)
+	}
+}
+
+// next waits for nodes to come or go, unless they have before ctx ended, and returns that with all else that happens a little later: one wake-up
+// and one look at the processes for however many come together.
+func (e *events) next(ctx context.Context) ([]registry.Event, error) {
+	batch, err := e.changes.Next(ctx)
+	if err != nil || !slices.ContainsFunc(batch, isNews) {
+		return nil, err
+	}
+	pause(ctx, min(max(eventSettle, 4*e.took), maxEventSettle))
+	more, _ := e.changes.Take() // its error is there again the next time
+	return slices.DeleteFunc(append(batch, more...), func(ev registry.Event) bool { return !isNews(ev) }), nil
+}
+
+// isNews tells whether something has come or gone.
+func isNews(ev registry.Event) bool { return ev.Kind != registry.Changed }
+
+// catchUp begins anew where more has happened than was kept, and returns the nodes that have come since.
+func (e *events) catchUp() []registry.Event {
+	e.log.Warn("changes of nodes not logged: too many at once")
+	nodes, changes := e.reg.Subscribe()
+	e.changes = changes
+	var batch []registry.Event
+	for _, n := range nodes {
+		if n.ID > e.lastID {
+			batch = append(batch, registry.Event{Kind: registry.Up, Node: n})
+		}
+	}
+	slices.SortFunc(batch, func(a, b registry.Event) int { return cmp.Compare(a.Node.ID, b.Node.ID) })
+	return batch
+}
+
+// arrived returns the nodes that have come and not gone again.
+func arrived(batch []registry.Event) []*registry.Node {
+	gone := make(map[uint64]bool)
+	for _, ev := range batch {
+		if ev.Kind == registry.Down {
+			gone[ev.Node.ID] = true
+		}
+	}
+	var nodes []*registry.Node
+	for _, ev := range batch {
+		if ev.Kind == registry.Up && !gone[ev.Node.ID] {
+			nodes = append(nodes, ev.Node)
+		}
+	}
+	return nodes
+}
+
+// findHolders finds the processes behind those nodes that are of this host, and tells the registry.
+func (e *events) findHolders(ctx context.Context, nodes []*registry.Node) {
+	var local []*registry.Node
+	var conns []systemd.Connection
+	for _, n := range nodes {
+		if c, ok := e.connection(n); ok {
+			local, conns = append(local, n), append(conns, c)
+		}
+	}
+	if len(conns) == 0 {
+		return
+	}
+	begin := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, maxHolderTime)
+	defer cancel()
+	holders, err := systemd.FindHolders(ctx, conns)
+	if err != nil {
+		e.log.Debug("holders of names not found", "err", err)
+		return
+	}
+	e.took = time.Since(begin)
+	for i, h := range holders {
+		if h != nil {
+			e.reg.SetHolder(local[i], h)
+		}
+	}
+}
+
+// connection returns the connection that a node of this host has registered by.
+func (e *events) connection(n *registry.Node) (systemd.Connection, bool) {
+	if n.Origin != registry.Local || n.PeerPort == 0 {
+		return systemd.Connection{}, false
+	}
+	sa, err := unix.Getsockname(int(n.FD))
+	// The descriptor is that of another connection by now if the node has gone.
+	if now := e.reg.Lookup(n.Name); err != nil || now == nil || now.ID != n.ID {
+		return systemd.Connection{}, false
+	}
+	return systemd.Connection{Local: addrPort(sa), Peer: n.Peer()}, true
+}
+
+// addrPort returns a socket address in Go's form.
+func addrPort(sa unix.Sockaddr) netip.AddrPort {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
+	}
+	return netip.AddrPort{}
+}
+
+// write writes what has happened to the log.
+func (e *events) write(batch []registry.Event) {
+	enabled := e.log.Enabled(context.Background(), slog.LevelInfo)
+	for _, ev := range batch {
+		e.lastID = max(e.lastID, ev.Node.ID)
+		switch {
+		case !enabled:
+		case ev.Node.Origin == registry.LAN:
+			e.writeNeighbour(ev)
+		default:
+			e.writeNode(ev)
+		}
+	}
+}
+
+func (e *events) writeNode(ev registry.Event) {
+	n := ev.Node
+	if now := e.reg.Lookup(n.Name); now != nil && now.ID == n.ID {
+		n = now // with its holder
+	}
+	name := n.Name
+	if n.Sure {
+		name = n.Node
+	}
+	args := []any{"node", name, "port", n.Port, "peer", n.Peer()}
+	if h := n.Holder; h != nil {
+		if h.PID != 0 {
+			args = append(args, "pid", h.PID)
+		}
+		args = append(args, "uid", h.UID)
+		if h.Unit != "" {
+			args = append(args, "unit", h.Unit)
+		}
+	}
+	text := "node up"
+	if ev.Kind == registry.Down {
+		text = "node down"
+	}
+	e.log.Info(text, args...)
+}
+
+func (e *events) writeNeighbour(ev registry.Event) {
+	n := ev.Node
+	args := []any{"node", n.Node, "host", n.Host, "port", n.Port}
+	if len(n.Addresses) > 0 {
+		args = append(args, "address", n.Addresses[0])
+	}
+	text := "neighbour up"
+	if ev.Kind == registry.Down {
+		text = "neighbour down"
+	}
+	e.log.Info(text, args...)
+}

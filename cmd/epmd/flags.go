@@ -1,0 +1,328 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"eclus/epmd"
+)
+
+// Environment variables. Those of OTP keep its meaning; a flag has precedence over its variable.
+const (
+	envPort    = "ERL_EPMD_PORT"
+	envAddress = "ERL_EPMD_ADDRESS"
+	envRelaxed = "ERL_EPMD_RELAXED_COMMAND_CHECK" // counts when set, even to nothing
+	envLAN     = "ECLUS_LAN"
+	envAllow   = "ECLUS_ALLOW"
+)
+
+// command is what the command line asks for.
+type command uint8
+
+const (
+	commandServe command = iota
+	commandNames
+	commandStarted
+	commandDump
+	commandKill
+	commandStop
+	commandNodes
+	commandVersion
+)
+
+// config is the command line and the environment, checked.
+type config struct {
+	command command
+	name    string // whom to stop
+
+	port      uint16
+	address   string       // the list of addresses as given
+	addresses []netip.Addr // the same parsed; empty: everywhere
+	debug     int          // how many -d
+	daemon    bool
+	relaxed   bool
+	systemd   bool
+
+	packetTimeout, delayAccept, delayWrite time.Duration // 0: not given
+
+	lan        lanMode
+	access     epmd.Access
+	interfaces []string // empty: all
+
+	json, watch bool
+}
+
+// lanMode says which parts of LAN discovery are wanted.
+type lanMode struct{ publish, browse bool }
+
+// usageError is the error of a command line or environment that can't be made sense of. It is shown
+// with the usage.
+type usageError struct{ text string }
+
+func (e usageError) Error() string { return e.text }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Sprintf(format, args...)} }
+
+// parser goes through the arguments as the epmd of OTP does: from left to right, and what is to be
+// asked of a running epmd comes last.
+type parser struct {
+	config
+	rest  []string
+	given map[string]string // flags so far that the environment could have set, or that exclude others
+}
+
+// parse makes a config of the arguments, without the program's name, and the environment.
+func parse(args []string, getenv func(string) (string, bool)) (config, error) {
+	p := parser{rest: args, given: make(map[string]string)}
+	for len(p.rest) > 0 {
+		if err := p.next(); err != nil {
+			return config{}, err
+		}
+	}
+	if err := p.environment(getenv); err != nil {
+		return config{}, err
+	}
+	if err := p.contradictions(); err != nil {
+		return config{}, err
+	}
+	return p.config, p.parseAddresses()
+}
+
+// next deals with the flag that is next, its value included.
+func (p *parser) next() error {
+	flag := p.rest[0]
+	p.rest = p.rest[1:]
+	switch flag {
+	case "-d", "-debug":
+		p.debug++
+	case "-daemon":
+		p.daemon = true
+	case "-relaxed_command_check":
+		p.relaxed = true
+	case "-systemd":
+		p.systemd = true
+	case "-json":
+		p.json = true
+	case "-watch":
+		p.watch = true
+	case "-nodes":
+		p.command = commandNodes
+	case "-names", "-started", "-dump", "-kill", "-stop", "-version":
+		return p.last(flag)
+	default:
+		return p.valued(flag)
+	}
+	return nil
+}
+
+// last deals with a flag after which nothing may follow.
+func (p *parser) last(flag string) error {
+	if p.command != commandServe {
+		return usagef("%s contradicts -nodes", flag)
+	}
+	switch flag {
+	case "-names":
+		p.command = commandNames
+	case "-started":
+		p.command = commandStarted
+	case "-dump":
+		p.command = commandDump
+	case "-kill":
+		p.command = commandKill
+	case "-version":
+		p.command = commandVersion
+	case "-stop":
+		p.command = commandStop
+		if len(p.rest) == 0 {
+			return usagef("-stop: name missing")
+		}
+		p.name, p.rest = p.rest[0], p.rest[1:]
+	}
+	if len(p.rest) > 0 {
+		return usagef("%s must come last: %q follows", flag, p.rest[0])
+	}
+	return nil
+}
+
+// valued deals with a flag that has a value.
+func (p *parser) valued(flag string) error {
+	set := p.setter(flag)
+	if set == nil {
+		return usagef("unknown flag %q", flag)
+	}
+	if len(p.rest) == 0 {
+		return usagef("%s: value missing", flag)
+	}
+	value := p.rest[0]
+	p.rest = p.rest[1:]
+	p.given[flag] = value
+	return blame(flag, value, set(value))
+}
+
+// setter returns what sets the value of a flag, or nil for an unknown one.
+func (p *parser) setter(flag string) func(string) error {
+	switch flag {
+	case "-port":
+		return p.setPort
+	case "-address":
+		return p.setAddress
+	case "-lan":
+		return p.setLAN
+	case "-allow":
+		return p.setAllow
+	case "-interface":
+		return p.setInterfaces
+	case "-packet_timeout":
+		return secondsSetter(&p.packetTimeout)
+	case "-delay_accept":
+		return secondsSetter(&p.delayAccept)
+	case "-delay_write":
+		return secondsSetter(&p.delayWrite)
+	}
+	return nil
+}
+
+// blame makes a usageError of what a setter said of the value of a flag or variable.
+func blame(name, value string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return usagef("%s %q: %v", name, value, err)
+}
+
+func (p *parser) setPort(s string) error {
+	port, err := strconv.ParseUint(s, 10, 16)
+	if err != nil || port == 0 {
+		return errors.New("not a port from 1 to 65535")
+	}
+	p.port = uint16(port)
+	return nil
+}
+
+func (p *parser) setAddress(s string) error {
+	p.address = s
+	return nil
+}
+
+func (p *parser) setLAN(s string) error {
+	switch s {
+	case "on":
+		p.lan = lanMode{publish: true, browse: true}
+	case "publish":
+		p.lan = lanMode{publish: true}
+	case "browse":
+		p.lan = lanMode{browse: true}
+	case "off":
+		p.lan = lanMode{}
+	default:
+		return errors.New("not one of on, publish, browse, off")
+	}
+	return nil
+}
+
+func (p *parser) setAllow(s string) (err error) {
+	if p.access, err = epmd.ParseAccess(s); err != nil {
+		return errors.New("not local, lan, any or a comma-separated list of CIDR prefixes")
+	}
+	return nil
+}
+
+func (p *parser) setInterfaces(s string) error {
+	p.interfaces = strings.Split(s, ",")
+	if slices.ContainsFunc(p.interfaces, func(name string) bool { return !isInterfaceName(name) }) {
+		return errors.New("not a comma-separated list of network interfaces")
+	}
+	return nil
+}
+
+// isInterfaceName tells whether a network interface can have that name. It need not be there: interfaces
+// come and go.
+func isInterfaceName(s string) bool {
+	const maxLen = 15 // IFNAMSIZ less its NUL
+	return s != "" && len(s) <= maxLen && s != "." && s != ".." && !strings.ContainsAny(s, "/: \t\n\v\f\r")
+}
+
+// maxSeconds keeps what is made of a value within a time.Duration and a C int.
+const maxSeconds = 1<<31 - 1
+
+func secondsSetter(d *time.Duration) func(string) error {
+	return func(s string) error {
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil || n < 1 || n > maxSeconds {
+			return errors.New("not a positive number of seconds")
+		}
+		*d = time.Duration(n) * time.Second
+		return nil
+	}
+}
+
+// environment fills in from the environment, or by default, what no flag has set. Of the variables that
+// say how to serve, nothing is said to those who only ask.
+func (p *parser) environment(getenv func(string) (string, bool)) error {
+	fill := func(flag, variable, standard string, set func(string) error) error {
+		if _, ok := p.given[flag]; ok {
+			return nil
+		}
+		if value, ok := getenv(variable); ok {
+			return blame(variable, value, set(value))
+		}
+		return set(standard)
+	}
+	if err := fill("-port", envPort, strconv.Itoa(epmd.DefaultPort), p.setPort); err != nil || p.command != commandServe {
+		return err
+	}
+	if _, ok := getenv(envRelaxed); ok {
+		p.relaxed = true
+	}
+	return cmp.Or(
+		fill("-address", envAddress, "", p.setAddress),
+		fill("-lan", envLAN, "on", p.setLAN),
+		fill("-allow", envAllow, "lan", p.setAllow),
+	)
+}
+
+// contradictions returns an error if two flags can't both be meant.
+func (p *parser) contradictions() error {
+	listing := p.command == commandNodes
+	serving := p.command == commandServe
+	_, lanGiven := p.given["-lan"]
+	switch {
+	case p.json && !listing:
+		return usagef("-json goes with -nodes only")
+	case p.watch && !listing:
+		return usagef("-watch goes with -nodes only")
+	case listing && p.daemon:
+		return usagef("-nodes contradicts -daemon")
+	case listing && p.systemd:
+		return usagef("-nodes contradicts -systemd")
+	case serving && p.daemon && p.systemd:
+		return usagef("-daemon contradicts -systemd")
+	case serving && p.lan == lanMode{} && len(p.interfaces) > 0:
+		return usagef("-interface %q contradicts -lan off", p.given["-interface"])
+	case lanGiven && p.lan == lanMode{publish: true} && p.access.LocalOnly():
+		return usagef("-lan publish contradicts -allow local")
+	}
+	return nil
+}
+
+// parseAddresses parses the list of addresses to listen on, which are separated by commas and spaces.
+// Only who serves needs them.
+func (p *parser) parseAddresses() error {
+	if p.command != commandServe {
+		return nil
+	}
+	for word := range strings.FieldsFuncSeq(p.address, func(r rune) bool { return r == ',' || r == ' ' }) {
+		addr, err := netip.ParseAddr(word)
+		if err != nil {
+			return stockErrorf("cannot parse IP address %q", word)
+		}
+		p.addresses = append(p.addresses, addr.Unmap())
+	}
+	return nil
+}

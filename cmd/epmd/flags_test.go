@@ -1,0 +1,132 @@
+package main
+
+import (
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"eclus/epmd"
+)
+
+// serving is what an empty command line and environment mean, changed by change.
+func serving(change func(*config)) config {
+	c := config{port: 4369, lan: lanMode{publish: true, browse: true}}
+	change(&c)
+	return c
+}
+
+func access(s string) epmd.Access {
+	a, err := epmd.ParseAccess(s)
+	if err != nil {
+		panic(err)
+	}
+	return a
+}
+
+var parseTests = []struct {
+	args, env string // separated by spaces
+	want      config
+	err       string // all its words are in the error
+}{
+	{"", "", serving(func(*config) {}), ""},
+	{"-d -debug -daemon -relaxed_command_check", "", serving(func(c *config) { c.debug, c.daemon, c.relaxed = 2, true, true }), ""},
+	{"-port 65535", "ERL_EPMD_PORT=x", serving(func(c *config) { c.port = 65535 }), ""},
+	{"-port 1 -port 2", "", serving(func(c *config) { c.port = 2 }), ""},
+	{"", "ERL_EPMD_PORT=5000 ERL_EPMD_RELAXED_COMMAND_CHECK=", serving(func(c *config) { c.port, c.relaxed = 5000, true }), ""},
+	{"", "ERL_EPMD_ADDRESS=192.0.2.1,::1", serving(func(c *config) {
+		c.address, c.addresses = "192.0.2.1,::1", []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.IPv6Loopback()}
+	}), ""},
+	{"-address ::ffff:192.0.2.1", "ERL_EPMD_ADDRESS=x", serving(func(c *config) {
+		c.address, c.addresses = "::ffff:192.0.2.1", []netip.Addr{netip.MustParseAddr("192.0.2.1")}
+	}), ""},
+	{"-packet_timeout 5 -delay_accept 1 -delay_write 2", "", serving(func(c *config) {
+		c.packetTimeout, c.delayAccept, c.delayWrite = 5*time.Second, time.Second, 2*time.Second
+	}), ""},
+	{"-lan off", "ECLUS_LAN=publish", serving(func(c *config) { c.lan = lanMode{} }), ""},
+	{"", "ECLUS_LAN=browse ECLUS_ALLOW=local", serving(func(c *config) { c.lan.publish, c.access = false, access("local") }), ""},
+	{"-allow 192.0.2.0/24 -interface eth0,wlan0", "", serving(func(c *config) {
+		c.access, c.interfaces = access("192.0.2.0/24"), []string{"eth0", "wlan0"}
+	}), ""},
+	{"-port 7 -names", "ECLUS_LAN=nonsense ECLUS_ALLOW=x ERL_EPMD_ADDRESS=x", config{command: commandNames, port: 7}, ""},
+	{"-stop -kill", "", config{command: commandStop, name: "-kill", port: 4369}, ""},
+	{"-watch -nodes -json -port 7", "", config{command: commandNodes, port: 7, json: true, watch: true}, ""},
+	{"-version", "", config{command: commandVersion, port: 4369}, ""},
+
+	{"-port 65536", "", config{}, `-port "65536"`},
+	{"-port 12x", "", config{}, `-port "12x"`},
+	{"-port -1", "", config{}, `-port "-1"`},
+	{"", "ERL_EPMD_PORT=", config{}, `ERL_EPMD_PORT ""`},
+	{"-names", "ERL_EPMD_PORT=abc", config{}, `ERL_EPMD_PORT "abc"`},
+	{"-packet_timeout -1", "", config{}, `-packet_timeout "-1"`},
+	{"-packet_timeout 9223372036854775807", "", config{}, `-packet_timeout "9223372036854775807"`},
+	{"-lan yes", "", config{}, `-lan "yes"`},
+	{"", "ECLUS_LAN=1", config{}, `ECLUS_LAN "1"`},
+	{"-allow 10.0.0.0/33", "", config{}, `-allow "10.0.0.0/33"`},
+	{"", "ECLUS_ALLOW=lan,any", config{}, `ECLUS_ALLOW "lan,any"`},
+	{"-interface eth0,", "", config{}, `-interface "eth0,"`},
+	{"-interface ../x", "", config{}, `-interface "../x"`},
+	{"-json", "", config{}, "-json -nodes"},
+	{"-watch -names", "", config{}, "-watch -nodes"},
+	{"-nodes -names", "", config{}, "-names -nodes"},
+	{"-nodes -daemon", "", config{}, "-daemon -nodes"},
+	{"-systemd -daemon", "", config{}, "-daemon -systemd"},
+	{"-lan off -interface eth0", "", config{}, `-lan -interface "eth0"`},
+	{"-lan publish -allow local", "", config{}, "-lan -allow local"},
+}
+
+func TestParse(t *testing.T) {
+	for _, tt := range parseTests {
+		t.Run(tt.args+" "+tt.env, func(t *testing.T) {
+			got, err := parse(strings.Fields(tt.args), environ(tt.env))
+			if tt.err == "" && (err != nil || !reflect.DeepEqual(got, tt.want)) {
+				t.Errorf("got %+v, %v; want %+v", got, err, tt.want)
+			}
+			if tt.err == "" {
+				return
+			}
+			for word := range strings.FieldsSeq(tt.err) {
+				if err == nil || !strings.Contains(err.Error(), word) || strings.Contains(err.Error(), "\n") {
+					t.Errorf("error %v; want one line with %q", err, word)
+				}
+			}
+		})
+	}
+}
+
+// environ returns what looks up variables in a list of them.
+func environ(list string) func(string) (string, bool) {
+	set := make(map[string]string)
+	for variable := range strings.FieldsSeq(list) {
+		name, value, _ := strings.Cut(variable, "=")
+		set[name] = value
+	}
+	return func(name string) (string, bool) {
+		value, ok := set[name]
+		return value, ok
+	}
+}
+
+func TestPlaces(t *testing.T) {
+	for _, tt := range []struct{ list, want string }{
+		{"", "0.0.0.0 ::"},
+		{"127.0.0.1", "127.0.0.1 ::1"},
+		{"::1", "127.0.0.1 ::1"},
+		{"192.0.2.1 192.0.2.1", "127.0.0.1 ::1 192.0.2.1"},
+		{"0.0.0.0", "::1 0.0.0.0"},
+		{":: 192.0.2.1", "127.0.0.1 :: 192.0.2.1"},
+	} {
+		var list []netip.Addr
+		for word := range strings.FieldsSeq(tt.list) {
+			list = append(list, netip.MustParseAddr(word))
+		}
+		var got []string
+		for _, p := range places(list) {
+			got = append(got, p.addr.String())
+		}
+		if strings.Join(got, " ") != tt.want {
+			t.Errorf("%q: got %q, want %q", tt.list, got, tt.want)
+		}
+	}
+}

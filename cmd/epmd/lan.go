@@ -1,0 +1,118 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"net/netip"
+	"sync"
+
+	"eclus/avahi"
+	"eclus/epmd"
+	"eclus/registry"
+)
+
+// lan is LAN discovery, as much of it as is wanted.
+type lan struct {
+	publisher *avahi.Publisher // nil: nothing is published
+	browser   *avahi.Browser   // nil: nothing is looked for
+	private   string           // why nothing is published though it was asked for; or empty
+	changed   chan struct{}    // holds a token when state may have changed
+}
+
+func newLAN(c config, reg *registry.Registry, port uint16, loopbackOnly bool, log *slog.Logger) *lan {
+	l := &lan{changed: make(chan struct{}, 1)}
+	options := avahi.Options{
+		Interfaces: c.interfaces,
+		OnState:    func(avahi.State) { l.poke() },
+		Port:       port,
+		Version:    buildVersion(),
+		Names:      askNames,
+	}
+	switch {
+	case !c.lan.publish:
+	case loopbackOnly:
+		l.private = "epmd listens on loopback only"
+	case c.access.LocalOnly():
+		l.private = "-allow local"
+	default:
+		l.publisher = avahi.NewPublisher(reg, options, log)
+	}
+	if c.lan.browse {
+		l.browser = avahi.NewBrowser(reg, options, log)
+	}
+	if l.private != "" {
+		log.Info("not published", "reason", l.private)
+	}
+	return l
+}
+
+// run returns when ctx has ended and what was published is withdrawn.
+func (l *lan) run(ctx context.Context) {
+	var parts sync.WaitGroup
+	if l.publisher != nil {
+		parts.Go(func() { l.publisher.Run(ctx) })
+	}
+	if l.browser != nil {
+		parts.Go(func() { l.browser.Run(ctx) })
+	}
+	parts.Wait()
+}
+
+func (l *lan) poke() {
+	select {
+	case l.changed <- struct{}{}:
+	default:
+	}
+}
+
+// states returns those of the parts that are wanted.
+func (l *lan) states() []avahi.State {
+	var states []avahi.State
+	if l.publisher != nil {
+		states = append(states, l.publisher.State())
+	}
+	if l.browser != nil {
+		states = append(states, l.browser.State())
+	}
+	if len(states) == 0 {
+		states = append(states, avahi.State{Off: cmp.Or(l.private, "-lan off")})
+	}
+	return states
+}
+
+// off returns why there is no LAN discovery, or "" if there is any.
+func (l *lan) off() string {
+	states := l.states()
+	for _, s := range states {
+		if s.Off == "" {
+			return ""
+		}
+	}
+	return states[0].Off
+}
+
+// state says in a few words how LAN discovery does.
+func (l *lan) state() string {
+	states := l.states()
+	worst := states[0]
+	for _, s := range states[1:] {
+		if s.Off == "" && s.Waiting > worst.Waiting || s.Off != "" && worst.Off == "" {
+			worst = s
+		}
+	}
+	return worst.String()
+}
+
+// askNames asks the epmd of another host which nodes it has.
+func askNames(ctx context.Context, addr netip.AddrPort) ([]avahi.NamedPort, error) {
+	names, err := epmd.NewClient(addr).Names(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]avahi.NamedPort, len(names.Nodes))
+	for i, n := range names.Nodes {
+		list[i] = avahi.NamedPort{Name: n.Name, Port: n.Port}
+	}
+	return list, nil
+}

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"eclus/systemd"
+)
+
+// errTaken is the error of a port on which an epmd listens already, which is as good as listening.
+var errTaken = errors.New("there is already a epmd running")
+
+// inherit returns what this process was started with. If there are no sockets among it to listen on, those
+// that the flags say are bound.
+func inherit(ctx context.Context, c config, log *slog.Logger) (systemd.Inherited, error) {
+	in, err := systemd.Inherit(log)
+	switch {
+	case err != nil || len(in.Listeners) > 0:
+		return in, err
+	case c.systemd:
+		return in, stockErrorf("systemd provides no sockets")
+	}
+	in.Listeners, err = bind(ctx, c, log)
+	return in, err
+}
+
+// bind listens on all addresses that c tells of, or on none.
+func bind(ctx context.Context, c config, log *slog.Logger) ([]*net.TCPListener, error) {
+	var bound []*net.TCPListener
+	for _, p := range places(c.addresses) {
+		l, err := listen(ctx, netip.AddrPortFrom(p.addr, c.port))
+		if err == nil {
+			bound = append(bound, l)
+			continue
+		}
+		err = bindError(p.addr, err)
+		if p.optional && isAbsent(err) {
+			log.Info("not listening there", "address", p.addr, "err", err)
+			continue
+		}
+		for _, l := range bound {
+			l.Close()
+		}
+		return nil, err
+	}
+	return bound, nil
+}
+
+// place is an address to listen on. An optional one may be of a kind that this host has none of.
+type place struct {
+	addr     netip.Addr
+	optional bool
+}
+
+// places returns where to listen: everywhere, or on both loopback addresses and those in the list. A
+// loopback address is left out that another in the list covers.
+func places(list []netip.Addr) []place {
+	v4, v6 := netip.IPv4Unspecified(), netip.IPv6Unspecified()
+	if len(list) == 0 {
+		return []place{{v4, false}, {v6, true}}
+	}
+	var all []place
+	if !slices.Contains(list, v4) {
+		all = append(all, place{netip.AddrFrom4([4]byte{127, 0, 0, 1}), false})
+	}
+	if !slices.Contains(list, v6) {
+		all = append(all, place{netip.IPv6Loopback(), true})
+	}
+	for _, addr := range list {
+		if !slices.ContainsFunc(all, func(p place) bool { return p.addr == addr }) {
+			all = append(all, place{addr, false})
+		}
+	}
+	return all
+}
+
+// listen binds one address, IPv4 or IPv6 alone. It is plain TCP: Multipath TCP, which package net would
+// choose, costs every lookup something and gives epmd nothing.
+func listen(ctx context.Context, addr netip.AddrPort) (*net.TCPListener, error) {
+	network := "tcp6"
+	if addr.Addr().Is4() {
+		network = "tcp4"
+	}
+	var config net.ListenConfig
+	config.SetMultipathTCP(false)
+	l, err := config.Listen(ctx, network, addr.String())
+	if err != nil {
+		return nil, err
+	}
+	return l.(*net.TCPListener), nil
+}
+
+// bindError puts an error of listen in the words of OTP's epmd, or returns errTaken.
+func bindError(addr netip.Addr, err error) error {
+	var errno unix.Errno
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		return fmt.Errorf("%w on %v", errTaken, addr)
+	case errors.As(err, &errno):
+		return stockError{fmt.Sprintf("failed to bind on ipaddr %v: %s", addr, strerror(errno)), errno}
+	}
+	return err
+}
+
+// isAbsent tells whether an address could not be bound because the host has none of its kind.
+func isAbsent(err error) bool {
+	return errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EPROTONOSUPPORT)
+}
+
+// isLoopbackOnly tells whether no other host can reach any of the listeners.
+func isLoopbackOnly(listeners []*net.TCPListener) bool {
+	return !slices.ContainsFunc(listeners, func(l *net.TCPListener) bool {
+		return !l.Addr().(*net.TCPAddr).AddrPort().Addr().Unmap().IsLoopback()
+	})
+}

@@ -1,0 +1,83 @@
+// Command epmd is an Erlang Port Mapper Daemon that also makes the nodes of this host known on the
+// local network and those of the network known here. It takes the place of the epmd of Erlang/OTP: flags,
+// environment, texts and exit statuses are the same. Run it with -version or an unknown flag to see what it adds.
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"runtime/debug"
+
+	"eclus/systemd"
+)
+
+// version is set by the linker: -X main.version=1.2.3.
+var version string
+
+func main() {
+	err := run(context.Background(), os.Args, os.LookupEnv, os.Stdout, os.Stderr)
+	os.Exit(report(err, os.Stderr))
+}
+
+// run does what the command line and the environment say. All of both is checked before anything is
+// bound or asked.
+func run(ctx context.Context, args []string, getenv func(string) (string, bool), stdout, stderr io.Writer) error {
+	c, err := parse(args[1:], getenv)
+	if err != nil {
+		return err
+	}
+	switch c.command {
+	case commandVersion:
+		_, err := fmt.Fprintf(stdout, "epmd (Eclus) %s %s\n", buildVersion(), runtime.Version())
+		return err
+	case commandNodes:
+		return nodes(ctx, c, stdout, stderr)
+	case commandServe:
+		if rehearsal, err := systemd.Rehearsal(stdout); rehearsal {
+			return err
+		}
+		if c.daemon && !isDaemon(getenv) && !systemd.TakesOver() {
+			return startDaemon(ctx, args)
+		}
+		return serve(ctx, c, args, stderr)
+	}
+	return ask(ctx, c, stdout, stderr)
+}
+
+// exitStatus is the error of a command that has said already what there is to say.
+type exitStatus int
+
+func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
+// report tells the user of err, if that is still to be done, and returns the exit status.
+func report(err error, stderr io.Writer) int {
+	var status exitStatus
+	var usage usageError
+	var stock stockError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &status):
+		return int(status)
+	case errors.As(err, &usage):
+		fmt.Fprintf(stderr, "epmd: %v\n%s", err, usageText)
+	case errors.As(err, &stock):
+		stock.report(stderr)
+	default:
+		fmt.Fprintf(stderr, "epmd: %v\n", err)
+	}
+	return 1
+}
+
+// buildVersion returns what this epmd calls itself, on the network too.
+func buildVersion() string {
+	if info, ok := debug.ReadBuildInfo(); ok && version == "" && info.Main.Version != "(devel)" {
+		return cmp.Or(info.Main.Version, "devel")
+	}
+	return cmp.Or(version, "devel")
+}

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"maps"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"eclus/registry"
+)
+
+// known is a network of three nodes, one of which has a hostile name.
+func known() *knownNodes {
+	k := &knownNodes{epmdPort: 4369, nodes: make(map[nodeKey]registry.Node)}
+	since := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for _, n := range []registry.Node{
+		{Node: "b@hostb.local", Name: "b", Host: "hostb.local", Port: 41237, Origin: registry.LAN, Type: registry.Hidden,
+			Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.12"), netip.MustParseAddr("fe80::1")}, Since: since, Sure: true},
+		{Node: "å\x1b[31m\U000e0001@hosta.local", Name: "å\x1b[31m\U000e0001", Host: "hosta.local", Port: 5, Type: registry.Normal,
+			Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Since: since, Creation: 7},
+		{Node: "c@hostc.local", Name: "c", Host: "hostc.local", Port: 65535, Origin: registry.LAN, Since: since, Sure: true},
+	} {
+		k.nodes[keyOf(n)] = n
+	}
+	return k
+}
+
+const wantTable = `epmd on port 4369: 3 nodes, 2 on the LAN
+LAN discovery off: avahi-daemon is not running
+
+NODE                   ADDRESS        PORT   TYPE    ORIGIN  SINCE
+å?[31m?@hosta.local ?  127.0.0.1      5      normal  local   2026-03-01 12:00:00
+b@hostb.local          198.51.100.12  41237  hidden  lan     2026-03-01 12:00:00
+c@hostc.local          -              65535  normal  lan     2026-03-01 12:00:00
+
+?: full name not confirmed by the node
+- c@hostc.local  -  65535  normal  lan  2026-03-01 12:00:00
+`
+
+func TestTable(t *testing.T) {
+	k := known()
+	k.lanOff = "avahi-daemon is not running"
+	var out strings.Builder
+	p := tablePrinter{&out, time.UTC, nil}
+	p.snapshot(k)
+	p.change(registry.Down, k.sorted()[2])
+	if got := out.String(); got != wantTable {
+		t.Errorf("got\n%s\nwant\n%s", got, wantTable)
+	}
+}
+
+// held is a network where something is known of the processes behind some nodes of this host.
+func held() *knownNodes {
+	k := &knownNodes{epmdPort: 4369, nodes: make(map[nodeKey]registry.Node)}
+	since := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for name, h := range map[string]*registry.Holder{
+		"a": {PID: 812, UID: 107, Unit: "rabbitmq-server.service"},
+		"b": {UID: 0},
+		"c": {PID: 9, UID: 4242},
+		"d": nil,
+	} {
+		n := registry.Node{Node: name + "@hosta.local", Name: name, Host: "hosta.local", Port: 1, Since: since, Sure: true, Holder: h}
+		k.nodes[keyOf(n)] = n
+	}
+	return k
+}
+
+// testUsers are the users of held, of whom one has no name.
+func testUsers() userNames { return userNames{0: "root", 107: "rabbit\x1b", 4242: ""} }
+
+const wantHeld = `epmd on port 4369: 4 nodes, 0 on the LAN
+
+NODE           ADDRESS  PORT  TYPE    ORIGIN  SINCE                PID  USER     UNIT
+a@hosta.local  -        1     normal  local   2026-03-01 12:00:00  812  rabbit?  rabbitmq-server.service
+b@hosta.local  -        1     normal  local   2026-03-01 12:00:00  -    root     -
+c@hosta.local  -        1     normal  local   2026-03-01 12:00:00  9    4242     -
+d@hosta.local  -        1     normal  local   2026-03-01 12:00:00  -    -        -
+~ a@hosta.local  -  1  normal  local  2026-03-01 12:00:00  812  rabbit?  rabbitmq-server.service
+- d@hosta.local  -  1  normal  local  2026-03-01 12:00:00
+epmd on port 4369: 1 node, 0 on the LAN
+
+NODE           ADDRESS  PORT  TYPE    ORIGIN  SINCE                USER
+b@hosta.local  -        1     normal  local   2026-03-01 12:00:00  root
+`
+
+func TestTableHolders(t *testing.T) {
+	var out strings.Builder
+	p := tablePrinter{&out, time.UTC, testUsers()}
+	k := held()
+	p.snapshot(k)
+	p.change(registry.Changed, k.sorted()[0])
+	p.change(registry.Down, k.sorted()[3])
+	maps.DeleteFunc(k.nodes, func(key nodeKey, _ registry.Node) bool { return key.local != "b" })
+	p.snapshot(k)
+	if got := out.String(); got != wantHeld {
+		t.Errorf("got\n%s\nwant\n%s", got, wantHeld)
+	}
+}
+
+const wantHeldJSON = `"sure":true,"pid":812,"uid":107,"user":"rabbit\u001b","unit":"rabbitmq-server.service"}
+"sure":true,"uid":0,"user":"root"}
+"sure":true,"pid":9,"uid":4242}
+"sure":true}
+`
+
+func TestJSONHolders(t *testing.T) {
+	var out, got strings.Builder
+	jsonPrinter{&out, false, testUsers()}.snapshot(held())
+	for line := range strings.Lines(out.String()) {
+		got.WriteString(line[strings.Index(line, `"sure"`):])
+	}
+	if got.String() != wantHeldJSON {
+		t.Errorf("lines end in\n%s\nwant\n%s", got.String(), wantHeldJSON)
+	}
+}
+
+func TestUserNames(t *testing.T) {
+	names := make(userNames)
+	for range 2 {
+		if got := names.of(0); got != "root" {
+			t.Errorf("user 0 is %q, want root", got)
+		}
+		if got := names.of(4294967294); got != "" {
+			t.Errorf("a user nobody is has name %q", got)
+		}
+	}
+}
+
+func TestEmptyTable(t *testing.T) {
+	var out strings.Builder
+	tablePrinter{&out, time.UTC, nil}.snapshot(&knownNodes{epmdPort: 4369})
+	if got, want := out.String(), "epmd on port 4369: 0 nodes, 0 on the LAN\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+const wantJSON = `{"event":"up","node":"å\u001b[31m\udb40\udc01@hosta.local","name":"å\u001b[31m\udb40\udc01","host":"hosta.local","address":"127.0.0.1","port":5,"type":"normal","origin":"local","creation":7,"since":"2026-03-01T12:00:00Z","sure":false}
+{"event":"up","node":"b@hostb.local","name":"b","host":"hostb.local","address":"198.51.100.12","addresses":["198.51.100.12","fe80::1"],"port":41237,"type":"hidden","origin":"lan","since":"2026-03-01T12:00:00Z","sure":true}
+{"event":"up","node":"c@hostc.local","name":"c","host":"hostc.local","port":65535,"type":"normal","origin":"lan","since":"2026-03-01T12:00:00Z","sure":true}
+{"event":"snapshot","port":4369,"nodes":3,"lan":"on"}
+`
+
+func TestJSON(t *testing.T) {
+	var out strings.Builder
+	jsonPrinter{&out, true, nil}.snapshot(known())
+	if got := out.String(); got != wantJSON {
+		t.Errorf("got\n%s\nwant\n%s", got, wantJSON)
+	}
+}
+
+func TestCopyPrintable(t *testing.T) {
+	var out strings.Builder
+	copyPrintable(&out, strings.NewReader("name \x1b[31m\xff\u009bå\n\x00x\r\n"))
+	if got, want := out.String(), "name ?[31m??å\nx?\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}

@@ -1,0 +1,279 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"eclus/epmd"
+	"eclus/registry"
+	"eclus/systemd"
+)
+
+// serve is the daemon: it listens, then brings up all else, until a signal or a KILL_REQ ends it. args are
+// those it was started with.
+func serve(ctx context.Context, c config, args []string, stderr io.Writer) error {
+	debug.SetGCPercent(gcPercent)
+	signal.Ignore(syscall.SIGPIPE) // of whoever read the log
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	log := newLog(c, stderr)
+	in, err := inherit(ctx, c, log)
+	if errors.Is(err, errTaken) {
+		log.Info(errTaken.Error(), "port", c.port, "err", err)
+		return nil
+	}
+	if err != nil {
+		_ = systemd.Notify(systemd.Status(err.Error()))
+		return err
+	}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer context.AfterFunc(ctx, stop)() // a second signal finds the default action
+	s, err := newService(c, in, log)
+	if err != nil {
+		return err
+	}
+	s.args, s.hangup = args, hangup
+	err = s.run(ctx, in.Listeners)
+	if errors.Is(err, epmd.ErrKilled) {
+		return nil
+	}
+	return err
+}
+
+// newLog returns a log on stderr that says as much as OTP's epmd: with no -d what an operator must
+// know, with one who comes and goes, with two every request.
+func newLog(c config, stderr io.Writer) *slog.Logger {
+	level := slog.LevelWarn
+	switch {
+	case c.debug == 1:
+		level = slog.LevelInfo
+	case c.debug > 1:
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
+}
+
+// service is the parts of the daemon.
+type service struct {
+	reg    *registry.Registry
+	config epmd.Config
+	lan    *lan
+	asker  *identifier
+	store  *systemd.Store // nil: not a service of systemd
+	log    *slog.Logger
+	daemon bool
+
+	args   []string         // of this process
+	hangup <-chan os.Signal // SIGHUP
+
+	storeMax atomic.Int64 // what the service manager keeps; negative: not known
+}
+
+func newService(c config, in systemd.Inherited, log *slog.Logger) (*service, error) {
+	port := in.Listeners[0].Addr().(*net.TCPAddr).AddrPort().Port()
+	old := registry.OldNames
+	if c.debug > 0 {
+		old = registry.OldNamesDebug
+	}
+	host := hostName()
+	reg := registry.New(host+".local", old)
+	lan := newLAN(c, reg, port, isLoopbackOnly(in.Listeners), log)
+	s := &service{
+		reg:    reg,
+		lan:    lan,
+		log:    log,
+		daemon: c.daemon,
+		config: epmd.Config{
+			Registry:      reg,
+			Log:           log,
+			Port:          port,
+			Access:        c.access,
+			Relaxed:       c.relaxed,
+			PacketTimeout: c.packetTimeout,
+			DelayAccept:   c.delayAccept,
+			DelayWrite:    c.delayWrite,
+			Restored:      restore(reg, in, log),
+			LANOff:        lan.off,
+		},
+	}
+	s.storeMax.Store(-1)
+	s.asker = newIdentifier(reg, host, s.known, log)
+	return s, s.openStore(in)
+}
+
+// openStore begins to keep registrations, unless this is no service of systemd.
+func (s *service) openStore(in systemd.Inherited) (err error) {
+	if s.daemon {
+		return nil // NOTIFY_SOCKET is that of the process that started this one
+	}
+	s.store, err = systemd.OpenStore(s.reg, in, s.log)
+	if err == nil && s.store != nil {
+		s.config.Keeper = s.store
+	}
+	return err
+}
+
+// known is told of a node that has said who it is.
+func (s *service) known(n *registry.Node) {
+	if s.store != nil {
+		s.store.Update(n)
+	}
+}
+
+// restore enters what earlier processes had registered.
+func restore(reg *registry.Registry, in systemd.Inherited, log *slog.Logger) []epmd.Restored {
+	for _, o := range in.Old {
+		reg.RestoreOld(o)
+	}
+	var restored []epmd.Restored
+	for _, k := range in.Kept {
+		r, err := reg.Restore(k.Node)
+		if err != nil {
+			log.Error("registration not restored", "err", err)
+			unix.Close(k.FD)
+			continue
+		}
+		restored = append(restored, epmd.Restored{FD: k.FD, Registration: r})
+	}
+	if len(restored) > 0 {
+		log.Info("state restored", "nodes", len(restored), "names", len(in.Old))
+	}
+	return restored
+}
+
+// run answers first and then does the rest, of which nothing ends the daemon.
+func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
+	alive := aliveCheck(lns)
+	g, ctx := errgroup.WithContext(ctx)
+	s.log.Info("listening", "addresses", addresses(lns))
+	g.Go(func() error { return s.answer(ctx, lns) })
+	if err := systemd.Notify(systemd.Ready, systemd.Status(s.status())); err != nil {
+		s.log.Warn("service manager not told", "err", err)
+	}
+	if s.daemon {
+		os.Unsetenv(envNotify) // whoever listened there is gone
+	}
+	background := func(name string, f func(context.Context) error) {
+		g.Go(func() error {
+			if err := f(ctx); err != nil && ctx.Err() == nil {
+				s.log.Warn(name, "err", err)
+			}
+			return nil
+		})
+	}
+	background("identifying ended", func(ctx context.Context) error { s.asker.run(ctx); return nil })
+	background("LAN discovery ended", func(ctx context.Context) error { s.lan.run(ctx); return nil })
+	background("memory not given back", giveBackWhenStarted)
+	if _, supervised := os.LookupEnv(envNotify); supervised {
+		background("status no longer told", s.tell)
+		background("watchdog ended", func(ctx context.Context) error { return systemd.Watchdog(ctx, alive, s.unwell) })
+	}
+	if s.store != nil {
+		background("registrations no longer kept", s.store.Run)
+		background("size of the fd store unknown", s.measureStore)
+	}
+	return g.Wait()
+}
+
+// answer serves until ctx ends or a KILL_REQ is granted. When SIGHUP has found another program that can go on, it
+// takes this one's place; should that fail after all, this one goes on.
+func (s *service) answer(ctx context.Context, lns []*net.TCPListener) error {
+	for {
+		serving, handOver := context.WithCancelCause(ctx)
+		waiting := make(chan struct{})
+		go func() {
+			defer close(waiting)
+			s.awaitHangup(serving, handOver)
+		}()
+		server := epmd.NewServer(s.config)
+		err := server.Serve(serving, lns...)
+		handOver(nil)
+		<-waiting
+		if !errors.Is(err, epmd.ErrHandOver) {
+			return err
+		}
+		var files []*os.File
+		files, s.config.Restored = server.HandOver()
+		err = s.handOver(files)
+		s.log.Error("program not replaced", "err", err)
+		_ = systemd.Notify(systemd.Ready)
+		if lns, err = listenersOf(files); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *service) tell(ctx context.Context) error {
+	if err := systemd.KeepStatus(ctx, s.reg, s.lan.changed, s.status); err != nil {
+		return err
+	}
+	return systemd.Notify(systemd.Stopping)
+}
+
+func (s *service) unwell(err error) { s.log.Error("epmd does not answer itself", "err", err) }
+
+// measureStore learns how much the service manager keeps, for status.
+func (s *service) measureStore(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	size, err := systemd.StoreMax(ctx)
+	if err != nil {
+		return err
+	}
+	s.storeMax.Store(int64(size))
+	if size == 0 {
+		s.log.Warn("registrations end with this process: FileDescriptorStoreMax= of the unit is 0")
+	}
+	s.lan.poke()
+	return nil
+}
+
+// askTime is how long a question to the bus may take.
+const askTime = 10 * time.Second
+
+// status says in a line how it goes.
+func (s *service) status() string {
+	local, neighbours := s.reg.Counts()
+	text := fmt.Sprintf("%s registered, %d on the LAN; %s", counted(local, "node"), neighbours, s.lan.state())
+	switch size := s.storeMax.Load(); {
+	case s.store == nil || size < 0:
+	case size == 0:
+		text += "; registrations end with this process: FileDescriptorStoreMax= is 0"
+	case int64(local) >= size:
+		text += fmt.Sprintf("; %d of them are not kept: FileDescriptorStoreMax= is %d", int64(local)-size+1, size)
+	}
+	return text
+}
+
+func addresses(lns []*net.TCPListener) string {
+	list := make([]string, len(lns))
+	for i, l := range lns {
+		list[i] = l.Addr().String()
+	}
+	return strings.Join(list, ",")
+}
+
+// hostName returns the first label of the name of this host.
+func hostName() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return "localhost"
+	}
+	host, _, _ := strings.Cut(name, ".")
+	return host
+}

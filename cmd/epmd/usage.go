@@ -1,0 +1,78 @@
+package main
+
+// usageText is that of OTP's epmd, with what is ours added in the same style.
+const usageText = `usage: epmd [-d|-debug] [DbgExtra...] [-address List]
+            [-port No] [-daemon] [-relaxed_command_check]
+       epmd [-d|-debug] [-port No] [-names|-kill|-stop name]
+
+See the Erlang epmd manual page for info about the usage.
+
+Regular options
+    -address List
+        Let epmd listen only on the comma-separated list of IP
+        addresses (and on the loopback interface).
+    -port No
+        Let epmd listen to another port than default 4369
+    -d
+    -debug
+        Enable debugging. This will give a log to
+        the standard error stream. It will shorten
+        the number of saved used node names to 5.
+
+        If you give more than one debug flag you may
+        get more debugging information.
+    -daemon
+        Start epmd detached (as a daemon)
+    -relaxed_command_check
+        Allow this instance of epmd to be killed with
+        epmd -kill even if there are registered nodes.
+        Also allows forced unregister (epmd -stop).
+    -systemd
+        Wait for socket from systemd. The option makes sense
+        when started from .socket unit.
+
+DbgExtra options
+    -packet_timeout Seconds
+        Set the number of seconds a connection can be
+        inactive before epmd times out and closes the
+        connection (default 60).
+
+    -delay_accept Seconds
+        To simulate a busy server you can insert a
+        delay between epmd gets notified about that
+        a new connection is requested and when the
+        connections gets accepted.
+
+    -delay_write Seconds
+        Also a simulation of a busy server. Inserts
+        a delay before a reply is sent.
+
+Interactive options
+    -names
+        List names registered with the currently running epmd
+    -kill
+        Kill the currently running epmd
+        (only allowed if -names show empty database or
+        -relaxed_command_check was given when epmd was started).
+    -stop Name
+        Forcibly unregisters a name with epmd
+        (only allowed if -relaxed_command_check was given when 
+        epmd was started).
+
+LAN options
+    -lan on|publish|browse|off
+        Announce the nodes of this host on the local network,
+        look for those of others, both (default) or neither.
+        Also ECLUS_LAN in the environment.
+    -interface Name[,Name]
+        Do so on these network interfaces only.
+    -allow local|lan|any|CIDR[,CIDR]
+        Answer this host only, also the local network and private
+        addresses (default), everybody, or this host and these
+        prefixes. Also ECLUS_ALLOW in the environment.
+    -nodes [-json] [-watch]
+        List all known nodes, of this host and of the local network.
+        -json: one JSON object a line; -watch: go on with changes.
+    -version
+        Print name, version and Go version
+`

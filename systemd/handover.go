@@ -1,0 +1,178 @@
+package systemd
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"eclus/registry"
+)
+
+// A process that is replaced by execve(2) keeps its descriptors. What they are is told to the new program by
+// variables, which count for the process of that id alone and for no child of it.
+const (
+	envHandOver  = "ECLUS_HANDOVER"  // "PID GENERATION STATE-FD LISTEN-FD..."
+	envRehearsal = "ECLUS_REHEARSAL" // the descriptor of a state: read it and say that all is well
+
+	rehearsed     = "eclus: rehearsed\n"
+	rehearsalTime = 10 * time.Second
+)
+
+// TakesOver tells whether this process was running epmd before it was replaced by this program.
+func TakesOver() bool {
+	pid, _, _ := strings.Cut(os.Getenv(envHandOver), " ")
+	return pid == strconv.Itoa(os.Getpid())
+}
+
+// Rehearse starts a program, which is to take this one's place, with the arguments that it will have, and lets
+// it read the state of reg. The error says why it is no use; it has ended in any case.
+func Rehearse(ctx context.Context, program string, args []string, reg *registry.Registry) error {
+	ctx, cancel := context.WithTimeout(ctx, rehearsalTime)
+	defer cancel()
+	state, err := newState(reg)
+	if err != nil {
+		return err
+	}
+	defer state.file.Close()
+	cmd := exec.CommandContext(ctx, program)
+	cmd.Args = args
+	cmd.Env = append(os.Environ(), envRehearsal+"=3")
+	cmd.ExtraFiles = []*os.File{state.file}
+	var said, complained bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &complained
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("rehearse %s: %w: %q", program, err, complained.String())
+	}
+	if said.String() != rehearsed {
+		return fmt.Errorf("rehearse %s: it is another program, which said %q", program, said.String())
+	}
+	return nil
+}
+
+// Rehearsal does what [Rehearse] asks of the program that it starts, and tells whether it was that which was
+// asked for.
+func Rehearsal(stdout io.Writer) (bool, error) {
+	number := os.Getenv(envRehearsal)
+	if number == "" {
+		return false, nil
+	}
+	fd, err := strconv.Atoi(number)
+	if err != nil {
+		return true, fmt.Errorf("%s=%q: %w", envRehearsal, number, errors.Unwrap(err))
+	}
+	f := os.NewFile(uintptr(fd), "state")
+	defer f.Close()
+	if _, _, err := readState(f); err != nil {
+		return true, err
+	}
+	_, err = io.WriteString(stdout, rehearsed)
+	return true, err
+}
+
+// HandOver replaces this program by another, which finds in [Inherit] what reg has: the connections of its nodes,
+// whose descriptors are in the registry, and the sockets that listen. store may be nil. It returns only if it
+// fails; all is as before then.
+func HandOver(program string, args []string, reg *registry.Registry, store *Store, listeners []*os.File) error {
+	state, err := newState(reg)
+	if err != nil {
+		return err
+	}
+	defer state.file.Close()
+	files := append([]*os.File{state.file}, listeners...)
+	words := []string{strconv.Itoa(os.Getpid()), strconv.FormatUint(store.lastGeneration(), 10)}
+	var fds []int
+	for _, f := range files {
+		err := control(f, func(fd int) error {
+			fds = append(fds, fd)
+			words = append(words, strconv.Itoa(fd))
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("hand over %s: %w", f.Name(), err)
+		}
+	}
+	for _, n := range reg.Local() {
+		fds = append(fds, int(n.FD))
+	}
+	defer setInherited(fds, false)
+	if err := setInherited(fds, true); err != nil {
+		return err
+	}
+	env := append(os.Environ(), envHandOver+"="+strings.Join(words, " "))
+	return fmt.Errorf("execute %s: %w", program, unix.Exec(program, args, env))
+}
+
+// setInherited says whether descriptors stay open when the program is replaced.
+func setInherited(fds []int, inherited bool) error {
+	flag := unix.FD_CLOEXEC
+	if inherited {
+		flag = 0
+	}
+	for _, fd := range fds {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, flag); err != nil {
+			return fmt.Errorf("descriptor %d: %w", fd, err)
+		}
+	}
+	return nil
+}
+
+// takeOver takes what HandOver left.
+func (in *Inherited) takeOver(log *slog.Logger) error {
+	words := strings.Fields(os.Getenv(envHandOver))
+	os.Unsetenv(envHandOver)
+	if len(words) < 3 {
+		return fmt.Errorf("%s=%q: too few words", envHandOver, words)
+	}
+	numbers := make([]uint64, len(words))
+	for i, w := range words {
+		n, err := strconv.ParseUint(w, 10, 64)
+		if err != nil {
+			return fmt.Errorf("%s=%q: %q: %w", envHandOver, words, w, errors.Unwrap(err))
+		}
+		numbers[i] = n
+	}
+	if in.generation = numbers[1]; in.generation > 0 {
+		in.superseded = append(in.superseded, stateName(in.generation))
+	}
+	for _, n := range numbers[3:] {
+		unix.CloseOnExec(int(n))
+		l, err := tcpListener(os.NewFile(uintptr(n), "socket handed over"))
+		if err != nil {
+			return err
+		}
+		in.Listeners = append(in.Listeners, l)
+	}
+	return in.takeNodes(os.NewFile(uintptr(numbers[2]), "state"), log)
+}
+
+// takeNodes takes the connections that a state tells of, which are open here under the same descriptors.
+func (in *Inherited) takeNodes(f *os.File, log *slog.Logger) error {
+	defer f.Close()
+	nodes, old, err := readState(f)
+	if err != nil {
+		return err
+	}
+	in.Old = old
+	for _, r := range nodes {
+		fd := int(r.FD)
+		unix.CloseOnExec(fd)
+		if err := aliveFD(fd); err != nil {
+			log.Warn("registration not restored", "node", r.Name, "reason", err)
+			in.superseded = append(in.superseded, nodeName(r.ID))
+			unix.Close(fd)
+			continue
+		}
+		in.Kept = append(in.Kept, Kept{FD: fd, Node: r.node(fd)})
+	}
+	return nil
+}

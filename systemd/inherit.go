@@ -1,0 +1,168 @@
+package systemd
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"golang.org/x/sys/unix"
+
+	"eclus/registry"
+)
+
+// Inherited is what a process was started with, by systemd or by HandOver: sockets that listen (LISTEN_FDS, in the order of the
+// socket unit), and what an earlier process of the service had put into the fd store.
+type Inherited struct {
+	Listeners []*net.TCPListener
+	Kept      []Kept         // connections of registered nodes that are alive, in order of registration
+	Old       []registry.Old // names that had gone, the one that went first leading
+
+	generation uint64   // of the newest state
+	superseded []string // names in the fd store of what is of no use any more
+}
+
+// Kept is the connection of a node that is still registered.
+type Kept struct {
+	FD   int // non-blocking
+	Node registry.Node
+}
+
+// Inherit takes what was inherited and takes the variables that tell of it out of the environment, so that they
+// do not reach another process. What the fd store had is checked here, before anyone is answered: a connection that
+// has ended meanwhile, or that no record is known of, is closed and logged with the reason. The error is that of a
+// socket that is no use to listen on; all is closed then.
+func Inherit(log *slog.Logger) (Inherited, error) {
+	var in Inherited
+	if TakesOver() {
+		return in, in.takeOver(log)
+	}
+	stored := make(map[string]*os.File)
+	var errs []error
+	for _, f := range activation.Files(true) {
+		switch {
+		case strings.HasPrefix(f.Name(), nodePrefix), strings.HasPrefix(f.Name(), statePrefix):
+			if other := stored[f.Name()]; other != nil {
+				other.Close()
+			}
+			stored[f.Name()] = f
+			continue
+		}
+		l, err := tcpListener(f)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		in.Listeners = append(in.Listeners, l)
+	}
+	if len(errs) > 0 {
+		in.closeListeners()
+		closeFiles(stored)
+		return Inherited{}, errors.Join(errs...)
+	}
+	in.restore(stored, log)
+	return in, nil
+}
+
+func (in *Inherited) closeListeners() {
+	for _, l := range in.Listeners {
+		l.Close()
+	}
+}
+
+func closeFiles(files map[string]*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
+
+// restore makes of the stored files what they were, and closes them.
+func (in *Inherited) restore(stored map[string]*os.File, log *slog.Logger) {
+	defer closeFiles(stored)
+	records := in.readStates(stored, log)
+	for name, f := range stored {
+		id, isNode := strings.CutPrefix(name, nodePrefix)
+		if !isNode {
+			continue
+		}
+		kept, err := keep(id, f, records)
+		if err != nil {
+			log.Warn("registration not restored", "node", kept.Node.Name, "stored", name, "reason", err)
+			in.superseded = append(in.superseded, name)
+			continue
+		}
+		in.Kept = append(in.Kept, kept)
+	}
+	slices.SortFunc(in.Kept, func(a, b Kept) int { return cmp.Compare(a.Node.ID, b.Node.ID) })
+}
+
+// readStates reads the newest state that can be read whole, and returns its records by node ID.
+func (in *Inherited) readStates(stored map[string]*os.File, log *slog.Logger) map[uint64]record {
+	var generations []uint64
+	for name := range stored {
+		if number, isState := strings.CutPrefix(name, statePrefix); isState {
+			generation, _ := strconv.ParseUint(number, 10, 64)
+			generations = append(generations, generation)
+			in.superseded = append(in.superseded, name)
+		}
+	}
+	slices.Sort(generations)
+	records := make(map[uint64]record)
+	for _, generation := range slices.Backward(generations) {
+		in.generation = max(in.generation, generation)
+		nodes, old, err := readState(stored[stateName(generation)])
+		for _, r := range nodes {
+			records[r.ID] = r
+		}
+		in.Old = old
+		if err == nil {
+			break
+		}
+		log.Error("state not read", "stored", stateName(generation), "err", err)
+	}
+	return records
+}
+
+// keep takes a stored connection over, if its node is there and its record is. A Node that comes with an error
+// is what is known of it.
+func keep(id string, f *os.File, records map[uint64]record) (Kept, error) {
+	number, err := strconv.ParseUint(id, 10, 64)
+	if err != nil {
+		return Kept{}, fmt.Errorf("node ID %q", id)
+	}
+	r, found := records[number]
+	if !found {
+		return Kept{}, errors.New("no record of it")
+	}
+	kept := Kept{Node: r.node(-1)}
+	if err := control(f, aliveFD); err != nil {
+		return kept, err
+	}
+	err = control(f, func(fd int) (err error) {
+		kept.FD, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		return err
+	})
+	kept.Node.FD = int32(kept.FD)
+	return kept, err
+}
+
+// aliveFD returns an error that says why a node's connection is not what it was when it registered: ended, or
+// with bytes to read, of which either unregisters it.
+func aliveFD(fd int) error {
+	n, _, err := unix.Recvfrom(fd, make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	switch {
+	case errors.Is(err, unix.EAGAIN):
+		return nil
+	case err != nil:
+		return err
+	case n == 0:
+		return errors.New("connection closed")
+	}
+	return errors.New("sent more than its registration")
+}

@@ -1,0 +1,48 @@
+// Package systemd is what ties epmd to the service manager: the sockets that it was started with and
+// what it tells about itself. Outside of systemd, all of it does nothing. It reads the environment of
+// the process, so Inherit is to be called early and once; Notify may be called concurrently and does
+// not block for longer than it takes the service manager's socket to accept a datagram.
+package systemd
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"strings"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+)
+
+// Assignments for Notify; see sd_notify(3).
+const (
+	Ready    = daemon.SdNotifyReady
+	Stopping = daemon.SdNotifyStopping
+)
+
+// Status returns the assignment for Notify that tells in one line how it goes.
+func Status(text string) string {
+	return "STATUS=" + strings.ReplaceAll(text, "\n", " ")
+}
+
+// Notify tells the service manager something, if there is one that wants to know.
+func Notify(assignments ...string) error {
+	if _, err := daemon.SdNotify(false, strings.Join(assignments, "\n")); err != nil {
+		return fmt.Errorf("notify service manager: %w", err)
+	}
+	return nil
+}
+
+// tcpListener makes a listener of f, which it closes.
+func tcpListener(f *os.File) (*net.TCPListener, error) {
+	defer f.Close()
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("socket %q from the service manager: %w", f.Name(), err)
+	}
+	tcp, ok := l.(*net.TCPListener)
+	if !ok {
+		l.Close()
+		return nil, fmt.Errorf("socket %q from the service manager: %v, not TCP", f.Name(), l.Addr().Network())
+	}
+	return tcp, nil
+}

@@ -1,0 +1,184 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// program is an epmd that can be started.
+type program struct {
+	name  string
+	path  string
+	args  []string // beside address and port
+	eager bool     // its clients are
+}
+
+// daemon is a running program.
+type daemon struct {
+	*client
+	name string
+	port int
+	cmd  *exec.Cmd
+}
+
+// startTimeout is how long a daemon may take until it answers.
+const startTimeout = 10 * time.Second
+
+// start starts a program on that core (-1: any) with that limit on open files (0: this process's) and
+// returns when it answers.
+func (p program) start(cpu, files int) (*daemon, error) {
+	d, err := p.exec(cpu, files)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.awaitAnswer(); err != nil {
+		d.stop()
+		return nil, err
+	}
+	return d, nil
+}
+
+// exec starts a program and does not wait.
+func (p program) exec(cpu, files int) (*daemon, error) {
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	argv := append([]string{p.path, "-address", "127.0.0.1", "-port", strconv.Itoa(port)}, p.args...)
+	if files > 0 {
+		argv = append([]string{"prlimit", fmt.Sprintf("--nofile=%d:%d", files, files)}, argv...)
+	}
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+	err = onCore(cpu, cmd.Start)
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", p.path, err)
+	}
+	return &daemon{newClient(port, p.eager), p.name, port, cmd}, nil
+}
+
+// freePort returns a port that nothing listens on and that outgoing connections don't use.
+func freePort() (int, error) {
+	for range 100 {
+		port := 20000 + rand.IntN(10000)
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return 0, fmt.Errorf("open socket: %w", err)
+		}
+		err = unix.Bind(fd, &unix.SockaddrInet4{Port: port})
+		unix.Close(fd)
+		if err == nil {
+			return port, nil
+		}
+	}
+	return 0, errors.New("no free port found")
+}
+
+// awaitAnswer returns when the daemon has answered. Nothing tells when it begins to listen, so it is
+// tried every 50 us.
+func (d *daemon) awaitAnswer() error {
+	pause := unix.NsecToTimespec(50_000)
+	for begin := time.Now(); time.Since(begin) < startTimeout; {
+		if d.exchange(namesRequest) == nil {
+			return nil
+		}
+		unix.Nanosleep(&pause, nil)
+	}
+	return fmt.Errorf("%s does not answer on port %d after %v", d.name, d.port, startTimeout)
+}
+
+func (d *daemon) stop() {
+	d.cmd.Process.Kill()
+	d.cmd.Wait()
+}
+
+// cpuTime returns how much processor time the daemon has used, all threads together, to the
+// nanosecond: that of the kernel's CPU-time clock of the process.
+func (d *daemon) cpuTime() (time.Duration, error) {
+	clock := int32(^d.cmd.Process.Pid)<<3 | 2 // as clock_getcpuclockid(3) has it
+	var ts unix.Timespec
+	if err := unix.ClockGettime(clock, &ts); err != nil {
+		return 0, fmt.Errorf("CPU time of %s: %w", d.name, err)
+	}
+	return time.Duration(ts.Nano()), nil
+}
+
+// residentMB returns the daemon's resident set (VmRSS), pages of its executable file included.
+func (d *daemon) residentMB() (float64, error) {
+	kb, err := statusField(fmt.Sprintf("/proc/%d/status", d.cmd.Process.Pid), "VmRSS:")
+	return float64(kb) / 1024, err
+}
+
+// switches returns how often threads of the daemon have been switched away from: each time that one
+// had been woken, or was interrupted.
+func (d *daemon) switches() (int, error) {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", d.cmd.Process.Pid))
+	if err != nil || len(tasks) == 0 {
+		return 0, fmt.Errorf("threads of %s: none found", d.name)
+	}
+	sum := 0
+	for _, path := range tasks {
+		for _, field := range []string{"voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"} {
+			n, err := statusField(path, field)
+			if err != nil {
+				return 0, err
+			}
+			sum += n
+		}
+	}
+	return sum, nil
+}
+
+// statusField returns a number from a file of the form of /proc/PID/status.
+func statusField(path, field string) (int, error) {
+	status, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	for line := range bytes.Lines(status) {
+		if rest, ok := strings.CutPrefix(string(line), field); ok {
+			return strconv.Atoi(strings.Fields(rest)[0])
+		}
+	}
+	return 0, fmt.Errorf("%s has no %s", path, field)
+}
+
+// onCore calls f on a thread that is bound to one core, and so are processes that f starts.
+func onCore(cpu int, f func() error) error {
+	if cpu < 0 {
+		return f()
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var before, one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &before); err != nil {
+		return fmt.Errorf("affinity: %w", err)
+	}
+	one.Set(cpu)
+	if err := unix.SchedSetaffinity(0, &one); err != nil {
+		return fmt.Errorf("bind to core %d: %w", cpu, err)
+	}
+	defer unix.SchedSetaffinity(0, &before)
+	return f()
+}
+
+// filesToGive returns the limit on open files for a daemon of which this process is to hold a
+// connection for each: its own, less some.
+func filesToGive() (int, error) {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return 0, fmt.Errorf("limit on open files: %w", err)
+	}
+	return int(min(limit.Cur, 20_500)) - 500, nil
+}

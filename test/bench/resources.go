@@ -1,0 +1,99 @@
+package main
+
+import (
+	"fmt"
+	"time"
+)
+
+// settling is how long a daemon is left alone before it is looked at idle: runtimes have some things to
+// do after work.
+const settling = 5 * time.Second
+
+// measureMemory shows the resident set of a daemon that has answered once, and what it grows by when
+// nodes register.
+func measureMemory(b *bench) error {
+	idle, grown, err := b.growth(b.ours, 10_000)
+	if err != nil {
+		return err
+	}
+	stockIdle, stockGrown, err := b.growth(b.stock, 1000)
+	if err != nil {
+		return err
+	}
+	b.table.atMost("memory, idle, LAN off", idle, megabytes(stockIdle), megabytes, 6)
+	b.table.atMost("memory for each 1,000 nodes (ours: of 10,000)", grown, megabytes(stockGrown), megabytes, 0.6)
+	return nil
+}
+
+// growth returns the memory of a daemon, and by how much it grows for each 1,000 nodes when that many
+// register; in MB.
+func (b *bench) growth(p program, nodes int) (idle, per1000 float64, err error) {
+	err = b.with(p, 0, func(d *daemon) error {
+		time.Sleep(settling)
+		if idle, err = d.residentMB(); err != nil {
+			return err
+		}
+		held, err := d.registerMany(nodes)
+		defer closeAll(held)
+		if err != nil {
+			return err
+		}
+		time.Sleep(settling)
+		full, err := d.residentMB()
+		per1000 = (full - idle) / float64(nodes) * 1000
+		return err
+	})
+	return idle, per1000, err
+}
+
+// measureIdle shows how often threads of a daemon wake with nothing happening, ten nodes registered:
+// the context switches of all its threads.
+func measureIdle(b *bench) error {
+	watch := 10 * time.Second
+	if b.quick {
+		watch = time.Second
+	}
+	return b.withPair(10, func(p pair) error {
+		time.Sleep(settling)
+		var woken [2]int
+		daemons := []*daemon{p.ours, p.stock}
+		for i, d := range daemons {
+			n, err := d.switches()
+			if err != nil {
+				return err
+			}
+			woken[i] = -n
+		}
+		time.Sleep(watch)
+		for i, d := range daemons {
+			n, err := d.switches()
+			if err != nil {
+				return err
+			}
+			woken[i] += n
+		}
+		b.table.row(fmt.Sprintf("wake-ups in %v, nothing happening", watch), fmt.Sprint(woken[0]), fmt.Sprint(woken[1]),
+			"", "0", woken[0] == 0)
+		return nil
+	})
+}
+
+// measureStart shows how long it takes from exec to the first answer. Load and daemon may use all
+// cores, as they do when a node starts its epmd.
+func measureStart(b *bench) error {
+	var took [2][]float64
+	for range b.rounds * 3 {
+		for i, p := range []program{b.ours, b.stock} {
+			begin := time.Now()
+			d, err := p.start(-1, 0)
+			if err != nil {
+				return err
+			}
+			took[i] = append(took[i], time.Since(begin).Seconds())
+			d.stop()
+		}
+	}
+	c := cheaper(took[0], took[1])
+	b.table.row("exec to first answer", millis(c.ours), millis(c.stock), times(1/c.ratio), "<= 1.8 x", 1/c.ratio <= 1.8)
+	return nil
+}

@@ -1,0 +1,635 @@
+package test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"eclus/epmd"
+)
+
+// result is what a person or a script sees of a command.
+type result struct {
+	stdout, stderr string
+	status         int
+}
+
+func (r result) String() string {
+	return fmt.Sprintf("status %d, stdout %q, stderr %q", r.status, r.stdout, r.stderr)
+}
+
+// command runs an epmd's command line against the epmd on that port.
+func command(t testing.TB, binary string, port uint16, args ...string) result {
+	t.Helper()
+	return commandEnv(t, []string{"ERL_EPMD_PORT=" + strconv.Itoa(int(port))}, binary, args...)
+}
+
+func commandEnv(t testing.TB, env []string, binary string, args ...string) result {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience) // it may be for cleaning up
+	defer cancel()
+	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "GORACE=" + goRace, "ECLUS_LAN=off"}, env...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	cmd.WaitDelay = time.Second
+	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	if ctx.Err() != nil {
+		t.Fatalf("%s %q still runs after %v", binary, args, patience)
+	}
+	return result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+}
+
+// masked returns r with what differs from one daemon or one second to the next replaced.
+func (r result) masked(port uint16) result {
+	mask := func(s string) string {
+		s = strings.ReplaceAll(s, fmt.Sprintf("on port %d with", port), "on port PORT with")
+		s = regexp.MustCompile(`fd = \d+`).ReplaceAllString(s, "fd = FD")
+		return regexp.MustCompile(`epmd: \w{3} \w{3} [ \d]\d \d\d:\d\d:\d\d \d{4}:`).ReplaceAllString(s, "epmd: TIME:")
+	}
+	return result{mask(r.stdout), mask(r.stderr), r.status}
+}
+
+// stockCommands is what the epmd of OTP asks another.
+var stockCommands = [][]string{
+	{"-names"},
+	{"-started"},
+	{"-dump"},
+	{"-kill"},
+	{"-stop", "a"},
+	{"-stop", "nobody"},
+	{"-stop", ""},
+	{"-stop", "-names"},
+	{"-stop", strings.Repeat("x", 1000)},
+	{"-stop", strings.Repeat("x", 1001)},
+}
+
+// prefixed are commands with flags before them that have nothing to do with them.
+var prefixed = [][]string{
+	{"-d", "-names"},
+	{"-debug", "-d", "-dump"},
+	{"-daemon", "-names"},
+	{"-systemd", "-names"},
+	{"-relaxed_command_check", "-stop", "a"},
+	{"-packet_timeout", "5", "-names"},
+	{"-delay_accept", "1", "-delay_write", "1", "-names"},
+	{"-address", "127.0.0.1", "-names"},
+	{"-address", "no address", "-names"},
+	{"-address", "", "-names"},
+}
+
+// surroundings are the daemons that the commands meet.
+var surroundings = []struct {
+	name    string
+	daemon  bool
+	args    []string
+	names   []string // registered, in this order
+	oldName string   // registered and gone
+}{
+	{name: "none"},
+	{name: "empty", daemon: true},
+	{name: "nodes", daemon: true, names: []string{"a", "b", "æøå"}, oldName: "gone"},
+	{name: "relaxed", daemon: true, args: []string{"-relaxed_command_check"}, names: []string{"a", "b"}},
+}
+
+// TestStockCommands compares all pairs of our epmd and that of OTP, one asking, one answering.
+func TestStockCommands(t *testing.T) {
+	need(t, stockEpmd)
+	for _, s := range surroundings {
+		commands := stockCommands
+		if s.name == "nodes" {
+			commands = slices.Concat(stockCommands, prefixed)
+		}
+		for _, args := range commands {
+			t.Run(s.name+"/"+strings.Join(args, " ")[:min(30, len(strings.Join(args, " ")))], func(t *testing.T) {
+				t.Parallel()
+				run := func(asking, answering string) result {
+					if !s.daemon {
+						return command(t, asking, freePort(t), args...)
+					}
+					d := startEpmd(t, answering, s.args...)
+					d.populate(t, s.names, s.oldName)
+					return command(t, asking, d.port, args...).masked(d.port)
+				}
+				want := run(stockEpmd, stockEpmd)
+				for _, answering := range []string{stockEpmd, eclusBinary(t)} {
+					if got := run(eclusBinary(t), answering); got != want {
+						t.Errorf("asked of %s: got %v, want %v", answering, got, want)
+					}
+				}
+				if got := run(stockEpmd, eclusBinary(t)); got != want {
+					t.Errorf("OTP's epmd asks ours: got %v, want %v", got, want)
+				}
+			})
+		}
+	}
+}
+
+// populate registers names, and one before them that goes again.
+func (d *daemon) populate(t *testing.T, names []string, oldName string) {
+	t.Helper()
+	if oldName != "" {
+		d.register(t, oldName, 40999).Close()
+		eventually(t, "a name that has gone", func() error {
+			known, err := epmd.NewLocalClient(d.port).Names(t.Context())
+			if err == nil && len(known.Nodes) > 0 {
+				err = fmt.Errorf("registered: %v", known.Nodes)
+			}
+			return err
+		})
+	}
+	for i, name := range names {
+		d.register(t, name, uint16(41000+i))
+	}
+}
+
+// wrongCommands get the usage from the epmd of OTP. Ours says before that what is wrong, in a line that
+// has all of the given words.
+var wrongCommands = []struct {
+	args []string
+	says []string
+}{
+	{[]string{"-port", "abc", "-names"}, []string{"-port", `"abc"`}},
+	{[]string{"-port", "0"}, []string{"-port", `"0"`}},
+	{[]string{"-port"}, []string{"-port", "missing"}},
+	{[]string{"-port", "-names"}, []string{"-port", `"-names"`}},
+	{[]string{"-names", "-d"}, []string{"-names", `"-d"`}},
+	{[]string{"-started", "x"}, []string{"-started", `"x"`}},
+	{[]string{"-dump", ""}, []string{"-dump", `""`}},
+	{[]string{"-kill", "-relaxed_command_check"}, []string{"-kill", `"-relaxed_command_check"`}},
+	{[]string{"-stop"}, []string{"-stop", "missing"}},
+	{[]string{"-stop", "a", "b"}, []string{"-stop", `"b"`}},
+	{[]string{"-packet_timeout", "0"}, []string{"-packet_timeout", `"0"`}},
+	{[]string{"-packet_timeout", "x", "-names"}, []string{"-packet_timeout", `"x"`}},
+	{[]string{"-delay_accept"}, []string{"-delay_accept", "missing"}},
+	{[]string{"-delay_write", ""}, []string{"-delay_write", `""`}},
+	{[]string{"-address"}, []string{"-address", "missing"}},
+	{[]string{""}, []string{`""`}},
+	{[]string{"foo"}, []string{`"foo"`}},
+	{[]string{"-daemon", "--help"}, []string{`"--help"`}},
+	{[]string{"-foo\x1b[31m", "-names"}, []string{`"-foo\x1b[31m"`}},
+}
+
+func TestWrongCommands(t *testing.T) {
+	need(t, stockEpmd)
+	for _, tt := range wrongCommands {
+		t.Run(strings.Join(tt.args, " "), func(t *testing.T) {
+			t.Parallel()
+			want := command(t, stockEpmd, freePort(t), tt.args...)
+			got := command(t, eclusBinary(t), freePort(t), tt.args...)
+			line, usage, _ := strings.Cut(got.stderr, "\n")
+			for _, word := range append(tt.says, "epmd: ") {
+				if !strings.Contains(line, word) {
+					t.Errorf("first line %q does not say %q", line, word)
+				}
+			}
+			got.stderr = usage[:min(len(usage), len(want.stderr))] // ours goes on with what is ours
+			if got != want {
+				t.Errorf("got %v, want %v", got, want)
+			}
+		})
+	}
+}
+
+// TestStartErrors has errors that are found when all flags are right.
+func TestStartErrors(t *testing.T) {
+	need(t, stockEpmd)
+	for _, args := range [][]string{
+		{"-address", "no,127.0.0.1"},
+		{"-address", "127.0.0.1,300.1.1.1"},
+		{"-address", "127.1"},
+		{"-address", "198.51.100.77"},
+		{"-systemd"},
+	} {
+		want := command(t, stockEpmd, freePort(t), args...).masked(0)
+		if got := command(t, eclusBinary(t), freePort(t), args...).masked(0); got != want {
+			t.Errorf("%q: got %v, want %v", args, got, want)
+		}
+	}
+}
+
+// TestEnvironment has what OTP's epmd takes from the environment.
+func TestEnvironment(t *testing.T) {
+	need(t, stockEpmd)
+	for _, binary := range []string{stockEpmd, eclusBinary(t)} {
+		t.Run(binary, func(t *testing.T) {
+			t.Setenv("ERL_EPMD_RELAXED_COMMAND_CHECK", "")
+			d := startEpmd(t, binary)
+			d.register(t, "a", 41000)
+			port := strconv.Itoa(int(d.port))
+			env := []string{"ERL_EPMD_PORT=1"}
+			if got := commandEnv(t, env, binary, "-port", port, "-stop", "a"); got != (result{"STOPPED\n", "", 0}) {
+				t.Errorf("-stop a: %v", got)
+			}
+		})
+	}
+}
+
+// TestSecondDaemon starts an epmd where one runs.
+func TestSecondDaemon(t *testing.T) {
+	need(t, stockEpmd)
+	for _, first := range []string{stockEpmd, eclusBinary(t)} {
+		d := startEpmd(t, first)
+		for _, second := range []string{stockEpmd, eclusBinary(t)} {
+			for _, args := range [][]string{{}, {"-daemon"}, {"-address", "127.0.0.1"}, {"-relaxed_command_check", "-daemon"}} {
+				if got := command(t, second, d.port, args...); got != (result{}) {
+					t.Errorf("%s %q beside %s: got %v; want silence and 0", second, args, first, got)
+				}
+			}
+		}
+		if names := command(t, stockEpmd, d.port, "-started"); names.status != 0 {
+			t.Errorf("%s has gone", first)
+		}
+	}
+	d := startEpmd(t, eclusBinary(t))
+	got := command(t, eclusBinary(t), d.port, "-d")
+	if !strings.Contains(got.stderr, "there is already a epmd running") || got.status != 0 {
+		t.Errorf("-d: got %v", got)
+	}
+}
+
+func TestSignals(t *testing.T) {
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		d := startEpmd(t, eclusBinary(t))
+		d.register(t, "a", 41000)
+		if status := d.stop(t, sig); status != 0 || d.output.String() != "" {
+			t.Errorf("%v: exit status %d, output %q; want 0 and nothing", sig, status, &d.output)
+		}
+	}
+}
+
+func TestKilled(t *testing.T) {
+	d := startEpmd(t, eclusBinary(t))
+	if got := command(t, stockEpmd, d.port, "-kill"); got != (result{"Killed\n", "", 0}) {
+		t.Errorf("-kill: %v", got)
+	}
+	select {
+	case <-d.ended:
+	case <-time.After(patience):
+		t.Fatal("still runs")
+	}
+	if status := d.cmd.ProcessState.ExitCode(); status != 0 {
+		t.Errorf("exit status %d, want 0", status)
+	}
+}
+
+// TestDaemon checks that -daemon detaches: own session, no directory held, nothing inherited, and that
+// it answers as soon as the command has ended.
+func TestDaemon(t *testing.T) {
+	port := freePort(t)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	cmd := exec.Command(eclusBinary(t), "-daemon", "-address", "127.0.0.1", "-port", strconv.Itoa(int(port)))
+	cmd.Env = append(os.Environ(), "ECLUS_LAN=off", "NOTIFY_SOCKET=/nowhere")
+	cmd.ExtraFiles = []*os.File{w}
+	out, err := cmd.CombinedOutput() // until the last one that holds the pipe has closed it
+	if len(out) > 0 || err != nil {
+		t.Fatalf("%v, output %q; want silence and 0", err, out)
+	}
+	t.Cleanup(func() { command(t, eclusBinary(t), port, "-kill") })
+	if _, err := epmd.NewLocalClient(port).Names(t.Context()); err != nil {
+		t.Error(err)
+	}
+	w.Close()
+	r.SetReadDeadline(time.Now().Add(patience))
+	if _, err := r.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("inherited pipe: %v; want %v", err, io.EOF)
+	}
+	pid := listenerPID(t, port)
+	if cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid)); cwd != "/" {
+		t.Errorf("working directory %q, %v; want /", cwd, err)
+	}
+	if args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); !bytes.Contains(args, []byte("-daemon")) {
+		t.Errorf("arguments %q, %v; want -daemon among them", args, err)
+	}
+	if sid, _, errno := syscall.RawSyscall(syscall.SYS_GETSID, uintptr(pid), 0, 0); int(sid) != pid {
+		t.Errorf("session %d, %v; want its own, %d", sid, errno, pid)
+	}
+}
+
+// listenerPID returns the process that listens on a port.
+func listenerPID(t *testing.T, port uint16) int {
+	t.Helper()
+	need(t, "ss")
+	out, err := exec.Command("ss", "-Hltnp", fmt.Sprintf("sport = :%d", port)).Output()
+	m := regexp.MustCompile(`pid=(\d+)`).FindSubmatch(out)
+	if m == nil {
+		t.Fatalf("ss: %s, %v", out, err)
+	}
+	pid, _ := strconv.Atoi(string(m[1]))
+	return pid
+}
+
+func TestDaemonStartError(t *testing.T) {
+	got := command(t, eclusBinary(t), freePort(t), "-daemon", "-address", "198.51.100.77")
+	want := result{"", "epmd: failed to bind on ipaddr 198.51.100.77: Cannot assign requested address\n", 1}
+	if got != want {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// TestErlStartsEpmd lets a node start our epmd, as it would that of OTP.
+func TestErlStartsEpmd(t *testing.T) {
+	need(t, "erl")
+	port := freePort(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	defer cancel()
+	erl := exec.CommandContext(ctx, "erl", "-noshell", "-epmd", eclusBinary(t)+" -daemon", "-sname", "made_by_erl",
+		"-setcookie", "x", "-eval", `io:format("~p ~p", [is_alive(), net_adm:names()]), halt().`)
+	erl.Env = append(os.Environ(), "ECLUS_LAN=off", "ERL_EPMD_ADDRESS=127.0.0.1", "HOME="+t.TempDir(),
+		"ERL_EPMD_PORT="+strconv.Itoa(int(port)))
+	erl.WaitDelay = time.Second
+	t.Cleanup(func() { command(t, eclusBinary(t), port, "-kill") })
+	out, err := erl.CombinedOutput()
+	if want := `true {ok,[{"made_by_erl",`; err != nil || !strings.HasPrefix(string(out), want) {
+		t.Errorf("got %q, %v; want %q", out, err, want)
+	}
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", listenerPID(t, port)))
+	if exe != eclusBinary(t) {
+		t.Errorf("the node registered with %q, %v", exe, err)
+	}
+}
+
+// TestIdentified waits until a real node has been asked for its full name.
+func TestIdentified(t *testing.T) {
+	need(t, "erl")
+	d := startEpmd(t, eclusBinary(t))
+	erl := exec.Command("erl", "-noinput", "-start_epmd", "false", "-hidden", "-name", "asked@127.0.0.1", "-setcookie", "x")
+	erl.Env = append(os.Environ(), "HOME="+t.TempDir(), "ERL_EPMD_PORT="+strconv.Itoa(int(d.port)))
+	if err := erl.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		erl.Process.Kill()
+		erl.Wait()
+	})
+	eventually(t, "node identified", func() error {
+		got := command(t, eclusBinary(t), d.port, "-nodes", "-json").stdout
+		for _, want := range []string{`"node":"asked@127.0.0.1"`, `"sure":true`, `"type":"hidden"`, `"dist":"tcp"`} {
+			if !strings.Contains(got, want) {
+				return fmt.Errorf("got %s; want %s", got, want)
+			}
+		}
+		return nil
+	})
+}
+
+// TestNodes lists names of which one would do things to a terminal.
+func TestNodes(t *testing.T) {
+	d := startEpmd(t, eclusBinary(t))
+	d.register(t, "a", 41000)
+	d.register(t, "b\x1b[31m\u202e", 41001)
+	table := command(t, eclusBinary(t), d.port, "-nodes")
+	head := fmt.Sprintf("epmd on port %d: 2 nodes, 0 on the LAN\nLAN discovery off: -lan off\n\nNODE", d.port)
+	if table.status != 0 || !strings.HasPrefix(table.stdout, head) || !strings.Contains(table.stdout, "\nb?[31m?@") {
+		t.Errorf("got %v; want it to begin with %q and to list both names", table, head)
+	}
+	lines := strings.Split(strings.TrimSpace(command(t, eclusBinary(t), d.port, "-nodes", "-json").stdout), "\n")
+	if len(lines) != 2 || !strings.Contains(lines[1], `b\u001b[31m\u202e@`) {
+		t.Fatalf("got %q; want two lines, the second with control characters escaped", lines)
+	}
+	var node struct {
+		Name, Type, Origin, Address string
+		Port                        uint16
+		Creation                    uint32
+		Since                       time.Time
+	}
+	if err := json.Unmarshal([]byte(lines[1]), &node); err != nil {
+		t.Fatal(err)
+	}
+	if node.Name != "b\x1b[31m\u202e" || node.Port != 41001 || node.Origin != "local" || node.Address != "127.0.0.1" {
+		t.Errorf("got %+v", node)
+	}
+}
+
+func TestNodesOfOther(t *testing.T) {
+	need(t, stockEpmd)
+	d := startEpmd(t, stockEpmd)
+	got := command(t, eclusBinary(t), d.port, "-nodes")
+	if got.status != 1 || got.stdout != "" || !strings.Contains(got.stderr, strconv.Itoa(int(d.port))) {
+		t.Errorf("got %v; want status 1 and a line that names the port", got)
+	}
+}
+
+// TestWatch follows a node that comes and goes.
+func TestWatch(t *testing.T) {
+	d := startEpmd(t, eclusBinary(t))
+	d.register(t, "first", 41000)
+	for _, format := range []struct {
+		args []string
+		want []string // found in this order
+	}{
+		{[]string{"-nodes", "-watch"}, []string{"\nfirst@", "\n+ second@", "\n- second@"}},
+		{[]string{"-watch", "-json", "-nodes"}, []string{`"event":"up","node":"first@`, `"event":"snapshot"`,
+			`"event":"up","node":"second@`, `"event":"down","node":"second@`}},
+	} {
+		var out output
+		watch := exec.Command(eclusBinary(t), append([]string{"-port", strconv.Itoa(int(d.port))}, format.args...)...)
+		watch.Stdout = &out
+		if err := watch.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			watch.Process.Kill()
+			watch.Wait()
+		})
+		var second *epmd.Registration
+		for i, want := range format.want {
+			eventually(t, fmt.Sprintf("%q printed", want), func() error {
+				if _, rest, found := strings.Cut(out.String(), want); !found {
+					return fmt.Errorf("output %q, then %q", out.String(), rest)
+				}
+				return nil
+			})
+			switch len(format.want) - i {
+			case 3:
+				second = d.register(t, "second", 41001)
+			case 2:
+				second.Close()
+			}
+		}
+	}
+}
+
+// TestTerminal prints a hostile name where control characters would count.
+func TestTerminal(t *testing.T) {
+	need(t, "script")
+	d := startEpmd(t, eclusBinary(t))
+	d.register(t, "\x1b[31mred\xc2\x9b", 41000)
+	for flag, want := range map[string]string{
+		"-names": "name ?[31mred? at port 41000\r\n",
+		"-dump":  "active name     <?[31mred?> at port 41000, fd = ",
+		"-nodes": "?[31mred?@",
+	} {
+		got := command(t, "script", d.port, "-qec", eclusBinary(t)+" "+flag, "/dev/null")
+		if !strings.Contains(got.stdout, want) || strings.ContainsAny(got.stdout, "\x1b\x00\x9b") {
+			t.Errorf("%s: got %v; want %q and no control characters", flag, got, want)
+		}
+	}
+}
+
+// TestDefaultAddresses compares where both listen when they are told or not told where.
+func TestDefaultAddresses(t *testing.T) {
+	need(t, stockEpmd)
+	need(t, "ss")
+	for _, address := range []string{"", " , ", "127.0.0.1", "::1,127.0.0.2", "198.51.100.1"} {
+		t.Run(address, func(t *testing.T) {
+			t.Parallel()
+			want := listensAt(t, stockEpmd, address)
+			if got := listensAt(t, eclusBinary(t), address); got != want {
+				t.Errorf("listens at\n%swant\n%s", got, want)
+			}
+		})
+	}
+	t.Run("0.0.0.0", func(t *testing.T) { // here OTP's epmd takes itself for another
+		const want = "0.0.0.0:4369 \n[::1]:4369 v6only:1\n"
+		if got := listensAt(t, eclusBinary(t), "0.0.0.0"); got != want {
+			t.Errorf("listens at\n%swant\n%s", got, want)
+		}
+	})
+}
+
+// listensAt starts an epmd in a network namespace of its own and returns where it listens.
+func listensAt(t *testing.T, binary, address string) string {
+	t.Helper()
+	need(t, "unshare")
+	const script = `
+		ip link set lo up
+		ip address add 198.51.100.1/32 dev lo
+		"$0" -address "$1" &
+		for i in $(seq 1000); do
+			"$0" -started && break
+			sleep 0.01
+		done
+		ss -Hltne | awk '{v6 = ""; for (i = 5; i <= NF; i++) if ($i ~ /^v6only/) v6 = $i; print $4, v6}' | sort
+		kill $!
+		wait $! || true`
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "unshare", "--net", "sh", "-c", script, binary, address)
+	cmd.Env = append(os.Environ(), "ECLUS_LAN=off", "ERL_EPMD_PORT=4369")
+	cmd.WaitDelay = time.Second
+	out, err := cmd.Output()
+	if err != nil && os.Getuid() != 0 && os.Getenv("CI") != "true" {
+		t.Skipf("a network namespace takes root: %v", err)
+	}
+	if err != nil {
+		t.Fatalf("unshare: %v, output %s", err, out)
+	}
+	return string(out)
+}
+
+// TestSocketActivation starts epmd by its first caller.
+func TestSocketActivation(t *testing.T) {
+	need(t, "systemd-socket-activate")
+	for _, args := range [][]string{{"-systemd"}, {}} {
+		for _, hosts := range [][]string{{"127.0.0.1"}, {"127.0.0.1", "::1"}} {
+			port := freePort(t)
+			activate := []string{"-E", "ECLUS_LAN=off", "-E", "GORACE"}
+			for _, host := range hosts {
+				activate = append(activate, "-l", net.JoinHostPort(host, strconv.Itoa(int(port))))
+			}
+			cmd := exec.Command("systemd-socket-activate", append(append(activate, eclusBinary(t)), args...)...)
+			var out output
+			cmd.Stderr = &out
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			for _, host := range hosts {
+				askAt(t, net.JoinHostPort(host, strconv.Itoa(int(port))), uint32(port))
+			}
+			cmd.Process.Signal(syscall.SIGTERM)
+			if err := cmd.Wait(); err != nil {
+				t.Errorf("%q, %q: %v, output %s", args, hosts, err, &out)
+			}
+		}
+	}
+}
+
+// askAt asks the epmd at addr for names and compares the port that it tells.
+func askAt(t *testing.T, addr string, want uint32) {
+	t.Helper()
+	eventually(t, "answer from "+addr, func() error {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(patience))
+		if _, err := conn.Write([]byte{0, 1, 'n'}); err != nil {
+			return err
+		}
+		names, err := epmd.ReadNames(conn)
+		if err == nil && names.EPMDPort != want {
+			t.Fatalf("%s tells port %d; want %d", addr, names.EPMDPort, want)
+		}
+		return err
+	})
+}
+
+// TestNotify plays the service manager.
+func TestNotify(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetReadDeadline(time.Now().Add(patience))
+	expect := func(want string) {
+		t.Helper()
+		buf := make([]byte, 4096)
+		n, err := conn.Read(buf)
+		if !strings.Contains(string(buf[:n]), want) {
+			t.Fatalf("told %q, %v; want %q", buf[:n], err, want)
+		}
+	}
+	t.Setenv("NOTIFY_SOCKET", path)
+	d := startEpmd(t, eclusBinary(t))
+	expect("READY=1")
+	expect("STATUS=0 nodes registered, 0 on the LAN; LAN discovery off: -lan off")
+	d.register(t, "a", 41000)
+	expect("STATUS=1 node registered")
+	d.register(t, "b", 41001)
+	expect("STATUS=2 nodes registered")
+	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	for { // the nodes may be seen to go first
+		buf := make([]byte, 4096)
+		n, err := conn.Read(buf)
+		if err != nil {
+			t.Fatal(errors.Join(errors.New("STOPPING=1 was not told"), err))
+		}
+		if strings.Contains(string(buf[:n]), "STOPPING=1") {
+			return
+		}
+	}
+}
+
+// TestVersion only wants to see something that can be read.
+func TestVersion(t *testing.T) {
+	got := command(t, eclusBinary(t), 1, "-version")
+	if !regexp.MustCompile(`^epmd \(Eclus\) \S+ go\S+\n$`).MatchString(got.stdout) || got.status != 0 {
+		t.Errorf("got %v", got)
+	}
+}

@@ -1,0 +1,210 @@
+package test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"eclus/epmd"
+)
+
+// stockEpmd is the epmd of Erlang/OTP, as Debian has it.
+const stockEpmd = "/usr/bin/epmd"
+
+// patience is how long a test waits for what takes milliseconds.
+const patience = 20 * time.Second
+
+// goRace keeps a daemon that is checked for races from waiting a second before it exits.
+const goRace = "atexit_sleep_ms=0"
+
+// buildDir holds what TestMain has built.
+var buildDir string
+
+func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
+
+func buildAndRun(m *testing.M) int {
+	var err error
+	if buildDir, err = os.MkdirTemp("", "eclus-test-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(buildDir)
+	build := exec.Command("go", append(append([]string{"build", "-o", buildDir}, buildFlags...), "eclus/cmd/epmd")...)
+	if len(buildFlags) == 0 {
+		build.Env = append(os.Environ(), "CGO_ENABLED=0") // as it is shipped
+	}
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build epmd: %v\n%s", err, out)
+		return 1
+	}
+	os.Setenv("GORACE", goRace)
+	return m.Run()
+}
+
+// eclusBinary returns the path of our epmd.
+func eclusBinary(t testing.TB) string {
+	t.Helper()
+	return filepath.Join(buildDir, "epmd")
+}
+
+// need skips the test if a program is missing; where all must be there, it fails.
+func need(t testing.TB, program string) {
+	t.Helper()
+	_, err := exec.LookPath(program)
+	switch {
+	case err == nil:
+	case os.Getenv("CI") == "true":
+		t.Fatal(err)
+	default:
+		t.Skip(err)
+	}
+}
+
+// daemon is an epmd that runs for a test.
+type daemon struct {
+	port   uint16
+	cmd    *exec.Cmd
+	ended  chan struct{} // closed when it has ended; cmd.ProcessState is set then
+	output output
+}
+
+// output is what a process has written so far.
+type output struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
+}
+
+// startEpmd starts an epmd on a free port of the loopback interface, without LAN discovery unless args
+// say otherwise, and returns when it answers. It ends with the test.
+func startEpmd(t testing.TB, binary string, args ...string) *daemon {
+	t.Helper()
+	d := &daemon{port: freePort(t), ended: make(chan struct{})}
+	d.cmd = exec.Command(binary, append([]string{"-address", "127.0.0.1", "-port", strconv.Itoa(int(d.port))}, args...)...)
+	d.cmd.Env = append(os.Environ(), "ECLUS_LAN=off")
+	d.cmd.Stdout, d.cmd.Stderr = &d.output, &d.output
+	if err := d.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		d.cmd.Wait()
+		close(d.ended)
+	}()
+	t.Cleanup(func() {
+		d.cmd.Process.Kill()
+		<-d.ended
+	})
+	awaitEpmd(t, d.port, d.ended)
+	return d
+}
+
+// stop sends a signal and returns the exit status, -1 if the signal ended the daemon.
+func (d *daemon) stop(t testing.TB, sig syscall.Signal) int {
+	t.Helper()
+	if err := d.cmd.Process.Signal(sig); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-d.ended:
+	case <-time.After(patience):
+		t.Fatalf("still runs after %v; output:\n%s", sig, &d.output)
+	}
+	return d.cmd.ProcessState.ExitCode()
+}
+
+// register registers a node that stays until the test ends or the registration is closed.
+func (d *daemon) register(t testing.TB, name string, port uint16) *epmd.Registration {
+	t.Helper()
+	req := epmd.AliveReq{Port: port, Type: 'M', High: 6, Low: 5, Name: name}
+	reg, err := epmd.NewLocalClient(d.port).Register(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { reg.Close() })
+	return reg
+}
+
+// awaitEpmd returns when an epmd answers on that port of this host. It fails the test if ended is closed
+// before.
+func awaitEpmd(t testing.TB, port uint16, ended <-chan struct{}) {
+	t.Helper()
+	client := epmd.NewLocalClient(port)
+	eventually(t, fmt.Sprintf("epmd answers on port %d", port), func() error {
+		select {
+		case <-ended:
+			t.Fatalf("epmd on port %d has ended", port)
+		default:
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		_, err := client.Names(ctx)
+		return err
+	})
+}
+
+// eventually returns when check does not return an error any more.
+func eventually(t testing.TB, what string, check func() error) {
+	t.Helper()
+	deadline := time.After(patience)
+	again := time.NewTicker(2 * time.Millisecond)
+	defer again.Stop()
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		select {
+		case <-again.C:
+		case <-deadline:
+			t.Fatalf("waited %v: %s: %v", patience, what, err)
+		}
+	}
+}
+
+// lent are the ports that freePort has returned, for tests run in parallel.
+var lent sync.Map
+
+// freePort returns a port that is free on both loopback addresses and not returned before. It is below those that the
+// kernel gives to connections.
+func freePort(t testing.TB) uint16 {
+	t.Helper()
+	for range 1000 {
+		port := uint16(10000 + rand.IntN(20000))
+		if _, twice := lent.LoadOrStore(port, true); !twice && isFree("127.0.0.1", port) && isFree("::1", port) {
+			return port
+		}
+	}
+	t.Fatal("no free port")
+	return 0
+}
+
+// isFree tells whether nobody listens there; on a host without IPv6 that is so of all its addresses.
+func isFree(host string, port uint16) bool {
+	l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(int(port))))
+	if err == nil {
+		l.Close()
+	}
+	return !errors.Is(err, syscall.EADDRINUSE)
+}

@@ -1,0 +1,6 @@
+//go:build !race
+
+package test
+
+// buildFlags are those that epmd is built with.
+var buildFlags []string
