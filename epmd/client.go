@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"syscall"
 )
 
 // Errors that a Client's caller decides by.
@@ -137,7 +138,7 @@ func readAliveResp(r io.Reader) (AliveResp, error) {
 
 // noAnswer says ErrNoAnswer for a connection that ended where an answer was due.
 func noAnswer(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) {
 		return ErrNoAnswer
 	}
 	return err
@@ -168,9 +169,9 @@ func (c *Client) answer(ctx context.Context, req Request, limit int64) ([]byte, 
 	defer conn.Close()
 	answer, err := io.ReadAll(io.LimitReader(conn, limit))
 	if len(answer) == 0 && err == nil {
-		err = ErrNoAnswer
+		err = io.EOF
 	}
-	return answer, err
+	return answer, noAnswer(err)
 }
 
 // Names asks which nodes are registered.

@@ -47,6 +47,9 @@ const (
 //	dist       tcp or tls, if known
 //	since      when it was registered or first seen, RFC 3339 in UTC
 //	sure       no: node was put together from name and host
+//	pid        process that holds the name; local nodes only, if known, as the next two
+//	uid        user ID of that process, in decimal
+//	unit       systemd unit that it runs in
 //
 // and at the end of the snapshot nodes, their number, lan, on or off, and reason, why it is off.
 type Line struct {
@@ -135,6 +138,9 @@ func (l Line) nodeNumbers(n *registry.Node) error {
 		}
 		n.Creation = uint32(creation)
 	}
+	if n.Holder, err = l.holder(); err != nil {
+		return err
+	}
 	if s := l.Get("since"); s != "" {
 		if n.Since, err = time.Parse(time.RFC3339, s); err != nil {
 			return fmt.Errorf("since: %w", err)
@@ -155,6 +161,27 @@ func (l Line) nodeNumbers(n *registry.Node) error {
 		n.Addresses = append(n.Addresses, addr)
 	}
 	return nil
+}
+
+// holder returns what is said of the process that holds a name, or nil.
+func (l Line) holder() (*registry.Holder, error) {
+	s := l.Get("uid")
+	if s == "" {
+		return nil, nil
+	}
+	uid, err := strconv.ParseUint(s, 10, 32)
+	if err != nil {
+		return nil, fmt.Errorf("uid %q: %w", s, errors.Unwrap(err))
+	}
+	h := &registry.Holder{UID: uint32(uid), Unit: l.Get("unit")}
+	if s := l.Get("pid"); s != "" {
+		pid, err := strconv.ParseUint(s, 10, 31)
+		if err != nil {
+			return nil, fmt.Errorf("pid %q: %w", s, errors.Unwrap(err))
+		}
+		h.PID = int32(pid)
+	}
+	return h, nil
 }
 
 // appendNode appends the line about n to dst.
@@ -196,6 +223,20 @@ func appendDetails(dst []byte, n *registry.Node) []byte {
 			list[i] = a.String()
 		}
 		dst = appendField(dst, "addresses", strings.Join(list, ","))
+	}
+	return appendHolder(dst, n.Holder)
+}
+
+func appendHolder(dst []byte, h *registry.Holder) []byte {
+	if h == nil {
+		return dst
+	}
+	if h.PID != 0 {
+		dst = appendField(dst, "pid", strconv.Itoa(int(h.PID)))
+	}
+	dst = appendField(dst, "uid", strconv.FormatUint(uint64(h.UID), 10))
+	if h.Unit != "" {
+		dst = appendField(dst, "unit", h.Unit)
 	}
 	return dst
 }

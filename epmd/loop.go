@@ -34,10 +34,11 @@ import (
 
 // Numbers of descriptors; see Config.Files.
 const (
-	reservedFiles  = 48 // for listeners, epoll, the log, and all else that the process opens
-	lookupFiles    = 16 // for connections that have not registered, when the rest is nodes
-	maxWaiting     = 8192
-	maxUnsentBytes = 64 << 20 // of answers that peers are slow to read
+	reservedFiles   = 48 // for listeners, epoll, the log, all else that the process opens, and reservedStreams
+	lookupFiles     = 16 // for connections that have not registered, when the rest is nodes
+	maxWaiting      = 8192
+	reservedStreams = 8        // answers to NodesReq and WatchReq that there is always room for
+	maxUnsentBytes  = 64 << 20 // of answers that peers are slow to read
 )
 
 // loop is the part of a Server that has connections.
@@ -56,7 +57,7 @@ type loop struct {
 
 	nodes   int         // conns that hold a registration
 	waiting list.List   // conns that don't, the oldest first
-	unsent  int         // bytes of answers in waiting
+	held    int         // bytes of answers in waiting
 	timer   *time.Timer // calls expire; nil while no conn has a time limit
 
 	streams      map[bool]int // running, by nodeStream.follow
@@ -83,6 +84,7 @@ type conn struct {
 type wait struct {
 	in     []byte // the part of its request that has come
 	unsent []byte // the part of its answer that has not gone
+	held   int    // bytes that unsent keeps in memory: those that have gone are part of them
 	said   bool   // it was refused: nothing more is expected of it and it has no time limit
 	active time.Time
 	place  *list.Element
@@ -128,7 +130,17 @@ func (s *Server) takeBack(r Restored) {
 	if len(n.Addresses) > 0 {
 		from = n.Addresses[0]
 	}
+	if unanswered(r.FD) {
+		s.send(r.FD, AliveResp{Wide: n.High >= 6, Creation: n.Creation}.Append(nil), false)
+	}
 	s.settle(&conn{caller: caller{r.FD, netip.AddrPortFrom(from, 0), true}}, r.Registration)
+}
+
+// unanswered tells whether nothing was ever sent on a connection: its process ended between keeping the
+// registration and answering it.
+func unanswered(fd int) bool {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	return err == nil && info.Bytes_sent == 0
 }
 
 func (s *Server) takeOver(l *net.TCPListener) error {
@@ -257,8 +269,7 @@ func (s *Server) accept(listener int) error {
 		case unix.EAGAIN:
 			return nil
 		case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:
-			if !s.makeRoom() {
-				s.log.Warn("accept", "err", err)
+			if !s.makeRoom(err) {
 				time.Sleep(acceptPause)
 			}
 		case unix.EBADF, unix.EINVAL, unix.ENOTSOCK:
@@ -364,7 +375,7 @@ func (s *Server) carryOut(c *conn, a answer) {
 	case err != nil:
 		s.end(c, "")
 	case len(rest) > 0:
-		s.keepRest(c, rest, a.shared)
+		s.keepRest(c, rest, a)
 	case a.verdict == stay:
 		w := s.await(c)
 		w.in, w.said = nil, true
@@ -405,7 +416,7 @@ func (s *Server) settle(c *conn, reg *registry.Registration) {
 // roomToStay returns an error if another node would take the last descriptors.
 func (s *Server) roomToStay() error {
 	limit := max(s.files-reservedFiles-lookupFiles, s.files/2)
-	if s.nodes >= limit {
+	if s.nodes+s.extraStreams() >= limit {
 		return fmt.Errorf("%d nodes are registered, all that the limit of %d open files allows", s.nodes, s.files)
 	}
 	return nil
@@ -443,7 +454,12 @@ func (s *Server) await(c *conn) *wait {
 
 // maxWaiting returns how many connections may wait: what nodes leave of the descriptors.
 func (s *Server) maxWaiting() int {
-	return max(lookupFiles, min(maxWaiting, s.files-reservedFiles-s.nodes))
+	return max(lookupFiles, min(maxWaiting, s.files-reservedFiles-s.nodes-s.extraStreams()))
+}
+
+// extraStreams returns how many connections with goroutines of their own are not in the reserve.
+func (s *Server) extraStreams() int {
+	return max(0, s.streams[false]+s.streams[true]-reservedStreams)
 }
 
 // interest tells epoll what to watch of c.
@@ -455,17 +471,19 @@ func (s *Server) interest(op int, c *conn, events uint32) {
 }
 
 // keepRest keeps what is left of an answer until the peer reads on.
-func (s *Server) keepRest(c *conn, rest []byte, shared bool) {
-	if !shared {
+func (s *Server) keepRest(c *conn, rest []byte, a answer) {
+	held := len(a.out)
+	if !a.shared {
 		rest = append([]byte(nil), rest...)
+		held = len(rest)
 	}
 	w := s.await(c)
 	w.in = nil
-	w.unsent = rest
+	w.unsent, w.held = rest, held
 	w.active = time.Now()
-	s.unsent += len(rest)
+	s.held += held
 	s.interest(unix.EPOLL_CTL_MOD, c, unix.EPOLLOUT)
-	for s.unsent > maxUnsentBytes && s.endOldestUnsent() {
+	for s.held > maxUnsentBytes && s.endOldestUnsent() {
 	}
 }
 
@@ -480,12 +498,14 @@ func (s *Server) endOldestUnsent() bool {
 	return false
 }
 
-// makeRoom ends the connection that has waited for longest, if there is one.
-func (s *Server) makeRoom() bool {
+// makeRoom ends the connection that has waited for longest, if there is one, after an error that says
+// that there is no room for another.
+func (s *Server) makeRoom(err error) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	oldest := s.waiting.Front()
 	if oldest == nil {
+		s.complain(caller{}, "no room for another connection", "err", err)
 		return false
 	}
 	s.end(oldest.Value.(*conn), "")
@@ -526,7 +546,7 @@ func (s *Server) forgetWait(c *conn) {
 		return
 	}
 	s.waiting.Remove(c.wait.place)
-	s.unsent -= len(c.wait.unsent)
+	s.held -= c.wait.held
 	c.wait = nil
 }
 
@@ -589,7 +609,6 @@ func (s *Server) sendOn(c *conn) {
 		s.end(c, "")
 		return
 	}
-	s.unsent -= len(c.wait.unsent) - len(rest)
 	c.wait.unsent = rest
 	c.wait.active = time.Now()
 }
@@ -661,8 +680,9 @@ func (s *Server) expire() {
 
 // startStream hands a connection over to a goroutine of its own.
 func (s *Server) startStream(c *conn, follow bool) {
-	if s.ctx.Err() != nil || s.streams[follow] >= maxStreams {
-		s.log.Warn("subscriber refused: too many", "subscribers", s.streams[follow], "peer", c.peer)
+	full := s.roomToStay() != nil && s.streams[false]+s.streams[true] >= reservedStreams
+	if s.ctx.Err() != nil || s.streams[follow] >= maxStreams || full {
+		s.complain(c.caller, "subscriber refused: too many", "subscribers", s.streams[follow])
 		s.end(c, "")
 		return
 	}

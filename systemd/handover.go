@@ -167,7 +167,7 @@ func (in *Inherited) takeNodes(f *os.File, log *slog.Logger) error {
 		fd := int(r.FD)
 		unix.CloseOnExec(fd)
 		if err := aliveFD(fd); err != nil {
-			log.Warn("registration not restored", "node", r.Name, "reason", err)
+			in.lose(r, err, log)
 			in.superseded = append(in.superseded, nodeName(r.ID))
 			unix.Close(fd)
 			continue

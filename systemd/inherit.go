@@ -1,9 +1,7 @@
 package systemd
 
 import (
-	"cmp"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -85,25 +83,40 @@ func closeFiles(files map[string]*os.File) {
 // restore makes of the stored files what they were, and closes them.
 func (in *Inherited) restore(stored map[string]*os.File, log *slog.Logger) {
 	defer closeFiles(stored)
-	records := in.readStates(stored, log)
-	for name, f := range stored {
-		id, isNode := strings.CutPrefix(name, nodePrefix)
-		if !isNode {
+	for _, r := range in.readStates(stored, log) {
+		name := nodeName(r.ID)
+		f := stored[name]
+		if f == nil {
+			in.lose(r, errors.New("its connection was not kept"), log)
 			continue
 		}
-		kept, err := keep(id, f, records)
+		kept, err := keep(f, r)
 		if err != nil {
-			log.Warn("registration not restored", "node", kept.Node.Name, "stored", name, "reason", err)
 			in.superseded = append(in.superseded, name)
-			continue
+			in.lose(r, err, log)
+		} else {
+			in.Kept = append(in.Kept, kept)
 		}
-		in.Kept = append(in.Kept, kept)
+		f.Close()
+		delete(stored, name)
 	}
-	slices.SortFunc(in.Kept, func(a, b Kept) int { return cmp.Compare(a.Node.ID, b.Node.ID) })
+	for name := range stored {
+		if strings.HasPrefix(name, nodePrefix) {
+			log.Warn("registration not restored", "stored", name, "reason", "no record of it")
+			in.superseded = append(in.superseded, name)
+		}
+	}
 }
 
-// readStates reads the newest state that can be read whole, and returns its records by node ID.
-func (in *Inherited) readStates(stored map[string]*os.File, log *slog.Logger) map[uint64]record {
+// lose makes a registered node one that has gone.
+func (in *Inherited) lose(r record, reason error, log *slog.Logger) {
+	log.Warn("registration not restored", "node", r.Name, "port", r.Port, "reason", reason)
+	in.Old = append(in.Old, r.old())
+}
+
+// readStates reads the newest state that can be read whole, and returns the records of its nodes in order of
+// registration.
+func (in *Inherited) readStates(stored map[string]*os.File, log *slog.Logger) (nodes []record) {
 	var generations []uint64
 	for name := range stored {
 		if number, isState := strings.CutPrefix(name, statePrefix); isState {
@@ -113,42 +126,27 @@ func (in *Inherited) readStates(stored map[string]*os.File, log *slog.Logger) ma
 		}
 	}
 	slices.Sort(generations)
-	records := make(map[uint64]record)
 	for _, generation := range slices.Backward(generations) {
 		in.generation = max(in.generation, generation)
-		nodes, old, err := readState(stored[stateName(generation)])
-		for _, r := range nodes {
-			records[r.ID] = r
-		}
-		in.Old = old
-		if err == nil {
+		var err error
+		if nodes, in.Old, err = readState(stored[stateName(generation)]); err == nil {
 			break
 		}
 		log.Error("state not read", "stored", stateName(generation), "err", err)
 	}
-	return records
+	return nodes
 }
 
-// keep takes a stored connection over, if its node is there and its record is. A Node that comes with an error
-// is what is known of it.
-func keep(id string, f *os.File, records map[uint64]record) (Kept, error) {
-	number, err := strconv.ParseUint(id, 10, 64)
-	if err != nil {
-		return Kept{}, fmt.Errorf("node ID %q", id)
-	}
-	r, found := records[number]
-	if !found {
-		return Kept{}, errors.New("no record of it")
-	}
-	kept := Kept{Node: r.node(-1)}
+// keep takes a stored connection over, if its node is there.
+func keep(f *os.File, r record) (kept Kept, err error) {
 	if err := control(f, aliveFD); err != nil {
-		return kept, err
+		return Kept{}, err
 	}
 	err = control(f, func(fd int) (err error) {
 		kept.FD, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 		return err
 	})
-	kept.Node.FD = int32(kept.FD)
+	kept.Node = r.node(kept.FD)
 	return kept, err
 }
 

@@ -70,6 +70,11 @@ func (r record) node(fd int) registry.Node {
 	return n
 }
 
+// old returns the node as one that has gone.
+func (r record) old() registry.Old {
+	return registry.Old{Name: r.Name, Port: r.Port, FD: r.FD, Counter: r.Counter}
+}
+
 // state is the records of a registry in a file without a name (memfd_create(2)), to which each change is
 // appended. It is in memory, and whoever holds its descriptor has all that was written, however this process
 // ended.
@@ -153,7 +158,7 @@ func readState(r io.ReaderAt) (nodes []record, old []registry.Old, err error) {
 		if !r.Gone {
 			continue
 		}
-		old = append(old, registry.Old{Name: r.Name, Port: r.Port, FD: r.FD, Counter: r.Counter})
+		old = append(old, r.old())
 	}
 	return living(nodes), old, nil
 }

@@ -38,7 +38,7 @@ func (b *bench) growth(p program, nodes int) (idle, per1000 float64, err error) 
 		if err != nil {
 			return err
 		}
-		time.Sleep(settling)
+		time.Sleep(3 * settling) // until all have been asked for their names
 		full, err := d.residentMB()
 		per1000 = (full - idle) / float64(nodes) * 1000
 		return err
