@@ -20,7 +20,7 @@ const (
 	identifySettle = 100 * time.Millisecond // a node gone within this time is not asked; what is announced waits for 150 ms
 	identifyTime   = 2 * time.Second        // all that a node is given
 	identifyAtOnce = 8                      // nodes asked at once
-	identifyMany   = 512                    // after so many, memory is given back
+	identifyCalm   = 3 * time.Second        // after so long without a new node, memory is given back
 )
 
 // identifier asks each node that registers for its full name, once, and tells the registry.
@@ -48,23 +48,25 @@ func (i *identifier) run(ctx context.Context) {
 	defer asking.Wait()
 	nodes, changes := i.reg.Subscribe()
 	defer func() { changes.Close() }()
-	asked := 0
+	calm := time.AfterFunc(identifyCalm, i.giveBack)
+	defer calm.Stop()
 	for ctx.Err() == nil {
 		for _, n := range nodes {
 			i.start(ctx, &asking, n)
 		}
-		if asked += len(nodes); asked >= identifyMany {
-			asking.Wait()
-			if err := giveBack(); err != nil {
-				i.log.Debug("memory not given back", "err", err)
-			}
-			asked = 0
-		}
+		calm.Reset(identifyCalm)
 		var err error
 		if nodes, err = registered(ctx, changes); errors.Is(err, registry.ErrBehind) {
 			nodes, changes = i.reg.Subscribe()
 			nodes = slices.DeleteFunc(nodes, func(n *registry.Node) bool { return n.Sure })
 		}
+	}
+}
+
+// giveBack gives back what it took to ask.
+func (i *identifier) giveBack() {
+	if err := giveBack(); err != nil {
+		i.log.Debug("memory not given back", "err", err)
 	}
 }
 

@@ -2,12 +2,10 @@ package main
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"os"
 	"runtime/debug"
 	"strings"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -16,15 +14,6 @@ import (
 // gcPercent lets the heap grow by half before it is collected, rather than to twice its size: most of it
 // is registrations, which stay, and lookups allocate nothing.
 const gcPercent = 50
-
-// startTime is after how long a daemon has done what it does but once.
-const startTime = time.Second
-
-// giveBackWhenStarted gives memory back when the daemon has started.
-func giveBackWhenStarted(ctx context.Context) error {
-	pause(ctx, startTime)
-	return giveBack()
-}
 
 // giveBack gives back what was needed once and will not be soon again. Of the heap that is what the
 // next collection would find, which may be hours away; of the program it is which of its pages have been

@@ -178,7 +178,6 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 	}
 	background("identifying ended", func(ctx context.Context) error { s.asker.run(ctx); return nil })
 	background("LAN discovery ended", func(ctx context.Context) error { s.lan.run(ctx); return nil })
-	background("memory not given back", giveBackWhenStarted)
 	if _, supervised := os.LookupEnv(envNotify); supervised {
 		background("status no longer told", s.tell)
 		background("watchdog ended", func(ctx context.Context) error { return systemd.Watchdog(ctx, alive, s.unwell) })

@@ -1,0 +1,248 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"eclus/registry"
+)
+
+// eventLog is a log without times that is written to while it is read.
+type eventLog struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *eventLog) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(b)
+}
+
+func (l *eventLog) lines() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Collect(strings.Lines(l.buf.String()))
+}
+
+func (l *eventLog) logger(level slog.Level) *slog.Logger {
+	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: level,
+		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey || a.Key == slog.LevelKey {
+				return slog.Attr{}
+			}
+			return a
+		}}))
+}
+
+// runEvents runs e until the test ends, or until what is returned is called, which returns when it has.
+func runEvents(t *testing.T, e *events) (end func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		e.run(ctx)
+	}()
+	end = func() {
+		cancel()
+		<-ended
+	}
+	t.Cleanup(end)
+	return end
+}
+
+// awaitLines waits for the log to have at least so many lines, and compares them.
+func awaitLines(t *testing.T, log *eventLog, want ...string) {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	for len(log.lines()) < len(want) {
+		select {
+		case <-deadline:
+			t.Fatalf("after 20 s the log is\n%q; want\n%q", log.lines(), want)
+		case <-time.After(time.Millisecond):
+		}
+	}
+	if got := log.lines(); !slices.Equal(got, want) {
+		t.Errorf("the log is\n%q; want\n%q", got, want)
+	}
+}
+
+// enter registers a node whose connection is one of this process with itself.
+func enter(t *testing.T, reg *registry.Registry, name string) *registry.Registration {
+	t.Helper()
+	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	node, err := net.DialTCP("tcp4", nil, l.Addr().(*net.TCPAddr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { node.Close() })
+	conn, err := l.AcceptTCP()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer := conn.RemoteAddr().(*net.TCPAddr).AddrPort()
+	n := registry.Node{Name: name, Port: 41233, Addresses: []netip.Addr{peer.Addr()}, PeerPort: peer.Port()}
+	if err := raw.Control(func(fd uintptr) { n.FD = int32(fd) }); err != nil {
+		t.Fatal(err)
+	}
+	r, err := reg.Register(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// entry returns the line about a node that this process holds.
+func entry(text, name string, n *registry.Node) string {
+	s := fmt.Sprintf("msg=%q node=%s port=41233 peer=%v pid=%d uid=%d", text, name, n.Peer(), os.Getpid(), os.Geteuid())
+	if n.Holder != nil && n.Holder.Unit != "" {
+		s += " unit=" + n.Holder.Unit
+	}
+	return s + "\n"
+}
+
+func TestEventsNode(t *testing.T) {
+	reg := registry.New("hosta.local", 0)
+	var log eventLog
+	end := runEvents(t, newEvents(reg, log.logger(slog.LevelInfo)))
+	r := enter(t, reg, "a")
+	awaitLines(t, &log, entry("node up", "a", reg.Node(r)))
+	n := reg.Node(r)
+	if n.Holder == nil || int(n.Holder.PID) != os.Getpid() || int(n.Holder.UID) != os.Geteuid() {
+		t.Errorf("held by %v; want PID %d, UID %d", n.Holder, os.Getpid(), os.Geteuid())
+	}
+	if err := reg.Identify(n, registry.Identity{Node: "a@real.example"}); err != nil {
+		t.Fatal(err)
+	}
+	reg.Unregister(r)
+	end()
+	awaitLines(t, &log, entry("node up", "a", n), entry("node down", "a@real.example", n))
+}
+
+// TestEventsInOrder has nodes come and go at once, one name twice.
+func TestEventsInOrder(t *testing.T) {
+	reg := registry.New("hosta.local", 0)
+	var log eventLog
+	e := newEvents(reg, log.logger(slog.LevelInfo))
+	register := func(name string, port uint16) *registry.Registration {
+		r, err := reg.Register(registry.Node{Name: name, Port: port, Addresses: []netip.Addr{netip.IPv6Loopback()}, PeerPort: 9, FD: -1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	reg.Unregister(register("a", 1))
+	register("a", 2)
+	neighbour := registry.Node{Node: "b@hostb.local", Name: "b", Host: "hostb.local", Port: 3,
+		Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.2")}}
+	if err := reg.SetNeighbour(neighbour); err != nil {
+		t.Fatal(err)
+	}
+	neighbour.Port, neighbour.Addresses = 4, nil
+	if err := reg.SetNeighbour(neighbour); err != nil {
+		t.Fatal(err)
+	}
+	reg.RemoveNeighbour("b@hostb.local", "hostb.local")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	e.run(ctx)
+	awaitLines(t, &log,
+		"msg=\"node up\" node=a port=1 peer=[::1]:9\n",
+		"msg=\"node down\" node=a port=1 peer=[::1]:9\n",
+		"msg=\"node up\" node=a port=2 peer=[::1]:9\n",
+		"msg=\"neighbour up\" node=b@hostb.local host=hostb.local port=3 address=198.51.100.2\n",
+		"msg=\"neighbour down\" node=b@hostb.local host=hostb.local port=4\n",
+	)
+}
+
+// TestEventsRestored finds the holder of a node that was there before, silently.
+func TestEventsRestored(t *testing.T) {
+	reg := registry.New("hosta.local", 0)
+	var log eventLog
+	r := enter(t, reg, "a")
+	runEvents(t, newEvents(reg, log.logger(slog.LevelInfo)))
+	second := enter(t, reg, "b")
+	awaitLines(t, &log, entry("node up", "b", reg.Node(second)))
+	if h := reg.Node(r).Holder; h == nil || int(h.PID) != os.Getpid() {
+		t.Errorf("held by %v; want PID %d", h, os.Getpid())
+	}
+}
+
+// TestEventsUnlogged finds holders where nobody reads the log.
+func TestEventsUnlogged(t *testing.T) {
+	reg := registry.New("hosta.local", 0)
+	var log eventLog
+	runEvents(t, newEvents(reg, log.logger(slog.LevelWarn)))
+	_, changes := reg.Subscribe()
+	defer changes.Close()
+	r := enter(t, reg, "a")
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for reg.Node(r).Holder == nil {
+		if _, err := changes.Next(ctx); err != nil {
+			t.Fatalf("holder not found: %v", err)
+		}
+	}
+	awaitLines(t, &log)
+}
+
+// TestEventsBehind has more happen at once than is kept.
+func TestEventsBehind(t *testing.T) {
+	const many = 9000
+	reg := registry.New("hosta.local", 0)
+	var log eventLog
+	e := newEvents(reg, log.logger(slog.LevelInfo))
+	var last *registry.Registration
+	for i := range many {
+		if last != nil {
+			reg.Unregister(last)
+		}
+		var err error
+		if last, err = reg.Register(registry.Node{Name: "a", Port: uint16(i), FD: -1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	e.run(ctx)
+	awaitLines(t, &log,
+		"msg=\"changes of nodes not logged: too many at once\"\n",
+		"msg=\"node up\" node=a port=8999 peer=\"\"\n")
+}
+
+// TestEventsOtherConnection registers a node whose descriptor is not that of a connection any more.
+func TestEventsOtherConnection(t *testing.T) {
+	reg := registry.New("hosta.local", 0)
+	var log eventLog
+	e := newEvents(reg, log.logger(slog.LevelInfo))
+	r := enter(t, reg, "a")
+	stale := reg.Node(r)
+	reg.Unregister(r)
+	if c, ok := e.connection(stale); ok {
+		t.Errorf("connection %v of a node that has gone", c)
+	}
+	if got := addrPort(&unix.SockaddrUnix{}); got.IsValid() {
+		t.Errorf("address %v of a socket that is not of TCP", got)
+	}
+}
