@@ -55,10 +55,11 @@ type loop struct {
 	generation uint32
 	listeners  []*os.File
 
-	nodes   int         // conns that hold a registration
-	waiting list.List   // conns that don't, the oldest first
-	held    int         // bytes of answers in waiting
-	timer   *time.Timer // calls expire; nil while no conn has a time limit
+	withheld map[*registry.Registration][]byte // answers to registrations that are yet to be kept
+	nodes    int                               // conns that hold a registration
+	waiting  list.List                         // conns that don't, the oldest first
+	held     int                               // bytes of answers in waiting
+	timer    *time.Timer                       // calls expire; nil while no conn has a time limit
 
 	streams      map[bool]int // running, by nodeStream.follow
 	streamsEnded sync.WaitGroup
@@ -97,6 +98,7 @@ func (s *Server) open(ctx context.Context, stop context.CancelCauseFunc, listene
 		defer l.Close() // what is served is a copy
 	}
 	s.streams = make(map[bool]int)
+	s.withheld = make(map[*registry.Registration][]byte)
 	s.files = s.cfg.Files
 	if s.files == 0 {
 		var limit unix.Rlimit
@@ -238,6 +240,7 @@ func (s *Server) endWaiting() {
 	for e := s.waiting.Front(); e != nil; e = s.waiting.Front() {
 		s.end(e.Value.(*conn), "")
 	}
+	clear(s.withheld) // whoever restores the registration sees that it has not been answered
 	if s.timer != nil {
 		s.timer.Stop()
 	}
@@ -353,8 +356,14 @@ func (s *Server) keepPart(c *conn, in []byte) {
 
 // carryOut does what an answer says.
 func (s *Server) carryOut(c *conn, a answer) {
-	if a.verdict == stream {
+	switch {
+	case a.verdict == stream:
 		s.startStream(c, a.follow)
+		return
+	case a.later:
+		s.settle(c, a.reg)
+		s.withheld[a.reg] = append([]byte(nil), a.out...)
+		time.AfterFunc(maxWithheld, func() { s.answerLate(a.reg) })
 		return
 	}
 	// The last answer of a connection waits for close, which sends it together with the FIN. Only where all
@@ -381,6 +390,25 @@ func (s *Server) carryOut(c *conn, a answer) {
 		w.in, w.said = nil, true
 	default:
 		s.end(c, "")
+	}
+}
+
+// maxWithheld is how long the answer to a registration waits for its connection to be kept: a service
+// manager that takes longer than this is in trouble, and would not start another epmd.
+const maxWithheld = 500 * time.Millisecond
+
+// answerLate answers a registration that was not to be answered before its connection was kept.
+func (s *Server) answerLate(reg *registry.Registration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := s.withheld[reg]
+	if out == nil {
+		return // it has been answered, or has ended
+	}
+	delete(s.withheld, reg)
+	c := s.conns[s.cfg.Registry.Node(reg).FD]
+	if rest, err := s.send(c.fd, out, false); err != nil || len(rest) > 0 {
+		s.end(c, "gone before the answer")
 	}
 }
 
@@ -517,6 +545,7 @@ func (s *Server) end(c *conn, reason string) {
 	s.remove(c)
 	if c.reg != nil {
 		s.nodes--
+		delete(s.withheld, c.reg)
 		s.endKept(c)
 		s.unregister(c.reg, reason)
 		c.reg = nil

@@ -26,8 +26,10 @@ var (
 // Keeper keeps the connections of nodes for when this process has ended. Its methods must not block.
 type Keeper interface {
 	// Keep is called before the registration of n is answered. Its connection is fd, which stays open
-	// until Release.
-	Keep(fd int, n *registry.Node)
+	// until Release. It tells whether the connection is kept now. If not, kept is called when it is, by
+	// another goroutine and with no lock held that Keep or Release take; the answer waits for that, though
+	// not for long.
+	Keep(fd int, n *registry.Node, kept func()) bool
 	// Release is called when n has gone, or is to go, before its connection is closed.
 	Release(n *registry.Node)
 }
@@ -113,6 +115,7 @@ type caller struct {
 type answer struct {
 	verdict verdict
 	out     []byte                 // valid until the next request is handled, unless shared
+	later   bool                   // out is to wait until reg is kept
 	shared  bool                   // out is never written to again
 	reg     *registry.Registration // stay: the connection's node; nil if it was refused
 	follow  bool                   // stream: go on with changes
@@ -185,6 +188,7 @@ func (s *Server) handleAlive(from caller, req []byte) answer {
 	if err == nil {
 		reg, err = s.register(from, alive)
 	}
+	later := err == nil && !s.keep(from.fd, reg)
 	if err == nil {
 		resp.Result, resp.Creation = 0, s.cfg.Registry.Node(reg).Creation
 		if s.logs(slog.LevelInfo) {
@@ -194,7 +198,15 @@ func (s *Server) handleAlive(from caller, req []byte) answer {
 		s.log.Warn("name refused", "node", alive.Name, "err", err, "peer", from.peer)
 	}
 	s.out = resp.Append(s.out[:0])
-	return answer{verdict: stay, out: s.out, reg: reg}
+	return answer{verdict: stay, out: s.out, later: later, reg: reg}
+}
+
+// keep has the connection of a node kept, and tells whether it is.
+func (s *Server) keep(fd int, reg *registry.Registration) bool {
+	if s.cfg.Keeper == nil {
+		return true
+	}
+	return s.cfg.Keeper.Keep(fd, s.cfg.Registry.Node(reg), func() { s.answerLate(reg) })
 }
 
 // register enters a node. The name of one that has just closed its connection is free, even if the new
@@ -206,7 +218,7 @@ func (s *Server) register(from caller, alive AliveReq) (*registry.Registration, 
 	if err := s.roomToStay(); err != nil {
 		return nil, err
 	}
-	reg, err := s.cfg.Registry.Register(registry.Node{
+	return s.cfg.Registry.Register(registry.Node{
 		Name:      alive.Name,
 		Port:      alive.Port,
 		Type:      alive.Type,
@@ -217,10 +229,6 @@ func (s *Server) register(from caller, alive AliveReq) (*registry.Registration, 
 		Addresses: []netip.Addr{from.peer.Addr()},
 		FD:        int32(from.fd),
 	})
-	if err == nil && s.cfg.Keeper != nil {
-		s.cfg.Keeper.Keep(from.fd, s.cfg.Registry.Node(reg))
-	}
-	return reg, err
 }
 
 // unregister ends a node's registration; its connection goes with it.

@@ -102,7 +102,7 @@ func (in *Inherited) restore(stored map[string]*os.File, log *slog.Logger) {
 	}
 	for name := range stored {
 		if strings.HasPrefix(name, nodePrefix) {
-			log.Warn("registration not restored", "stored", name, "reason", "no record of it")
+			log.Debug("connection of a node that had gone", "stored", name) // systemd was still to be told
 			in.superseded = append(in.superseded, name)
 		}
 	}

@@ -49,6 +49,7 @@ type message struct {
 	name string   // FDNAME= of the descriptor it stores; empty: it stores none
 	file *os.File // what is stored, if that is ours to close
 	fd   int      // what is stored
+	sent func()   // called when systemd has it, without the lock held; may be nil
 }
 
 // OpenStore returns a Store for the service that this process is, or nil if it is none. The registry has been
@@ -110,11 +111,11 @@ func duplicate(f *os.File) (*os.File, error) {
 }
 
 // Keep stores the connection of a node that is being registered. It implements epmd.Keeper.
-func (s *Store) Keep(fd int, n *registry.Node) {
+func (s *Store) Keep(fd int, n *registry.Node, kept func()) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.record(recordOf(n, false))
-	s.send(message{text: "FDSTORE=1", name: nodeName(n.ID), fd: fd})
+	return s.send(message{text: "FDSTORE=1", name: nodeName(n.ID), fd: fd, sent: kept})
 }
 
 // Release forgets the connection of a node that has gone or is to go. It implements epmd.Keeper.
@@ -132,10 +133,13 @@ func (s *Store) Release(n *registry.Node) {
 	s.send(message{text: remove(name)})
 }
 
-// Update notes that more is known of a registered node.
+// Update notes that more is known of a node, if it is still registered.
 func (s *Store) Update(n *registry.Node) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if now := s.reg.Lookup(n.Name); now == nil || now.ID != n.ID {
+		return
+	}
 	s.record(recordOf(n, false))
 }
 
@@ -160,27 +164,28 @@ func (s *Store) record(r record) {
 	}
 }
 
-// send sends a message at once if systemd takes it, after those that wait.
-func (s *Store) send(m message) {
-	if len(s.queue) == 0 && s.try(m, syscall.MSG_DONTWAIT) {
-		return
+// send sends a message at once if systemd takes it, after those that wait, and tells whether it did.
+func (s *Store) send(m message) bool {
+	if len(s.queue) == 0 && s.try(m) {
+		return true
 	}
 	s.queue = append(s.queue, m)
 	select {
 	case s.queued <- struct{}{}:
 	default: // the token is there already
 	}
+	return false
 }
 
 // try sends a message and tells whether it is done with, by success or by an error that will not pass.
-func (s *Store) try(m message, flags int) bool {
+func (s *Store) try(m message) bool {
 	text, rights := m.text, []byte(nil)
 	if m.name != "" {
 		text += "\nFDNAME=" + m.name + "\nFDPOLL=0"
 		rights = unix.UnixRights(m.fd)
 	}
 	err := control(s.conn, func(fd int) error {
-		return unix.Sendmsg(fd, []byte(text), rights, nil, flags|unix.MSG_NOSIGNAL)
+		return unix.Sendmsg(fd, []byte(text), rights, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 	})
 	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ENOBUFS) {
 		return false
@@ -230,15 +235,32 @@ func (s *Store) drain() error {
 		return err
 	}
 	return raw.Write(func(uintptr) bool {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		for len(s.queue) > 0 {
-			if m := s.queue[0]; m.text != "" && !s.try(m, syscall.MSG_DONTWAIT) {
-				return false
+		for {
+			sent, more := s.sendNext()
+			if sent == nil {
+				return !more
 			}
-			s.queue = s.queue[1:]
+			sent()
 		}
-		s.queue = nil
-		return true
 	})
+}
+
+// sendNext sends what has waited for longest, and returns what is to be called then. If that is nil, nothing
+// could be sent, and more tells whether anything waits.
+func (s *Store) sendNext() (sent func(), more bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.queue) == 0 {
+		s.queue = nil
+		return nil, false
+	}
+	m := s.queue[0]
+	if m.text != "" && !s.try(m) {
+		return nil, true
+	}
+	s.queue = s.queue[1:]
+	if m.sent == nil {
+		return func() {}, true
+	}
+	return m.sent, true
 }
