@@ -3,7 +3,6 @@ package avahi
 import (
 	"context"
 	"net/netip"
-	"strconv"
 
 	"eclus/registry"
 )
@@ -48,7 +47,7 @@ func (b *browsing) answered(it *item, names []NamedPort, err error) {
 		b.tell(it, names)
 		return
 	}
-	b.link.log.Debug("epmd on the LAN doesn't answer", "host", strconv.Quote(it.node.Host), "error", err)
+	b.link.log.Debug("epmd on the LAN doesn't answer", "host", it.node.Host, "err", err)
 	if it.askFails++; it.askFails > 1 {
 		b.untell(it)
 	}

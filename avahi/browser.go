@@ -290,7 +290,7 @@ func (b *browsing) resolving(it *item, c *client, r reply) {
 	case err != nil:
 		b.release(c)
 		if it.client = nil; !it.gone {
-			b.link.log.Debug("Avahi refuses to resolve", "instance", it.label, "error", err)
+			b.link.log.Debug("Avahi refuses to resolve", "instance", it.label, "err", err)
 			b.retry(it)
 		}
 	case it.gone:
@@ -392,7 +392,7 @@ func (b *browsing) consider(it *item, r record) {
 // reject says, not too often of one host, that something of it can't be used.
 func (b *browsing) reject(what string, it *item, host string, reason error) {
 	if withheld, ok := b.known.say.may(host); ok {
-		b.link.log.Warn(what, "instance", strconv.Quote(it.label), "host", strconv.Quote(host), "error", reason, "withheld", withheld)
+		b.link.log.Warn(what, "instance", it.label, "host", host, "err", reason, "withheld", withheld)
 	}
 }
 

@@ -95,7 +95,7 @@ func (k *neighbours) set(n registry.Node) {
 	}
 	k.refused[keyOf(n)] = n
 	if withheld, ok := k.say.may("limit"); ok {
-		k.log.Warn("LAN node left out", "error", err, "withheld", withheld)
+		k.log.Warn("LAN node left out", "err", err, "withheld", withheld)
 	}
 }
 

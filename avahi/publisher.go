@@ -337,7 +337,7 @@ func (p *publication) update(e *entry) {
 // to come brings the present text.
 func (p *publication) updated(e *entry, r reply) {
 	if r.err != nil && !e.gone && e.established {
-		p.link.log.Warn("update of a TXT record refused", "instance", e.announced.label, "error", r.err)
+		p.link.log.Warn("update of a TXT record refused", "instance", e.announced.label, "err", r.err)
 	}
 }
 
@@ -355,7 +355,7 @@ func (p *publication) fail(e *entry, reason error) {
 	if e.node != nil {
 		what = e.node.Node
 	}
-	p.link.log.Warn("Avahi refuses to publish", "node", what, "error", reason)
+	p.link.log.Warn("Avahi refuses to publish", "node", what, "err", reason)
 	e.gone = true
 	p.free(e)
 }

@@ -176,6 +176,20 @@ func TestEventsInOrder(t *testing.T) {
 	)
 }
 
+// TestArrived looks for holders of those alone that are still there.
+func TestArrived(t *testing.T) {
+	node := func(id uint64) *registry.Node { return &registry.Node{ID: id} }
+	got := arrived([]registry.Event{
+		{Kind: registry.Up, Node: node(1)},
+		{Kind: registry.Down, Node: node(7)},
+		{Kind: registry.Up, Node: node(2)},
+		{Kind: registry.Down, Node: node(1)},
+	})
+	if len(got) != 1 || got[0].ID != 2 {
+		t.Errorf("got %v; want node 2 alone", got)
+	}
+}
+
 // TestEventsRestored finds the holder of a node that was there before, silently.
 func TestEventsRestored(t *testing.T) {
 	reg := registry.New("hosta.local", 0)
@@ -212,6 +226,9 @@ func TestEventsBehind(t *testing.T) {
 	const many = 9000
 	reg := registry.New("hosta.local", 0)
 	var log eventLog
+	if _, err := reg.Register(registry.Node{Name: "before", FD: -1}); err != nil {
+		t.Fatal(err)
+	}
 	e := newEvents(reg, log.logger(slog.LevelInfo))
 	var last *registry.Registration
 	for i := range many {
@@ -241,6 +258,10 @@ func TestEventsOtherConnection(t *testing.T) {
 	reg.Unregister(r)
 	if c, ok := e.connection(stale); ok {
 		t.Errorf("connection %v of a node that has gone", c)
+	}
+	enter(t, reg, "a")
+	if c, ok := e.connection(stale); ok {
+		t.Errorf("connection %v of a node whose name is another's by now", c)
 	}
 	if got := addrPort(&unix.SockaddrUnix{}); got.IsValid() {
 		t.Errorf("address %v of a socket that is not of TCP", got)

@@ -18,7 +18,7 @@ import (
 
 const (
 	identifySettle = 100 * time.Millisecond // a node gone within this time is not asked; what is announced waits for 150 ms
-	identifyTime   = 2 * time.Second        // all that a node is given
+	identifyTime   = 10 * time.Second       // all that a node is given: the first TLS connection of its life takes long
 	identifyAtOnce = 8                      // nodes asked at once
 	identifyCalm   = 3 * time.Second        // after so long without a new node, memory is given back
 )

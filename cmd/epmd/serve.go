@@ -31,7 +31,10 @@ func serve(ctx context.Context, c config, args []string, stderr io.Writer) error
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	log := newLog(c, stderr)
+	log, journal := newLog(c, stderr)
+	if journal != nil {
+		defer journal.Close() // fails where there is no journal to tell
+	}
 	in, err := inherit(ctx, c, log)
 	if errors.Is(err, errTaken) {
 		log.Info(errTaken.Error(), "port", c.port, "err", err)
@@ -47,7 +50,7 @@ func serve(ctx context.Context, c config, args []string, stderr io.Writer) error
 	if err != nil {
 		return err
 	}
-	s.args, s.hangup = args, hangup
+	s.args, s.hangup, s.journal = args, hangup, journal
 	err = s.run(ctx, in.Listeners)
 	if errors.Is(err, epmd.ErrKilled) {
 		return nil
@@ -55,9 +58,10 @@ func serve(ctx context.Context, c config, args []string, stderr io.Writer) error
 	return err
 }
 
-// newLog returns a log on stderr that says as much as OTP's epmd: with no -d what an operator must
-// know, with one who comes and goes, with two every request.
-func newLog(c config, stderr io.Writer) *slog.Logger {
+// newLog returns a log that says as much as OTP's epmd: with no -d what an operator must know, with one who
+// comes and goes, with two every request. It goes to the journal if that is where stderr leads, and has who
+// comes and goes there in any case; otherwise it is text, and the journal returned is nil.
+func newLog(c config, stderr io.Writer) (*slog.Logger, *systemd.Journal) {
 	level := slog.LevelWarn
 	switch {
 	case c.debug == 1:
@@ -65,7 +69,11 @@ func newLog(c config, stderr io.Writer) *slog.Logger {
 	case c.debug > 1:
 		level = slog.LevelDebug
 	}
-	return slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
+	if stderr == os.Stderr && systemd.StderrIsJournal() {
+		journal := systemd.NewJournal(systemd.JournalSocket)
+		return slog.New(journal.Handler(min(level, slog.LevelInfo))), journal
+	}
+	return slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})), nil
 }
 
 // service is the parts of the daemon.
@@ -78,10 +86,13 @@ type service struct {
 	log    *slog.Logger
 	daemon bool
 
+	journal *systemd.Journal // nil: the log is text
+
 	args   []string         // of this process
 	hangup <-chan os.Signal // SIGHUP
 
-	storeMax atomic.Int64 // what the service manager keeps; negative: not known
+	storeMax  atomic.Int64 // what the service manager keeps; negative: not known
+	storeFull atomic.Bool  // that it is not enough is in the log
 }
 
 func newService(c config, in systemd.Inherited, log *slog.Logger) (*service, error) {
@@ -182,6 +193,9 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 		background("status no longer told", s.tell)
 		background("watchdog ended", func(ctx context.Context) error { return systemd.Watchdog(ctx, alive, s.unwell) })
 	}
+	if s.journal != nil {
+		background("journal", func(ctx context.Context) error { s.journal.Run(ctx); return nil })
+	}
 	if s.store != nil {
 		background("registrations no longer kept", s.store.Run)
 		background("size of the fd store unknown", s.measureStore)
@@ -253,8 +267,11 @@ func (s *service) status() string {
 	case s.store == nil || size < 0:
 	case size == 0:
 		text += "; registrations end with this process: FileDescriptorStoreMax= is 0"
-	case int64(local) >= size:
+	case int64(local) >= size: // the state takes a place too
 		text += fmt.Sprintf("; %d of them are not kept: FileDescriptorStoreMax= is %d", int64(local)-size+1, size)
+		if !s.storeFull.Swap(true) {
+			s.log.Warn(fmt.Sprintf("more nodes than are kept: FileDescriptorStoreMax= is %d", size), "nodes", local)
+		}
 	}
 	return text
 }
