@@ -123,7 +123,7 @@ func TestBusRestarted(t *testing.T) {
 				end = s.Bus.Kill
 			}
 			must(t, end(within(t)))
-			must(t, s.Avahi.Stop(within(t)))
+			must(t, s.Avahi.Kill(within(t)))
 		}
 		waitState(t, "publisher knows", publisher.State, "LAN discovery off")
 		waitState(t, "browser knows", browser.State, "LAN discovery off")

@@ -128,14 +128,10 @@ func (s *Server) open(ctx context.Context, stop context.CancelCauseFunc, listene
 // takeBack makes a connection that was there before that of its node.
 func (s *Server) takeBack(r Restored) {
 	n := s.cfg.Registry.Node(r.Registration)
-	var from netip.Addr
-	if len(n.Addresses) > 0 {
-		from = n.Addresses[0]
-	}
 	if unanswered(r.FD) {
 		s.send(r.FD, AliveResp{Wide: n.High >= 6, Creation: n.Creation}.Append(nil), false)
 	}
-	s.settle(&conn{caller: caller{r.FD, netip.AddrPortFrom(from, 0), true}}, r.Registration)
+	s.settle(&conn{caller: caller{r.FD, n.Peer(), true}}, r.Registration)
 }
 
 // unanswered tells whether nothing was ever sent on a connection: its process ended between keeping the

@@ -43,7 +43,7 @@ type Restored struct {
 // Config says how a Server behaves. Only Registry must be set.
 type Config struct {
 	Registry *registry.Registry
-	Log      *slog.Logger // Debug: each request; Info: nodes that come and go; nil: none
+	Log      *slog.Logger // Debug: each request; Warn: what was refused; nil: none
 	Port     uint16       // told in answers; 0: DefaultPort
 	Access   Access       // who is answered
 	Relaxed  bool         // grant StopReq, and KillReq while nodes are registered
@@ -191,14 +191,19 @@ func (s *Server) handleAlive(from caller, req []byte) answer {
 	later := err == nil && !s.keep(from.fd, reg)
 	if err == nil {
 		resp.Result, resp.Creation = 0, s.cfg.Registry.Node(reg).Creation
-		if s.logs(slog.LevelInfo) {
-			s.log.Info("node up", "node", alive.Name, "port", alive.Port, "peer", from.peer)
-		}
 	} else {
-		s.log.Warn("name refused", "node", alive.Name, "err", err, "peer", from.peer)
+		s.log.Warn("name refused", "node", alive.Name, "err", err, "peer", from.peer, "holder", s.holder(alive.Name))
 	}
 	s.out = resp.Append(s.out[:0])
 	return answer{verdict: stay, out: s.out, later: later, reg: reg}
+}
+
+// holder returns who has that name, as far as it is known.
+func (s *Server) holder(name string) *registry.Holder {
+	if n := s.cfg.Registry.Lookup(name); n != nil {
+		return n.Holder
+	}
+	return nil
 }
 
 // keep has the connection of a node kept, and tells whether it is.
@@ -228,6 +233,7 @@ func (s *Server) register(from caller, alive AliveReq) (*registry.Registration, 
 		Extra:     alive.Extra,
 		Addresses: []netip.Addr{from.peer.Addr()},
 		FD:        int32(from.fd),
+		PeerPort:  from.peer.Port(),
 	})
 }
 
@@ -238,8 +244,8 @@ func (s *Server) unregister(reg *registry.Registration, reason string) {
 	if s.cfg.Keeper != nil {
 		s.cfg.Keeper.Release(n)
 	}
-	if s.logs(slog.LevelInfo) {
-		s.log.Info("node down", "node", n.Name, "port", n.Port, "reason", reason)
+	if s.logs(slog.LevelDebug) {
+		s.log.Debug("unregistered", "node", n.Name, "port", n.Port, "reason", reason)
 	}
 }
 

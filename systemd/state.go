@@ -36,6 +36,7 @@ type record struct {
 	Counter  uint32            `json:"counter"`
 	Since    time.Time         `json:"since,omitzero"`
 	Address  netip.Addr        `json:"address,omitzero"`
+	PeerPort uint16            `json:"peer_port,omitempty"`
 	FD       int32             `json:"fd"`
 	Node     string            `json:"node,omitempty"` // full name; this and the next if it was asked
 	Dist     string            `json:"dist,omitempty"`
@@ -46,6 +47,7 @@ func recordOf(n *registry.Node, gone bool) record {
 	r := record{
 		ID: n.ID, Name: n.Name, Port: n.Port, Type: n.Type, Protocol: n.Protocol, High: n.High, Low: n.Low,
 		Extra: []byte(n.Extra), Creation: n.Creation, Counter: n.Counter, Since: n.Since, FD: n.FD, Gone: gone,
+		PeerPort: n.PeerPort,
 	}
 	if len(n.Addresses) > 0 {
 		r.Address = n.Addresses[0]
@@ -62,7 +64,8 @@ func (r record) node(fd int) registry.Node {
 	n := registry.Node{
 		ID: r.ID, Name: r.Name, Port: r.Port, Type: r.Type, Protocol: r.Protocol, High: r.High, Low: r.Low,
 		Extra: string(r.Extra), Creation: r.Creation, Counter: r.Counter, Since: r.Since, FD: int32(fd),
-		Node: r.Node, Dist: r.Dist, Sure: r.Node != "",
+		PeerPort: r.PeerPort,
+		Node:     r.Node, Dist: r.Dist, Sure: r.Node != "",
 	}
 	if r.Address.IsValid() {
 		n.Addresses = []netip.Addr{r.Address}

@@ -1,7 +1,10 @@
-// Package systemd is what ties epmd to the service manager: the sockets that it was started with and
-// what it tells about itself. Outside of systemd, all of it does nothing. It reads the environment of
-// the process, so Inherit is to be called early and once; Notify may be called concurrently and does
-// not block for longer than it takes the service manager's socket to accept a datagram.
+// Package systemd is what ties epmd to the service manager: the sockets and the state that it is started
+// with, what it tells about itself, the connections that it leaves in the file descriptor store, and the
+// journal. Outside of systemd all of this does nothing; HandOver and FindHolders work anywhere.
+//
+// Inherit and TakesOver read the environment of the process, so they are to be called early, Inherit once.
+// All else may be called concurrently. Notify does not block for longer than it takes the service manager's socket
+// to accept a datagram; a Store and a Journal never block.
 package systemd
 
 import (

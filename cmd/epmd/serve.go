@@ -82,6 +82,7 @@ type service struct {
 	config epmd.Config
 	lan    *lan
 	asker  *identifier
+	events *events
 	store  *systemd.Store // nil: not a service of systemd
 	log    *slog.Logger
 	daemon bool
@@ -123,6 +124,7 @@ func newService(c config, in systemd.Inherited, log *slog.Logger) (*service, err
 		},
 	}
 	s.storeMax.Store(-1)
+	s.events = newEvents(reg, log)
 	s.asker = newIdentifier(reg, host, s.known, log)
 	return s, s.openStore(in)
 }
@@ -188,6 +190,7 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 		})
 	}
 	background("identifying ended", func(ctx context.Context) error { s.asker.run(ctx); return nil })
+	background("events ended", func(ctx context.Context) error { s.events.run(ctx); return nil })
 	background("LAN discovery ended", func(ctx context.Context) error { s.lan.run(ctx); return nil })
 	if _, supervised := os.LookupEnv(envNotify); supervised {
 		background("status no longer told", s.tell)

@@ -1,0 +1,133 @@
+package systemd
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"eclus/registry"
+)
+
+// Connection is a TCP connection that this host has with itself.
+type Connection struct {
+	Local netip.AddrPort // our end
+	Peer  netip.AddrPort // the end whose holder is asked for
+}
+
+// FindHolders returns which process has the other end of each connection: nil where there is none on this
+// host, at least in this network namespace. The kernel tells the user of any socket. The process, the
+// youngest if several share the socket, can be told only if we are root or the same user; the unit otherwise
+// too, as long as its control group is there.
+//
+// It looks at all processes of those users and all their open files, once for all connections: that can take
+// some milliseconds, or much longer on a host with very many, so it must not be waited for by who answers
+// lookups. When ctx ends, it returns what it has. An error means that the kernel can't be asked.
+func FindHolders(ctx context.Context, conns []Connection) ([]*registry.Holder, error) {
+	kernel, err := openSockDiag()
+	if err != nil {
+		return nil, err
+	}
+	defer kernel.close()
+	holders := make([]*registry.Holder, len(conns))
+	s := search{sockets: make(map[uint32]*registry.Holder), uids: make(map[uint32]bool)}
+	cgroups := make(map[*registry.Holder]uint64)
+	for i, c := range conns {
+		sock, err := kernel.find(c.Peer, c.Local)
+		if errors.Is(err, errNoSocket) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		holders[i] = &registry.Holder{UID: sock.uid}
+		s.sockets[sock.inode] = holders[i]
+		s.uids[sock.uid] = true
+		cgroups[holders[i]] = sock.cgroup
+	}
+	s.processes(ctx)
+	setUnits(ctx, cgroups)
+	return holders, nil
+}
+
+// search looks in /proc for processes.
+type search struct {
+	sockets map[uint32]*registry.Holder // those not found yet, by inode number
+	uids    map[uint32]bool             // whose they are
+}
+
+// chunk is how many of a process's files are looked at before it is seen whether that was enough.
+const chunk = 256
+
+// processes enters the PIDs of those that have the sockets. It begins with the youngest: they are asked for
+// because they have just registered.
+func (s *search) processes(ctx context.Context) {
+	proc, err := os.Open("/proc")
+	if err != nil {
+		return
+	}
+	defer proc.Close()
+	names, _ := proc.Readdirnames(-1) // in the order of PIDs
+	for _, name := range slices.Backward(names) {
+		if len(s.sockets) == 0 || ctx.Err() != nil {
+			return
+		}
+		pid, err := strconv.ParseInt(name, 10, 32)
+		if err == nil && s.isTheirs(name) {
+			s.files(ctx, int32(pid))
+		}
+	}
+}
+
+// isTheirs tells whether a process is one of the users'.
+func (s *search) isTheirs(pid string) bool {
+	var st unix.Stat_t
+	return unix.Stat("/proc/"+pid, &st) == nil && s.uids[st.Uid]
+}
+
+// files looks at all that a process has open.
+func (s *search) files(ctx context.Context, pid int32) {
+	dir, err := os.Open("/proc/" + strconv.Itoa(int(pid)) + "/fd")
+	if err != nil {
+		return
+	}
+	defer dir.Close()
+	for ctx.Err() == nil {
+		names, _ := dir.Readdirnames(chunk)
+		if len(names) == 0 {
+			return
+		}
+		for _, name := range names {
+			inode, ok := socketInode(int(dir.Fd()), name)
+			if h := s.sockets[inode]; ok && h != nil {
+				h.PID = pid
+				delete(s.sockets, inode)
+			}
+		}
+		if len(s.sockets) == 0 {
+			return
+		}
+	}
+}
+
+// socketInode returns the inode number of a socket that a process has open, of which name is a link in
+// dir. The link's text is "socket:[INODE]"; see proc_pid_fd(5).
+func socketInode(dir int, name string) (inode uint32, ok bool) {
+	var link [32]byte
+	n, err := unix.Readlinkat(dir, name, link[:])
+	if err != nil {
+		return 0, false
+	}
+	text, isSocket := bytes.CutPrefix(link[:n], []byte("socket:["))
+	text, ends := bytes.CutSuffix(text, []byte("]"))
+	if !isSocket || !ends {
+		return 0, false
+	}
+	number, err := strconv.ParseUint(string(text), 10, 32)
+	return uint32(number), err == nil
+}

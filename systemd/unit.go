@@ -1,0 +1,138 @@
+package systemd
+
+import (
+	"context"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"eclus/registry"
+)
+
+// setUnits enters the unit of each holder: that of its process, or if that is not known, that of the control
+// group in which its socket was made.
+func setUnits(ctx context.Context, cgroups map[*registry.Holder]uint64) {
+	wanted := make(map[uint64][]*registry.Holder)
+	units := make(map[int32]string) // of processes; one can have many nodes
+	for h, cgroup := range cgroups {
+		switch {
+		case h.PID != 0:
+			unit, known := units[h.PID]
+			if !known {
+				unit = unitOfProcess(h.PID)
+				units[h.PID] = unit
+			}
+			h.Unit = unit
+		case cgroup != 0:
+			wanted[cgroup] = append(wanted[cgroup], h)
+		}
+	}
+	if len(wanted) > 0 {
+		findCgroups(ctx, wanted)
+	}
+}
+
+// unitOfProcess returns the unit that a process runs in, or "".
+func unitOfProcess(pid int32) string {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(int(pid)) + "/cgroup")
+	if err != nil {
+		return ""
+	}
+	return parseCgroup(string(text))
+}
+
+// parseCgroup returns the unit of a process from its /proc/PID/cgroup, which has a line for each hierarchy
+// of control groups (see cgroups(7)). systemd's are that of version 2 and, on hosts that have only version 1, the
+// one that is named for it:
+//
+//	0::/system.slice/rabbitmq-server.service
+//	1:name=systemd:/system.slice/rabbitmq-server.service
+func parseCgroup(text string) string {
+	var unit, unit1 string
+	for line := range strings.Lines(text) {
+		line = strings.TrimSuffix(line, "\n")
+		if path, ok := strings.CutPrefix(line, "0::"); ok {
+			unit = unitOf(path)
+		}
+		if _, path, ok := strings.Cut(line, ":name=systemd:"); ok {
+			unit1 = unitOf(path)
+		}
+	}
+	if unit != "" {
+		return unit
+	}
+	return unit1
+}
+
+// unitOf returns the innermost service or scope that a control group's path goes through, or "".
+func unitOf(path string) string {
+	path = strings.TrimSuffix(path, " (deleted)") // which the kernel adds if its last process is ending
+	for path != "" {
+		slash := strings.LastIndexByte(path, '/')
+		name := path[slash+1:]
+		path = path[:max(0, slash)]
+		name = strings.TrimPrefix(name, "_") // which systemd adds where a name could be a file of the kernel's
+		if (strings.HasSuffix(name, ".service") || strings.HasSuffix(name, ".scope")) && isUnitName(name) {
+			return strings.Clone(name)
+		}
+	}
+	return ""
+}
+
+// isUnitName tells whether a unit can have that name; see systemd.unit(5). A control group can have others:
+// users make them.
+func isUnitName(s string) bool {
+	const maxLen = 255
+	return len(s) <= maxLen && !strings.HasPrefix(s, ".") && strings.IndexFunc(s, func(r rune) bool {
+		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune(`:-_.\@`, r))
+	}) < 0
+}
+
+// findCgroups enters the units of control groups, by their inode numbers.
+func findCgroups(ctx context.Context, wanted map[uint64][]*registry.Holder) {
+	left := len(wanted)
+	_ = filepath.WalkDir(cgroupRoot(), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return nil // one that goes meanwhile is none of those
+		}
+		if ctx.Err() != nil || left == 0 {
+			return fs.SkipAll
+		}
+		inode, isLeaf := cgroupOf(d)
+		if holders := wanted[inode]; holders != nil {
+			left--
+			for _, h := range holders {
+				h.Unit = unitOf(path)
+			}
+		}
+		if isLeaf {
+			return fs.SkipDir
+		}
+		return nil
+	})
+}
+
+// cgroupOf returns the inode number of a control group, and whether there is none in it.
+func cgroupOf(d fs.DirEntry) (inode uint64, isLeaf bool) {
+	info, err := d.Info()
+	if err != nil {
+		return 0, true
+	}
+	st := info.Sys().(*syscall.Stat_t)
+	return st.Ino, st.Nlink == 2 // itself and its "."
+}
+
+// cgroupRoot returns where the hierarchy of version 2 is mounted, beside those of version 1 or alone.
+func cgroupRoot() string {
+	const alone, beside = "/sys/fs/cgroup", "/sys/fs/cgroup/unified"
+	var st unix.Statfs_t
+	if err := unix.Statfs(alone, &st); err == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
+		return alone
+	}
+	return beside
+}

@@ -1,0 +1,546 @@
+package test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"eclus/epmd"
+	"eclus/registry"
+	"eclus/test/lan"
+)
+
+// limit is how long one step may take before it counts as broken, on however busy a machine.
+const limit = time.Minute
+
+// host is a host of the virtual LAN on which our epmd runs.
+type host struct {
+	*lan.Host
+	t    *testing.T // that has the host, and outlives its subtests
+	epmd *lan.Process
+}
+
+// addHosts makes hosts with the same options. No epmd runs there yet.
+func addHosts(t *testing.T, n *lan.Network, opt lan.HostOptions, names ...string) []*host {
+	t.Helper()
+	made, err := n.AddHosts(soon(t), opt, names...)
+	must(t, err)
+	hosts := make([]*host, len(made))
+	for i, h := range made {
+		hosts[i] = &host{Host: h, t: t}
+		t.Cleanup(func() { hosts[i].stop(t) })
+	}
+	return hosts
+}
+
+// pair returns two usual hosts on a network of the test's own, on which epmd runs.
+func pair(t *testing.T) (a, b *host) {
+	t.Helper()
+	hosts := addHosts(t, lan.ForTest(t, tools...), lan.HostOptions{}, "hosta", "hostb")
+	for _, h := range hosts {
+		h.start(t)
+	}
+	return hosts[0], hosts[1]
+}
+
+// tools are what tests on the LAN run on hosts.
+var tools = []string{"erl", "avahi-browse", "avahi-publish", "avahi-set-host-name", "dbus-monitor", "dbus-send"}
+
+func soon(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// since says how long ago that was, as logs of tests have it.
+func since(begin time.Time) time.Duration { return time.Since(begin).Round(time.Millisecond) }
+
+// start runs our epmd on the host until it is stopped, or the test that has the host is over, and returns when it
+// answers.
+func (h *host) start(t *testing.T, args ...string) {
+	t.Helper()
+	h.run(t, eclusBinary(t), args...)
+}
+
+// run is start for another epmd.
+func (h *host) run(t *testing.T, program string, args ...string) {
+	t.Helper()
+	cmd := h.Command(context.WithoutCancel(t.Context()), program, args...)
+	cmd.Env = append(cmd.Env, promptly)
+	p, err := h.StartCmd(cmd)
+	must(t, err)
+	h.epmd = p
+	must(t, lan.Wait(soon(t), "epmd on "+h.Name(), func(ctx context.Context) (bool, error) {
+		select {
+		case <-p.Done():
+			return false, fmt.Errorf("epmd on %s has ended, having written %q", h.Name(), p.Output())
+		default:
+			_, err := h.lookup(ctx, "nobody")
+			return errors.Is(err, epmd.ErrNotRegistered), nil
+		}
+	}))
+}
+
+// stop has epmd end in good order, if it runs, and looks at how it has done.
+func (h *host) stop(t *testing.T) {
+	t.Helper()
+	if h.epmd == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), limit)
+	defer cancel()
+	must(t, h.epmd.Stop(ctx))
+	if err := h.epmd.Wait(ctx); err != nil {
+		t.Errorf("epmd on %s ended with %v", h.Name(), err)
+	}
+	h.inspect(t)
+}
+
+// kill ends epmd as a crash does.
+func (h *host) kill(t *testing.T) {
+	t.Helper()
+	must(t, h.epmd.Kill(soon(t)))
+	h.inspect(t)
+}
+
+var trouble = regexp.MustCompile(`DATA RACE|(?m)^panic:|^fatal error:`)
+
+// inspect looks for what no epmd may write.
+func (h *host) inspect(t *testing.T) {
+	t.Helper()
+	out := h.epmd.Output()
+	if trouble.MatchString(out) {
+		t.Errorf("epmd on %s wrote:\n%s", h.Name(), out)
+	}
+	checkShown(t, "log of epmd on "+h.Name(), out)
+	h.epmd = nil
+}
+
+// inside calls f on a thread in the host's network namespace: sockets that f itself makes are the host's. The thread
+// goes back, for a process whose first thread stays in a host's namespace would be killed with the host.
+func (h *host) inside(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		done <- visit(h.NetNS(), f)
+	}()
+	return <-done
+}
+
+// visit calls f with the thread, which is locked, in a network namespace. A thread that can't go back stays locked and
+// ends with its goroutine.
+func visit(netns string, f func() error) error {
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return err
+	}
+	defer home.Close()
+	away, err := os.Open(netns)
+	if err != nil {
+		return err
+	}
+	defer away.Close()
+	if err := unix.Setns(int(away.Fd()), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter %s: %w", netns, err)
+	}
+	err = f()
+	if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
+		return errors.Join(err, fmt.Errorf("leave %s: %w", netns, back))
+	}
+	runtime.UnlockOSThread()
+	return err
+}
+
+// client asks the host's epmd; only inside.
+func (h *host) client() *epmd.Client {
+	return epmd.NewClient(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), epmd.DefaultPort))
+}
+
+func (h *host) lookup(ctx context.Context, name string) (resp epmd.PortResp, err error) {
+	err = h.inside(func() error {
+		resp, err = h.client().Lookup(ctx, name)
+		return err
+	})
+	return resp, err
+}
+
+// register registers a node that is nothing but a connection to epmd, and so can't be asked for its name.
+func (h *host) register(t *testing.T, name string, port uint16) *epmd.Registration {
+	t.Helper()
+	var r *epmd.Registration
+	req := epmd.AliveReq{Name: name, Port: port, Type: registry.Normal, High: 6, Low: 5}
+	must(t, h.inside(func() (err error) {
+		r, err = h.client().Register(soon(t), req)
+		return err
+	}))
+	h.t.Cleanup(func() { r.Close() })
+	return r
+}
+
+// erl starts a node that lives until it is ended, or the test.
+func (h *host) erl(t *testing.T, args ...string) *lan.Erl {
+	t.Helper()
+	e, err := h.StartErl(soon(t), args...)
+	must(t, err)
+	return e
+}
+
+func eval(t *testing.T, e *lan.Erl, expressions, want string) {
+	t.Helper()
+	if got := value(t, e, expressions); got != want {
+		t.Errorf("%s evaluates to %s, want %s", expressions, got, want)
+	}
+}
+
+func value(t *testing.T, e *lan.Erl, expressions string) string {
+	t.Helper()
+	got, err := e.Eval(soon(t), expressions)
+	must(t, err)
+	return got
+}
+
+// checkSilent fails the test if a node has logged anything: all else that a node of [lan.Host.StartErl] writes begins
+// with "=lan".
+func checkSilent(t *testing.T, nodes ...*lan.Erl) {
+	t.Helper()
+	for _, e := range nodes {
+		for line := range strings.Lines(e.Output()) {
+			if line != "\n" && !strings.HasPrefix(line, "=lan ") {
+				t.Errorf("a node wrote:\n%s", e.Output())
+				break
+			}
+		}
+	}
+}
+
+// checkShown fails the test if a text could do harm on a terminal.
+func checkShown(t *testing.T, what, text string) {
+	t.Helper()
+	for line := range strings.Lines(text) {
+		line = strings.TrimRight(line, "\r\n")
+		if i := strings.IndexFunc(line, func(r rune) bool { return !strconv.IsPrint(r) || r == '\uFFFD' }); i >= 0 {
+			t.Errorf("%s: %q shows what can't be printed at byte %d", what, line, i)
+		}
+	}
+}
+
+// promptly has a program with the race detector end without the usual second of delay.
+const promptly = "GORACE=atexit_sleep_ms=10"
+
+// ask runs our epmd on the host to its end, and returns what it prints.
+func (h *host) ask(t *testing.T, args ...string) string {
+	t.Helper()
+	cmd := h.Command(soon(t), eclusBinary(t), args...)
+	cmd.Env = append(cmd.Env, promptly)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("epmd %q on %s: %v", args, h.Name(), err)
+	}
+	return string(out)
+}
+
+// shown is what "epmd -nodes -json" prints of a node.
+type shown struct {
+	Node, Name, Host   string
+	Address            string
+	Addresses          []string
+	Port               int
+	Type, Origin, Dist string
+	Creation           uint32
+	Since              time.Time
+	Sure               bool
+}
+
+// nodes runs "epmd -nodes -json" on the host.
+func (h *host) nodes(t *testing.T) map[string]shown {
+	t.Helper()
+	nodes := make(map[string]shown)
+	for line := range strings.Lines(h.ask(t, "-nodes", "-json")) {
+		var s shown
+		if err := json.Unmarshal([]byte(line), &s); err != nil {
+			t.Errorf("epmd -nodes -json on %s: %q: %v", h.Name(), line, err)
+		}
+		nodes[s.Node] = s
+	}
+	return nodes
+}
+
+// awaitTable waits until what "epmd -nodes" shows on the host matches.
+func (h *host) awaitTable(t *testing.T, pattern string) {
+	t.Helper()
+	re := regexp.MustCompile(pattern)
+	var out string
+	err := lan.Wait(soon(t), fmt.Sprintf("%q in epmd -nodes on %s", pattern, h.Name()), func(context.Context) (bool, error) {
+		out = h.ask(t, "-nodes")
+		return re.MatchString(out), nil
+	})
+	if err != nil {
+		t.Fatalf("%v; it shows\n%s", err, out)
+	}
+}
+
+// watcher follows what the epmd of a host knows.
+type watcher struct {
+	host string
+
+	mu      sync.Mutex
+	known   map[string]registry.Node
+	lines   []string      // all that came
+	at      time.Time     // when the latest line came
+	changed chan struct{} // closed by the next line, which puts a new one in its place
+	err     error         // of the connection, which is over then
+}
+
+// watch begins to follow until the test ends; until then epmd is to run.
+func (h *host) watch(t *testing.T) *watcher {
+	t.Helper()
+	var lines *epmd.Lines
+	must(t, h.inside(func() (err error) {
+		lines, err = h.client().Watch(t.Context())
+		return err
+	}))
+	w := &watcher{host: h.Name(), known: make(map[string]registry.Node), changed: make(chan struct{})}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.read(lines)
+	}()
+	t.Cleanup(func() {
+		lines.Close()
+		<-done
+	})
+	return w
+}
+
+func (w *watcher) read(lines *epmd.Lines) {
+	for {
+		line, err := lines.Next()
+		w.apply(line, err)
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (w *watcher) apply(line epmd.Line, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.at = time.Now()
+	if err == nil && line.Kind != epmd.SnapshotEnd {
+		err = w.note(line)
+	}
+	w.lines = append(w.lines, string(line.Append(nil)))
+	w.err = err
+	close(w.changed)
+	w.changed = make(chan struct{})
+}
+
+func (w *watcher) note(line epmd.Line) error {
+	n, err := line.Node()
+	if err != nil {
+		return err
+	}
+	key := n.Origin.String() + " " + n.Node + " " + n.Host
+	if n.Origin == registry.Local { // its full name may still change
+		alive, _, _ := strings.Cut(n.Node, "@")
+		key = "local " + alive
+	}
+	if line.Kind == epmd.NodeGone {
+		delete(w.known, key)
+	} else {
+		w.known[key] = n
+	}
+	return nil
+}
+
+// history returns all lines that came.
+func (w *watcher) history() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return strings.Join(w.lines, "")
+}
+
+// condition is what may be true of the nodes that are known.
+type condition struct {
+	what  string
+	holds func(map[string]registry.Node) bool
+}
+
+// present holds if the LAN has a node of that full name of which all else is true too.
+func present(node string, is ...func(registry.Node) bool) condition {
+	return condition{node + " appears", func(known map[string]registry.Node) bool {
+		return some(known, registry.LAN, node, is)
+	}}
+}
+
+// absent holds if the LAN has no such node.
+func absent(node string) condition {
+	return condition{node + " goes", func(known map[string]registry.Node) bool {
+		return !some(known, registry.LAN, node, nil)
+	}}
+}
+
+// local is present for a node of the host itself.
+func local(node string, is ...func(registry.Node) bool) condition {
+	return condition{node + " registers", func(known map[string]registry.Node) bool {
+		return some(known, registry.Local, node, is)
+	}}
+}
+
+// neighbours holds if the LAN has that many nodes.
+func neighbours(n int) condition {
+	return condition{fmt.Sprintf("the LAN has %d nodes", n), func(known map[string]registry.Node) bool {
+		count := 0
+		for _, k := range known {
+			if k.Origin == registry.LAN {
+				count++
+			}
+		}
+		return count == n
+	}}
+}
+
+func some(known map[string]registry.Node, origin registry.Origin, node string, is []func(registry.Node) bool) bool {
+	for _, n := range known {
+		if n.Origin == origin && n.Node == node && all(n, is) {
+			return true
+		}
+	}
+	return false
+}
+
+func all(n registry.Node, is []func(registry.Node) bool) bool {
+	for _, f := range is {
+		if !f(n) {
+			return false
+		}
+	}
+	return true
+}
+
+func onPort(port uint16) func(registry.Node) bool {
+	return func(n registry.Node) bool { return n.Port == port }
+}
+
+func sure(n registry.Node) bool { return n.Sure }
+
+// until waits for all conditions to hold at once, and returns when the latest news came.
+func (w *watcher) until(t *testing.T, conditions ...condition) time.Time {
+	t.Helper()
+	deadline := time.After(limit)
+	for {
+		at, changed, missing, err := w.look(conditions)
+		if missing == "" {
+			return at
+		}
+		if err != nil {
+			t.Fatalf("%s: until %s: %v", w.host, missing, err)
+		}
+		select {
+		case <-changed:
+		case <-deadline:
+			t.Fatalf("%s: not within %v: %s; what came is\n%s", w.host, limit, missing, w.history())
+		}
+	}
+}
+
+// look tells what of the conditions does not hold; if nothing, since when.
+func (w *watcher) look(conditions []condition) (at time.Time, changed <-chan struct{}, missing string, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range conditions {
+		if !c.holds(w.known) {
+			missing = c.what
+		}
+	}
+	return w.at, w.changed, missing, w.err
+}
+
+// node returns the node of that full name.
+func (w *watcher) node(t *testing.T, node string) registry.Node {
+	t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, n := range w.known {
+		if n.Node == node {
+			return n
+		}
+	}
+	t.Fatalf("%s: no node %q", w.host, node)
+	return registry.Node{}
+}
+
+// instance is a service instance as avahi-browse has found it.
+type instance struct {
+	iface, proto  string
+	label         string
+	host, address string
+	port          string
+	text          map[string]string
+}
+
+// browse returns all instances of our type that avahi-browse finds at once.
+func (h *host) browse(t *testing.T) []instance {
+	t.Helper()
+	out, err := h.Output(soon(t), "avahi-browse", "-rpt", "_epmd._tcp")
+	must(t, err)
+	var found []instance
+	for line := range strings.Lines(out) {
+		if f := strings.SplitN(strings.TrimSpace(line), ";", 10); f[0] == "=" && len(f) == 10 {
+			found = append(found, instance{
+				iface: f[1], proto: f[2], label: unescape(f[3]), host: f[6], address: f[7], port: f[8], text: textOf(f[9]),
+			})
+		}
+	}
+	return found
+}
+
+// labelled returns the instances of that label.
+func labelled(all []instance, label string) []instance {
+	return slices.DeleteFunc(slices.Clone(all), func(i instance) bool { return i.label != label })
+}
+
+var (
+	escaped = regexp.MustCompile(`\\(\d{3}|.)`)
+	quoted  = regexp.MustCompile(`"((?:[^"\\]|\\.)*)"`)
+)
+
+// unescape undoes what avahi-browse -p does to a label.
+func unescape(label string) string {
+	return escaped.ReplaceAllStringFunc(label, func(s string) string {
+		if code, err := strconv.ParseUint(s[1:], 10, 8); err == nil && len(s) == 4 {
+			return string([]byte{byte(code)})
+		}
+		return s[1:]
+	})
+}
+
+// textOf returns the keys and values of a TXT record.
+func textOf(field string) map[string]string {
+	text := make(map[string]string)
+	for _, m := range quoted.FindAllStringSubmatch(field, -1) {
+		key, val, _ := strings.Cut(m[1], "=")
+		text[key] = val
+	}
+	return text
+}

@@ -1,0 +1,447 @@
+package test
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"eclus/test/lan"
+	"eclus/test/machine"
+)
+
+// sources returns a copy of the sources, for what builds in them.
+func sources(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	copying := exec.Command("sh", "-c", `tar -C .. --exclude=./.git --exclude=./build -cf - . | tar -C "$1" -xf -`, "sh", dir)
+	if out, err := copying.CombinedOutput(); err != nil {
+		t.Fatalf("copy sources: %v\n%s", err, out)
+	}
+	return dir
+}
+
+// runMake makes a target in a copy of the sources.
+func runMake(t *testing.T, dir string, args ...string) {
+	t.Helper()
+	need(t, "make")
+	if out, err := exec.Command("make", append([]string{"-C", dir}, args...)...).CombinedOutput(); err != nil {
+		t.Fatalf("make %q: %v\n%s", args, err, out)
+	}
+}
+
+// makeDeb makes the package of a version and returns its path.
+func makeDeb(t *testing.T, dir, version string) string {
+	t.Helper()
+	need(t, "dpkg-deb")
+	runMake(t, dir, "deb", "VERSION="+version)
+	found, err := filepath.Glob(filepath.Join(dir, "build", "eclus_"+version+"_*.deb"))
+	if err != nil || len(found) != 1 {
+		t.Fatalf("packages: %q, %v; want one of version %s", found, err, version)
+	}
+	return found[0]
+}
+
+// outputOf returns what a command prints, which must succeed.
+func outputOf(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	need(t, name)
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %q: %v\n%s", name, args, err, out)
+	}
+	return string(out)
+}
+
+// filesBelow lists the files of a folder.
+func filesBelow(t *testing.T, root string) []string {
+	t.Helper()
+	var files []string
+	must(t, fs.WalkDir(os.DirFS(root), ".", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			files = append(files, path)
+		}
+		return err
+	}))
+	return files
+}
+
+func TestUnitsVerify(t *testing.T) {
+	need(t, "systemd-analyze")
+	runtimeDir := t.TempDir()
+	for _, tt := range []struct{ manager, units string }{{"--system", "../systemd"}, {"--user", "../systemd/user"}} {
+		verify := exec.Command("systemd-analyze", "verify", tt.manager, "--man=no",
+			filepath.Join(tt.units, "epmd.socket"), filepath.Join(tt.units, "epmd.service"))
+		verify.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+runtimeDir)
+		if out, err := verify.CombinedOutput(); err != nil || len(out) > 0 {
+			t.Errorf("units in %s: %v\n%s", tt.units, err, out)
+		}
+	}
+}
+
+func TestUnitExposure(t *testing.T) {
+	const limit = 15 // tenths
+	need(t, "systemd-analyze")
+	out, err := exec.Command("systemd-analyze", "security", "--no-pager", "--offline=yes",
+		fmt.Sprint("--threshold=", limit), "../systemd/epmd.service").CombinedOutput()
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	t.Logf("%s", regexp.MustCompile("Overall exposure.*").Find(out))
+}
+
+func TestManPage(t *testing.T) {
+	const page = "../cmd/epmd/epmd.1"
+	if out := outputOf(t, "groff", "-man", "-ww", "-z", page); out != "" {
+		t.Errorf("groff says\n%s", out)
+	}
+	text, err := os.ReadFile(page)
+	must(t, err)
+	usage, err := exec.Command(eclusBinary(t), "-?").CombinedOutput()
+	if len(usage) == 0 {
+		t.Fatalf("no usage: %v", err)
+	}
+	for _, option := range regexp.MustCompile(`(?m)^    -\w+`).FindAllString(string(usage), -1) {
+		if flag := strings.TrimSpace(option); !strings.Contains(string(text), `\`+flag) {
+			t.Errorf("%s is in the usage only", flag)
+		}
+	}
+}
+
+func TestMakeInstall(t *testing.T) {
+	dir, root := sources(t), t.TempDir()
+	runMake(t, dir, "install", "DESTDIR="+root, "PREFIX=/opt/e", "VERSION=1.0.0")
+	got := slices.DeleteFunc(filesBelow(t, root), func(path string) bool {
+		return strings.Contains(path, "/examples/") || strings.Contains(path, "/catalog/") || strings.Contains(path, "/dbus-1/")
+	})
+	want := []string{
+		"opt/e/bin/epmd",
+		"opt/e/lib/systemd/system/epmd.service",
+		"opt/e/lib/systemd/system/epmd.socket",
+		"opt/e/lib/systemd/user/epmd.service",
+		"opt/e/lib/systemd/user/epmd.socket",
+		"opt/e/lib/sysusers.d/eclus.conf",
+		"opt/e/share/man/man1/epmd.1",
+	}
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("installed %q; want %q", got, want)
+	}
+	for _, manager := range []string{"system", "user"} {
+		text, err := os.ReadFile(filepath.Join(root, "opt/e/lib/systemd", manager, "epmd.service"))
+		must(t, err)
+		if !strings.Contains(string(text), "\nExecStart=/opt/e/bin/epmd -systemd\n") {
+			t.Errorf("epmd.service of %s does not run what was installed:\n%s", manager, text)
+		}
+	}
+	if out := outputOf(t, filepath.Join(root, "opt/e/bin/epmd"), "-version"); !strings.Contains(out, "1.0.0") {
+		t.Errorf("version %q; want 1.0.0", out)
+	}
+}
+
+func TestMakeDebVersion(t *testing.T) {
+	need(t, "dpkg-deb")
+	need(t, "dpkg")
+	dir := sources(t)
+	root, out := t.TempDir(), t.TempDir()
+	var made []string
+	for _, version := range []string{"0a1b2c3-dirty", "v1.2.0-rc1", "v1.2.0", "v1.2.0-5-g0a1b2c3", "1.2.1"} {
+		must(t, os.RemoveAll(root))
+		must(t, os.MkdirAll(filepath.Join(root, "usr/share/man/man1"), 0o755))
+		must(t, os.WriteFile(filepath.Join(root, "usr/share/man/man1/epmd.1"), nil, 0o644))
+		deb := strings.TrimSpace(outputOf(t, filepath.Join(dir, "debian/build"), root, version, "arm64", out))
+		made = append(made, strings.TrimSpace(outputOf(t, "dpkg-deb", "-f", deb, "Version")))
+		if arch := strings.TrimSpace(outputOf(t, "dpkg-deb", "-f", deb, "Architecture")); arch != "arm64" {
+			t.Errorf("architecture %q; want arm64", arch)
+		}
+	}
+	for i, version := range made {
+		outputOf(t, "dpkg", "--validate-version", version)
+		if i > 0 {
+			outputOf(t, "dpkg", "--compare-versions", made[i-1], "lt", version)
+		}
+	}
+}
+
+func TestMakeDeb(t *testing.T) {
+	deb := makeDeb(t, sources(t), "1.0.0")
+	contents := outputOf(t, "dpkg-deb", "-c", deb)
+	for _, path := range []string{
+		"usr/bin/epmd",
+		"usr/lib/systemd/system/epmd.socket",
+		"usr/lib/systemd/system/epmd.service",
+		"usr/lib/systemd/user/epmd.socket",
+		"usr/lib/systemd/user/epmd.service",
+		"usr/lib/systemd/catalog/epmd.catalog",
+		"usr/lib/sysusers.d/eclus.conf",
+		"usr/share/man/man1/epmd.1.gz",
+		"usr/share/doc/eclus/copyright",
+		"usr/share/doc/eclus/examples/epmd.socket.d/loopback-only.conf",
+	} {
+		if !regexp.MustCompile(`(?m)^-r\S+ root/root .* \./` + regexp.QuoteMeta(path) + `$`).MatchString(contents) {
+			t.Errorf("no %s of root in\n%s", path, contents)
+		}
+	}
+	control := t.TempDir()
+	outputOf(t, "dpkg-deb", "-e", deb, control)
+	for _, script := range []string{"preinst", "postinst", "prerm", "postrm"} {
+		outputOf(t, "sh", "-n", filepath.Join(control, script))
+	}
+}
+
+// stockFiles are those of erlang-base in whose place ours are.
+var stockFiles = []string{
+	"/usr/bin/epmd",
+	"/usr/share/man/man1/epmd.1.gz",
+	"/lib/systemd/system/epmd.socket",
+	"/lib/systemd/system/epmd.service",
+}
+
+// debian is a full host with Debian's erlang-base and its units enabled, as after its installation.
+func debian(t *testing.T, opt machine.Options) *supervised {
+	t.Helper()
+	s := &supervised{machine.ForTest(t, nil, "hosta", opt, "dpkg", "dpkg-deb", "dpkg-divert", "erl", "make")}
+	s.output(t, "rm", "-f", "/usr/sbin/policy-rc.d")
+	s.systemctl(t, "enable", "--now", "--quiet", "epmd.socket", "epmd.service")
+	return s
+}
+
+// output returns what a command prints on the host.
+func (s *supervised) output(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	out, err := s.Output(soon(t), name, args...)
+	must(t, err)
+	return out
+}
+
+// dpkg runs dpkg on the host.
+func (s *supervised) dpkg(t *testing.T, args ...string) {
+	t.Helper()
+	begin := time.Now()
+	cmd := s.Command(soon(t), "dpkg", append([]string{"--force-unsafe-io"}, args...)...)
+	cmd.Env = append(cmd.Env, "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive")
+	out, err := cmd.CombinedOutput()
+	t.Logf("dpkg %q after %v:\n%s", args, since(begin), out)
+	must(t, err)
+}
+
+// install installs a package of the machine on the host.
+func (s *supervised) install(t *testing.T, deb string, options ...string) {
+	t.Helper()
+	must(t, s.CopyFile("/root/new.deb", deb, 0o644))
+	s.dpkg(t, append(options, "--install", "/root/new.deb")...)
+}
+
+// checkVersion fails the test unless epmd, as a shell and as erl finds it, is ours and of that version, and the
+// service runs it.
+func (s *supervised) checkVersion(t *testing.T, version string) {
+	t.Helper()
+	found := "/usr/bin/epmd"
+	for _, epmd := range append(strings.Fields(s.output(t, "sh", "-c", "ls -d /usr/lib/erlang/erts-*/bin/epmd")), found) {
+		out, err := s.Output(soon(t), epmd, "-version")
+		if err != nil || !strings.Contains(out, " "+version+" ") && !strings.Contains(out, " "+version+"\n") {
+			t.Errorf("%s -version: %q, %v; want %s", epmd, out, err, version)
+		}
+	}
+	s.await(t, "SubState", "^running$")
+	s.checkRuns(t, s.Path(found))
+}
+
+// checkStock fails the test unless all files of erlang-base are where they belong, nothing of ours is
+// left, and the stock epmd is what is started.
+func (s *supervised) checkStock(t *testing.T) {
+	t.Helper()
+	if out := s.output(t, "dpkg", "--verify", "erlang-base"); out != "" {
+		t.Errorf("files of erlang-base differ:\n%s", out)
+	}
+	if out := s.output(t, "sh", "-c", "dpkg-divert --list | grep eclus || true"); out != "" {
+		t.Errorf("diversions are left:\n%s", out)
+	}
+	if out := s.output(t, "find", "/usr", "-xdev", "-name", "*epmd*.erlang-base*"); out != "" {
+		t.Errorf("files of erlang-base are still aside:\n%s", out)
+	}
+	for _, file := range stockFiles {
+		s.output(t, "test", "-e", file)
+	}
+	if out, err := s.Output(soon(t), "epmd", "-version"); err == nil {
+		t.Errorf("epmd is still ours: %q", out)
+	}
+	s.systemctl(t, "is-active", "epmd.socket")
+	s.register(t, "stock", 1)[0].leave()
+	if got, want := s.show(t, "Type"), "simple"; got != want {
+		t.Errorf("service of type %q; want that of erlang-base, %q", got, want)
+	}
+}
+
+func TestPackageLifecycle(t *testing.T) {
+	dir := sources(t)
+	one, two := makeDeb(t, dir, "1.0.0"), makeDeb(t, dir, "2.0.0")
+	s := debian(t, machine.Options{})
+
+	s.install(t, one)
+	s.checkVersion(t, "1.0.0")
+	for _, enabled := range []string{"epmd.socket", "epmd.service"} {
+		s.systemctl(t, "is-enabled", "--quiet", enabled)
+	}
+	if out := s.output(t, "dpkg", "--verify", "eclus"); out != "" {
+		t.Errorf("files of eclus differ:\n%s", out)
+	}
+
+	nodes := s.register(t, "node", 20)
+	watched := s.poll(t, nodes[0].name, nodes[0].port)
+	s.install(t, two)
+	s.checkVersion(t, "2.0.0")
+	s.checkOnly(t, nodes...)
+	seen := watched()
+	t.Logf("upgrade: asked %d times, %d cut off, longest wait %v", seen.asked, seen.cut, seen.longest)
+	if len(seen.wrong) > 0 {
+		t.Errorf("lookups went wrong: %v", seen.wrong)
+	}
+
+	for _, n := range nodes {
+		n.leave()
+	}
+	s.dpkg(t, "--purge", "eclus")
+	s.checkStock(t)
+}
+
+func TestPackageLAN(t *testing.T) {
+	need(t, "avahi-browse")
+	deb := makeDeb(t, sources(t), "1.0.0")
+	s := debian(t, machine.Options{Avahi: true})
+	s.install(t, deb)
+	s.await(t, "StatusText", "LAN discovery on")
+	erl := s.Command(soon(t), "systemd-run", "--quiet", "--wait", "--unit=erl", "--setenv=HOME=/root", "erl", "-noinput", "-sname", "real")
+	must(t, erl.Start())
+	t.Cleanup(func() { _ = erl.Wait() })
+	s.awaitBrowsed(t, `;real@hosta;_epmd._tcp;.*"node=real@hosta"`)
+
+	pid := s.mainPID(t)
+	s.systemctl(t, "reload", unit)
+	s.awaitBrowsed(t, `;real@hosta;_epmd._tcp;.*"node=real@hosta"`)
+	if now := s.mainPID(t); now != pid {
+		t.Errorf("process %d after a reload; want %d", now, pid)
+	}
+	table := s.output(t, "epmd", "-nodes")
+	t.Logf("%s", table)
+	if !regexp.MustCompile(`(?m)^real@hosta .* local `).MatchString(table) {
+		t.Errorf("no real@hosta in\n%s", table)
+	}
+	s.systemctl(t, "stop", "erl.service")
+	if out := s.output(t, "journalctl", "-u", unit, "-p", "err", "--no-pager", "--quiet"); out != "" {
+		t.Errorf("errors in the journal:\n%s", out)
+	}
+}
+
+// awaitBrowsed waits until Avahi resolves a service that the pattern matches.
+func (s *supervised) awaitBrowsed(t *testing.T, pattern string) {
+	t.Helper()
+	re := regexp.MustCompile(strings.ReplaceAll(pattern, "@", `(?:@|\\064)`))
+	var out string
+	err := lan.Wait(soon(t), pattern, func(ctx context.Context) (ok bool, err error) {
+		out, err = s.Output(ctx, "avahi-browse", "--parsable", "--resolve", "--terminate", "_epmd._tcp")
+		return re.MatchString(out), err
+	})
+	if err != nil {
+		t.Fatalf("%v; there is\n%s", err, out)
+	}
+}
+
+// erlangBase makes a package erlang-base of a version with what of the real one ours has to do with.
+func erlangBase(t *testing.T, s *supervised, version string) string {
+	t.Helper()
+	root, deb := t.TempDir(), filepath.Join(t.TempDir(), "erlang-base.deb")
+	stock, err := os.ReadFile(stockEpmd)
+	must(t, err)
+	control := "Package: erlang-base\nVersion: 9:" + version + "\nArchitecture: all\nMaintainer: Test <test@localhost>\nDescription: test\n"
+	for path, content := range map[string]string{
+		"DEBIAN/control": control,
+		"usr/lib/erlang/erts-" + version + "/bin/epmd": string(stock),
+		"usr/lib/systemd/system/epmd.socket":           "[Socket]\nListenStream=4369\n[Install]\nWantedBy=sockets.target\n",
+		"usr/lib/systemd/system/epmd.service":          "[Service]\nExecStart=/usr/bin/epmd -systemd\n",
+	} {
+		file := filepath.Join(root, path)
+		must(t, os.MkdirAll(filepath.Dir(file), 0o755))
+		must(t, os.WriteFile(file, []byte(content), 0o755))
+	}
+	// The scripts do what those of the real one do to epmd.
+	for _, script := range []string{"prerm", "postrm"} {
+		must(t, s.CopyFile("/root/"+script, "/var/lib/dpkg/info/erlang-base."+script, 0o755))
+		text, err := os.ReadFile("/var/lib/dpkg/info/erlang-base." + script)
+		must(t, err)
+		must(t, os.WriteFile(filepath.Join(root, "DEBIAN", script), text, 0o755))
+	}
+	must(t, os.MkdirAll(filepath.Join(root, "usr/bin"), 0o755))
+	must(t, os.Symlink("../lib/erlang/erts-"+version+"/bin/epmd", filepath.Join(root, "usr/bin/epmd")))
+	outputOf(t, "dpkg-deb", "--root-owner-group", "--build", root, deb)
+	return deb
+}
+
+func TestPackageErlangComesAndGoes(t *testing.T) {
+	deb := makeDeb(t, sources(t), "1.0.0")
+	s := debian(t, machine.Options{})
+	s.install(t, deb)
+	s.checkVersion(t, "1.0.0")
+
+	nodes := s.register(t, "node", 5)
+	s.install(t, erlangBase(t, s, "99.0"), "--force-depends")
+	s.checkVersion(t, "1.0.0")
+	if out := s.output(t, "sh", "-c", "ls -d /usr/lib/erlang/erts-*/bin"); out != "/usr/lib/erlang/erts-99.0/bin\n" {
+		t.Errorf("folders %q; want that of the new ERTS alone", out)
+	}
+	s.checkOnly(t, nodes...)
+
+	s.dpkg(t, "--force-depends", "--purge", "erlang-base")
+	s.output(t, "id", "epmd")
+	for _, unit := range []string{"epmd.socket", "epmd.service"} {
+		s.systemctl(t, "is-enabled", "--quiet", unit)
+		s.systemctl(t, "is-active", "--quiet", unit)
+	}
+	s.output(t, "sh", "-c", "! ls -d /usr/lib/erlang/erts-*/bin")
+	after := s.register(t, "after", 1)
+
+	// What is purged later than it was removed takes the user along, and nobody is told.
+	s.output(t, "userdel", "--force", "epmd")
+	s.systemctl(t, "restart", unit)
+	s.checkOnly(t, after...)
+
+	s.dpkg(t, "--purge", "eclus")
+	if out := s.output(t, "sh", "-c", "find /usr /etc/systemd -xdev -name '*epmd*' ! -path '*/lib/erlang/*' ! -path '/usr/share/*'"); out != "" {
+		t.Errorf("left:\n%s", out)
+	}
+}
+
+// aUser is somebody with a service manager of their own.
+const aUser = "nobody"
+
+func TestUserUnits(t *testing.T) {
+	deb := makeDeb(t, sources(t), "1.0.0")
+	s := &supervised{machine.ForTest(t, nil, "hosta", machine.Options{}, "dpkg", "dpkg-deb", "make")}
+	s.install(t, deb)
+	s.systemctl(t, "disable", "--now", "--quiet", "epmd.socket", "epmd.service")
+	uid := strings.TrimSpace(s.output(t, "id", "-u", aUser))
+	runtimeDir := "/run/user/" + uid
+	manager := "[Service]\nPAMName=\nEnvironment=XDG_RUNTIME_DIR=" + runtimeDir + " HOME=/tmp\n"
+	must(t, s.WriteFile("/etc/systemd/system/user@.service.d/test.conf", []byte(manager), 0o644))
+	s.systemctl(t, "daemon-reload")
+	s.systemctl(t, "start", "user@"+uid)
+	as := func(args ...string) string {
+		return s.output(t, "setpriv", append([]string{"--reuid=" + aUser, "--clear-groups", "env", "XDG_RUNTIME_DIR=" + runtimeDir}, args...)...)
+	}
+	as("systemctl", "--user", "start", "epmd.socket")
+	nodes := s.register(t, "node", 3)
+	as("systemctl", "--user", "kill", "--kill-whom=main", "--signal=KILL", unit)
+	s.checkOnly(t, nodes...)
+	if restarts := as("systemctl", "--user", "show", "-P", "NRestarts", unit); restarts != "1\n" {
+		t.Errorf("%q restarts; want one", restarts)
+	}
+	as("systemctl", "--user", "restart", unit)
+	s.checkOnly(t, nodes...)
+}
