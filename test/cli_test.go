@@ -481,7 +481,7 @@ func TestTerminal(t *testing.T) {
 		"-nodes": "?[31mred?@",
 	} {
 		got := command(t, "script", d.port, "-qec", eclusBinary(t)+" "+flag, "/dev/null")
-		if !strings.Contains(got.stdout, want) || strings.ContainsAny(got.stdout, "\x1b\x00\x9b") {
+		if !strings.Contains(got.stdout, want) || strings.ContainsAny(got.stdout, "\x1b\x00\u009b") {
 			t.Errorf("%s: got %v; want %q and no control characters", flag, got, want)
 		}
 	}
