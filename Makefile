@@ -2,7 +2,8 @@
 
 PREFIX     ?= /usr
 DESTDIR    ?=
-UNITDIR    ?= /lib/systemd/system
+UNITDIR    ?= $(PREFIX)/lib/systemd/system
+USERUNITDIR ?= $(PREFIX)/lib/systemd/user
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 SUDO       := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)")
 GO         := test/go
@@ -10,7 +11,7 @@ TESTFLAGS  ?= -race
 GOTESTSUM  := gotest.tools/gotestsum@v1.13.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build demo test bench lint install clean
+.PHONY: build demo test bench lint install deb clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o build/epmd ./cmd/epmd
@@ -36,10 +37,25 @@ lint:
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 
+# The units run the epmd that is installed: PREFIX is written into them where it is not /usr.
 install: build
 	install -D -m 755 build/epmd $(DESTDIR)$(PREFIX)/bin/epmd
-	install -D -m 644 systemd/epmd.socket $(DESTDIR)$(UNITDIR)/epmd.socket
-	install -D -m 644 systemd/epmd.service $(DESTDIR)$(UNITDIR)/epmd.service
+	install -D -m 644 -t $(DESTDIR)$(UNITDIR) systemd/epmd.socket systemd/epmd.service
+	install -D -m 644 -t $(DESTDIR)$(USERUNITDIR) systemd/user/epmd.socket systemd/user/epmd.service
+	sed -i 's|^ExecStart=/usr/bin/|ExecStart=$(PREFIX)/bin/|' \
+	    $(DESTDIR)$(UNITDIR)/epmd.service $(DESTDIR)$(USERUNITDIR)/epmd.service
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/sysusers.d systemd/sysusers/eclus.conf
+	set -e; for catalog in $(wildcard systemd/*.catalog); do \
+	    install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/catalog $$catalog; done
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 cmd/epmd/epmd.1
+	set -e; for folder in epmd.socket.d epmd.service.d; do \
+	    install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/eclus/examples/$$folder systemd/examples/$$folder/*; done
+
+deb: ARCH = $(shell $(GO) env GOARCH)
+deb: build
+	@rm -rf build/deb
+	@$(MAKE) --no-print-directory install DESTDIR=build/deb PREFIX=/usr
+	@GO=$(GO) debian/build build/deb "$(VERSION)" "$(ARCH)" build
 
 clean:
 	rm -rf build

@@ -1,6 +1,6 @@
 # Holds the namespaces it was started in for as long as its standard input stays open; then kills all
 # that is left in its network namespace and goes. The end of its starter, however it comes, closes
-# standard input. Says "ready" when it is one to rely on.
+# standard input. Says "ready" when it is one to rely on. Takes away, last, the cgroups that are named after its process.
 self=/proc/$$/ns/net
 
 # In a namespace that is shared with others the sweep below would kill strangers.
@@ -33,6 +33,25 @@ while sweep; do
 	rounds=$((rounds + 1))
 	if [ $rounds -gt 500 ]; then
 		echo "processes left that do not die" >&2
+		exit 1
+	fi
+	sleep 0.01
+done
+
+# cgroups prints the folders of those in every hierarchy, however they are mounted, the innermost first.
+cgroups() {
+	for top in "/sys/fs/cgroup/lan-$$" /sys/fs/cgroup/*/"lan-$$"; do
+		[ ! -d "$top" ] || find "$top" -depth -type d
+	done
+}
+
+# Processes of a container that had a network namespace of their own may take longer.
+rounds=0
+while left=$(cgroups) && [ -n "$left" ]; do
+	echo "$left" | xargs -r rmdir 2>/dev/null
+	rounds=$((rounds + 1))
+	if [ $rounds -gt 500 ]; then
+		echo "cgroups left:" $left >&2
 		exit 1
 	fi
 	sleep 0.01

@@ -167,6 +167,11 @@ func (h *Host) Address() netip.Addr {
 // NetNS returns the file of the host's network namespace, for setns(2). It is there until the network is closed.
 func (h *Host) NetNS() string { return fmt.Sprintf("/proc/%d/ns/net", h.ns.pid()) }
 
+// Cgroup returns the name of a cgroup for what is to have one of its own on the host, such as a container. The
+// caller makes it, directly below the root of whichever hierarchies it wants it in; with all that is below it, it is
+// removed when the network is closed.
+func (h *Host) Cgroup() string { return fmt.Sprintf("lan-%d", h.ns.pid()) }
+
 // Path returns where the host's file path is found from outside. Absolute symbolic links on the way
 // lead back to the machine's own files.
 func (h *Host) Path(path string) string {
