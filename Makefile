@@ -17,14 +17,14 @@ build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o build/epmd ./cmd/epmd
 
 demo:
-	$(SUDO) test/setup
+	@$(SUDO) test/setup demo
 	@$(MAKE) --no-print-directory build
 	@$(GO) build -o build/demo ./test/demo
 	@$(SUDO) build/demo build/epmd
 
 test:
-	$(SUDO) test/setup
-	$(SUDO) $(GO) run $(GOTESTSUM) --format testname -- -timeout 30m $(TESTFLAGS) ./...
+	@$(SUDO) test/setup
+	$(SUDO) $(GO) run $(GOTESTSUM) --format testname -- -p 1 -timeout 45m $(TESTFLAGS) ./...
 
 bench: build
 	$(SUDO) test/setup
