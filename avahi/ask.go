@@ -14,11 +14,8 @@ func (b *browsing) ask(it *item) {
 		return
 	}
 	it.stop()
-	if b.asked > maxAsked {
-		if _, ok := b.known.say.may("asked"); ok {
-			b.link.log.Warn("too many epmds on the LAN: not all are asked for their nodes", "limit", maxAsked)
-		}
-		b.after(it, askEvery, func() { b.ask(it) })
+	if !b.admit(it) {
+		b.after(it, askEvery, func() { b.ask(it) }) // there may be a place by then
 		return
 	}
 	if it.asking {
@@ -34,12 +31,36 @@ func (b *browsing) ask(it *item) {
 	})
 }
 
+// admit tells whether the instance is one of the maxAsked whose epmds are asked, and makes it one if there is a place.
+func (b *browsing) admit(it *item) bool {
+	switch {
+	case it.admitted:
+	case b.admitted < maxAsked:
+		it.admitted = true
+		b.admitted++
+	case !b.saidAsked:
+		b.saidAsked = true
+		b.link.log.Warn("too many epmds on the LAN: not all are asked for their nodes", "limit", maxAsked)
+	}
+	return it.admitted
+}
+
+// dismiss has the epmd no longer asked, takes back what it has told and gives back its place.
+func (b *browsing) dismiss(it *item) {
+	it.stop()
+	b.untell(it)
+	if it.admitted {
+		it.admitted = false
+		b.admitted--
+	}
+}
+
 // answered takes note of what an epmd has told. One that didn't answer is believed for another time
 // that its nodes are still there.
 func (b *browsing) answered(it *item, names []NamedPort, err error) {
 	it.asking = false
-	if !it.resolved || it.kind != kindEpmd || b.hosts[it.node.Host] > 0 {
-		return
+	if !it.admitted {
+		return // dismissed meanwhile
 	}
 	b.after(it, askEvery, func() { b.ask(it) })
 	if err == nil {
@@ -82,8 +103,7 @@ func (b *browsing) hostCame(host string) {
 		return
 	}
 	for _, it := range b.epmds(host) {
-		it.stop()
-		b.untell(it)
+		b.dismiss(it)
 	}
 }
 

@@ -40,7 +40,7 @@ const (
 const (
 	askEvery   = 30 * time.Second
 	askTimeout = 5 * time.Second
-	maxAsked   = 64
+	maxAsked   = 64 // instances, which count anew for each interface and IP version
 )
 
 // Flags of Avahi's results (avahi-common/defs.h).
@@ -114,10 +114,11 @@ type browsing struct {
 	hosts     map[string]int // items of each host that announces its nodes itself
 	full      *list.List     // items for which Avahi has no place
 
-	resolved int
-	asked    int // items of kindEpmd
-	saidFull bool
-	failed   error // ends the session
+	resolved  int
+	admitted  int // items whose epmds are asked, at most maxAsked
+	saidFull  bool
+	saidAsked bool
+	failed    error // ends the session
 }
 
 // item is a service instance in one place, from ItemNew to ItemRemove.
@@ -135,6 +136,7 @@ type item struct {
 	kind     kind
 	node     registry.Node   // what parse has made of it
 	told     map[string]bool // alive names that the epmd has told
+	admitted bool            // has one of the maxAsked places; only while its epmd is to be asked
 	asking   bool
 	askFails int
 }
@@ -429,9 +431,6 @@ func (b *browsing) learn(it *item, kind kind, n registry.Node) {
 			b.hostCame(n.Host)
 		}
 	case kindEpmd:
-		if first {
-			b.asked++
-		}
 		b.ask(it)
 	}
 }
@@ -450,7 +449,6 @@ func (b *browsing) forget(it *item) {
 	case kindHost:
 		b.hostWent(it.node.Host)
 	case kindEpmd:
-		b.asked--
-		b.untell(it)
+		b.dismiss(it)
 	}
 }

@@ -71,6 +71,7 @@ type publication struct {
 // entry is a service instance, from when its node was registered.
 type entry struct {
 	node   *registry.Node // nil: the host's own
+	since  time.Time      // registered, as far as settle and patience go
 	queue  *list.List     // in which it waits, or nil
 	elem   *list.Element
 	placed bool
@@ -162,7 +163,7 @@ func (p *publication) up(n *registry.Node) {
 	case e == nil && !printable(n.Name):
 		return // no other host would take it
 	case e == nil:
-		e = &entry{node: n}
+		e = &entry{node: n, since: since(n)}
 		p.entries[n.ID] = e
 		e.wait(p.fresh)
 	case e.queue == p.unsure && n.Sure:
@@ -172,6 +173,13 @@ func (p *publication) up(n *registry.Node) {
 		e.node = n
 		p.update(e)
 	}
+}
+
+// since returns when a node was registered, by the monotonic clock and not later than now. A restored node's Since is
+// by the wall clock, which may have been set back: taken as it is, it could hold up all that wait behind that node.
+func since(n *registry.Node) time.Time {
+	now := time.Now()
+	return now.Add(-max(0, now.Sub(n.Since)))
 }
 
 // wait puts the entry at the end of a queue and takes it out of the one it is in; nil is none.
@@ -184,27 +192,27 @@ func (e *entry) wait(queue *list.List) {
 	}
 }
 
-// publishDue publishes whose time has come and sets the timer to when the next one's does. Nodes wait in the order of
-// their registration.
+// publishDue publishes whose time has come and sets the timer to when the next one's does. Nodes wait in the order in
+// which they became known here, so that none waits longer than patience for those before it.
 func (p *publication) publishDue(timer *time.Timer) {
 	now := time.Now()
-	for e := first(p.fresh); e != nil && !now.Before(e.node.Since.Add(settle)); e = first(p.fresh) {
+	for e := first(p.fresh); e != nil && !now.Before(e.since.Add(settle)); e = first(p.fresh) {
 		if e.node.Sure {
 			p.place(e)
 		} else {
 			e.wait(p.unsure)
 		}
 	}
-	for e := first(p.unsure); e != nil && !now.Before(e.node.Since.Add(patience)); e = first(p.unsure) {
+	for e := first(p.unsure); e != nil && !now.Before(e.since.Add(patience)); e = first(p.unsure) {
 		p.place(e)
 	}
 	timer.Stop()
 	var next time.Time
 	if e := first(p.unsure); e != nil {
-		next = e.node.Since.Add(patience)
+		next = e.since.Add(patience)
 	}
-	if e := first(p.fresh); e != nil && (next.IsZero() || e.node.Since.Add(settle).Before(next)) {
-		next = e.node.Since.Add(settle)
+	if e := first(p.fresh); e != nil && (next.IsZero() || e.since.Add(settle).Before(next)) {
+		next = e.since.Add(settle)
 	}
 	if !next.IsZero() {
 		timer.Reset(next.Sub(now))
@@ -243,6 +251,10 @@ func (p *publication) sayFull() {
 func (p *publication) made(e *entry, r reply) {
 	path, err := r.path()
 	switch {
+	case e.gone: // and its place was given back then
+		if err == nil {
+			p.avahi.call(path, ifaceGroup, "Free", nil)
+		}
 	case r.is(errObjects): // others of this user's programs may count too
 		e.placed = false
 		p.placed--
@@ -250,8 +262,6 @@ func (p *publication) made(e *entry, r reply) {
 		p.place(e)
 	case err != nil:
 		p.fail(e, err)
-	case e.gone:
-		p.avahi.call(path, ifaceGroup, "Free", nil)
 	default:
 		e.group = path
 		p.groups[path] = e

@@ -156,7 +156,8 @@ func interfacePrefixes() []netip.Prefix {
 // refusals counts the peers that were refused and says when one is worth a log entry: once a minute an
 // address. It tells a bounded number of addresses apart; what is beyond them counts as one.
 type refusals struct {
-	seen map[netip.Addr]*refusal
+	seen  map[netip.Addr]*refusal
+	swept time.Time // when addresses were forgotten last
 }
 
 type refusal struct {
@@ -190,7 +191,8 @@ func (r *refusals) entry(addr netip.Addr, now time.Time) *refusal {
 	if r.seen == nil {
 		r.seen = make(map[netip.Addr]*refusal)
 	}
-	if len(r.seen) >= maxRefusals {
+	if len(r.seen) >= maxRefusals && now.Sub(r.swept) >= time.Second {
+		r.swept = now
 		maps.DeleteFunc(r.seen, func(_ netip.Addr, seen *refusal) bool {
 			return now.Sub(seen.logged) >= refusalInterval
 		})

@@ -44,8 +44,11 @@ func appendNamesLine(dst []byte, name string, port uint16) []byte {
 	return append(dst, '\n')
 }
 
-// maxNames bounds what a Client takes from an epmd that may be anybody's: 65,535 nodes, one a port.
-const maxNames = 1 << 16
+// What a Client takes from an epmd, which may be anybody's.
+const (
+	maxNames     = 1 << 16 // nodes: one a port
+	maxNamesLine = len("name ") + 4*MaxNameChars + len(" at port 65535\n")
+)
 
 // ReadNames reads an answer to NamesReq up to its end. Names are returned as they came, which is
 // whatever somebody registered. A line that is none is an error that names it.
@@ -55,6 +58,7 @@ func ReadNames(r io.Reader) (Names, error) {
 		return Names{}, fmt.Errorf("answer to NAMES_REQ: port: %w", err)
 	}
 	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, maxNamesLine)
 	for lines.Scan() {
 		node, err := parseNamesLine(lines.Text())
 		if err != nil {

@@ -43,7 +43,7 @@ type Restored struct {
 // Config says how a Server behaves. Only Registry must be set.
 type Config struct {
 	Registry *registry.Registry
-	Log      *slog.Logger // Debug: each request; Warn: what was refused; nil: none
+	Log      *slog.Logger // Debug: each request; Warn: what was refused; must not block; nil: none
 	Port     uint16       // told in answers; 0: DefaultPort
 	Access   Access       // who is answered
 	Relaxed  bool         // grant StopReq, and KillReq while nodes are registered
@@ -52,8 +52,8 @@ type Config struct {
 	DelayAccept   time.Duration // before each round of accepting, to simulate a busy server
 	DelayWrite    time.Duration // before each answer, to simulate a busy server
 
-	// Files bounds the connections: at most Files-64 nodes can be registered, which leaves some for
-	// lookups and for the rest of the process. 0: the process's limit on open files.
+	// Files bounds the connections: at most Files-64 nodes can be registered, or Files/2 if that is more,
+	// which leaves some for lookups and for the rest of the process. 0: the process's limit on open files.
 	Files int
 
 	// Keeper keeps connections for the next process. With one, Serve unregisters nobody when it ends. nil:
@@ -168,7 +168,7 @@ func (s *Server) handlePort(from caller, req []byte) answer {
 	}
 	resp := PortResp{Result: 1}
 	if n := s.cfg.Registry.Lookup(string(name)); n != nil {
-		resp = PortResp{0, n.Port, n.Type, n.Protocol, n.High, n.Low, n.Name, n.Extra}
+		resp = PortResp{0, n.Port, n.Told, n.Protocol, n.High, n.Low, n.Name, n.Extra}
 	}
 	if s.logs(slog.LevelDebug) {
 		s.log.Debug("lookup", "name", string(name), "found", resp.Result == 0, "peer", from.peer)

@@ -60,8 +60,9 @@ type Node struct {
 	Port      uint16       // distribution port
 	PeerPort  uint16       // of its end of its connection, which is at Addresses[0]; local nodes only
 	High, Low uint16       // distribution versions spoken; 0: not known
-	Type      NodeType
-	Protocol  uint8 // 0: TCP/IPv4, as ALIVE2_REQ has it
+	Type      NodeType     // of a local node that has said who it is: what it said
+	Told      NodeType     // what ALIVE2_REQ told as its type, and PORT2_RESP tells on; local nodes only
+	Protocol  uint8        // 0: TCP/IPv4, as ALIVE2_REQ has it
 	Origin    Origin
 	Sure      bool // Node is what the node calls itself; otherwise it was put together from Name and Host
 }

@@ -81,7 +81,8 @@ type Old struct {
 }
 
 // New returns an empty registry for the host of that name (as others on the LAN call it, such as
-// "hosta.local"), which remembers at most maxOld names that have gone.
+// "hosta.local"), which remembers at most maxOld names that have gone; as the stock epmd does with
+// [OldNames].
 func New(host string, maxOld int) *Registry {
 	return &Registry{
 		host:          host,
@@ -103,7 +104,7 @@ func (r *Registry) Register(n Node) (*Registration, error) {
 	if _, taken := r.local[n.Name]; taken {
 		return nil, fmt.Errorf("register %q: %w", n.Name, ErrNameTaken)
 	}
-	n.Sure = false
+	n.Sure, n.Told = false, n.Type
 	n.Counter = r.nextCounter(n.Name)
 	n.Creation = creation(n.Counter, n.High)
 	n.Since = time.Now()
@@ -113,7 +114,7 @@ func (r *Registry) Register(n Node) (*Registration, error) {
 }
 
 // Restore enters a node of this host as Register does, but one that was registered with an earlier
-// process: its ID, Counter, Creation and Since are kept, and Node and Dist if it is Sure. All are restored before the first is
+// process: its ID, Counter, Creation, Since, Type and Told are kept, and Node and Dist if it is Sure. All are restored before the first is
 // registered.
 func (r *Registry) Restore(n Node) (*Registration, error) {
 	r.mu.Lock()
@@ -125,7 +126,24 @@ func (r *Registry) Restore(n Node) (*Registration, error) {
 		r.forget(was)
 	}
 	r.lastID = max(r.lastID, n.ID)
+	if now := time.Now(); n.Since.After(now) {
+		n.Since = now // the clock was set back
+	}
 	return r.add(n), nil
+}
+
+// SkipIDs keeps IDs up to last from being given to new nodes: earlier processes have used them.
+func (r *Registry) SkipIDs(last uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lastID = max(r.lastID, last)
+}
+
+// LastID returns the last ID that a node was given.
+func (r *Registry) LastID() uint64 {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.lastID
 }
 
 // RestoreOld enters a name that went with an earlier process, the one that went first leading.

@@ -55,7 +55,7 @@ func TestRegister(t *testing.T) {
 		t.Fatalf("looked up %v; want %v", n, r.Node(reg))
 	}
 	want := &Node{
-		ID: n.ID, Since: n.Since, Creation: n.Creation, Counter: n.Counter,
+		ID: n.ID, Since: n.Since, Creation: n.Creation, Counter: n.Counter, Told: Hidden,
 		Node: "a@hosta.local", Name: "a", Host: testHost, Port: 41233, Type: Hidden, High: 6, Low: 5,
 		Extra: "\x00\xff", FD: 7, Addresses: []netip.Addr{netip.IPv6Loopback()}, Origin: Local,
 	}

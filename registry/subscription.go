@@ -23,6 +23,7 @@ const (
 	Down                     // it has gone; Event.Node is the last that was known
 )
 
+// String returns "up", "changed" or "down".
 func (k EventKind) String() string {
 	if k > Down {
 		return fmt.Sprintf("EventKind(%d)", uint8(k))

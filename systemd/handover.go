@@ -1,7 +1,6 @@
 package systemd
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -21,11 +20,12 @@ import (
 // A process that is replaced by execve(2) keeps its descriptors. What they are is told to the new program by
 // variables, which count for the process of that id alone and for no child of it.
 const (
-	envHandOver  = "ECLUS_HANDOVER"  // "PID GENERATION STATE-FD LISTEN-FD..."
+	envHandOver  = "ECLUS_HANDOVER"  // "PID STORED STATE-FD LISTEN-FD...": STORED is 1 if systemd has the state too
 	envRehearsal = "ECLUS_REHEARSAL" // the descriptor of a state: read it and say that all is well
 
 	rehearsed     = "eclus: rehearsed\n"
 	rehearsalTime = 10 * time.Second
+	maxSaid       = 4096 // bytes that a rehearsing program is listened to
 )
 
 // TakesOver tells whether this process was running epmd before it was replaced by this program.
@@ -48,15 +48,24 @@ func Rehearse(ctx context.Context, program string, args []string, reg *registry.
 	cmd.Args = args
 	cmd.Env = append(os.Environ(), envRehearsal+"=3")
 	cmd.ExtraFiles = []*os.File{state.file}
-	var said, complained bytes.Buffer
+	var said, complained firstBytes
 	cmd.Stdout, cmd.Stderr = &said, &complained
+	cmd.WaitDelay = time.Second // for children that keep its output open
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("rehearse %s: %w: %q", program, err, complained.String())
+		return fmt.Errorf("rehearse %s: %w: %q", program, err, complained.text)
 	}
-	if said.String() != rehearsed {
-		return fmt.Errorf("rehearse %s: it is another program, which said %q", program, said.String())
+	if string(said.text) != rehearsed {
+		return fmt.Errorf("rehearse %s: it is another program, which said %q", program, said.text)
 	}
 	return nil
+}
+
+// firstBytes keeps the first that is written to it.
+type firstBytes struct{ text []byte }
+
+func (b *firstBytes) Write(p []byte) (int, error) {
+	b.text = append(b.text, p[:min(len(p), maxSaid-len(b.text))]...)
+	return len(p), nil
 }
 
 // Rehearsal does what [Rehearse] asks of the program that it starts, and tells whether it was that which was
@@ -72,7 +81,7 @@ func Rehearsal(stdout io.Writer) (bool, error) {
 	}
 	f := os.NewFile(uintptr(fd), "state")
 	defer f.Close()
-	if _, _, err := readState(f); err != nil {
+	if _, err := readState(f); err != nil {
 		return true, err
 	}
 	_, err = io.WriteString(stdout, rehearsed)
@@ -83,13 +92,16 @@ func Rehearsal(stdout io.Writer) (bool, error) {
 // whose descriptors are in the registry, and the sockets that listen. store may be nil. It returns only if it
 // fails; all is as before then.
 func HandOver(program string, args []string, reg *registry.Registry, store *Store, listeners []*os.File) error {
-	state, err := newState(reg)
+	state, stored, err := stateFor(reg, store)
 	if err != nil {
 		return err
 	}
-	defer state.file.Close()
-	files := append([]*os.File{state.file}, listeners...)
-	words := []string{strconv.Itoa(os.Getpid()), strconv.FormatUint(store.lastGeneration(), 10)}
+	if store == nil {
+		defer state.Close()
+	}
+	store.flush()
+	files := append([]*os.File{state}, listeners...)
+	words := []string{strconv.Itoa(os.Getpid()), stored}
 	var fds []int
 	for _, f := range files {
 		err := control(f, func(fd int) error {
@@ -110,6 +122,19 @@ func HandOver(program string, args []string, reg *registry.Registry, store *Stor
 	}
 	env := append(os.Environ(), envHandOver+"="+strings.Join(words, " "))
 	return fmt.Errorf("execute %s: %w", program, unix.Exec(program, args, env))
+}
+
+// stateFor returns the state that another program is to find: that of the store, or else a new one. stored is "1"
+// for the former.
+func stateFor(reg *registry.Registry, store *Store) (f *os.File, stored string, err error) {
+	if store != nil {
+		return store.state.file, "1", nil
+	}
+	s, err := newState(reg)
+	if err != nil {
+		return nil, "", err
+	}
+	return s.file, "0", nil
 }
 
 // setInherited says whether descriptors stay open when the program is replaced.
@@ -141,9 +166,6 @@ func (in *Inherited) takeOver(log *slog.Logger) error {
 		}
 		numbers[i] = n
 	}
-	if in.generation = numbers[1]; in.generation > 0 {
-		in.superseded = append(in.superseded, stateName(in.generation))
-	}
 	for _, n := range numbers[3:] {
 		unix.CloseOnExec(int(n))
 		l, err := tcpListener(os.NewFile(uintptr(n), "socket handed over"))
@@ -152,18 +174,26 @@ func (in *Inherited) takeOver(log *slog.Logger) error {
 		}
 		in.Listeners = append(in.Listeners, l)
 	}
-	return in.takeNodes(os.NewFile(uintptr(numbers[2]), "state"), log)
+	state := os.NewFile(uintptr(numbers[2]), "state")
+	unix.CloseOnExec(int(numbers[2]))
+	if err := in.takeNodes(state, log); err != nil {
+		return err
+	}
+	if numbers[1] == 0 {
+		return state.Close()
+	}
+	in.state = state
+	return nil
 }
 
 // takeNodes takes the connections that a state tells of, which are open here under the same descriptors.
 func (in *Inherited) takeNodes(f *os.File, log *slog.Logger) error {
-	defer f.Close()
-	nodes, old, err := readState(f)
+	p, err := readState(f)
 	if err != nil {
 		return err
 	}
-	in.Old = old
-	for _, r := range nodes {
+	in.Old, in.LastID = p.old, p.lastID
+	for _, r := range p.nodes {
 		fd := int(r.FD)
 		unix.CloseOnExec(fd)
 		if err := aliveFD(fd); err != nil {

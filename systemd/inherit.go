@@ -5,8 +5,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -21,9 +19,17 @@ type Inherited struct {
 	Listeners []*net.TCPListener
 	Kept      []Kept         // connections of registered nodes that are alive, in order of registration
 	Old       []registry.Old // names that had gone, the one that went first leading
+	LastID    uint64         // that was given to a node
 
-	generation uint64   // of the newest state
+	state      *os.File // that is in the fd store; nil: none
 	superseded []string // names in the fd store of what is of no use any more
+}
+
+// Drop closes a connection that is of no use after all.
+func (in *Inherited) Drop(k Kept) {
+	in.superseded = append(in.superseded, nodeName(k.Node.ID))
+	unix.Shutdown(k.FD, unix.SHUT_RDWR) // systemd has it too
+	unix.Close(k.FD)
 }
 
 // Kept is the connection of a node that is still registered.
@@ -44,12 +50,18 @@ func Inherit(log *slog.Logger) (Inherited, error) {
 	stored := make(map[string]*os.File)
 	var errs []error
 	for _, f := range activation.Files(true) {
-		switch {
-		case strings.HasPrefix(f.Name(), nodePrefix), strings.HasPrefix(f.Name(), statePrefix):
-			if other := stored[f.Name()]; other != nil {
-				other.Close()
+		if f.Name() == stateName || strings.HasPrefix(f.Name(), nodePrefix) {
+			if stored[f.Name()] != nil {
+				log.Warn("two descriptors of one name", "stored", f.Name())
+				f.Close()
+				continue
 			}
 			stored[f.Name()] = f
+			continue
+		}
+		if !listens(f) {
+			log.Warn("inherited descriptor is no socket that listens", "name", f.Name())
+			f.Close()
 			continue
 		}
 		l, err := tcpListener(f)
@@ -83,7 +95,7 @@ func closeFiles(files map[string]*os.File) {
 // restore makes of the stored files what they were, and closes them.
 func (in *Inherited) restore(stored map[string]*os.File, log *slog.Logger) {
 	defer closeFiles(stored)
-	for _, r := range in.readStates(stored, log) {
+	for _, r := range in.readState(stored, log) {
 		name := nodeName(r.ID)
 		f := stored[name]
 		if f == nil {
@@ -114,27 +126,23 @@ func (in *Inherited) lose(r record, reason error, log *slog.Logger) {
 	in.Old = append(in.Old, r.old())
 }
 
-// readStates reads the newest state that can be read whole, and returns the records of its nodes in order of
-// registration.
-func (in *Inherited) readStates(stored map[string]*os.File, log *slog.Logger) (nodes []record) {
-	var generations []uint64
-	for name := range stored {
-		if number, isState := strings.CutPrefix(name, statePrefix); isState {
-			generation, _ := strconv.ParseUint(number, 10, 64)
-			generations = append(generations, generation)
-			in.superseded = append(in.superseded, name)
+// readState reads the state, takes it over, and returns the records of its nodes in order of registration.
+func (in *Inherited) readState(stored map[string]*os.File, log *slog.Logger) []record {
+	f := stored[stateName]
+	if f == nil {
+		if len(stored) > 0 {
+			log.Error("connections were kept, but no state: their nodes have to register anew", "connections", len(stored))
 		}
+		return nil
 	}
-	slices.Sort(generations)
-	for _, generation := range slices.Backward(generations) {
-		in.generation = max(in.generation, generation)
-		var err error
-		if nodes, in.Old, err = readState(stored[stateName(generation)]); err == nil {
-			break
-		}
-		log.Error("state not read", "stored", stateName(generation), "err", err)
+	delete(stored, stateName)
+	in.state = f
+	p, err := readState(f)
+	if err != nil {
+		log.Error("state not read to its end", "err", err)
 	}
-	return nodes
+	in.Old, in.LastID = p.old, p.lastID
+	return p.nodes
 }
 
 // keep takes a stored connection over, if its node is there.
@@ -148,6 +156,16 @@ func keep(f *os.File, r record) (kept Kept, err error) {
 	})
 	kept.Node = r.node(kept.FD)
 	return kept, err
+}
+
+// listens tells whether a descriptor is a socket that listens.
+func listens(f *os.File) bool {
+	var accepts int
+	err := control(f, func(fd int) (err error) {
+		accepts, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+		return err
+	})
+	return err == nil && accepts != 0
 }
 
 // aliveFD returns an error that says why a node's connection is not what it was when it registered: ended, or

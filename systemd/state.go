@@ -3,10 +3,12 @@ package systemd
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/netip"
 	"os"
 	"slices"
@@ -17,17 +19,22 @@ import (
 	"eclus/registry"
 )
 
-// stateVersion is the first line of a state. A later epmd reads what an earlier one wrote, and the other way
-// round as far as keys that it does not know can be skipped.
-const stateVersion = `{"eclus":1}` + "\n"
+// A state begins with a header: what it is, and where the records begin, in 8 bytes, big-endian. A later epmd
+// reads what an earlier one wrote, and the other way round as far as keys that it does not know can be skipped.
+const (
+	stateMagic  = "eclus 1\n"
+	stateHeader = len(stateMagic) + 8
+)
 
 // record is a line of a state, in JSON: a node that registered, or, with gone, one that went or a name that
-// went earlier. What was written last about an id counts.
+// went earlier. What was written last about an id counts. A record without a name tells the last id that was
+// given to a node.
 type record struct {
 	ID       uint64            `json:"id,omitempty"`
 	Name     string            `json:"name"`
 	Port     uint16            `json:"port"`
-	Type     registry.NodeType `json:"type,omitempty"`
+	Type     registry.NodeType `json:"type,omitempty"`   // as it registered
+	Hidden   bool              `json:"hidden,omitempty"` // as it said since
 	Protocol uint8             `json:"protocol,omitempty"`
 	High     uint16            `json:"high,omitempty"`
 	Low      uint16            `json:"low,omitempty"`
@@ -45,7 +52,7 @@ type record struct {
 
 func recordOf(n *registry.Node, gone bool) record {
 	r := record{
-		ID: n.ID, Name: n.Name, Port: n.Port, Type: n.Type, Protocol: n.Protocol, High: n.High, Low: n.Low,
+		ID: n.ID, Name: n.Name, Port: n.Port, Type: n.Told, Protocol: n.Protocol, High: n.High, Low: n.Low,
 		Extra: []byte(n.Extra), Creation: n.Creation, Counter: n.Counter, Since: n.Since, FD: n.FD, Gone: gone,
 		PeerPort: n.PeerPort,
 	}
@@ -53,7 +60,7 @@ func recordOf(n *registry.Node, gone bool) record {
 		r.Address = n.Addresses[0]
 	}
 	if n.Sure {
-		r.Node, r.Dist = n.Node, n.Dist
+		r.Node, r.Dist, r.Hidden = n.Node, n.Dist, n.Type == registry.Hidden
 	}
 	return r
 }
@@ -62,10 +69,13 @@ func recordOf(n *registry.Node, gone bool) record {
 // descriptor.
 func (r record) node(fd int) registry.Node {
 	n := registry.Node{
-		ID: r.ID, Name: r.Name, Port: r.Port, Type: r.Type, Protocol: r.Protocol, High: r.High, Low: r.Low,
+		ID: r.ID, Name: r.Name, Port: r.Port, Type: r.Type, Told: r.Type, Protocol: r.Protocol, High: r.High, Low: r.Low,
 		Extra: string(r.Extra), Creation: r.Creation, Counter: r.Counter, Since: r.Since, FD: int32(fd),
 		PeerPort: r.PeerPort,
 		Node:     r.Node, Dist: r.Dist, Sure: r.Node != "",
+	}
+	if r.Hidden {
+		n.Type = registry.Hidden
 	}
 	if r.Address.IsValid() {
 		n.Addresses = []netip.Addr{r.Address}
@@ -80,11 +90,12 @@ func (r record) old() registry.Old {
 
 // state is the records of a registry in a file without a name (memfd_create(2)), to which each change is
 // appended. It is in memory, and whoever holds its descriptor has all that was written, however this process
-// ended.
+// ended. When most of it is of the past, the records are written anew behind the old ones, the header is changed to
+// where they begin, and the old ones are given back, so that it remains the same file for good.
 type state struct {
 	file *os.File
 	size int64
-	full int64 // size past which a new state is shorter
+	full int64 // size past which it is worth writing anew
 }
 
 // minFull keeps small states from being written anew all the time.
@@ -96,22 +107,55 @@ func newState(reg *registry.Registry) (*state, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create state: %w", err)
 	}
-	s := &state{file: os.NewFile(uintptr(fd), "epmd state")}
+	s, err := continueState(os.NewFile(uintptr(fd), "epmd state"), reg)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// continueState takes over a state that there is, and writes all that reg has to it. f is closed if that fails.
+func continueState(f *os.File, reg *registry.Registry) (*state, error) {
+	info, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("continue state: %w", err)
+	}
+	s := &state{file: f, size: max(info.Size(), int64(stateHeader))}
+	if err := s.renew(reg); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// renew writes all that reg has, which from then on is the state.
+func (s *state) renew(reg *registry.Registry) error {
 	var b bytes.Buffer
-	b.WriteString(stateVersion)
 	lines := json.NewEncoder(&b)
+	err := lines.Encode(record{ID: reg.LastID(), Gone: true})
 	for _, o := range reg.Old() {
 		err = errors.Join(err, lines.Encode(record{Name: o.Name, Port: o.Port, FD: o.FD, Counter: o.Counter, Gone: true}))
 	}
 	for _, n := range slices.Backward(reg.Local()) {
 		err = errors.Join(err, lines.Encode(recordOf(n, false)))
 	}
+	begin := s.size
 	if err = errors.Join(err, s.write(b.Bytes())); err != nil {
-		s.file.Close()
-		return nil, err
+		return err
 	}
-	s.full = max(minFull, 4*s.size)
-	return s, nil
+	header := binary.BigEndian.AppendUint64([]byte(stateMagic), uint64(begin))
+	if _, err := s.file.WriteAt(header, 0); err != nil {
+		return fmt.Errorf("write state: %w", err)
+	}
+	s.full = s.size + max(minFull, 3*(s.size-begin))
+	return control(s.file, func(fd int) error {
+		past := begin - int64(stateHeader)
+		if past == 0 {
+			return nil
+		}
+		return unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(stateHeader), past)
+	})
 }
 
 // append adds a record.
@@ -132,38 +176,52 @@ func (s *state) write(b []byte) error {
 	return nil
 }
 
-// readState returns the nodes that were registered, in that order, and the names that had gone. An error comes
-// with what could be read before it.
-func readState(r io.ReaderAt) (nodes []record, old []registry.Old, err error) {
-	lines := bufio.NewReader(io.NewSectionReader(r, 0, 1<<40))
-	first, err := lines.ReadString('\n')
-	if err != nil || first != stateVersion {
-		return nil, nil, fmt.Errorf("state begins with %q, not %q", first, stateVersion)
+// past is what a state tells.
+type past struct {
+	nodes  []record // that were registered, in that order
+	old    []registry.Old
+	lastID uint64 // that was given to a node
+}
+
+// readState reads a state. An error comes with what could be read before it.
+func readState(f io.ReaderAt) (past, error) {
+	header := make([]byte, stateHeader)
+	if _, err := f.ReadAt(header, 0); err != nil || string(header[:len(stateMagic)]) != stateMagic {
+		return past{}, fmt.Errorf("state begins with %q, not %q", header, stateMagic)
 	}
-	ids := make(map[uint64]int) // places in nodes
+	begin := int64(binary.BigEndian.Uint64(header[len(stateMagic):]) & math.MaxInt64)
+	lines := bufio.NewReader(io.NewSectionReader(f, begin, math.MaxInt64-begin))
+	var p past
+	places := make(map[uint64]int) // in p.nodes, by ID
 	for {
 		line, err := lines.ReadBytes('\n')
-		if err != nil {
-			break // what is left is no whole line: it was being written when its writer ended
+		if err != nil { // what is left is no whole line: it was being written when its writer ended
+			p.nodes = living(p.nodes)
+			return p, nil
 		}
 		var r record
 		if err := json.Unmarshal(line, &r); err != nil {
-			return living(nodes), old, fmt.Errorf("state: line %q: %w", line, err)
+			p.nodes = living(p.nodes)
+			return p, fmt.Errorf("state: line %q: %w", line, err)
 		}
-		i, known := ids[r.ID]
-		switch {
-		case known:
-			nodes[i] = r
-		case !r.Gone:
-			ids[r.ID] = len(nodes)
-			nodes = append(nodes, r)
-		}
-		if !r.Gone {
-			continue
-		}
-		old = append(old, r.old())
+		p.add(r, places)
 	}
-	return living(nodes), old, nil
+}
+
+// add adds what a record tells.
+func (p *past) add(r record, places map[uint64]int) {
+	p.lastID = max(p.lastID, r.ID)
+	i, known := places[r.ID]
+	switch {
+	case known:
+		p.nodes[i] = r
+	case !r.Gone:
+		places[r.ID] = len(p.nodes)
+		p.nodes = append(p.nodes, r)
+	}
+	if r.Gone && r.Counter != 0 {
+		p.old = append(p.old, r.old())
+	}
 }
 
 func living(nodes []record) []record {

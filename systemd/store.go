@@ -7,10 +7,12 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -18,11 +20,10 @@ import (
 )
 
 // Names of descriptors in the fd store (FDNAME=, at most 255 ASCII characters without ":"): a connection
-// has that of its node's ID, so that the name says nothing that would have to be escaped; a state has its
-// generation's.
+// has that of its node's ID, so that the name says nothing that would have to be escaped.
 const (
-	nodePrefix  = "node-"
-	statePrefix = "state-"
+	nodePrefix = "node-"
+	stateName  = "state"
 )
 
 // Store keeps the connections of registered nodes in systemd's file descriptor store, and beside them what
@@ -36,24 +37,22 @@ type Store struct {
 	log  *slog.Logger
 	conn *net.UnixConn
 
-	mu         sync.Mutex
-	state      *state
-	generation uint64
-	queue      []message     // what systemd has yet to take
-	queued     chan struct{} // holds a token while queue may be not empty
+	mu     sync.Mutex
+	state  *state
+	queue  []message     // what systemd has yet to take
+	queued chan struct{} // holds a token while queue may be not empty
 }
 
 // message is a datagram to systemd.
 type message struct {
 	text string
-	name string   // FDNAME= of the descriptor it stores; empty: it stores none
-	file *os.File // what is stored, if that is ours to close
-	fd   int      // what is stored
-	sent func()   // called when systemd has it, without the lock held; may be nil
+	name string // FDNAME= of the descriptor it stores; empty: it stores none
+	fd   int    // what is stored
+	sent func() // called when systemd has it, without the lock held; may be nil
 }
 
 // OpenStore returns a Store for the service that this process is, or nil if it is none. The registry has been
-// restored from inherited, of which the states are superseded and removed.
+// restored from inherited.
 func OpenStore(reg *registry.Registry, inherited Inherited, log *slog.Logger) (*Store, error) {
 	path := os.Getenv("NOTIFY_SOCKET")
 	if path == "" {
@@ -63,10 +62,10 @@ func OpenStore(reg *registry.Registry, inherited Inherited, log *slog.Logger) (*
 	if err != nil {
 		return nil, fmt.Errorf("connect to the service manager: %w", err)
 	}
-	s := &Store{reg: reg, log: log, conn: conn, generation: inherited.generation, queued: make(chan struct{}, 1)}
+	s := &Store{reg: reg, log: log, conn: conn, queued: make(chan struct{}, 1)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.renew(); err != nil {
+	if err := s.openState(inherited.state); err != nil {
 		conn.Close()
 		return nil, err
 	}
@@ -76,39 +75,24 @@ func OpenStore(reg *registry.Registry, inherited Inherited, log *slog.Logger) (*
 	return s, nil
 }
 
-// renew stores a new state and removes the one before.
-func (s *Store) renew() error {
-	state, err := newState(s.reg)
-	if err != nil {
+// openState continues the state that is stored, or begins one and stores it before anything else, so that
+// however little systemd keeps, it keeps that.
+func (s *Store) openState(stored *os.File) (err error) {
+	if stored != nil {
+		s.state, err = continueState(stored, s.reg)
 		return err
 	}
-	old := s.state
-	s.state = state
-	s.generation++
-	fd, err := duplicate(state.file)
-	if err != nil {
+	if s.state, err = newState(s.reg); err != nil {
 		return err
 	}
-	s.send(message{text: "FDSTORE=1", name: stateName(s.generation), file: fd, fd: int(fd.Fd())})
-	if old != nil {
-		s.send(message{text: remove(stateName(s.generation - 1))})
-		old.file.Close()
-	}
-	return nil
+	return control(s.state.file, func(fd int) error {
+		s.send(message{text: "FDSTORE=1", name: stateName, fd: fd})
+		return nil
+	})
 }
 
-func stateName(generation uint64) string { return statePrefix + strconv.FormatUint(generation, 10) }
-func nodeName(id uint64) string          { return nodePrefix + strconv.FormatUint(id, 10) }
-func remove(name string) string          { return "FDSTOREREMOVE=1\nFDNAME=" + name }
-
-// duplicate returns another descriptor of f, which is there as long as it takes to send it.
-func duplicate(f *os.File) (*os.File, error) {
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("duplicate %s: %w", f.Name(), err)
-	}
-	return os.NewFile(uintptr(fd), f.Name()), nil
-}
+func nodeName(id uint64) string { return nodePrefix + strconv.FormatUint(id, 10) }
+func remove(name string) string { return "FDSTOREREMOVE=1\nFDNAME=" + name }
 
 // Keep stores the connection of a node that is being registered. It implements epmd.Keeper.
 func (s *Store) Keep(fd int, n *registry.Node, kept func()) bool {
@@ -124,11 +108,9 @@ func (s *Store) Release(n *registry.Node) {
 	defer s.mu.Unlock()
 	s.record(recordOf(n, true))
 	name := nodeName(n.ID)
-	for i, m := range s.queue {
-		if m.name == name { // its descriptor will be another's
-			s.queue[i] = message{}
-			return
-		}
+	if i := slices.IndexFunc(s.queue, func(m message) bool { return m.name == name }); i >= 0 {
+		s.queue = slices.Delete(s.queue, i, i+1) // its descriptor will be another's
+		return
 	}
 	s.send(message{text: remove(name)})
 }
@@ -143,21 +125,11 @@ func (s *Store) Update(n *registry.Node) {
 	s.record(recordOf(n, false))
 }
 
-// lastGeneration returns the generation of the state that is stored, or 0 without a store.
-func (s *Store) lastGeneration() uint64 {
-	if s == nil {
-		return 0
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.generation
-}
-
 // record writes to the state, and begins a new one when most of it is of the past.
 func (s *Store) record(r record) {
 	err := s.state.append(r)
 	if err == nil && s.state.size > s.state.full {
-		err = s.renew()
+		err = s.state.renew(s.reg)
 	}
 	if err != nil {
 		s.log.Error("registration not kept", "node", r.Name, "err", err)
@@ -193,9 +165,6 @@ func (s *Store) try(m message) bool {
 	if err != nil {
 		s.log.Error("service manager not told", "message", strings.ReplaceAll(text, "\n", " "), "err", err)
 	}
-	if m.file != nil {
-		m.file.Close()
-	}
 	return true
 }
 
@@ -211,6 +180,19 @@ func control(c syscall.Conn, op func(fd int) error) error {
 	}
 	return opErr
 }
+
+// flush sends what waits for systemd, if that goes quickly.
+func (s *Store) flush() {
+	if s == nil {
+		return
+	}
+	s.conn.SetWriteDeadline(time.Now().Add(flushTime))
+	_ = s.drain() // what is not sent is as lost as if the process had been killed
+	s.conn.SetWriteDeadline(time.Time{})
+}
+
+// flushTime is how long a process that is to be replaced waits for systemd.
+const flushTime = 100 * time.Millisecond
 
 // Run sends what waits for systemd until ctx ends. What can't be sent then is lost, as the process is.
 func (s *Store) Run(ctx context.Context) error {
@@ -255,7 +237,7 @@ func (s *Store) sendNext() (sent func(), more bool) {
 		return nil, false
 	}
 	m := s.queue[0]
-	if m.text != "" && !s.try(m) {
+	if !s.try(m) {
 		return nil, true
 	}
 	s.queue = s.queue[1:]

@@ -3,8 +3,7 @@
 // journal. Outside of systemd all of this does nothing; HandOver and FindHolders work anywhere.
 //
 // Inherit and TakesOver read the environment of the process, so they are to be called early, Inherit once.
-// All else may be called concurrently. Notify does not block for longer than it takes the service manager's socket
-// to accept a datagram; a Store and a Journal never block.
+// All else may be called concurrently. A Store and a Journal never block.
 package systemd
 
 import (
@@ -12,6 +11,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 )
@@ -27,9 +27,23 @@ func Status(text string) string {
 	return "STATUS=" + strings.ReplaceAll(text, "\n", " ")
 }
 
-// Notify tells the service manager something, if there is one that wants to know.
+// notifyTime is how long the service manager may take to take a datagram.
+const notifyTime = time.Second
+
+// Notify tells the service manager something, if there is one that wants to know (NOTIFY_SOCKET). It waits for
+// at most a second; go-systemd's SdNotify would wait for ever.
 func Notify(assignments ...string) error {
-	if _, err := daemon.SdNotify(false, strings.Join(assignments, "\n")); err != nil {
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return nil
+	}
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return fmt.Errorf("notify service manager: %w", err)
+	}
+	defer conn.Close()
+	conn.SetWriteDeadline(time.Now().Add(notifyTime))
+	if _, err := conn.Write([]byte(strings.Join(assignments, "\n"))); err != nil {
 		return fmt.Errorf("notify service manager: %w", err)
 	}
 	return nil

@@ -7,28 +7,37 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"eclus/epmd"
 	"eclus/systemd"
 )
 
 // awaitHangup ends serving with ErrHandOver when SIGHUP came and the program that is now where this one was
-// started from has shown that it can go on. It returns when serving has ended.
-func (s *service) awaitHangup(serving context.Context, end context.CancelCauseFunc) {
+// started from has shown that it can go on. It returns when serving has ended. reloading says that the service
+// manager takes it to be at that still.
+func (s *service) awaitHangup(serving context.Context, end context.CancelCauseFunc, reloading bool) {
 	for {
+		if reloading {
+			_ = systemd.Notify(systemd.Ready) // if it does not hear that, it hears nothing
+		}
 		select {
 		case <-serving.Done():
 			return
 		case <-s.hangup:
 		}
 		_ = systemd.Notify(systemd.Reloading())
+		reloading = true
 		err := s.rehearse(serving)
+		if serving.Err() != nil {
+			return
+		}
 		if err == nil {
 			end(epmd.ErrHandOver)
 			return
 		}
 		s.log.Error("program not replaced", "err", err)
-		_ = systemd.Notify(systemd.Ready)
 	}
 }
 
@@ -40,10 +49,17 @@ func (s *service) rehearse(ctx context.Context) error {
 	return systemd.Rehearse(ctx, program, s.args, s.reg)
 }
 
-// handOver replaces this program. It returns only if that fails.
-func (s *service) handOver(listeners []*os.File) error {
+// handOver replaces this program unless ctx has ended. It returns only if that fails.
+func (s *service) handOver(ctx context.Context, listeners []*os.File) error {
 	program, err := os.Executable()
 	if err != nil {
+		return err
+	}
+	// What is ignored stays ignored, and another SIGHUP would kill a program that has yet to say what it does
+	// about it.
+	signal.Ignore(syscall.SIGHUP)
+	defer signal.Notify(s.hangup, syscall.SIGHUP)
+	if err := ctx.Err(); err != nil {
 		return err
 	}
 	return systemd.HandOver(program, s.args, s.reg, s.store, listeners)
@@ -63,9 +79,10 @@ func listenersOf(files []*os.File) ([]*net.TCPListener, error) {
 	return lns, nil
 }
 
-// aliveCheck returns a function that looks a name up by each socket that listens, as anybody would.
+// aliveCheck returns a function that looks a name up by each socket that listens, as anybody would. One whose
+// address has left the host, or has yet to come (FreeBind=), is passed over: nobody can reach it.
 func aliveCheck(lns []*net.TCPListener) func(context.Context) error {
-	var clients []*epmd.Client
+	var places []netip.AddrPort
 	for _, l := range lns {
 		addr := l.Addr().(*net.TCPAddr).AddrPort()
 		switch {
@@ -74,11 +91,18 @@ func aliveCheck(lns []*net.TCPListener) func(context.Context) error {
 		case addr.Addr().IsUnspecified():
 			addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), addr.Port())
 		}
-		clients = append(clients, epmd.NewClient(addr))
+		places = append(places, addr)
 	}
 	return func(ctx context.Context) error {
-		for _, c := range clients {
-			if _, err := c.Lookup(ctx, "watchdog"); err != nil && !errors.Is(err, epmd.ErrNotRegistered) {
+		interfaces, err := interfacePrefixes()
+		if err != nil {
+			return err
+		}
+		for _, at := range places {
+			if !isOnInterface(at.Addr(), interfaces) {
+				continue
+			}
+			if _, err := epmd.NewClient(at).Lookup(ctx, "watchdog"); err != nil && !errors.Is(err, epmd.ErrNotRegistered) {
 				return err
 			}
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"io"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -104,9 +105,18 @@ func (l *lan) state() string {
 	return worst.String()
 }
 
+// maxNamesBytes is how much of another host's answer is read: more than the nodes that are kept of one take
+// with names of any sensible length.
+const maxNamesBytes = 128 << 10
+
 // askNames asks the epmd of another host which nodes it has.
 func askNames(ctx context.Context, addr netip.AddrPort) ([]avahi.NamedPort, error) {
-	names, err := epmd.NewClient(addr).Names(ctx)
+	conn, err := epmd.NewClient(addr).Ask(ctx, epmd.NamesReq{})
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	names, err := epmd.ReadNames(io.LimitReader(conn, maxNamesBytes))
 	if err != nil {
 		return nil, err
 	}

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"eclus/epmd"
 	"eclus/registry"
@@ -31,11 +30,9 @@ func serve(ctx context.Context, c config, args []string, stderr io.Writer) error
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	log, journal := newLog(c, stderr)
-	if journal != nil {
-		defer journal.Close() // fails where there is no journal to tell
-	}
-	in, err := inherit(ctx, c, log)
+	log := openLog(c, stderr)
+	defer log.Close()
+	in, err := inherit(ctx, c, log.Logger)
 	if errors.Is(err, errTaken) {
 		log.Info(errTaken.Error(), "port", c.port, "err", err)
 		return nil
@@ -46,34 +43,13 @@ func serve(ctx context.Context, c config, args []string, stderr io.Writer) error
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer context.AfterFunc(ctx, stop)() // a second signal finds the default action
-	s, err := newService(c, in, log)
-	if err != nil {
-		return err
-	}
-	s.args, s.hangup, s.journal = args, hangup, journal
+	s := newService(c, in, log.Logger)
+	s.args, s.hangup, s.writeLog = args, hangup, log.run
 	err = s.run(ctx, in.Listeners)
 	if errors.Is(err, epmd.ErrKilled) {
 		return nil
 	}
 	return err
-}
-
-// newLog returns a log that says as much as OTP's epmd: with no -d what an operator must know, with one who
-// comes and goes, with two every request. It goes to the journal if that is where stderr leads, and has who
-// comes and goes there in any case; otherwise it is text, and the journal returned is nil.
-func newLog(c config, stderr io.Writer) (*slog.Logger, *systemd.Journal) {
-	level := slog.LevelWarn
-	switch {
-	case c.debug == 1:
-		level = slog.LevelInfo
-	case c.debug > 1:
-		level = slog.LevelDebug
-	}
-	if stderr == os.Stderr && systemd.StderrIsJournal() {
-		journal := systemd.NewJournal(systemd.JournalSocket)
-		return slog.New(journal.Handler(min(level, slog.LevelInfo))), journal
-	}
-	return slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})), nil
 }
 
 // service is the parts of the daemon.
@@ -87,16 +63,16 @@ type service struct {
 	log    *slog.Logger
 	daemon bool
 
-	journal *systemd.Journal // nil: the log is text
+	writeLog func(context.Context)
 
-	args   []string         // of this process
-	hangup <-chan os.Signal // SIGHUP
+	args   []string       // of this process
+	hangup chan os.Signal // SIGHUP
 
 	storeMax  atomic.Int64 // what the service manager keeps; negative: not known
 	storeFull atomic.Bool  // that it is not enough is in the log
 }
 
-func newService(c config, in systemd.Inherited, log *slog.Logger) (*service, error) {
+func newService(c config, in systemd.Inherited, log *slog.Logger) *service {
 	port := in.Listeners[0].Addr().(*net.TCPAddr).AddrPort().Port()
 	old := registry.OldNames
 	if c.debug > 0 {
@@ -119,26 +95,29 @@ func newService(c config, in systemd.Inherited, log *slog.Logger) (*service, err
 			PacketTimeout: c.packetTimeout,
 			DelayAccept:   c.delayAccept,
 			DelayWrite:    c.delayWrite,
-			Restored:      restore(reg, in, log),
+			Restored:      restore(reg, &in, log),
 			LANOff:        lan.off,
 		},
 	}
 	s.storeMax.Store(-1)
 	s.events = newEvents(reg, log)
 	s.asker = newIdentifier(reg, host, s.known, log)
-	return s, s.openStore(in)
+	s.openStore(in)
+	return s
 }
 
 // openStore begins to keep registrations, unless this is no service of systemd.
-func (s *service) openStore(in systemd.Inherited) (err error) {
+func (s *service) openStore(in systemd.Inherited) {
 	if s.daemon {
-		return nil // NOTIFY_SOCKET is that of the process that started this one
+		return // NOTIFY_SOCKET is that of the process that started this one
 	}
-	s.store, err = systemd.OpenStore(s.reg, in, s.log)
-	if err == nil && s.store != nil {
-		s.config.Keeper = s.store
+	store, err := systemd.OpenStore(s.reg, in, s.log)
+	if err != nil {
+		s.log.Warn("registrations end with this process", "err", err)
 	}
-	return err
+	if store != nil {
+		s.store, s.config.Keeper = store, store
+	}
 }
 
 // known is told of a node that has said who it is.
@@ -149,7 +128,8 @@ func (s *service) known(n *registry.Node) {
 }
 
 // restore enters what earlier processes had registered.
-func restore(reg *registry.Registry, in systemd.Inherited, log *slog.Logger) []epmd.Restored {
+func restore(reg *registry.Registry, in *systemd.Inherited, log *slog.Logger) []epmd.Restored {
+	reg.SkipIDs(in.LastID)
 	for _, o := range in.Old {
 		reg.RestoreOld(o)
 	}
@@ -158,7 +138,7 @@ func restore(reg *registry.Registry, in systemd.Inherited, log *slog.Logger) []e
 		r, err := reg.Restore(k.Node)
 		if err != nil {
 			log.Error("registration not restored", "err", err)
-			unix.Close(k.FD)
+			in.Drop(k)
 			continue
 		}
 		restored = append(restored, epmd.Restored{FD: k.FD, Registration: r})
@@ -196,9 +176,7 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 		background("status no longer told", s.tell)
 		background("watchdog ended", func(ctx context.Context) error { return systemd.Watchdog(ctx, alive, s.unwell) })
 	}
-	if s.journal != nil {
-		background("journal", func(ctx context.Context) error { s.journal.Run(ctx); return nil })
-	}
+	background("log no longer written", func(ctx context.Context) error { s.writeLog(ctx); return nil })
 	if s.store != nil {
 		background("registrations no longer kept", s.store.Run)
 		background("size of the fd store unknown", s.measureStore)
@@ -209,25 +187,23 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 // answer serves until ctx ends or a KILL_REQ is granted. When SIGHUP has found another program that can go on, it
 // takes this one's place; should that fail after all, this one goes on.
 func (s *service) answer(ctx context.Context, lns []*net.TCPListener) error {
-	for {
+	for reloading := false; ; reloading = true {
 		serving, handOver := context.WithCancelCause(ctx)
 		waiting := make(chan struct{})
 		go func() {
 			defer close(waiting)
-			s.awaitHangup(serving, handOver)
+			s.awaitHangup(serving, handOver, reloading)
 		}()
 		server := epmd.NewServer(s.config)
 		err := server.Serve(serving, lns...)
 		handOver(nil)
 		<-waiting
-		if !errors.Is(err, epmd.ErrHandOver) {
+		if !errors.Is(err, epmd.ErrHandOver) || ctx.Err() != nil {
 			return err
 		}
 		var files []*os.File
 		files, s.config.Restored = server.HandOver()
-		err = s.handOver(files)
-		s.log.Error("program not replaced", "err", err)
-		_ = systemd.Notify(systemd.Ready)
+		s.log.Error("program not replaced", "err", s.handOver(ctx, files))
 		if lns, err = listenersOf(files); err != nil {
 			return err
 		}

@@ -1,0 +1,70 @@
+package avahi
+
+import (
+	"bytes"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"eclus/registry"
+
+	"github.com/godbus/dbus/v5"
+)
+
+// testPublication returns a publication that has so many places and no Avahi to publish with.
+func testPublication(places int, log *slog.Logger) *publication {
+	l := newLink("publishing", registry.New("hosta", 0), Options{}, log)
+	l.maxObjects = places
+	return newPublication(l, &session{})
+}
+
+// TestMadeGone has Avahi refuse a group for a node that has gone meanwhile.
+func TestMadeGone(t *testing.T) {
+	for _, name := range []string{errObjects, "org.freedesktop.Avahi.AccessDeniedError"} {
+		var log bytes.Buffer
+		p := testPublication(1, slog.New(slog.NewTextHandler(&log, nil)))
+		e := &entry{node: &registry.Node{ID: 1, Name: "a"}, placed: true}
+		p.placed = 1
+		p.drop(e)
+		p.made(e, reply{err: dbus.Error{Name: name}})
+		if p.placed != 0 || p.limit != 1 || p.full.Len() != 0 {
+			t.Errorf("%s: %d placed of %d, %d wait; want 0 of 1, 0", name, p.placed, p.limit, p.full.Len())
+		}
+		if log.Len() > 0 {
+			t.Errorf("%s: said %s", name, &log)
+		}
+	}
+}
+
+// TestSinceFuture has nodes behind one that, by the clock, is not registered yet. With no places, those whose
+// time has come wait for one.
+func TestSinceFuture(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := testPublication(0, slog.New(slog.DiscardHandler))
+		timer := time.NewTimer(0)
+		due := func(want int) {
+			t.Helper()
+			if p.publishDue(timer); p.full.Len() != want {
+				t.Errorf("%d are due, want %d", p.full.Len(), want)
+			}
+		}
+		now := time.Now()
+		up := func(id uint64, since time.Time, sure bool) {
+			p.up(&registry.Node{ID: id, Name: "a", Since: since, Sure: sure, Origin: registry.Local})
+		}
+		up(1, now.Add(-time.Hour).Round(0), true)
+		due(1)
+		up(2, now.Add(time.Hour).Round(0), true)
+		up(3, now.Add(time.Hour).Round(0), false)
+		up(4, now, true)
+		due(1)
+		<-timer.C
+		due(3)
+		<-timer.C
+		due(4)
+		if took := time.Since(now); took != patience {
+			t.Errorf("all are due after %v, want %v", took, patience)
+		}
+	})
+}

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"eclus/systemd"
+)
+
+// daemonLog is where the daemon writes what happens. Writing never waits: entries that the journal, a
+// terminal or a pipe does not take wait in a bounded queue, and are dropped and counted past it.
+type daemonLog struct {
+	*slog.Logger
+	journal *systemd.Journal // nil: text
+	text    *patientWriter   // nil: the journal
+}
+
+// openLog opens a log that says as much as OTP's epmd: with no -d what an operator must know, with one who
+// comes and goes, with two every request. It is the journal if that is where stderr leads, or if there is one and
+// a daemon has no stderr, and has who comes and goes in any case then; otherwise it is text on stderr.
+func openLog(c config, stderr io.Writer) *daemonLog {
+	level := slog.LevelWarn
+	switch {
+	case c.debug == 1:
+		level = slog.LevelInfo
+	case c.debug > 1:
+		level = slog.LevelDebug
+	}
+	if stderr == os.Stderr && (systemd.StderrIsJournal() || c.daemon && exists(systemd.JournalSocket)) {
+		journal := systemd.NewJournal(systemd.JournalSocket)
+		return &daemonLog{Logger: slog.New(journal.Handler(min(level, slog.LevelInfo))), journal: journal}
+	}
+	text := newPatientWriter(stderr)
+	return &daemonLog{Logger: slog.New(slog.NewTextHandler(text, &slog.HandlerOptions{Level: level})), text: text}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// run does for the log what takes time, until ctx ends.
+func (l *daemonLog) run(ctx context.Context) {
+	if l.journal != nil {
+		l.journal.Run(ctx)
+	}
+}
+
+// Close writes what still waits, if that goes quickly.
+func (l *daemonLog) Close() {
+	if l.journal != nil {
+		l.journal.Close() // fails where there is no journal to tell
+		return
+	}
+	l.text.close()
+}
+
+// patientWriter writes to something that may block, in a goroutine of its own.
+type patientWriter struct {
+	w     io.Writer
+	queue chan []byte // entries that wait; what comes when it is full is dropped
+	lost  atomic.Int64
+	stop  chan struct{} // closed when no more entries come
+	ended chan struct{}
+}
+
+const (
+	maxLogWaiting = 1024
+	logEndTime    = time.Second // for what waits at the end
+)
+
+func newPatientWriter(w io.Writer) *patientWriter {
+	p := &patientWriter{w: w, queue: make(chan []byte, maxLogWaiting), stop: make(chan struct{}), ended: make(chan struct{})}
+	go p.run()
+	return p
+}
+
+// Write takes one entry. After close it is lost.
+func (p *patientWriter) Write(entry []byte) (int, error) {
+	select {
+	case p.queue <- append([]byte(nil), entry...):
+	default:
+		p.lost.Add(1)
+	}
+	return len(entry), nil
+}
+
+func (p *patientWriter) run() {
+	defer close(p.ended)
+	for {
+		select {
+		case entry := <-p.queue:
+			p.write(entry)
+			continue
+		case <-p.stop:
+		}
+		for len(p.queue) > 0 {
+			p.write(<-p.queue)
+		}
+		return
+	}
+}
+
+func (p *patientWriter) write(entry []byte) {
+	p.w.Write(entry) // there is nowhere to complain
+	if lost := p.lost.Swap(0); lost > 0 {
+		fmt.Fprintf(p.w, "%d log entries lost\n", lost)
+	}
+}
+
+func (p *patientWriter) close() {
+	close(p.stop)
+	select {
+	case <-p.ended:
+	case <-time.After(logEndTime):
+	}
+}
