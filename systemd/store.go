@@ -37,10 +37,11 @@ type Store struct {
 	log  *slog.Logger
 	conn *net.UnixConn
 
-	mu     sync.Mutex
-	state  *state
-	queue  []message     // what systemd has yet to take
-	queued chan struct{} // holds a token while queue may be not empty
+	mu      sync.Mutex
+	state   *state
+	queue   []message     // what systemd has yet to take
+	queued  chan struct{} // holds a token while queue may be not empty
+	failing bool          // the last message failed, which is in the log
 }
 
 // message is a datagram to systemd.
@@ -162,9 +163,10 @@ func (s *Store) try(m message) bool {
 	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ENOBUFS) {
 		return false
 	}
-	if err != nil {
+	if err != nil && !s.failing && !errors.Is(err, net.ErrClosed) {
 		s.log.Error("service manager not told", "message", strings.ReplaceAll(text, "\n", " "), "err", err)
 	}
+	s.failing = err != nil
 	return true
 }
 
