@@ -1,10 +1,10 @@
 // Package epmd speaks the EPMD protocol of Erlang/OTP, as the guide "Distribution Protocol" describes
-// it and as the epmd of OTP does it: the messages, a Server and a Client. To these it adds two requests
-// with which a program of this host learns of all known nodes, those of the LAN included (NodesReq and
-// WatchReq).
+// it and as the epmd of OTP does it: the messages, a [Server] and a [Client]. To these it adds two requests
+// with which a program of this host learns of all known nodes, those of the LAN included ([NodesReq] and
+// [WatchReq]).
 //
-// Every request is preceded by its length in 2 bytes, big-endian, and is at most 3,057 bytes long; the
-// first byte tells which it is. Answers have no length; all but the one to AliveReq end with the
+// Every request is preceded by its length in 2 bytes, big-endian, and is at most [MaxRequest] bytes long; the
+// first byte, its [Tag], tells which it is. Answers have no length; all but the one to [AliveReq] end with the
 // connection. A node is registered for as long as the connection stays open that brought its AliveReq.
 package epmd
 

@@ -14,11 +14,12 @@ import (
 const (
 	// maxStreams is how many connections at once may be answered to NodesReq, and as many to WatchReq.
 	maxStreams = 128
-	// streamTimeout is how long a peer may leave unread what was sent to it.
+	// streamTimeout is how long a peer may take over one whole write: the snapshot, or all changes that
+	// were waiting. It bounds the write from its start to its end, so progress does not prolong it.
 	streamTimeout = 10 * time.Second
 )
 
-// stream answers one NodesReq or WatchReq.
+// nodeStream answers one NodesReq or WatchReq.
 type nodeStream struct {
 	registry *registry.Registry
 	port     uint16

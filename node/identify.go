@@ -28,6 +28,7 @@ type StatusError struct {
 	Code StatusCode // NotOK, Alive and NotAllowed are the ones OTP sends
 }
 
+// Error names the status, quoted: it is whatever the node has sent.
 func (e *StatusError) Error() string {
 	return fmt.Sprintf("node answered with status %q", e.Code)
 }

@@ -40,6 +40,16 @@ type diagSocket struct {
 
 // find returns the socket that has the connection from local to peer.
 func (d *sockDiag) find(local, peer netip.AddrPort) (diagSocket, error) {
+	sock, err := d.ask(local, peer)
+	if err == nil && (sock.local != plain(local) || sock.peer != plain(peer) || sock.inode == 0) {
+		err = errNoSocket
+	}
+	return sock, err
+}
+
+// ask returns the socket that has the connection from local to peer or, if there is no such connection, one
+// that listens and would accept it.
+func (d *sockDiag) ask(local, peer netip.AddrPort) (diagSocket, error) {
 	d.seq++
 	question := diagRequest(d.seq, local, peer)
 	if err := unix.Sendto(d.fd, question, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
@@ -53,10 +63,6 @@ func (d *sockDiag) find(local, peer netip.AddrPort) (diagSocket, error) {
 	sock, err := parseDiagReply(reply[:n], d.seq)
 	if err != nil {
 		return diagSocket{}, fmt.Errorf("the kernel about socket %v: %w", local, err)
-	}
-	// Without such a connection it tells of a socket that would accept it.
-	if sock.local != plain(local) || sock.peer != plain(peer) || sock.inode == 0 {
-		return diagSocket{}, errNoSocket
 	}
 	return sock, nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -15,29 +16,35 @@ import (
 const maxStopName = 1000
 
 // ask puts one of the questions of OTP's epmd to the one that runs here. It prints the same text to the
-// same stream, and as there an epmd that does not answer is waited for.
+// same stream, and as there an epmd that does not answer is waited for. What can be found out about one that
+// does not answer as it should follows on stderr.
 func ask(ctx context.Context, c config, stdout, stderr io.Writer) error {
 	if c.command == commandStop && len(c.name) > maxStopName {
 		fmt.Fprint(stdout, "epmd: Name too long!")
 		return exitStatus(1)
 	}
-	conn, err := epmd.NewLocalClient(c.port).Ask(ctx, c.request())
+	var conn net.Conn
+	var answer *bufio.Reader
+	var err error
+	explainIfLate(ctx, c, stderr, func() {
+		if conn, err = epmd.NewLocalClient(c.port).Ask(ctx, c.request()); err == nil {
+			answer = bufio.NewReader(conn)
+			_, _ = answer.Peek(1) // an error comes back when it is read
+		}
+	})
 	if err != nil {
 		if c.command != commandStarted {
 			fmt.Fprintln(stderr, "epmd: Cannot connect to local epmd")
 		}
+		explain(ctx, c, unreachable, stderr)
 		return exitStatus(1)
 	}
 	defer conn.Close()
-	switch c.command {
-	case commandKill:
-		return printKilled(conn, stdout)
-	case commandStop:
-		return printStopped(conn, stdout)
-	case commandStarted:
-		return printNames(conn, io.Discard)
+	valid, err := printAnswer(c.command, answer, stdout)
+	if !valid {
+		explain(ctx, c, unanswered, stderr)
 	}
-	return printNames(conn, stdout)
+	return err
 }
 
 func (c config) request() epmd.Request {
@@ -52,50 +59,67 @@ func (c config) request() epmd.Request {
 	return epmd.NamesReq{}
 }
 
+// printAnswer prints the answer to a command as OTP's epmd does. The error is that command's; valid tells
+// whether an epmd could have answered so.
+func printAnswer(asked command, answer *bufio.Reader, stdout io.Writer) (valid bool, err error) {
+	switch asked {
+	case commandKill:
+		return printKilled(answer, stdout)
+	case commandStop:
+		return printStopped(answer, stdout)
+	case commandStarted:
+		return printNames(answer, io.Discard)
+	}
+	return printNames(answer, stdout)
+}
+
 // printNames prints an answer to NamesReq or DumpReq as it comes.
-func printNames(conn net.Conn, stdout io.Writer) error {
+func printNames(answer *bufio.Reader, stdout io.Writer) (valid bool, err error) {
 	var port int32
-	if err := binary.Read(conn, binary.BigEndian, &port); err != nil {
+	if err := binary.Read(answer, binary.BigEndian, &port); err != nil {
 		fmt.Fprintln(stdout, "epmd: no response from local epmd")
-		return exitStatus(1)
+		return false, exitStatus(1)
 	}
 	fmt.Fprintf(stdout, "epmd: up and running on port %d with data:\n", port)
 	if isTerminal(stdout) {
-		copyPrintable(stdout, conn)
+		copyPrintable(stdout, answer)
 	} else {
-		_, _ = io.Copy(stdout, conn) // however it ends, the answer is what came
+		_, _ = io.Copy(stdout, answer) // however it ends, the answer is what came
 	}
-	return nil
+	return isPort(int64(port)), nil
 }
 
+// isPort tells whether that can be an epmd's port. What other programs say first makes larger numbers.
+func isPort(n int64) bool { return 0 < n && n <= 65535 }
+
 // printKilled prints an answer to KillReq.
-func printKilled(conn net.Conn, stdout io.Writer) error {
-	answer, err := readShort(conn, len("OK"), stdout)
+func printKilled(answer io.Reader, stdout io.Writer) (valid bool, err error) {
+	said, err := readShort(answer, len("OK"), stdout)
 	switch {
 	case err != nil:
-		return err
-	case answer == "OK":
+		return false, err
+	case said == "OK":
 		fmt.Fprintln(stdout, "Killed")
-		return nil
+		return true, nil
 	}
 	fmt.Fprintln(stdout, "Killing not allowed - living nodes in database.")
-	return exitStatus(1)
+	return said == "NO", exitStatus(1)
 }
 
 // printStopped prints the first 7 bytes of an answer to StopReq: "STOPPED" or "NOEXIST".
-func printStopped(conn net.Conn, stdout io.Writer) error {
-	answer, err := readShort(conn, len("STOPPED"), stdout)
+func printStopped(answer io.Reader, stdout io.Writer) (valid bool, err error) {
+	said, err := readShort(answer, len("STOPPED"), stdout)
 	if err != nil {
-		return err
+		return false, err
 	}
-	fmt.Fprintln(stdout, printable(answer))
-	return nil
+	fmt.Fprintln(stdout, printable(said))
+	return said == "STOPPED" || said == "NOEXIST", nil
 }
 
 // readShort reads an answer of that length and, if it is shorter, says so.
-func readShort(conn net.Conn, length int, stdout io.Writer) (string, error) {
+func readShort(answer io.Reader, length int, stdout io.Writer) (string, error) {
 	buf := make([]byte, length)
-	_, err := io.ReadFull(conn, buf)
+	_, err := io.ReadFull(answer, buf)
 	switch {
 	case err == nil:
 		return string(buf), nil

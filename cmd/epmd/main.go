@@ -1,6 +1,7 @@
 // Command epmd is an Erlang Port Mapper Daemon that also makes the nodes of this host known on the
 // local network and those of the network known here. It takes the place of the epmd of Erlang/OTP: flags,
-// environment, texts and exit statuses are the same. Run it with -version or an unknown flag to see what it adds.
+// environment, texts and exit statuses are the same. The flags that it adds are among those that it lists
+// when it is run with -h, or with any other flag that it does not know.
 package main
 
 import (

@@ -19,22 +19,13 @@ import (
 
 // nodes lists all nodes that the local epmd knows, and with -watch every change after that.
 func nodes(ctx context.Context, c config, stdout, stderr io.Writer) error {
-	lines, err := epmd.NewLocalClient(c.port).Watch(ctx)
-	switch {
-	case errors.Is(err, epmd.ErrNoAnswer):
-		fmt.Fprintf(stderr, "epmd: no list of nodes from the epmd on port %d: is it another program's?\n", c.port)
-		return exitStatus(1)
-	case err != nil:
-		fmt.Fprintln(stderr, "epmd: Cannot connect to local epmd")
-		return exitStatus(1)
+	lines, known, err := openNodes(ctx, c, stderr)
+	if err != nil {
+		return err
 	}
 	defer lines.Close()
 	out := bufio.NewWriter(stdout)
 	defer out.Flush()
-	known, err := readSnapshot(lines)
-	if err != nil {
-		return err
-	}
 	users := make(userNames)
 	var p nodePrinter = tablePrinter{out, time.Local, users}
 	if c.json {
@@ -45,6 +36,25 @@ func nodes(ctx context.Context, c config, stdout, stderr io.Writer) error {
 		return nil
 	}
 	return watch(lines, known, p, out)
+}
+
+// openNodes asks for all nodes and every change. It returns the former, after which lines has the latter.
+func openNodes(ctx context.Context, c config, stderr io.Writer) (lines *epmd.Lines, known *knownNodes, err error) {
+	explainIfLate(ctx, c, stderr, func() { lines, err = epmd.NewLocalClient(c.port).Watch(ctx) })
+	if err != nil && !errors.Is(err, epmd.ErrNoAnswer) {
+		fmt.Fprintln(stderr, "epmd: Cannot connect to local epmd")
+		explain(ctx, c, unreachable, stderr)
+		return nil, nil, exitStatus(1)
+	}
+	if err == nil {
+		if known, err = readSnapshot(lines); err == nil {
+			return lines, known, nil
+		}
+		lines.Close()
+	}
+	fmt.Fprintf(stderr, "epmd: no list of nodes on port %d: %v\n", c.port, err)
+	explain(ctx, c, unanswered, stderr)
+	return nil, nil, exitStatus(1)
 }
 
 // nodePrinter shows nodes to a person or to a program.
@@ -87,6 +97,9 @@ func (k *knownNodes) sorted() []registry.Node {
 }
 
 func readSnapshot(lines *epmd.Lines) (*knownNodes, error) {
+	if !isPort(int64(lines.EPMDPort)) {
+		return nil, fmt.Errorf("epmd on port %d", lines.EPMDPort)
+	}
 	known := &knownNodes{epmdPort: lines.EPMDPort, nodes: make(map[nodeKey]registry.Node)}
 	for {
 		line, err := lines.Next()
