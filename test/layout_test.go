@@ -1,0 +1,31 @@
+package test
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestLayout holds that imports point inwards: the registry and the distribution protocol know nothing of the rest,
+// and only the command knows everybody.
+func TestLayout(t *testing.T) {
+	may := map[string][]string{
+		"eclus/registry": nil,
+		"eclus/node":     nil,
+		"eclus/epmd":     {"eclus/registry"},
+		"eclus/avahi":    {"eclus/registry"},
+		"eclus/systemd":  {"eclus/registry"},
+	}
+	for pkg, allowed := range may {
+		out, err := exec.Command("go", "list", "-f", `{{join .Imports "\n"}}`, pkg).CombinedOutput()
+		if err != nil {
+			t.Fatalf("list %s: %v: %s", pkg, err, out)
+		}
+		for _, imported := range strings.Fields(string(out)) {
+			if strings.HasPrefix(imported, "eclus/") && !slices.Contains(allowed, imported) {
+				t.Errorf("%s imports %s", pkg, imported)
+			}
+		}
+	}
+}
