@@ -48,6 +48,7 @@ var measurements = []struct {
 	{"limit", measureLimit},
 	{"memory", measureMemory},
 	{"idle", measureIdle},
+	{"lan", measureLAN},
 	{"stalled", measureStalled},
 	{"start", measureStart},
 }
