@@ -45,7 +45,8 @@ type Kept struct {
 func Inherit(log *slog.Logger) (Inherited, error) {
 	var in Inherited
 	if TakesOver() {
-		return in, in.takeOver(log)
+		err := in.takeOver(log)
+		return in, err
 	}
 	stored := make(map[string]*os.File)
 	var errs []error

@@ -143,11 +143,16 @@ func (s *Store) send(m message) bool {
 		return true
 	}
 	s.queue = append(s.queue, m)
+	s.wake()
+	return false
+}
+
+// wake has Run look at the queue.
+func (s *Store) wake() {
 	select {
 	case s.queued <- struct{}{}:
 	default: // the token is there already
 	}
-	return false
 }
 
 // try sends a message and tells whether it is done with, by success or by an error that will not pass.
@@ -206,7 +211,11 @@ func (s *Store) Run(ctx context.Context) error {
 			return nil
 		case <-s.queued:
 		}
-		if err := s.drain(); err != nil && ctx.Err() == nil {
+		err := s.drain()
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded): // that of flush, after which there may be another program or not
+			s.wake()
+		case err != nil && ctx.Err() == nil:
 			return err
 		}
 	}
