@@ -63,6 +63,9 @@ func tellInherited(w io.Writer) Inherited {
 		if _, err := unix.Write(k.FD, []byte(k.Node.Name)); err != nil || int(k.Node.FD) != k.FD {
 			told.Err += fmt.Sprintf("descriptor %d of %s, said to be %d: %v", k.FD, k.Node.Name, k.Node.FD, err)
 		}
+		if flags, err := unix.FcntlInt(uintptr(k.FD), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
+			told.Err += fmt.Sprintf("descriptor %d of %s: flags %#x, %v", k.FD, k.Node.Name, flags, err)
+		}
 		if k.Node.Name == "drop" {
 			in.Drop(k)
 		}
@@ -157,6 +160,16 @@ func fileOf(t *testing.T, c interface{ File() (*os.File, error) }) *os.File {
 	return f
 }
 
+// alsoHeld keeps a descriptor of a file until the test ends, as systemd does.
+func alsoHeld(t *testing.T, f *os.File) {
+	t.Helper()
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+}
+
 // awaitReadable waits until something has come on a socket: bytes, its end or an error.
 func awaitReadable(t *testing.T, f *os.File) {
 	t.Helper()
@@ -245,6 +258,9 @@ func TestInherit(t *testing.T) {
 			awaitReadable(t, f)
 		}
 		peers[tt.name] = peer
+		if tt.name == "drop" {
+			alsoHeld(t, f)
+		}
 		if tt.none {
 			f.Close()
 		} else {

@@ -168,11 +168,10 @@ func (s *state) append(r record) error {
 }
 
 func (s *state) write(b []byte) error {
-	n, err := s.file.WriteAt(b, s.size)
-	s.size += int64(n)
-	if err != nil {
-		return fmt.Errorf("write state: %w", err)
+	if _, err := s.file.WriteAt(b, s.size); err != nil {
+		return fmt.Errorf("write state: %w", err) // the next write begins at the same place
 	}
+	s.size += int64(len(b))
 	return nil
 }
 
