@@ -18,7 +18,7 @@ import (
 // An entry about a node waits at most for both times at their longest, and for the entries before it to be
 // done with: half a second in all.
 const (
-	eventSettle    = 20 * time.Millisecond  // a node gone within this time has no holder looked for
+	eventSettle    = 100 * time.Millisecond // a node gone within this time has no holder looked for
 	maxEventSettle = 200 * time.Millisecond // the same where looking takes long
 	maxHolderTime  = 150 * time.Millisecond // that looking may take
 )
@@ -65,8 +65,8 @@ func (e *events) run(ctx context.Context) {
 	}
 }
 
-// next waits for nodes to come or go, unless they have before ctx ended, and returns that with all else that happens a little later: one wake-up
-// and one look at the processes for however many come together.
+// next waits for nodes to come or go and returns that with all else that happens a little later: one wake-up and one
+// look at the processes for however many come together. What had happened when ctx ended is still returned.
 func (e *events) next(ctx context.Context) ([]registry.Event, error) {
 	batch, err := e.changes.Next(ctx)
 	if err != nil || !slices.ContainsFunc(batch, isNews) {
