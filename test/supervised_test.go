@@ -411,7 +411,7 @@ func (s *supervised) startErl(t *testing.T, count int) []*raw {
 	for i := range nodes {
 		name := fmt.Sprint("erl", i)
 		_, err := s.Output(soon(t), "systemd-run", "--collect", "--quiet", "--unit="+name, "--setenv=HOME=/root",
-			"erl", "-noinput", "-name", name+"@127.0.0.1")
+			"erl", "-noinput", "-name", name+"@127.0.0.1", "-setcookie", "supervised") // or they race to make one
 		must(t, err)
 		nodes[i] = &raw{name: name, ended: make(chan struct{})}
 	}
