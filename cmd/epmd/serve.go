@@ -198,8 +198,11 @@ func (s *service) answer(ctx context.Context, lns []*net.TCPListener) error {
 		err := server.Serve(serving, lns...)
 		handOver(nil)
 		<-waiting
-		if !errors.Is(err, epmd.ErrHandOver) || ctx.Err() != nil {
+		if !errors.Is(err, epmd.ErrHandOver) {
 			return err
+		}
+		if ctx.Err() != nil {
+			return nil // a signal ended it before another program could go on
 		}
 		var files []*os.File
 		files, s.config.Restored = server.HandOver()
