@@ -12,7 +12,8 @@ import (
 	"eclus/registry"
 )
 
-// epmdPort is the SRV port that stands for an epmd in an instance that says nothing else.
+// epmdPort is where an epmd listens unless its TXT record says otherwise, and the SRV port that stands for an
+// epmd in an instance that says nothing else.
 const epmdPort = 4369
 
 // Limits on names, in bytes.
@@ -51,7 +52,13 @@ const (
 //
 // TXT is read as RFC 6763 has it: keys in any case, of several the first one counts.
 func parse(r record) (kind, registry.Node, error) {
-	n := registry.Node{Host: strings.TrimSuffix(r.host, "."), Port: r.port, Type: registry.Normal, Origin: registry.LAN}
+	n := registry.Node{
+		Host:     strings.TrimSuffix(r.host, "."),
+		Port:     r.port,
+		EPMDPort: epmdPort,
+		Type:     registry.Normal,
+		Origin:   registry.LAN,
+	}
 	switch {
 	case !validHost(n.Host):
 		return 0, n, fmt.Errorf("host name %q", r.host)
@@ -97,6 +104,9 @@ func nodeOfText(n registry.Node, text map[string]string) (registry.Node, error) 
 	}
 	if dist := text["dist"]; dist == "tcp" || dist == "tls" {
 		n.Dist = dist
+	}
+	if port := number(text["epmd"], 16); port != 0 {
+		n.EPMDPort = uint16(port)
 	}
 	n.Protocol = uint8(number(text["proto"], 8))
 	n.High = uint16(number(text["high"], 16))

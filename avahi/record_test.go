@@ -20,12 +20,12 @@ var parseTests = []struct {
 	addr  string // empty: testAddr
 
 	kind kind
-	want registry.Node // Node, Name, Type, Dist, High, Low, Protocol and Sure count
+	want registry.Node // Node, Name, Type, Dist, High, Low, Protocol, EPMDPort and Sure count; EPMDPort 0 stands for 4369
 	err  string        // what the message must name; empty: must parse
 }{
 	{name: "our form", label: "a@hosta", host: "hosta.local", port: 4711,
-		text: []string{"txtvers=1", "node=a@x.example", "name=a", "type=hidden", "proto=1", "high=6", "low=5", "epmd=4369", "dist=tls"},
-		want: registry.Node{Node: "a@x.example", Name: "a", Type: registry.Hidden, Dist: "tls", Protocol: 1, High: 6, Low: 5, Sure: true}},
+		text: []string{"txtvers=1", "node=a@x.example", "name=a", "type=hidden", "proto=1", "high=6", "low=5", "epmd=4370", "dist=tls"},
+		want: registry.Node{Node: "a@x.example", Name: "a", Type: registry.Hidden, Dist: "tls", Protocol: 1, High: 6, Low: 5, EPMDPort: 4370, Sure: true}},
 	{name: "our form before the name is known", label: "a@hosta", host: "hosta.local", port: 4711,
 		text: []string{"txtvers=1", "name=a", "type=normal", "proto=0", "high=6", "low=5", "epmd=4369"},
 		want: registry.Node{Node: "a@hosta.local", Name: "a", Type: registry.Normal, High: 6, Low: 5}},
@@ -37,7 +37,7 @@ var parseTests = []struct {
 		want: registry.Node{Node: "a@b", Name: "a", Type: registry.Normal, Sure: true}},
 	{name: "UTF-8", label: "x", host: "hosta.local", port: 1, text: []string{"node=bücher@ünï"},
 		want: registry.Node{Node: "bücher@ünï", Name: "bücher", Type: registry.Normal, Sure: true}},
-	{name: "numbers that aren't", label: "x", host: "hosta.local", port: 1, text: []string{"node=a@b", "high=-1", "low=65536", "proto=256", "dist=quic", "type=M"},
+	{name: "numbers that aren't", label: "x", host: "hosta.local", port: 1, text: []string{"node=a@b", "high=-1", "low=65536", "proto=256", "epmd=65536", "dist=quic", "type=M"},
 		want: registry.Node{Node: "a@b", Name: "a", Type: registry.Normal, Sure: true}},
 	{name: "host ends in a dot", label: "a", host: "hosta.local.", port: 1,
 		want: registry.Node{Node: "a@hosta.local", Name: "a", Type: registry.Normal}},
@@ -95,9 +95,12 @@ func TestParse(t *testing.T) {
 				}
 				return
 			}
-			got := registry.Node{Node: n.Node, Name: n.Name, Type: n.Type, Dist: n.Dist, High: n.High, Low: n.Low, Protocol: n.Protocol, Sure: n.Sure}
+			got := registry.Node{Node: n.Node, Name: n.Name, Type: n.Type, Dist: n.Dist, High: n.High, Low: n.Low, Protocol: n.Protocol, EPMDPort: n.EPMDPort, Sure: n.Sure}
 			if kind != kindNode {
 				got.Type = 0
+			}
+			if got.EPMDPort == epmdPort {
+				got.EPMDPort = 0
 			}
 			if err != nil || kind != tt.kind || keyed(got) != keyed(tt.want) {
 				t.Errorf("got %v %+v, %v; want %v %+v", kind, got, err, tt.kind, tt.want)
@@ -110,8 +113,8 @@ func TestParse(t *testing.T) {
 }
 
 // keyed makes nodes without addresses comparable.
-func keyed(n registry.Node) [8]any {
-	return [8]any{n.Node, n.Name, n.Type, n.Dist, n.High, n.Low, n.Protocol, n.Sure}
+func keyed(n registry.Node) [9]any {
+	return [9]any{n.Node, n.Name, n.Type, n.Dist, n.High, n.Low, n.Protocol, n.EPMDPort, n.Sure}
 }
 
 func bytesOf(text []string) [][]byte {

@@ -62,8 +62,8 @@ func TestNodeService(t *testing.T) {
 
 // TestServiceParses reads what is published as others read it.
 func TestServiceParses(t *testing.T) {
-	n := registry.Node{Node: "a@x.example", Name: "a", Port: 4711, High: 6, Low: 5, Type: registry.Hidden, Dist: "tcp", Sure: true}
-	s, _ := nodeService(&n, "hosta", 4369)
+	n := registry.Node{Node: "a@x.example", Name: "a", Port: 4711, High: 6, Low: 5, Type: registry.Hidden, Dist: "tcp", EPMDPort: 4370, Sure: true}
+	s, _ := nodeService(&n, "hosta", 4370)
 	kind, got, err := parse(record{s.label, "hosta.local", s.port, s.text, testAddr})
 	if err != nil || kind != kindNode || keyed(got) != keyed(n) {
 		t.Errorf("got %v %+v, %v; want %+v", kind, got, err, n)

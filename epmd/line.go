@@ -1,6 +1,8 @@
 package epmd
 
 import (
+	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -47,6 +49,10 @@ const (
 //	dist       tcp or tls, if known
 //	since      when it was registered or first seen, RFC 3339 in UTC
 //	sure       no: node was put together from name and host
+//	high, low  distribution versions spoken, if known
+//	proto      if high is there: 0 for TCP/IPv4, as ALIVE2_REQ has it
+//	epmd       port of the epmd of its host; LAN nodes only
+//	reachable  yes or no: whether the epmd of its host answers and has it; missing until that was asked
 //	pid        process that holds the name; local nodes only, if known, as the next two
 //	uid        user ID of that process, in decimal
 //	unit       systemd unit that it runs in
@@ -119,6 +125,12 @@ func (l Line) Node() (registry.Node, error) {
 	if l.Get("origin") == registry.LAN.String() {
 		n.Origin = registry.LAN
 	}
+	switch l.Get("reachable") {
+	case registry.Reachable.String():
+		n.Reach = registry.Reachable
+	case registry.Unreachable.String():
+		n.Reach = registry.Unreachable
+	}
 	if err := l.nodeNumbers(&n); err != nil {
 		return registry.Node{}, fmt.Errorf("node %q: %w", n.Node, err)
 	}
@@ -126,17 +138,12 @@ func (l Line) Node() (registry.Node, error) {
 }
 
 func (l Line) nodeNumbers(n *registry.Node) error {
-	port, err := strconv.ParseUint(l.Get("port"), 10, 16)
-	if err != nil {
-		return fmt.Errorf("port %q: %w", l.Get("port"), errors.Unwrap(err))
+	var err error
+	if err = parseNumber("port", l.Get("port"), &n.Port); err != nil {
+		return err
 	}
-	n.Port = uint16(port)
-	if s := l.Get("creation"); s != "" {
-		creation, err := strconv.ParseUint(s, 10, 32)
-		if err != nil {
-			return fmt.Errorf("creation %q: %w", s, errors.Unwrap(err))
-		}
-		n.Creation = uint32(creation)
+	if err := l.protocolNumbers(n); err != nil {
+		return err
 	}
 	if n.Holder, err = l.holder(); err != nil {
 		return err
@@ -163,17 +170,43 @@ func (l Line) nodeNumbers(n *registry.Node) error {
 	return nil
 }
 
+func (l Line) protocolNumbers(n *registry.Node) error {
+	return cmp.Or(
+		parseNumberIfAny("creation", l.Get("creation"), &n.Creation),
+		parseNumberIfAny("high", l.Get("high"), &n.High),
+		parseNumberIfAny("low", l.Get("low"), &n.Low),
+		parseNumberIfAny("proto", l.Get("proto"), &n.Protocol),
+		parseNumberIfAny("epmd", l.Get("epmd"), &n.EPMDPort),
+	)
+}
+
+func parseNumberIfAny[T uint8 | uint16 | uint32](key, s string, number *T) error {
+	if s == "" {
+		return nil
+	}
+	return parseNumber(key, s, number)
+}
+
+// parseNumber parses the decimal number in s, which has to fit.
+func parseNumber[T uint8 | uint16 | uint32](key, s string, number *T) error {
+	v, err := strconv.ParseUint(s, 10, binary.Size(*number)*8)
+	if err != nil {
+		return fmt.Errorf("%s %q: %w", key, s, errors.Unwrap(err))
+	}
+	*number = T(v)
+	return nil
+}
+
 // holder returns what is said of the process that holds a name, or nil.
 func (l Line) holder() (*registry.Holder, error) {
 	s := l.Get("uid")
 	if s == "" {
 		return nil, nil
 	}
-	uid, err := strconv.ParseUint(s, 10, 32)
-	if err != nil {
-		return nil, fmt.Errorf("uid %q: %w", s, errors.Unwrap(err))
+	h := &registry.Holder{Unit: l.Get("unit")}
+	if err := parseNumber("uid", s, &h.UID); err != nil {
+		return nil, err
 	}
-	h := &registry.Holder{UID: uint32(uid), Unit: l.Get("unit")}
 	if s := l.Get("pid"); s != "" {
 		pid, err := strconv.ParseUint(s, 10, 31)
 		if err != nil {
@@ -223,6 +256,17 @@ func appendDetails(dst []byte, n *registry.Node) []byte {
 			list[i] = a.String()
 		}
 		dst = appendField(dst, "addresses", strings.Join(list, ","))
+	}
+	if n.High != 0 {
+		dst = appendField(dst, "high", strconv.Itoa(int(n.High)))
+		dst = appendField(dst, "low", strconv.Itoa(int(n.Low)))
+		dst = appendField(dst, "proto", strconv.Itoa(int(n.Protocol)))
+	}
+	if n.EPMDPort != 0 {
+		dst = appendField(dst, "epmd", strconv.Itoa(int(n.EPMDPort)))
+	}
+	if n.Reach != registry.Unchecked {
+		dst = appendField(dst, "reachable", n.Reach.String())
 	}
 	return appendHolder(dst, n.Holder)
 }

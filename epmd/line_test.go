@@ -17,6 +17,7 @@ var (
 		Node: "a@hosta.local", Name: "a", Host: "hosta.local", Port: 41237, Type: registry.Normal, Origin: registry.LAN,
 		Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.11"), netip.MustParseAddr("fe80::1%eth0")},
 		Creation:  1795367590, Dist: "tls", Since: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Sure: true,
+		High: 6, Low: 5, Protocol: 1, EPMDPort: 4370, Reach: registry.Unreachable,
 	}
 	guessedNode = registry.Node{
 		Node: "Bj\u00f6 rn%@h", Name: "\x1b[2J\n\u0085\u200e\u3000\xff=", Host: "", Port: 0, Type: registry.Hidden,
@@ -24,6 +25,7 @@ var (
 	}
 	heldNode = registry.Node{
 		Node: "c@hosta.local", Name: "c", Host: "hosta.local", Port: 1, Type: registry.Normal, Sure: true,
+		Reach:  registry.Reachable,
 		Since:  time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
 		Holder: &registry.Holder{PID: 812, UID: 4294967294, Unit: `c\x2d d.service`},
 	}
@@ -40,12 +42,13 @@ func TestAppendNode(t *testing.T) {
 		want string
 	}{
 		{NodeKnown, lanNode, "+ node=a@hosta.local name=a host=hosta.local address=198.51.100.11 port=41237 type=normal" +
-			" origin=lan creation=1795367590 dist=tls since=2026-01-02T03:04:05Z addresses=198.51.100.11,fe80::1%25eth0\n"},
+			" origin=lan creation=1795367590 dist=tls since=2026-01-02T03:04:05Z addresses=198.51.100.11,fe80::1%25eth0" +
+			" high=6 low=5 proto=1 epmd=4370 reachable=no\n"},
 		{NodeGone, lanNode, "- node=a@hosta.local host=hosta.local address=198.51.100.11 port=41237 origin=lan\n"},
 		{NodeKnown, guessedNode, "+ node=Björn%25@h name=%1B[2J%0A%C2%85%E2%80%8E%E3%80%80%FF= host= port=0 type=hidden" +
 			" origin=local since=2026-01-02T03:04:05Z sure=no\n"},
 		{NodeKnown, heldNode, "+ node=c@hosta.local name=c host=hosta.local port=1 type=normal origin=local" +
-			` since=2026-01-02T03:04:05Z pid=812 uid=4294967294 unit=c\x2d%20d.service` + "\n"},
+			` since=2026-01-02T03:04:05Z reachable=yes pid=812 uid=4294967294 unit=c\x2d%20d.service` + "\n"},
 		{NodeKnown, rootsNode, "+ node=d@hosta.local name=d host=hosta.local port=1 type=normal origin=local" +
 			" since=2026-01-02T03:04:05Z uid=0\n"},
 		{NodeGone, heldNode, "- node=c@hosta.local host=hosta.local port=1 origin=local\n"},
@@ -141,6 +144,9 @@ func TestLineNode(t *testing.T) {
 		{"+ node=a@h port=65536", registry.Node{}, `port "65536": value out of range`},
 		{"+ node=a@h port=x", registry.Node{}, `port "x": invalid syntax`},
 		{"+ node=a@h port=1 creation=4294967296", registry.Node{}, `creation "4294967296"`},
+		{"+ node=a@h port=1 epmd=65536", registry.Node{}, `epmd "65536": value out of range`},
+		{"+ node=a@h port=1 proto=256", registry.Node{}, `proto "256": value out of range`},
+		{"+ node=a@h port=1 reachable=perhaps", registry.Node{Node: "a@h", Port: 1, Type: registry.Normal, Sure: true}, ""},
 		{"+ node=a@h port=1 since=yesterday", registry.Node{}, `"yesterday"`},
 		{"+ node=a@h port=1 pid=1 unit=x", registry.Node{Node: "a@h", Port: 1, Type: registry.Normal, Sure: true}, ""},
 		{"+ node=a@h port=1 uid=4294967296", registry.Node{}, `uid "4294967296": value out of range`},

@@ -43,13 +43,14 @@ func TestNodes(t *testing.T) {
 		Node: "Björn@test.local", Name: "Björn", Host: "test.local", Port: 41233, Type: registry.Normal,
 		Addresses: []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})},
 		Creation:  s.reg.Lookup("Björn").Creation, Since: local.Since,
+		High: 6, Low: 5, Reach: registry.Reachable,
 	}
 	if err != nil || !reflect.DeepEqual(local, want) || time.Since(local.Since) > time.Hour {
 		t.Errorf("local node %+v, %v; want %+v", local, err, want)
 	}
 	lan, err := next(t, lines).Node()
 	wantLAN := lanNode
-	wantLAN.Since = lan.Since
+	wantLAN.Since, wantLAN.Reach = lan.Since, registry.Unchecked
 	if err != nil || !reflect.DeepEqual(lan, wantLAN) {
 		t.Errorf("neighbour %+v, %v; want %+v", lan, err, wantLAN)
 	}
@@ -73,7 +74,7 @@ func TestNodesBytes(t *testing.T) {
 	}
 	since := neighbours(s.reg)[0].Since.UTC().Format(time.RFC3339)
 	want := "\x00\x00\x11\x11+ node=b@hosta.local name=b host=hosta.local port=41237 type=normal origin=lan" +
-		" creation=1795367590 dist=tls since=" + since + "\n"
+		" creation=1795367590 dist=tls since=" + since + " high=6 low=5 proto=1 epmd=4370\n"
 	if got := string(p.all()); got != want {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}

@@ -41,6 +41,27 @@ func (o Origin) String() string {
 	return "local"
 }
 
+// Reach tells whether a node can be reached from here, as far as the epmd of its host says.
+type Reach uint8
+
+// What is known of a neighbour's reach. A local node is Reachable for as long as it is registered.
+const (
+	Unchecked   Reach = iota // its host has not been asked yet
+	Reachable                // the epmd of its host answers and has the node
+	Unreachable              // it does not answer, or does not have the node
+)
+
+// String returns "unknown", "yes" or "no".
+func (r Reach) String() string {
+	switch r {
+	case Reachable:
+		return "yes"
+	case Unreachable:
+		return "no"
+	}
+	return "unknown"
+}
+
 // Node is what is known of one node. The registry hands out pointers to nodes that never change
 // again: a node of which something else becomes known is replaced. Nobody else may change them
 // either.
@@ -58,12 +79,14 @@ type Node struct {
 	FD        int32        // descriptor number of its connection; local nodes only, shown by DUMP_REQ
 	Holder    *Holder      // the process behind its connection; local nodes only, nil: not known
 	Port      uint16       // distribution port
+	EPMDPort  uint16       // where the epmd of its host listens; neighbours only
 	PeerPort  uint16       // of its end of its connection, which is at Addresses[0]; local nodes only
 	High, Low uint16       // distribution versions spoken; 0: not known
 	Type      NodeType     // of a local node that has said who it is: what it said
 	Told      NodeType     // what ALIVE2_REQ told as its type, and PORT2_RESP tells on; local nodes only
 	Protocol  uint8        // 0: TCP/IPv4, as ALIVE2_REQ has it
 	Origin    Origin
+	Reach     Reach
 	Sure      bool // Node is what the node calls itself; otherwise it was put together from Name and Host
 }
 

@@ -155,7 +155,7 @@ func (r *Registry) RestoreOld(o Old) {
 
 // add enters a local node whose name is free.
 func (r *Registry) add(n Node) *Registration {
-	n.Origin, n.Host = Local, r.host
+	n.Origin, n.Host, n.Reach = Local, r.host, Reachable
 	if !n.Sure {
 		n.Node = n.Name + "@" + r.host
 	}
@@ -300,7 +300,7 @@ func (r *Registry) SetHolder(n *Node, h *Holder) {
 
 // SetNeighbour enters a node of another host or changes what is known of it. What makes it the same
 // node are Node and Host. It returns ErrTooManyNeighbours or ErrTooManyOfHost for a new one past the
-// limits; Since is kept from when it was first seen.
+// limits; Since is kept from when it was first seen, and Reach as SetReach left it.
 func (r *Registry) SetNeighbour(n Node) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -310,7 +310,7 @@ func (r *Registry) SetNeighbour(n Node) error {
 	if was == nil {
 		return r.addNeighbour(key, n)
 	}
-	n.ID, n.Since = was.ID, was.Since
+	n.ID, n.Since, n.Reach = was.ID, was.Since, was.Reach
 	if !reflect.DeepEqual(&n, was) {
 		r.neighbours[key] = &n
 		r.changed(Event{Changed, &n})
@@ -328,10 +328,27 @@ func (r *Registry) addNeighbour(key neighbourKey, n Node) error {
 	r.lastID++
 	n.ID = r.lastID
 	n.Since = time.Now()
+	n.Reach = Unchecked
 	r.neighbours[key] = &n
 	r.perHost[n.Host]++
 	r.changed(Event{Up, &n})
 	return nil
+}
+
+// SetReach enters whether a neighbour can be reached. As with Identify, nothing happens if n has gone or was
+// seen anew.
+func (r *Registry) SetReach(n *Node, reach Reach) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key := neighbourKey{n.Node, n.Host}
+	now := r.neighbours[key]
+	if now == nil || now.ID != n.ID || now.Reach == reach {
+		return
+	}
+	m := *now
+	m.Reach = reach
+	r.neighbours[key] = &m
+	r.changed(Event{Changed, &m})
 }
 
 // RemoveNeighbour removes the node of that full name and host.

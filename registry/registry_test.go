@@ -57,7 +57,7 @@ func TestRegister(t *testing.T) {
 	want := &Node{
 		ID: n.ID, Since: n.Since, Creation: n.Creation, Counter: n.Counter, Told: Hidden,
 		Node: "a@hosta.local", Name: "a", Host: testHost, Port: 41233, Type: Hidden, High: 6, Low: 5,
-		Extra: "\x00\xff", FD: 7, Addresses: []netip.Addr{netip.IPv6Loopback()}, Origin: Local,
+		Extra: "\x00\xff", FD: 7, Addresses: []netip.Addr{netip.IPv6Loopback()}, Origin: Local, Reach: Reachable,
 	}
 	if !reflect.DeepEqual(n, want) {
 		t.Errorf("registered as\n%+v; want\n%+v", n, want)
@@ -382,6 +382,50 @@ func TestSetHolder(t *testing.T) {
 	r.SetHolder(n, h)
 	if got := r.Node(again).Holder; got != nil {
 		t.Errorf("the holder of an earlier registration was entered: %v", got)
+	}
+}
+
+func TestSetReach(t *testing.T) {
+	r := New(testHost, OldNames)
+	if n := r.Node(register(t, r, "a", 6)); n.Reach != Reachable {
+		t.Errorf("local node: reachable %v; want yes", n.Reach)
+	}
+	neighbour := Node{Node: "b@hostb.local", Name: "b", Host: "hostb.local", Port: 1, Reach: Reachable}
+	_, s := r.Subscribe()
+	defer s.Close()
+	see := func() *Node {
+		t.Helper()
+		if err := r.SetNeighbour(neighbour); err != nil {
+			t.Fatal(err)
+		}
+		events, err := s.Take()
+		if err != nil || len(events) != 1 {
+			t.Fatalf("events %v, %v; want one", events, err)
+		}
+		return events[0].Node
+	}
+	n := see()
+	if n.Reach != Unchecked {
+		t.Errorf("new neighbour: reachable %v; want unknown", n.Reach)
+	}
+	r.SetReach(n, Unreachable)
+	r.SetReach(n, Unreachable)
+	if events, err := s.Take(); err != nil || len(events) != 1 || events[0].Kind != Changed || events[0].Node.Reach != Unreachable {
+		t.Errorf("events %v, %v; want one that it is not reachable", events, err)
+	}
+	neighbour.Port = 2
+	if n := see(); n.Reach != Unreachable || n.Port != 2 {
+		t.Errorf("announced anew: %+v; want the new port, and not reachable", n)
+	}
+	r.RemoveNeighbour("b@hostb.local", "hostb.local")
+	r.SetReach(n, Reachable)
+	if _, err := s.Take(); err != nil {
+		t.Fatal(err)
+	}
+	again := see()
+	r.SetReach(n, Reachable)
+	if events, err := s.Take(); err != nil || len(events) > 0 || again.Reach != Unchecked {
+		t.Errorf("what was known of an earlier neighbour was entered: %v, %v", events, err)
 	}
 }
 
