@@ -54,14 +54,15 @@ func serve(ctx context.Context, c config, args []string, stderr io.Writer) error
 
 // service is the parts of the daemon.
 type service struct {
-	reg    *registry.Registry
-	config epmd.Config
-	lan    *lan
-	asker  *identifier
-	events *events
-	store  *systemd.Store // nil: not a service of systemd
-	log    *slog.Logger
-	daemon bool
+	reg     *registry.Registry
+	config  epmd.Config
+	lan     *lan
+	asker   *identifier
+	reacher *reacher
+	events  *events
+	store   *systemd.Store // nil: not a service of systemd
+	log     *slog.Logger
+	daemon  bool
 
 	writeLog func(context.Context)
 
@@ -102,6 +103,7 @@ func newService(c config, in systemd.Inherited, log *slog.Logger) *service {
 	s.storeMax.Store(-1)
 	s.events = newEvents(reg, log)
 	s.asker = newIdentifier(reg, host, s.known, log)
+	s.reacher = newReacher(reg, nil, askEPMD, log)
 	s.openStore(in)
 	return s
 }
@@ -171,6 +173,7 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 	}
 	background("identifying ended", func(ctx context.Context) error { s.asker.run(ctx); return nil })
 	background("events ended", func(ctx context.Context) error { s.events.run(ctx); return nil })
+	background("neighbours no longer checked", func(ctx context.Context) error { s.reacher.run(ctx); return nil })
 	background("LAN discovery ended", func(ctx context.Context) error { s.lan.run(ctx); return nil })
 	if _, supervised := os.LookupEnv(envNotify); supervised {
 		background("status no longer told", s.tell)

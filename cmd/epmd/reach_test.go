@@ -1,0 +1,266 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"eclus/epmd"
+	"eclus/registry"
+)
+
+// lanEPMDs are the epmds of a LAN of the test's own, by the address that they answer at.
+type lanEPMDs struct {
+	reg   *registry.Registry
+	links chan struct{}
+
+	mu    sync.Mutex
+	names map[netip.AddrPort][]string // no entry: does not answer
+	asked map[netip.AddrPort]int      // since the last look
+	now   int                         // asked at the moment
+	most  int
+	takes time.Duration // to answer
+}
+
+// check runs a reacher on a new LAN, in a bubble of synctest.
+func check(t *testing.T) *lanEPMDs {
+	l := &lanEPMDs{
+		reg: registry.New("hosta.local", registry.OldNames), links: make(chan struct{}, 1),
+		names: make(map[netip.AddrPort][]string), asked: make(map[netip.AddrPort]int),
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		newReacher(l.reg, l.links, l.ask, slog.New(slog.DiscardHandler)).run(ctx)
+	}()
+	t.Cleanup(func() { cancel(); <-ended })
+	return l
+}
+
+func (l *lanEPMDs) ask(ctx context.Context, addrs []netip.Addr, port uint16) (map[string]bool, error) {
+	addr := netip.AddrPortFrom(addrs[0], port)
+	l.mu.Lock()
+	names, answers := l.names[addr]
+	l.asked[addr]++
+	l.now++
+	l.most = max(l.most, l.now)
+	takes := l.takes
+	l.mu.Unlock()
+	pause(ctx, takes)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.now--
+	if !answers {
+		return nil, errors.New("no answer")
+	}
+	return maps.Collect(func(yield func(string, bool) bool) {
+		for _, name := range names {
+			yield(name, true)
+		}
+	}), nil
+}
+
+// answer has an epmd answer with these names from now on.
+func (l *lanEPMDs) answer(addr string, names ...string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.names[netip.MustParseAddrPort(addr)] = names
+}
+
+func (l *lanEPMDs) silence(addr string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.names, netip.MustParseAddrPort(addr))
+}
+
+// questions returns how often an epmd was asked since the last call.
+func (l *lanEPMDs) questions(addr string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.asked[netip.MustParseAddrPort(addr)]
+	l.asked[netip.MustParseAddrPort(addr)] = 0
+	return n
+}
+
+// see enters a neighbour NAME@HOST.local.
+func (l *lanEPMDs) see(t *testing.T, name, host, addr string, port uint16) {
+	t.Helper()
+	err := l.reg.SetNeighbour(registry.Node{
+		Node: name + "@" + host + ".local", Name: name, Host: host + ".local", Port: 4711, Sure: true,
+		Addresses: []netip.Addr{netip.MustParseAddr(addr)}, EPMDPort: port,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// want compares what the registry has now.
+func (l *lanEPMDs) want(t *testing.T, when string, want map[string]registry.Reach) {
+	t.Helper()
+	synctest.Wait()
+	nodes, s := l.reg.Subscribe()
+	s.Close()
+	got := make(map[string]registry.Reach)
+	for _, n := range nodes {
+		got[n.Node] = n.Reach
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("%s: reachable %v; want %v", when, got, want)
+	}
+}
+
+func TestReach(t *testing.T) {
+	const host, moved = "198.51.100.12:4369", "198.51.100.12:4370"
+	synctest.Test(t, func(t *testing.T) {
+		l := check(t)
+		l.answer(host, "b", "unannounced")
+		l.see(t, "b", "hostb", "198.51.100.12", 4369)
+		l.see(t, "ghost", "hostb", "198.51.100.12", 4369)
+		l.want(t, "at first", map[string]registry.Reach{"b@hostb.local": registry.Unchecked, "ghost@hostb.local": registry.Unchecked})
+		time.Sleep(reachSettle)
+		l.want(t, "when asked", map[string]registry.Reach{"b@hostb.local": registry.Reachable, "ghost@hostb.local": registry.Unreachable})
+		if n := l.questions(host); n != 1 {
+			t.Errorf("asked %d times for two nodes that came together; want once", n)
+		}
+
+		time.Sleep(reachEvery + reachJitter)
+		synctest.Wait()
+		if n := l.questions(host); n != 1 {
+			t.Errorf("asked %d times in the next minute; want once", n)
+		}
+
+		l.answer(host, "b", "ghost")
+		l.see(t, "c", "hostb", "198.51.100.12", 4369)
+		time.Sleep(reachPause)
+		l.want(t, "when another came", map[string]registry.Reach{
+			"b@hostb.local": registry.Reachable, "ghost@hostb.local": registry.Reachable, "c@hostb.local": registry.Unreachable})
+		l.questions(host)
+
+		l.reg.RemoveNeighbour("ghost@hostb.local", "hostb.local")
+		l.reg.RemoveNeighbour("c@hostb.local", "hostb.local")
+		l.answer(moved, "b")
+		l.see(t, "b", "hostb", "198.51.100.12", 4370)
+		time.Sleep(reachPause)
+		l.want(t, "when the epmd had moved", map[string]registry.Reach{"b@hostb.local": registry.Reachable})
+		l.reg.RemoveNeighbour("b@hostb.local", "hostb.local")
+		time.Sleep(10 * reachEvery)
+		synctest.Wait()
+		if here, there := l.questions(host), l.questions(moved); here != 0 || there != 1 {
+			t.Errorf("the old port was asked %d times, the new one %d; want 0, and once before the node went", here, there)
+		}
+	})
+}
+
+// TestReachSilence cuts a host off and connects it again.
+func TestReachSilence(t *testing.T) {
+	const host = "198.51.100.12:4369"
+	synctest.Test(t, func(t *testing.T) {
+		l := check(t)
+		l.answer(host, "b")
+		l.see(t, "b", "hostb", "198.51.100.12", 4369)
+		time.Sleep(reachPause)
+		l.want(t, "at first", map[string]registry.Reach{"b@hostb.local": registry.Reachable})
+		l.silence(host)
+		time.Sleep(reachEvery + reachJitter)
+		l.want(t, "cut off", map[string]registry.Reach{"b@hostb.local": registry.Unreachable})
+		l.questions(host)
+		time.Sleep(10 * reachEvery)
+		synctest.Wait()
+		if n := l.questions(host); n < 10 || n > 14 {
+			t.Errorf("asked %d times in ten minutes of silence; want a few times soon, then each minute", n)
+		}
+		l.answer(host, "b")
+		l.links <- struct{}{}
+		time.Sleep(linkSettle)
+		l.want(t, "a link came", map[string]registry.Reach{"b@hostb.local": registry.Reachable})
+		l.questions(host)
+		for range 10 {
+			l.links <- struct{}{}
+			synctest.Wait()
+		}
+		time.Sleep(2 * reachPause)
+		synctest.Wait()
+		if n := l.questions(host); n != 1 {
+			t.Errorf("asked %d times for ten changes of links at once; want once", n)
+		}
+	})
+}
+
+// TestReachMany holds how many epmds are asked at once, and that all are, however slow.
+func TestReachMany(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := check(t)
+		l.takes = reachTime
+		const hosts = 10 * reachAtOnce
+		for i := range hosts {
+			addr := fmt.Sprintf("198.51.%d.%d", 100+i/250, 1+i%250)
+			l.answer(addr+":4369", "n")
+			l.see(t, "n", fmt.Sprint("host", i), addr, 4369)
+		}
+		time.Sleep(10*reachTime + reachSettle)
+		synctest.Wait()
+		nodes, s := l.reg.Subscribe()
+		s.Close()
+		reached := slices.DeleteFunc(nodes, func(n *registry.Node) bool { return n.Reach != registry.Reachable })
+		if len(reached) != hosts || l.most != reachAtOnce {
+			t.Errorf("%d of %d hosts reached, at most %d asked at once; want all, %d", len(reached), hosts, l.most, reachAtOnce)
+		}
+	})
+}
+
+// TestAskEPMD asks a real epmd by an address that accepts and says nothing, one that refuses, and its own.
+func TestAskEPMD(t *testing.T) {
+	listen := func(addr string) *net.TCPListener {
+		ln, err := net.Listen("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { ln.Close() })
+		return ln.(*net.TCPListener)
+	}
+	ln := listen("127.0.0.1:0")
+	port := ln.Addr().(*net.TCPAddr).AddrPort().Port()
+	listen(netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), port).String()) // nobody answers there
+	reg := registry.New("hosta.local", registry.OldNames)
+	if _, err := reg.Register(registry.Node{Name: "a", Port: 4711, High: 6, Low: 5}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() {
+		server := epmd.NewServer(epmd.Config{Registry: reg, Port: port, Log: slog.New(slog.DiscardHandler)})
+		served <- server.Serve(ctx, ln)
+	}()
+	defer func() { cancel(); <-served }()
+	addrs := func(list ...string) (addrs []netip.Addr) {
+		for _, s := range list {
+			addrs = append(addrs, netip.MustParseAddr(s))
+		}
+		return addrs
+	}
+	names, err := askEPMD(t.Context(), addrs("127.0.0.2", "127.0.0.3", "127.0.0.1"), port)
+	if err != nil || !maps.Equal(names, map[string]bool{"a": true}) {
+		t.Errorf("got %v, %v; want the node a", names, err)
+	}
+	if names, err := askEPMD(t.Context(), addrs("127.0.0.3", "127.0.0.4"), port); err == nil {
+		t.Errorf("nobody listens: got %v; want an error", names)
+	}
+	if names, err := askEPMD(t.Context(), nil, port); err == nil {
+		t.Errorf("no address: got %v; want an error", names)
+	}
+	limited, cancelLimited := context.WithTimeout(t.Context(), 3*askStagger)
+	defer cancelLimited()
+	if names, err := askEPMD(limited, addrs("127.0.0.2"), port); err == nil {
+		t.Errorf("an epmd that says nothing: got %v; want an error", names)
+	}
+}
