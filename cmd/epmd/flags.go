@@ -56,6 +56,7 @@ type config struct {
 	interfaces []string // empty: all
 
 	json, watch bool
+	filter      nodeFilter
 }
 
 // lanMode says which parts of LAN discovery are wanted.
@@ -73,8 +74,9 @@ func usagef(format string, args ...any) error { return usageError{fmt.Sprintf(fo
 // asked of a running epmd comes last.
 type parser struct {
 	config
-	rest  []string
-	given map[string]string // flags so far that the environment could have set, or that exclude others
+	rest    []string
+	given   map[string]string // flags so far that the environment could have set, or that exclude others
+	listing string            // the latest flag so far that goes with -nodes only
 }
 
 // parse makes a config of the arguments, without the program's name, and the environment.
@@ -107,18 +109,42 @@ func (p *parser) next() error {
 		p.relaxed = true
 	case "-systemd":
 		p.systemd = true
-	case "-json":
-		p.json = true
-	case "-watch":
-		p.watch = true
+	case "-json", "-watch", "-local", "-lan_only":
+		p.list(flag)
 	case "-nodes":
 		p.command = commandNodes
+		return p.pattern()
 	case "-names", "-started", "-dump", "-kill", "-stop", "-version":
 		return p.last(flag)
 	default:
 		return p.valued(flag)
 	}
 	return nil
+}
+
+// list deals with a flag that says how -nodes is to list nodes, or which.
+func (p *parser) list(flag string) {
+	p.listing = flag
+	switch flag {
+	case "-json":
+		p.json = true
+	case "-watch":
+		p.watch = true
+	case "-local":
+		p.filter.localOnly = true
+	case "-lan_only":
+		p.filter.lanOnly = true
+	}
+}
+
+// pattern deals with what may follow -nodes: which names to list.
+func (p *parser) pattern() error {
+	if len(p.rest) == 0 || strings.HasPrefix(p.rest[0], "-") {
+		return nil
+	}
+	pattern := p.rest[0]
+	p.rest = p.rest[1:]
+	return blame("-nodes", pattern, p.filter.setPattern(pattern))
 }
 
 // last deals with a flag after which nothing may follow.
@@ -293,10 +319,10 @@ func (p *parser) contradictions() error {
 	serving := p.command == commandServe
 	_, lanGiven := p.given["-lan"]
 	switch {
-	case p.json && !listing:
-		return usagef("-json goes with -nodes only")
-	case p.watch && !listing:
-		return usagef("-watch goes with -nodes only")
+	case p.listing != "" && !listing:
+		return usagef("%s goes with -nodes only", p.listing)
+	case p.filter.localOnly && p.filter.lanOnly:
+		return usagef("-local contradicts -lan_only")
 	case listing && p.daemon:
 		return usagef("-nodes contradicts -daemon")
 	case listing && p.systemd:

@@ -12,13 +12,25 @@ import (
 	"eclus/registry"
 )
 
-// jsonPrinter shows nodes to a program: one object a line with the keys of the line protocol, numbers
-// as numbers, addresses as a list, sure as true or false, and user for the name that goes with uid, if it has one. With -watch each has a key event: "up" (also
-// for those known already), "changed" or "down". After the nodes known already comes
+// jsonVersion is that of the objects. It changes when a key goes or comes to mean something else; one may be added at
+// any time.
+const jsonVersion = 1
+
+// jsonPrinter shows nodes to a program, one object a line:
 //
-//	{"event":"snapshot","port":4369,"nodes":2,"lan":"off","reason":"avahi-daemon is not running"}
+//	{"v":1,"node":"b@hostb.local","name":"b","host":"hostb.local","address":"198.51.100.12","port":41237,"type":"normal",
+//	"origin":"lan","since":"2026-03-01T12:00:02Z","sure":true,"high":6,"low":5,"proto":0,"epmd":4369,"reachable":true}
 //
-// of which port is that of the epmd, lan on or off, and reason only there if it is off.
+// (here broken into two). v is jsonVersion. The other keys are those of the line protocol, see [epmd.Line], with numbers
+// as numbers, addresses as a list, sure, which is always there, and reachable as true or false, and user for the name
+// that goes with uid. What is not known is left out.
+//
+// With -watch each has a key event after v: "up" (also for nodes known already), "changed" or "down". After the nodes
+// known already comes
+//
+//	{"v":1,"event":"snapshot","port":4369,"nodes":2,"lan":"off","reason":"avahi-daemon is not running"}
+//
+// of which port is that of the epmd, nodes how many were listed, lan on or off, and reason only there if it is off.
 type jsonPrinter struct {
 	out   io.Writer
 	watch bool
@@ -27,6 +39,7 @@ type jsonPrinter struct {
 
 // nodeObject is what is printed of a node.
 type nodeObject struct {
+	Version   int          `json:"v"`
 	Event     string       `json:"event,omitempty"`
 	Node      string       `json:"node"`
 	Name      string       `json:"name"`
@@ -40,6 +53,11 @@ type nodeObject struct {
 	Dist      string       `json:"dist,omitempty"`
 	Since     time.Time    `json:"since"`
 	Sure      bool         `json:"sure"`
+	High      uint16       `json:"high,omitempty"`
+	Low       *uint16      `json:"low,omitempty"`   // there if High is, as the next
+	Protocol  *uint8       `json:"proto,omitempty"` // 0: TCP/IPv4
+	EPMDPort  uint16       `json:"epmd,omitempty"`
+	Reachable *bool        `json:"reachable,omitempty"`
 	PID       int32        `json:"pid,omitempty"`
 	UID       *uint32      `json:"uid,omitempty"` // 0 is somebody
 	User      string       `json:"user,omitempty"`
@@ -48,15 +66,17 @@ type nodeObject struct {
 
 // snapshotObject is what is printed after the nodes that were known already.
 type snapshotObject struct {
-	Event  string `json:"event"`
-	Port   uint32 `json:"port"`
-	Nodes  int    `json:"nodes"`
-	LAN    string `json:"lan"`
-	Reason string `json:"reason,omitempty"`
+	Version int    `json:"v"`
+	Event   string `json:"event"`
+	Port    uint32 `json:"port"`
+	Nodes   int    `json:"nodes"`
+	LAN     string `json:"lan"`
+	Reason  string `json:"reason,omitempty"`
 }
 
 func (p jsonPrinter) snapshot(k *knownNodes) {
-	for _, n := range k.sorted() {
+	list := k.listed()
+	for _, n := range list {
 		p.change(registry.Up, n)
 	}
 	if !p.watch {
@@ -66,11 +86,23 @@ func (p jsonPrinter) snapshot(k *knownNodes) {
 	if k.lanOff != "" {
 		lan = "off"
 	}
-	p.print(snapshotObject{"snapshot", k.epmdPort, len(k.nodes), lan, k.lanOff})
+	p.print(snapshotObject{jsonVersion, "snapshot", k.epmdPort, len(list), lan, k.lanOff})
 }
 
 func (p jsonPrinter) change(kind registry.EventKind, n registry.Node) {
+	o := newNodeObject(&n)
+	if n.Holder != nil {
+		o.User = p.users.of(n.Holder.UID)
+	}
+	if p.watch {
+		o.Event = kind.String()
+	}
+	p.print(o)
+}
+
+func newNodeObject(n *registry.Node) nodeObject {
 	o := nodeObject{
+		Version:  jsonVersion,
 		Node:     n.Node,
 		Name:     n.Name,
 		Host:     n.Host,
@@ -81,12 +113,18 @@ func (p jsonPrinter) change(kind registry.EventKind, n registry.Node) {
 		Dist:     n.Dist,
 		Since:    n.Since,
 		Sure:     n.Sure,
+		High:     n.High,
+		EPMDPort: n.EPMDPort,
+	}
+	if n.High != 0 {
+		o.Low, o.Protocol = &n.Low, &n.Protocol
+	}
+	if n.Reach != registry.Unchecked {
+		isReachable := n.Reach == registry.Reachable
+		o.Reachable = &isReachable
 	}
 	if h := n.Holder; h != nil {
-		o.PID, o.UID, o.User, o.Unit = h.PID, &h.UID, p.users.of(h.UID), h.Unit
-	}
-	if p.watch {
-		o.Event = kind.String()
+		o.PID, o.UID, o.Unit = h.PID, &h.UID, h.Unit
 	}
 	if len(n.Addresses) > 0 {
 		o.Address = &n.Addresses[0]
@@ -94,13 +132,13 @@ func (p jsonPrinter) change(kind registry.EventKind, n registry.Node) {
 	if len(n.Addresses) > 1 {
 		o.Addresses = n.Addresses
 	}
-	p.print(o)
+	return o
 }
 
 func (p jsonPrinter) print(object any) {
 	text, err := json.Marshal(object)
 	if err != nil { // only a year past 9999 in since
-		text, _ = json.Marshal(map[string]string{"event": "error", "reason": err.Error()})
+		text, _ = json.Marshal(map[string]any{"v": jsonVersion, "event": "error", "reason": err.Error()})
 	}
 	fmt.Fprintf(p.out, "%s\n", escapeUnprintable(text))
 }

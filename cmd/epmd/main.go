@@ -37,7 +37,7 @@ func run(ctx context.Context, args []string, getenv func(string) (string, bool),
 		_, err := fmt.Fprintf(stdout, "epmd (Eclus) %s %s\n", buildVersion(), runtime.Version())
 		return err
 	case commandNodes:
-		return nodes(ctx, c, stdout, stderr)
+		return nodes(ctx, c, screenOf(stdout, getenv), stdout, stderr)
 	case commandServe:
 		if rehearsal, err := systemd.Rehearsal(stdout); rehearsal {
 			return err

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os/user"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,25 +18,35 @@ import (
 	"eclus/registry"
 )
 
-// nodes lists all nodes that the local epmd knows, and with -watch every change after that.
-func nodes(ctx context.Context, c config, stdout, stderr io.Writer) error {
+// nothingListed is the exit status of -nodes where an epmd answers, but knows no node that is meant.
+const nothingListed exitStatus = 2
+
+// nodes lists the nodes that the local epmd knows, and with -watch every change after that. With -watch it ends
+// when the epmd does, which is an error.
+func nodes(ctx context.Context, c config, s screen, stdout, stderr io.Writer) error {
 	lines, known, err := openNodes(ctx, c, stderr)
 	if err != nil {
 		return err
 	}
 	defer lines.Close()
+	known.checkNeighbours(ctx, askEPMD)
 	out := bufio.NewWriter(stdout)
-	defer out.Flush()
 	users := make(userNames)
-	var p nodePrinter = tablePrinter{out, time.Local, users}
+	var p nodePrinter = tablePrinter{out, s, time.Local, users}
 	if c.json {
 		p = jsonPrinter{out, c.watch, users}
 	}
 	p.snapshot(known)
-	if !c.watch {
-		return nil
+	if err := out.Flush(); err != nil {
+		return fmt.Errorf("list nodes: %w", err)
 	}
-	return watch(lines, known, p, out)
+	if c.watch {
+		return watch(lines, known, p, out)
+	}
+	if len(known.listed()) == 0 {
+		return nothingListed
+	}
+	return nil
 }
 
 // openNodes asks for all nodes and every change. It returns the former, after which lines has the latter.
@@ -47,7 +58,7 @@ func openNodes(ctx context.Context, c config, stderr io.Writer) (lines *epmd.Lin
 		return nil, nil, exitStatus(1)
 	}
 	if err == nil {
-		if known, err = readSnapshot(lines); err == nil {
+		if known, err = readSnapshot(lines, c.filter); err == nil {
 			return lines, known, nil
 		}
 		lines.Close()
@@ -68,6 +79,7 @@ type knownNodes struct {
 	epmdPort uint32
 	lanOff   string // why there is no LAN discovery; empty: there is
 	nodes    map[nodeKey]registry.Node
+	filter   nodeFilter // which of them are shown
 }
 
 // nodeKey is what makes a node: the same name can be that of a node here and of one on the LAN.
@@ -84,11 +96,13 @@ func keyOf(n registry.Node) nodeKey {
 	return nodeKey{node: n.Node, host: n.Host, origin: n.Origin}
 }
 
-// sorted returns the nodes as they are listed: those of this host first, then by name.
-func (k *knownNodes) sorted() []registry.Node {
-	list := make([]registry.Node, 0, len(k.nodes))
+// listed returns the nodes that are shown, in order: those of this host first, then by name.
+func (k *knownNodes) listed() []registry.Node {
+	var list []registry.Node
 	for _, n := range k.nodes {
-		list = append(list, n)
+		if k.filter.match(n) {
+			list = append(list, n)
+		}
 	}
 	slices.SortFunc(list, func(a, b registry.Node) int {
 		return cmp.Or(cmp.Compare(a.Origin, b.Origin), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Host, b.Host))
@@ -96,11 +110,19 @@ func (k *knownNodes) sorted() []registry.Node {
 	return list
 }
 
-func readSnapshot(lines *epmd.Lines) (*knownNodes, error) {
+// count says how many nodes are listed, and of how many if those are not all that could be.
+func (k *knownNodes) count(listed int) string {
+	if k.filter == (nodeFilter{}) {
+		return counted(listed, "node")
+	}
+	return fmt.Sprintf("%d of %s", listed, counted(len(k.nodes), "node"))
+}
+
+func readSnapshot(lines *epmd.Lines, filter nodeFilter) (*knownNodes, error) {
 	if !isPort(int64(lines.EPMDPort)) {
 		return nil, fmt.Errorf("epmd on port %d", lines.EPMDPort)
 	}
-	known := &knownNodes{epmdPort: lines.EPMDPort, nodes: make(map[nodeKey]registry.Node)}
+	known := &knownNodes{epmdPort: lines.EPMDPort, nodes: make(map[nodeKey]registry.Node), filter: filter}
 	for {
 		line, err := lines.Next()
 		if err != nil {
@@ -141,7 +163,8 @@ func watch(lines *epmd.Lines, known *knownNodes, p nodePrinter, out *bufio.Write
 	}
 }
 
-// apply notes and prints the change that a line tells of.
+// apply notes the change that a line tells of and prints it if it is one to what is shown. A node that gets another name
+// may come to be shown by that, or cease to be.
 func (k *knownNodes) apply(line epmd.Line, p nodePrinter) error {
 	if line.Kind != epmd.NodeKnown && line.Kind != epmd.NodeGone {
 		return nil
@@ -154,16 +177,20 @@ func (k *knownNodes) apply(line epmd.Line, p nodePrinter) error {
 		n.Name = aliveName(n.Node)
 	}
 	was, isKnown := k.nodes[keyOf(n)]
-	switch {
-	case line.Kind == epmd.NodeGone && isKnown:
+	if line.Kind == epmd.NodeGone {
 		delete(k.nodes, keyOf(n))
+	} else {
+		k.nodes[keyOf(n)] = n
+	}
+	wasShown := isKnown && k.filter.match(was)
+	isShown := line.Kind == epmd.NodeKnown && k.filter.match(n)
+	switch {
+	case wasShown && !isShown:
 		p.change(registry.Down, was)
-	case line.Kind == epmd.NodeKnown && isKnown:
-		k.nodes[keyOf(n)] = n
-		p.change(registry.Changed, n)
-	case line.Kind == epmd.NodeKnown:
-		k.nodes[keyOf(n)] = n
+	case isShown && !wasShown:
 		p.change(registry.Up, n)
+	case isShown && !reflect.DeepEqual(was, n): // that its epmd answers may have been seen here first
+		p.change(registry.Changed, n)
 	}
 	return nil
 }

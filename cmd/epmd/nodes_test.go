@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"eclus/epmd"
 	"eclus/registry"
 )
 
@@ -16,9 +17,11 @@ func known() *knownNodes {
 	since := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	for _, n := range []registry.Node{
 		{Node: "b@hostb.local", Name: "b", Host: "hostb.local", Port: 41237, Origin: registry.LAN, Type: registry.Hidden,
-			Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.12"), netip.MustParseAddr("fe80::1")}, Since: since, Sure: true},
+			Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.12"), netip.MustParseAddr("fe80::1")}, Since: since, Sure: true,
+			High: 6, Low: 5, EPMDPort: 4369, Reach: registry.Unreachable},
 		{Node: "å\x1b[31m\U000e0001@hosta.local", Name: "å\x1b[31m\U000e0001", Host: "hosta.local", Port: 5, Type: registry.Normal,
-			Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Since: since, Creation: 7},
+			Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Since: since, Creation: 7,
+			High: 6, Protocol: 1, Reach: registry.Reachable},
 		{Node: "c@hostc.local", Name: "c", Host: "hostc.local", Port: 65535, Origin: registry.LAN, Since: since, Sure: true},
 	} {
 		k.nodes[keyOf(n)] = n
@@ -29,22 +32,22 @@ func known() *knownNodes {
 const wantTable = `epmd on port 4369: 3 nodes, 2 on the LAN
 LAN discovery off: avahi-daemon is not running
 
-NODE                   ADDRESS        PORT   TYPE    ORIGIN  SINCE
-å?[31m?@hosta.local ?  127.0.0.1      5      normal  local   2026-03-01 12:00:00
-b@hostb.local          198.51.100.12  41237  hidden  lan     2026-03-01 12:00:00
-c@hostc.local          -              65535  normal  lan     2026-03-01 12:00:00
+NODE                   ADDRESS        PORT   TYPE    ORIGIN  REACHABLE  SINCE
+å?[31m?@hosta.local ?  127.0.0.1      5      normal  local   yes        2026-03-01 12:00:00
+b@hostb.local          198.51.100.12  41237  hidden  lan     no         2026-03-01 12:00:00
+c@hostc.local          -              65535  normal  lan     -          2026-03-01 12:00:00
 
 ?: full name not confirmed by the node
-- c@hostc.local  -  65535  normal  lan  2026-03-01 12:00:00
+- c@hostc.local  -  65535  normal  lan  -  2026-03-01 12:00:00
 `
 
 func TestTable(t *testing.T) {
 	k := known()
 	k.lanOff = "avahi-daemon is not running"
 	var out strings.Builder
-	p := tablePrinter{&out, time.UTC, nil}
+	p := tablePrinter{&out, screen{}, time.UTC, nil}
 	p.snapshot(k)
-	p.change(registry.Down, k.sorted()[2])
+	p.change(registry.Down, k.listed()[2])
 	if got := out.String(); got != wantTable {
 		t.Errorf("got\n%s\nwant\n%s", got, wantTable)
 	}
@@ -60,7 +63,8 @@ func held() *knownNodes {
 		"c": {PID: 9, UID: 4242},
 		"d": nil,
 	} {
-		n := registry.Node{Node: name + "@hosta.local", Name: name, Host: "hosta.local", Port: 1, Since: since, Sure: true, Holder: h}
+		n := registry.Node{Node: name + "@hosta.local", Name: name, Host: "hosta.local", Port: 1, Since: since, Sure: true, Holder: h,
+			Reach: registry.Reachable}
 		k.nodes[keyOf(n)] = n
 	}
 	return k
@@ -71,26 +75,26 @@ func testUsers() userNames { return userNames{0: "root", 107: "rabbit\x1b", 4242
 
 const wantHeld = `epmd on port 4369: 4 nodes, 0 on the LAN
 
-NODE           ADDRESS  PORT  TYPE    ORIGIN  SINCE                PID  USER     UNIT
-a@hosta.local  -        1     normal  local   2026-03-01 12:00:00  812  rabbit?  rabbitmq-server.service
-b@hosta.local  -        1     normal  local   2026-03-01 12:00:00  -    root     -
-c@hosta.local  -        1     normal  local   2026-03-01 12:00:00  9    4242     -
-d@hosta.local  -        1     normal  local   2026-03-01 12:00:00  -    -        -
-~ a@hosta.local  -  1  normal  local  2026-03-01 12:00:00  812  rabbit?  rabbitmq-server.service
-- d@hosta.local  -  1  normal  local  2026-03-01 12:00:00
+NODE           ADDRESS  PORT  TYPE    ORIGIN  REACHABLE  SINCE                PID  USER     UNIT
+a@hosta.local  -        1     normal  local   yes        2026-03-01 12:00:00  812  rabbit?  rabbitmq-server.service
+b@hosta.local  -        1     normal  local   yes        2026-03-01 12:00:00  -    root     -
+c@hosta.local  -        1     normal  local   yes        2026-03-01 12:00:00  9    4242     -
+d@hosta.local  -        1     normal  local   yes        2026-03-01 12:00:00  -    -        -
+~ a@hosta.local  -  1  normal  local  yes  2026-03-01 12:00:00  812  rabbit?  rabbitmq-server.service
+- d@hosta.local  -  1  normal  local  yes  2026-03-01 12:00:00
 epmd on port 4369: 1 node, 0 on the LAN
 
-NODE           ADDRESS  PORT  TYPE    ORIGIN  SINCE                USER
-b@hosta.local  -        1     normal  local   2026-03-01 12:00:00  root
+NODE           ADDRESS  PORT  TYPE    ORIGIN  REACHABLE  SINCE                USER
+b@hosta.local  -        1     normal  local   yes        2026-03-01 12:00:00  root
 `
 
 func TestTableHolders(t *testing.T) {
 	var out strings.Builder
-	p := tablePrinter{&out, time.UTC, testUsers()}
+	p := tablePrinter{&out, screen{}, time.UTC, testUsers()}
 	k := held()
 	p.snapshot(k)
-	p.change(registry.Changed, k.sorted()[0])
-	p.change(registry.Down, k.sorted()[3])
+	p.change(registry.Changed, k.listed()[0])
+	p.change(registry.Down, k.listed()[3])
 	maps.DeleteFunc(k.nodes, func(key nodeKey, _ registry.Node) bool { return key.local != "b" })
 	p.snapshot(k)
 	if got := out.String(); got != wantHeld {
@@ -98,10 +102,10 @@ func TestTableHolders(t *testing.T) {
 	}
 }
 
-const wantHeldJSON = `"sure":true,"pid":812,"uid":107,"user":"rabbit\u001b","unit":"rabbitmq-server.service"}
-"sure":true,"uid":0,"user":"root"}
-"sure":true,"pid":9,"uid":4242}
-"sure":true}
+const wantHeldJSON = `"sure":true,"reachable":true,"pid":812,"uid":107,"user":"rabbit\u001b","unit":"rabbitmq-server.service"}
+"sure":true,"reachable":true,"uid":0,"user":"root"}
+"sure":true,"reachable":true,"pid":9,"uid":4242}
+"sure":true,"reachable":true}
 `
 
 func TestJSONHolders(t *testing.T) {
@@ -129,16 +133,16 @@ func TestUserNames(t *testing.T) {
 
 func TestEmptyTable(t *testing.T) {
 	var out strings.Builder
-	tablePrinter{&out, time.UTC, nil}.snapshot(&knownNodes{epmdPort: 4369})
+	tablePrinter{&out, screen{}, time.UTC, nil}.snapshot(&knownNodes{epmdPort: 4369})
 	if got, want := out.String(), "epmd on port 4369: 0 nodes, 0 on the LAN\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
 
-const wantJSON = `{"event":"up","node":"å\u001b[31m\udb40\udc01@hosta.local","name":"å\u001b[31m\udb40\udc01","host":"hosta.local","address":"127.0.0.1","port":5,"type":"normal","origin":"local","creation":7,"since":"2026-03-01T12:00:00Z","sure":false}
-{"event":"up","node":"b@hostb.local","name":"b","host":"hostb.local","address":"198.51.100.12","addresses":["198.51.100.12","fe80::1"],"port":41237,"type":"hidden","origin":"lan","since":"2026-03-01T12:00:00Z","sure":true}
-{"event":"up","node":"c@hostc.local","name":"c","host":"hostc.local","port":65535,"type":"normal","origin":"lan","since":"2026-03-01T12:00:00Z","sure":true}
-{"event":"snapshot","port":4369,"nodes":3,"lan":"on"}
+const wantJSON = `{"v":1,"event":"up","node":"å\u001b[31m\udb40\udc01@hosta.local","name":"å\u001b[31m\udb40\udc01","host":"hosta.local","address":"127.0.0.1","port":5,"type":"normal","origin":"local","creation":7,"since":"2026-03-01T12:00:00Z","sure":false,"high":6,"low":0,"proto":1,"reachable":true}
+{"v":1,"event":"up","node":"b@hostb.local","name":"b","host":"hostb.local","address":"198.51.100.12","addresses":["198.51.100.12","fe80::1"],"port":41237,"type":"hidden","origin":"lan","since":"2026-03-01T12:00:00Z","sure":true,"high":6,"low":5,"proto":0,"epmd":4369,"reachable":false}
+{"v":1,"event":"up","node":"c@hostc.local","name":"c","host":"hostc.local","port":65535,"type":"normal","origin":"lan","since":"2026-03-01T12:00:00Z","sure":true}
+{"v":1,"event":"snapshot","port":4369,"nodes":3,"lan":"on"}
 `
 
 func TestJSON(t *testing.T) {
@@ -154,5 +158,59 @@ func TestCopyPrintable(t *testing.T) {
 	copyPrintable(&out, strings.NewReader("name \x1b[31m\xff\u009bå\n\x00x\r\n"))
 	if got, want := out.String(), "name ?[31m??å\nx?\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// changes are lines that come after a snapshot that has a@hosta, not sure of its name, and what is printed then for
+// each.
+var changes = []struct{ line, all, onlyReal, onlyLAN string }{
+	{"+ node=a@hosta name=a port=1 origin=local sure=no", "", "", ""},
+	{"+ node=a@real name=a port=1 origin=local", "changed a@real", "up a@real", ""},
+	{"+ node=b@hostb name=b host=hostb port=2 origin=lan", "up b@hostb", "", "up b@hostb"},
+	{"+ node=b@hostb name=b host=hostb port=2 origin=lan", "", "", ""},
+	{"+ node=b@hostb name=b host=hostb port=2 origin=lan reachable=no", "changed b@hostb", "", "changed b@hostb"},
+	{"+ node=a@other name=a port=1 origin=local", "changed a@other", "down a@real", ""},
+	{"- node=b@hostb host=hostb port=2 origin=lan", "down b@hostb", "", "down b@hostb"},
+	{"- node=b@hostb host=hostb port=2 origin=lan", "", "", ""},
+	{"- node=a@other port=1 origin=local", "down a@other", "", ""},
+	{"? node=c@new", "", "", ""},
+}
+
+// recorder is a nodePrinter that keeps the last change.
+type recorder struct{ last string }
+
+func (*recorder) snapshot(*knownNodes) {}
+
+func (r *recorder) change(kind registry.EventKind, n registry.Node) {
+	r.last = kind.String() + " " + n.Node
+}
+
+func TestChanges(t *testing.T) {
+	for i, filter := range []nodeFilter{{}, {pattern: "*@real"}, {lanOnly: true}} {
+		a := registry.Node{Node: "a@hosta", Name: "a", Port: 1, Type: registry.Normal}
+		k := &knownNodes{nodes: map[nodeKey]registry.Node{keyOf(a): a}, filter: filter}
+		for _, c := range changes {
+			line, err := epmd.ParseLine(c.line)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var r recorder
+			if err := k.apply(line, &r); err != nil {
+				t.Errorf("%s: %v", c.line, err)
+			}
+			if want := []string{c.all, c.onlyReal, c.onlyLAN}[i]; r.last != want {
+				t.Errorf("%+v: %s: printed %q, want %q", filter, c.line, r.last, want)
+			}
+		}
+	}
+}
+
+func TestCount(t *testing.T) {
+	k := known()
+	k.filter.pattern = "[bc]"
+	var out strings.Builder
+	tablePrinter{&out, screen{}, time.UTC, nil}.snapshot(k)
+	if got, want := out.String(), "epmd on port 4369: 2 of 3 nodes, 2 on the LAN\n"; !strings.HasPrefix(got, want) {
+		t.Errorf("got\n%s\nwant it to begin with %s", got, want)
 	}
 }

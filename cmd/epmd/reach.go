@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -240,10 +242,13 @@ func (r *reacher) askOne(ctx context.Context, key epmdKey, addrs []netip.Addr) {
 // maxReachAddresses is at how many addresses an epmd is looked for.
 const maxReachAddresses = 8
 
-// addresses returns those of the epmd's nodes, in the order in which they are likely to work.
-func (e *lanEPMD) addresses() []netip.Addr {
+// addresses returns where the epmd may be.
+func (e *lanEPMD) addresses() []netip.Addr { return epmdAddresses(maps.Values(e.nodes)) }
+
+// epmdAddresses returns the addresses of an epmd's nodes, in the order in which they are likely to work.
+func epmdAddresses(nodes iter.Seq[*registry.Node]) []netip.Addr {
 	var list []netip.Addr
-	for _, n := range e.nodes {
+	for n := range nodes {
 		for _, a := range n.Addresses {
 			if len(list) < maxReachAddresses && !slices.Contains(list, a) {
 				list = append(list, a)

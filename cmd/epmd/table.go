@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"eclus/registry"
 )
@@ -17,36 +16,61 @@ import (
 //
 //	epmd on port 4369: 2 nodes, 1 on the LAN
 //
-//	NODE            ADDRESS        PORT   TYPE    ORIGIN  SINCE
-//	a@hosta.local   127.0.0.1      41233  normal  local   2026-03-01 12:00:00
-//	b@hostb.local   198.51.100.12  41237  hidden  lan     2026-03-01 12:00:02
+//	NODE            ADDRESS        PORT   TYPE    ORIGIN  REACHABLE  SINCE
+//	a@hosta.local   127.0.0.1      41233  normal  local   yes        2026-03-01 12:00:00
+//	b@hostb.local   198.51.100.12  41237  hidden  lan     no         2026-03-01 12:00:02
 //
 // and, as far as anything is known of any, PID, USER and UNIT of the process behind each node of this host. It
 // shows every change as a line that begins with "+" for a node that is new, "~" for one that has changed and "-"
-// for one that has gone.
+// for one that has gone. Columns that the screen is too narrow for are left out, and names cut.
 type tablePrinter struct {
-	out   io.Writer
-	zone  *time.Location
-	users userNames
+	out    io.Writer
+	screen screen
+	zone   *time.Location
+	users  userNames
 }
 
-// tableHead is the first row. Columns from holderColumn on are left out where they are empty.
-var tableHead = [...]string{"NODE", "ADDRESS", "PORT", "TYPE", "ORIGIN", "SINCE", "PID", "USER", "UNIT"}
+// Columns of the table. Those from pidColumn on are left out where they are empty.
+const (
+	nodeColumn = iota
+	addressColumn
+	portColumn
+	typeColumn
+	originColumn
+	reachColumn
+	sinceColumn
+	pidColumn
+	userColumn
+	unitColumn
+	columnCount
+)
+
+var tableHead = [columnCount]string{"NODE", "ADDRESS", "PORT", "TYPE", "ORIGIN", "REACHABLE", "SINCE", "PID", "USER", "UNIT"}
+
+// cell is what a column says of a node. It is printable.
+type cell struct {
+	text string
+	mark string // follows, and is never cut off
+	look look
+}
+
+func (c cell) width() int { return textWidth(c.text) + textWidth(c.mark) }
+
+// row has a cell for each column.
+type row [columnCount]cell
 
 const (
-	holderColumn = 6
 	emptyCell    = "-"
+	columnsApart = 2
 )
 
 // unsureMark follows the name of a node that did not tell it.
 const unsureMark = " ?"
 
 func (p tablePrinter) snapshot(k *knownNodes) {
-	list := k.sorted()
-	rows := [][]string{tableHead[:]}
+	list := k.listed()
 	lan, unsure := 0, 0
 	for _, n := range list {
-		rows = append(rows, p.row(n))
 		if n.Origin == registry.LAN {
 			lan++
 		}
@@ -54,45 +78,82 @@ func (p tablePrinter) snapshot(k *knownNodes) {
 			unsure++
 		}
 	}
-	fmt.Fprintf(p.out, "epmd on port %d: %s, %d on the LAN\n", k.epmdPort, counted(len(list), "node"), lan)
+	fmt.Fprintf(p.out, "epmd on port %d: %s, %d on the LAN\n", k.epmdPort, k.count(len(list)), lan)
 	if k.lanOff != "" {
 		fmt.Fprintf(p.out, "LAN discovery off: %s\n", printable(k.lanOff))
 	}
 	if len(list) > 0 {
 		fmt.Fprintln(p.out)
-		printColumns(p.out, withoutEmpty(rows))
+		p.printRows(list)
 	}
 	if unsure > 0 {
 		fmt.Fprintf(p.out, "\n%s: full name not confirmed by the node\n", strings.TrimSpace(unsureMark))
 	}
 }
 
-func (p tablePrinter) change(kind registry.EventKind, n registry.Node) {
-	sign := map[registry.EventKind]string{registry.Up: "+", registry.Changed: "~", registry.Down: "-"}[kind]
-	fmt.Fprintln(p.out, sign, strings.Join(withoutEmpty([][]string{p.row(n)})[0], "  "))
+// printRows prints the head of the table and the nodes with the columns below each other.
+func (p tablePrinter) printRows(list []registry.Node) {
+	rows := []row{headRow()}
+	for _, n := range list {
+		rows = append(rows, p.row(n))
+	}
+	l := layOut(rows, p.screen.columns(0))
+	for _, r := range rows {
+		fmt.Fprintln(p.out, p.line(r, l))
+	}
 }
 
-func (p tablePrinter) row(n registry.Node) []string {
-	name := printable(n.Node)
+func (p tablePrinter) change(kind registry.EventKind, n registry.Node) {
+	sign := map[registry.EventKind]cell{
+		registry.Up:      {text: "+", look: green},
+		registry.Changed: {text: "~", look: yellow},
+		registry.Down:    {text: "-", look: red},
+	}[kind]
+	r := p.row(n)
+	l := layOut([]row{r}, p.screen.columns(len("+ ")))
+	fmt.Fprintln(p.out, p.screen.paint(sign.text, sign.look), p.line(r, l))
+}
+
+func headRow() row {
+	var r row
+	for column, title := range tableHead {
+		r[column] = cell{text: title, look: bold}
+	}
+	return r
+}
+
+func (p tablePrinter) row(n registry.Node) row {
+	name := cell{text: printable(n.Node)}
 	if !n.Sure {
-		name += unsureMark
+		name.mark, name.look = unsureMark, faint
 	}
 	address := emptyCell
 	if len(n.Addresses) > 0 {
 		address = printable(n.Addresses[0].String())
 	}
 	pid, owner, unit := p.holderCells(n.Holder)
-	return []string{
-		name,
-		address,
-		strconv.Itoa(int(n.Port)),
-		n.Type.String(),
-		n.Origin.String(),
-		n.Since.In(p.zone).Format(time.DateTime),
-		pid,
-		owner,
-		unit,
+	return row{
+		nodeColumn:    name,
+		addressColumn: {text: address},
+		portColumn:    {text: strconv.Itoa(int(n.Port))},
+		typeColumn:    {text: n.Type.String()},
+		originColumn:  {text: n.Origin.String()},
+		reachColumn:   reachCell(n.Reach),
+		sinceColumn:   {text: n.Since.In(p.zone).Format(time.DateTime)},
+		pidColumn:     {text: pid},
+		userColumn:    {text: owner},
+		unitColumn:    {text: unit},
 	}
+}
+
+func reachCell(r registry.Reach) cell {
+	switch r {
+	case registry.Unchecked:
+		return cell{text: emptyCell}
+	case registry.Unreachable:
+		return cell{text: r.String(), look: red}
+	}
+	return cell{text: r.String()}
 }
 
 // holderCells returns what is shown of the process behind a node.
@@ -107,37 +168,79 @@ func (p tablePrinter) holderCells(h *registry.Holder) (pid, owner, unit string) 
 	return pid, cmp.Or(printable(p.users.of(h.UID)), strconv.FormatUint(uint64(h.UID), 10)), unit
 }
 
-// withoutEmpty returns rows of the table without those columns of holders in which no node has anything.
-func withoutEmpty(rows [][]string) [][]string {
-	kept := make([][]string, len(rows))
-	for column, title := range tableHead {
-		isEmpty := func(row []string) bool { return row[column] == emptyCell || row[column] == title }
-		if column >= holderColumn && !slices.ContainsFunc(rows, func(row []string) bool { return !isEmpty(row) }) {
-			continue
-		}
-		for i, row := range rows {
-			kept[i] = append(kept[i], row[column])
-		}
-	}
-	return kept
+// layout says which columns are shown, and how wide.
+type layout struct {
+	columns []int
+	widths  [columnCount]int
 }
 
-// printColumns prints rows with the columns below each other.
-func printColumns(out io.Writer, rows [][]string) {
-	widths := make([]int, len(rows[0]))
-	for _, row := range rows {
-		for i, cell := range row {
-			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+// What is left out of a table that is too wide, first to last. From shortNames on it is left out only if names would
+// have to be cut below minNameWidth otherwise.
+var expendable = []int{unitColumn, userColumn, pidColumn, sinceColumn, originColumn, typeColumn, addressColumn, portColumn, reachColumn}
+
+const (
+	shortNames   = 4
+	minNameWidth = 20
+)
+
+// layOut fits rows into lines of that width; 0: of any.
+func layOut(rows []row, width int) layout {
+	var l layout
+	for column := range columnCount {
+		for _, r := range rows {
+			l.widths[column] = max(l.widths[column], r[column].width())
+		}
+		if column < pidColumn || !isEmptyColumn(rows, column) {
+			l.columns = append(l.columns, column)
 		}
 	}
-	for _, row := range rows {
-		var line strings.Builder
-		for i, cell := range row {
-			line.WriteString(cell)
-			line.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell)+2))
-		}
-		fmt.Fprintln(out, strings.TrimRight(line.String(), " "))
+	if width == 0 {
+		return l
 	}
+	name := l.widths[nodeColumn]
+	for i, column := range expendable {
+		if i == shortNames {
+			name = min(name, minNameWidth)
+		}
+		if l.besideNames()+name <= width {
+			break
+		}
+		l.columns = slices.DeleteFunc(l.columns, func(c int) bool { return c == column })
+	}
+	l.widths[nodeColumn] = min(l.widths[nodeColumn], width-l.besideNames())
+	return l
+}
+
+// besideNames returns how much of a line is not for the name.
+func (l layout) besideNames() int {
+	total := 0
+	for _, column := range l.columns {
+		if column != nodeColumn {
+			total += columnsApart + l.widths[column]
+		}
+	}
+	return total
+}
+
+// isEmptyColumn tells whether no node has anything in a column.
+func isEmptyColumn(rows []row, column int) bool {
+	return !slices.ContainsFunc(rows, func(r row) bool {
+		return r[column].text != emptyCell && r[column].text != tableHead[column]
+	})
+}
+
+// line returns a row as it is printed.
+func (p tablePrinter) line(r row, l layout) string {
+	r[nodeColumn].text = cut(r[nodeColumn].text, l.widths[nodeColumn]-textWidth(r[nodeColumn].mark))
+	var line strings.Builder
+	for i, column := range l.columns {
+		c := r[column]
+		line.WriteString(p.screen.paint(c.text+c.mark, c.look))
+		if i < len(l.columns)-1 {
+			line.WriteString(strings.Repeat(" ", max(0, l.widths[column]-c.width())+columnsApart))
+		}
+	}
+	return line.String()
 }
 
 // counted returns a number with what it counts, in the plural unless it is 1.

@@ -70,8 +70,10 @@ LAN options
         Answer this host only, also the local network and private
         addresses (default), everybody, or this host and these
         prefixes. Also ECLUS_ALLOW in the environment.
-    -nodes [-json] [-watch]
-        List all known nodes, of this host and of the local network.
+    -nodes [Pattern] [-local|-lan_only] [-json] [-watch]
+        List all known nodes, of this host and of the local network,
+        or those whose name matches the pattern ('rabbit*', '*@hostb*').
+        -local: of this host only; -lan_only: of others only;
         -json: one JSON object a line; -watch: go on with changes.
     -version
         Print name, version and Go version
