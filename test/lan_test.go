@@ -101,11 +101,11 @@ func testFields(t *testing.T, a, b *host) {
 	fields := strings.Fields(a.ask(t, "-version")) // epmd (Eclus) VERSION GO
 	checkInstances(t, labelled(found, "hosta"), "4369", map[string]string{"txtvers": "1", "eclus": fields[2]})
 	for pattern, h := range map[string]*host{
-		`(?m)^a@hosta\.local +198\.51\.100\.11 +\d+ +normal +lan +`:      b,
-		`(?m)^web@hosta\.local +198\.51\.100\.11 +\d+ +hidden +lan +`:    b,
-		`(?m)^short@hosta +127\.0\.0\.1 +\d+ +normal +local +`:           a,
-		`(?m)^b@hostb\.local +198\.51\.100\.12 +\d+ +normal +lan +\d+`:   a,
-		`^epmd on port 4369: 4 nodes, 1 on the LAN\n\nNODE +ADDRESS +PO`: a,
+		`(?m)^a@hosta\.local +198\.51\.100\.11 +\d+ +normal +lan +yes +`:    b,
+		`(?m)^web@hosta\.local +198\.51\.100\.11 +\d+ +hidden +lan +yes +`:  b,
+		`(?m)^short@hosta +127\.0\.0\.1 +\d+ +normal +local +yes +`:         a,
+		`(?m)^b@hostb\.local +198\.51\.100\.12 +\d+ +normal +lan +yes +\d+`: a,
+		`^epmd on port 4369: 4 nodes, 1 on the LAN\n\nNODE +ADDRESS +PO`:    a,
 	} {
 		if out := h.ask(t, "-nodes"); !regexp.MustCompile(pattern).MatchString(out) {
 			t.Errorf("%s: epmd -nodes shows\n%s\nwant %s", h.Name(), out, pattern)

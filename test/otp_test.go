@@ -139,17 +139,17 @@ func TestOTPWatch(t *testing.T) {
 		must(t, err)
 	}
 	want("-watch", `(?m)^epmd on port 4369: 0 nodes, 0 on the LAN\nLAN discovery off: `)
-	want("-watch -json", `(?m)^\{"event":"snapshot","port":4369,"nodes":0,"lan":"off","reason":"[^"]+"\}$`)
+	want("-watch -json", `(?m)^\{"v":1,"event":"snapshot","port":4369,"nodes":0,"lan":"off","reason":"[^"]+"\}$`)
 	e := h.erl(t, "-name", "a@127.0.0.1", "-hidden")
 	want("-watch", `(?m)^\+ a@127\.0\.0\.1|^~ a@127\.0\.0\.1 +127\.0\.0\.1 +\d+ +hidden +local `)
-	want("-watch -json", `(?m)^\{"event":"up","node":"a@.*"name":"a",.*"origin":"local"`)
-	want("-watch -json", `(?m)^\{"event":"changed","node":"a@127\.0\.0\.1".*"type":"hidden".*"dist":"tcp".*"sure":true[,}]`)
-	if out := h.ask(t, "-nodes"); !regexp.MustCompile(`(?m)^a@127\.0\.0\.1 +127\.0\.0\.1 +\d+ +hidden +local +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d( .*)?$`).MatchString(out) {
+	want("-watch -json", `(?m)^\{"v":1,"event":"up","node":"a@.*"name":"a",.*"origin":"local"`)
+	want("-watch -json", `(?m)^\{"v":1,"event":"changed","node":"a@127\.0\.0\.1".*"type":"hidden".*"dist":"tcp".*"sure":true[,}]`)
+	if out := h.ask(t, "-nodes"); !regexp.MustCompile(`(?m)^a@127\.0\.0\.1 +127\.0\.0\.1 +\d+ +hidden +local +yes +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d( .*)?$`).MatchString(out) {
 		t.Errorf("epmd -nodes shows\n%s", out)
 	}
 	must(t, e.Kill(soon(t)))
 	want("-watch", `(?m)^- a@127\.0\.0\.1 `)
-	want("-watch -json", `(?m)^\{"event":"down","node":"a@127\.0\.0\.1"`)
+	want("-watch -json", `(?m)^\{"v":1,"event":"down","node":"a@127\.0\.0\.1"`)
 	checkSilent(t, e)
 }
 
