@@ -4,6 +4,9 @@ PREFIX     ?= /usr
 DESTDIR    ?=
 UNITDIR    ?= $(PREFIX)/lib/systemd/system
 USERUNITDIR ?= $(PREFIX)/lib/systemd/user
+BASHDIR    ?= $(PREFIX)/share/bash-completion/completions
+ZSHDIR     ?= $(PREFIX)/share/zsh/site-functions
+FISHDIR    ?= $(PREFIX)/share/fish/vendor_completions.d
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 SUDO       := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)")
 GO         := test/go
@@ -48,13 +51,17 @@ install: build
 	set -e; for catalog in $(wildcard systemd/*.catalog); do \
 	    install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/catalog $$catalog; done
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 cmd/epmd/epmd.1
+	install -D -m 644 cmd/epmd/completion/epmd.bash $(DESTDIR)$(BASHDIR)/epmd
+	install -D -m 644 -t $(DESTDIR)$(ZSHDIR) cmd/epmd/completion/_epmd
+	install -D -m 644 -t $(DESTDIR)$(FISHDIR) cmd/epmd/completion/epmd.fish
 	set -e; for folder in epmd.socket.d epmd.service.d; do \
 	    install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/eclus/examples/$$folder systemd/examples/$$folder/*; done
 
 deb: ARCH = $(shell $(GO) env GOARCH)
 deb: build
 	@rm -rf build/deb
-	@$(MAKE) --no-print-directory install DESTDIR=build/deb PREFIX=/usr
+	@$(MAKE) --no-print-directory install DESTDIR=build/deb PREFIX=/usr \
+	    ZSHDIR=/usr/share/zsh/vendor-completions
 	@GO=$(GO) debian/build build/deb "$(VERSION)" "$(ARCH)" build
 
 clean:

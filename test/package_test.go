@@ -104,12 +104,8 @@ func TestManPage(t *testing.T) {
 	}
 	text, err := os.ReadFile(page)
 	must(t, err)
-	usage, err := exec.Command(eclusBinary(t), "-?").CombinedOutput()
-	if len(usage) == 0 {
-		t.Fatalf("no usage: %v", err)
-	}
-	for _, option := range regexp.MustCompile(`(?m)^    -\w+`).FindAllString(string(usage), -1) {
-		if flag := strings.TrimSpace(option); !strings.Contains(string(text), `\`+flag) {
+	for _, flag := range usageFlags(t) {
+		if !regexp.MustCompile(`\\` + flag + `\b`).Match(text) {
 			t.Errorf("%s is in the usage only", flag)
 		}
 	}
@@ -128,7 +124,10 @@ func TestMakeInstall(t *testing.T) {
 		"opt/e/lib/systemd/user/epmd.service",
 		"opt/e/lib/systemd/user/epmd.socket",
 		"opt/e/lib/sysusers.d/eclus.conf",
+		"opt/e/share/bash-completion/completions/epmd",
+		"opt/e/share/fish/vendor_completions.d/epmd.fish",
 		"opt/e/share/man/man1/epmd.1",
+		"opt/e/share/zsh/site-functions/_epmd",
 	}
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
@@ -181,7 +180,10 @@ func TestMakeDeb(t *testing.T) {
 		"usr/lib/systemd/user/epmd.service",
 		"usr/lib/systemd/catalog/epmd.catalog",
 		"usr/lib/sysusers.d/eclus.conf",
+		"usr/share/bash-completion/completions/epmd",
+		"usr/share/fish/vendor_completions.d/epmd.fish",
 		"usr/share/man/man1/epmd.1.gz",
+		"usr/share/zsh/vendor-completions/_epmd",
 		"usr/share/doc/eclus/copyright",
 		"usr/share/doc/eclus/examples/epmd.socket.d/loopback-only.conf",
 	} {

@@ -113,10 +113,12 @@ func (p *parser) next() error {
 		p.list(flag)
 	case "-nodes":
 		p.command = commandNodes
-		return p.pattern()
 	case "-names", "-started", "-dump", "-kill", "-stop", "-version":
 		return p.last(flag)
 	default:
+		if p.command == commandNodes && p.filter.pattern == "" && !strings.HasPrefix(flag, "-") {
+			return blame("-nodes", flag, p.filter.setPattern(flag))
+		}
 		return p.valued(flag)
 	}
 	return nil
@@ -135,16 +137,6 @@ func (p *parser) list(flag string) {
 	case "-lan_only":
 		p.filter.lanOnly = true
 	}
-}
-
-// pattern deals with what may follow -nodes: which names to list.
-func (p *parser) pattern() error {
-	if len(p.rest) == 0 || strings.HasPrefix(p.rest[0], "-") {
-		return nil
-	}
-	pattern := p.rest[0]
-	p.rest = p.rest[1:]
-	return blame("-nodes", pattern, p.filter.setPattern(pattern))
 }
 
 // last deals with a flag after which nothing may follow.

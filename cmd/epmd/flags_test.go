@@ -53,7 +53,7 @@ var parseTests = []struct {
 	{"-stop -kill", "", config{command: commandStop, name: "-kill", port: 4369}, ""},
 	{"-watch -nodes -json -port 7", "", config{command: commandNodes, port: 7, json: true, watch: true}, ""},
 	{"-nodes rabbit* -local", "", config{command: commandNodes, port: 4369, filter: nodeFilter{localOnly: true, pattern: "rabbit*"}}, ""},
-	{"-lan_only -nodes *@hostb*", "", config{command: commandNodes, port: 4369, filter: nodeFilter{lanOnly: true, pattern: "*@hostb*"}}, ""},
+	{"-lan_only -nodes -port 4369 *@hostb*", "", config{command: commandNodes, port: 4369, filter: nodeFilter{lanOnly: true, pattern: "*@hostb*"}}, ""},
 	{`-nodes \-a -port 7`, "", config{command: commandNodes, port: 7, filter: nodeFilter{pattern: `\-a`}}, ""},
 	{"-version", "", config{command: commandVersion, port: 4369}, ""},
 
@@ -76,7 +76,8 @@ var parseTests = []struct {
 	{"-lan_only -names", "", config{}, "-lan_only -nodes"},
 	{"-nodes -lan_only -local", "", config{}, "-local -lan_only"},
 	{"-nodes a[", "", config{}, `-nodes "a["`},
-	{"-nodes a b", "", config{}, `"b"`},
+	{"a -nodes", "", config{}, `"a"`},
+	{"-nodes a -json b", "", config{}, `"b"`},
 	{"-nodes -names", "", config{}, "-names -nodes"},
 	{"-nodes -daemon", "", config{}, "-daemon -nodes"},
 	{"-systemd -daemon", "", config{}, "-daemon -systemd"},
