@@ -200,14 +200,14 @@ func TestReachSilence(t *testing.T) {
 func TestReachMany(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := check(t)
-		l.takes = reachTime
+		l.takes = reachTime / 2
 		const hosts = 10 * reachAtOnce
 		for i := range hosts {
 			addr := fmt.Sprintf("198.51.%d.%d", 100+i/250, 1+i%250)
 			l.answer(addr+":4369", "n")
 			l.see(t, "n", fmt.Sprint("host", i), addr, 4369)
 		}
-		time.Sleep(10*reachTime + reachSettle)
+		time.Sleep(10*l.takes + reachSettle)
 		synctest.Wait()
 		nodes, s := l.reg.Subscribe()
 		s.Close()
