@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +21,7 @@ const (
 	envRelaxed = "ERL_EPMD_RELAXED_COMMAND_CHECK" // counts when set, even to nothing
 	envLAN     = "ECLUS_LAN"
 	envAllow   = "ECLUS_ALLOW"
+	envHosts   = "ECLUS_HOSTS_FILE"
 )
 
 // command is what the command line asks for.
@@ -54,6 +56,7 @@ type config struct {
 	lan        lanMode
 	access     epmd.Access
 	interfaces []string // empty: all
+	hostsFile  string   // empty: none
 
 	json, watch bool
 	filter      nodeFilter
@@ -196,6 +199,8 @@ func (p *parser) setter(flag string) func(string) error {
 		return p.setAllow
 	case "-interface":
 		return p.setInterfaces
+	case "-hosts_file":
+		return p.setHostsFile
 	case "-packet_timeout":
 		return secondsSetter(&p.packetTimeout)
 	case "-delay_accept":
@@ -259,6 +264,15 @@ func (p *parser) setInterfaces(s string) error {
 	return nil
 }
 
+// setHostsFile wants an absolute path, since a daemon has another working directory than who started it.
+func (p *parser) setHostsFile(s string) error {
+	if s != "" && !filepath.IsAbs(s) || strings.HasSuffix(s, "/") {
+		return errors.New("not the absolute path of a file")
+	}
+	p.hostsFile = s
+	return nil
+}
+
 // isInterfaceName tells whether a network interface can have that name. It need not be there: interfaces
 // come and go.
 func isInterfaceName(s string) bool {
@@ -302,6 +316,7 @@ func (p *parser) environment(getenv func(string) (string, bool)) error {
 		fill("-address", envAddress, "", p.setAddress),
 		fill("-lan", envLAN, "on", p.setLAN),
 		fill("-allow", envAllow, "lan", p.setAllow),
+		fill("-hosts_file", envHosts, "", p.setHostsFile),
 	)
 }
 
@@ -323,6 +338,8 @@ func (p *parser) contradictions() error {
 		return usagef("-daemon contradicts -systemd")
 	case serving && p.lan == lanMode{} && len(p.interfaces) > 0:
 		return usagef("-interface %q contradicts -lan off", p.given["-interface"])
+	case serving && !p.lan.browse && p.hostsFile != "":
+		return usagef("-hosts_file %q needs LAN discovery: -lan on or browse", p.hostsFile)
 	case lanGiven && p.lan == lanMode{publish: true} && p.access.LocalOnly():
 		return usagef("-lan publish contradicts -allow local")
 	}

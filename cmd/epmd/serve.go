@@ -59,6 +59,7 @@ type service struct {
 	lan     *lan
 	asker   *identifier
 	reacher *reacher
+	hosts   *hosts // nil: not wanted
 	events  *events
 	store   *systemd.Store // nil: not a service of systemd
 	log     *slog.Logger
@@ -104,6 +105,9 @@ func newService(c config, in systemd.Inherited, log *slog.Logger) *service {
 	s.events = newEvents(reg, log)
 	s.asker = newIdentifier(reg, host, s.known, log)
 	s.reacher = newReacher(reg, nil, askEPMD, log)
+	if c.hostsFile != "" {
+		s.hosts = newHosts(reg, c.hostsFile, port, log)
+	}
 	s.openStore(in)
 	return s
 }
@@ -174,6 +178,9 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 	background("identifying ended", func(ctx context.Context) error { s.asker.run(ctx); return nil })
 	background("events ended", func(ctx context.Context) error { s.events.run(ctx); return nil })
 	background("neighbours no longer checked", func(ctx context.Context) error { s.reacher.run(ctx); return nil })
+	if s.hosts != nil {
+		background("hosts file no longer kept", func(ctx context.Context) error { s.hosts.run(ctx); return nil })
+	}
 	background("LAN discovery ended", func(ctx context.Context) error { s.lan.run(ctx); return nil })
 	if _, supervised := os.LookupEnv(envNotify); supervised {
 		background("status no longer told", s.tell)

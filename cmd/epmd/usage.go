@@ -66,6 +66,10 @@ LAN options
         Also ECLUS_LAN in the environment.
     -interface Name[,Name]
         Do so on these network interfaces only.
+    -hosts_file Path
+        Keep this file a .hosts.erlang that names every host of the
+        local network that has nodes, for net_adm:world/0. What
+        else is in it stays. Also ECLUS_HOSTS_FILE in the environment.
     -allow local|lan|any|CIDR[,CIDR]
         Answer this host only, also the local network and private
         addresses (default), everybody, or this host and these

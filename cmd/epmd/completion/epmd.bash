@@ -70,6 +70,7 @@ _epmd_offer_next()
 -delay_write
 -lan
 -interface
+-hosts_file
 -allow
 -nodes
 -names
@@ -94,6 +95,7 @@ _epmd()
         -address | -port | -packet_timeout | -delay_accept | -delay_write) return ;;
         -lan) _epmd_offer <<<$'on\npublish\nbrowse\noff' ;;
         -allow) _epmd_offer <<<$'local\nlan\nany' ;;
+        -hosts_file) compopt -o default ;; # files
         -interface) _epmd_offer "${cur%"${cur##*,}"}" < <(_epmd_interfaces) ;;
         -stop) _epmd_offer < <(_epmd_names) ;;
         *) _epmd_offer_next ;;
