@@ -7,6 +7,7 @@ USERUNITDIR ?= $(PREFIX)/lib/systemd/user
 BASHDIR    ?= $(PREFIX)/share/bash-completion/completions
 ZSHDIR     ?= $(PREFIX)/share/zsh/site-functions
 FISHDIR    ?= $(PREFIX)/share/fish/vendor_completions.d
+DBUSDIR    ?= $(PREFIX)/share/dbus-1
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 SUDO       := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)")
 GO         := test/go
@@ -50,6 +51,10 @@ install: build
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/sysusers.d systemd/sysusers/eclus.conf
 	set -e; for catalog in $(wildcard systemd/*.catalog); do \
 	    install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/catalog $$catalog; done
+	install -D -m 644 -t $(DESTDIR)$(DBUSDIR)/system.d dbus/org.erlang.Epmd.conf
+	install -D -m 644 -t $(DESTDIR)$(DBUSDIR)/system-services dbus/org.erlang.Epmd.service
+	install -D -m 644 -t $(DESTDIR)$(DBUSDIR)/services dbus/org.erlang.Epmd.service
+	install -D -m 644 -t $(DESTDIR)$(DBUSDIR)/interfaces dbus/org.erlang.Epmd.Manager.xml dbus/org.erlang.Epmd.Node.xml
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 cmd/epmd/epmd.1
 	install -D -m 644 cmd/epmd/completion/epmd.bash $(DESTDIR)$(BASHDIR)/epmd
 	install -D -m 644 -t $(DESTDIR)$(ZSHDIR) cmd/epmd/completion/_epmd

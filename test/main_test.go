@@ -97,13 +97,13 @@ func (o *output) String() string {
 	return o.buf.String()
 }
 
-// startEpmd starts an epmd on a free port of the loopback interface, without LAN discovery unless args
+// startEpmd starts an epmd on a free port of the loopback interface, without LAN discovery and D-Bus unless args
 // say otherwise, and returns when it answers. It ends with the test.
 func startEpmd(t testing.TB, binary string, args ...string) *daemon {
 	t.Helper()
 	d := &daemon{port: freePort(t), ended: make(chan struct{})}
 	d.cmd = exec.Command(binary, append([]string{"-address", "127.0.0.1", "-port", strconv.Itoa(int(d.port))}, args...)...)
-	d.cmd.Env = append(os.Environ(), "ECLUS_LAN=off")
+	d.cmd.Env = append(os.Environ(), "ECLUS_LAN=off", "ECLUS_BUS=off")
 	d.cmd.Stdout, d.cmd.Stderr = &d.output, &d.output
 	if err := d.cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -115,7 +115,7 @@ func TestMakeInstall(t *testing.T) {
 	dir, root := sources(t), t.TempDir()
 	runMake(t, dir, "install", "DESTDIR="+root, "PREFIX=/opt/e", "VERSION=1.0.0")
 	got := slices.DeleteFunc(filesBelow(t, root), func(path string) bool {
-		return strings.Contains(path, "/examples/") || strings.Contains(path, "/catalog/") || strings.Contains(path, "/dbus-1/")
+		return strings.Contains(path, "/examples/") || strings.Contains(path, "/catalog/")
 	})
 	want := []string{
 		"opt/e/bin/epmd",
@@ -124,6 +124,11 @@ func TestMakeInstall(t *testing.T) {
 		"opt/e/lib/systemd/user/epmd.service",
 		"opt/e/lib/systemd/user/epmd.socket",
 		"opt/e/lib/sysusers.d/eclus.conf",
+		"opt/e/share/dbus-1/interfaces/org.erlang.Epmd.Manager.xml",
+		"opt/e/share/dbus-1/interfaces/org.erlang.Epmd.Node.xml",
+		"opt/e/share/dbus-1/services/org.erlang.Epmd.service",
+		"opt/e/share/dbus-1/system-services/org.erlang.Epmd.service",
+		"opt/e/share/dbus-1/system.d/org.erlang.Epmd.conf",
 		"opt/e/share/bash-completion/completions/epmd",
 		"opt/e/share/fish/vendor_completions.d/epmd.fish",
 		"opt/e/share/man/man1/epmd.1",
@@ -180,6 +185,11 @@ func TestMakeDeb(t *testing.T) {
 		"usr/lib/systemd/user/epmd.service",
 		"usr/lib/systemd/catalog/epmd.catalog",
 		"usr/lib/sysusers.d/eclus.conf",
+		"usr/share/dbus-1/system.d/org.erlang.Epmd.conf",
+		"usr/share/dbus-1/system-services/org.erlang.Epmd.service",
+		"usr/share/dbus-1/services/org.erlang.Epmd.service",
+		"usr/share/dbus-1/interfaces/org.erlang.Epmd.Manager.xml",
+		"usr/share/dbus-1/interfaces/org.erlang.Epmd.Node.xml",
 		"usr/share/bash-completion/completions/epmd",
 		"usr/share/fish/vendor_completions.d/epmd.fish",
 		"usr/share/man/man1/epmd.1.gz",

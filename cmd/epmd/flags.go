@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"eclus/dbus"
 	"eclus/epmd"
 )
 
@@ -22,6 +23,7 @@ const (
 	envLAN     = "ECLUS_LAN"
 	envAllow   = "ECLUS_ALLOW"
 	envHosts   = "ECLUS_HOSTS_FILE"
+	envBus     = "ECLUS_BUS"
 )
 
 // command is what the command line asks for.
@@ -57,6 +59,7 @@ type config struct {
 	access     epmd.Access
 	interfaces []string // empty: all
 	hostsFile  string   // empty: none
+	bus        dbus.Bus // zero: none
 
 	json, watch bool
 	filter      nodeFilter
@@ -201,6 +204,8 @@ func (p *parser) setter(flag string) func(string) error {
 		return p.setInterfaces
 	case "-hosts_file":
 		return p.setHostsFile
+	case "-bus":
+		return p.setBus
 	case "-packet_timeout":
 		return secondsSetter(&p.packetTimeout)
 	case "-delay_accept":
@@ -273,6 +278,17 @@ func (p *parser) setHostsFile(s string) error {
 	return nil
 }
 
+func (p *parser) setBus(s string) (err error) {
+	if s == "off" {
+		p.bus = dbus.Bus{}
+		return nil
+	}
+	if p.bus, err = dbus.ParseBus(s); err != nil {
+		return errors.New("not system, session, off or the address of a bus (unix:path=...)")
+	}
+	return nil
+}
+
 // isInterfaceName tells whether a network interface can have that name. It need not be there: interfaces
 // come and go.
 func isInterfaceName(s string) bool {
@@ -317,6 +333,7 @@ func (p *parser) environment(getenv func(string) (string, bool)) error {
 		fill("-lan", envLAN, "on", p.setLAN),
 		fill("-allow", envAllow, "lan", p.setAllow),
 		fill("-hosts_file", envHosts, "", p.setHostsFile),
+		fill("-bus", envBus, "system", p.setBus),
 	)
 }
 

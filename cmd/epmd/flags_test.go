@@ -7,12 +7,13 @@ import (
 	"testing"
 	"time"
 
+	"eclus/dbus"
 	"eclus/epmd"
 )
 
 // serving is what an empty command line and environment mean, changed by change.
 func serving(change func(*config)) config {
-	c := config{port: 4369, lan: lanMode{publish: true, browse: true}}
+	c := config{port: 4369, lan: lanMode{publish: true, browse: true}, bus: bus("system")}
 	change(&c)
 	return c
 }
@@ -23,6 +24,14 @@ func access(s string) epmd.Access {
 		panic(err)
 	}
 	return a
+}
+
+func bus(s string) dbus.Bus {
+	b, err := dbus.ParseBus(s)
+	if err != nil {
+		panic(err)
+	}
+	return b
 }
 
 var parseTests = []struct {
@@ -49,6 +58,9 @@ var parseTests = []struct {
 	{"-allow 192.0.2.0/24 -interface eth0,wlan0", "", serving(func(c *config) {
 		c.access, c.interfaces = access("192.0.2.0/24"), []string{"eth0", "wlan0"}
 	}), ""},
+	{"-bus off", "ECLUS_BUS=session", serving(func(c *config) { c.bus = dbus.Bus{} }), ""},
+	{"", "ECLUS_BUS=session", serving(func(c *config) { c.bus = bus("session") }), ""},
+	{"-bus unix:path=/run/b", "", serving(func(c *config) { c.bus = bus("unix:path=/run/b") }), ""},
 	{"-port 7 -names", "ECLUS_LAN=nonsense ECLUS_ALLOW=x ERL_EPMD_ADDRESS=x", config{command: commandNames, port: 7}, ""},
 	{"-stop -kill", "", config{command: commandStop, name: "-kill", port: 4369}, ""},
 	{"-watch -nodes -json -port 7", "", config{command: commandNodes, port: 7, json: true, watch: true}, ""},
@@ -69,6 +81,8 @@ var parseTests = []struct {
 	{"-allow 10.0.0.0/33", "", config{}, `-allow "10.0.0.0/33"`},
 	{"", "ECLUS_ALLOW=lan,any", config{}, `ECLUS_ALLOW "lan,any"`},
 	{"-interface eth0,", "", config{}, `-interface "eth0,"`},
+	{"-bus /run/b", "", config{}, `-bus "/run/b": not system, session, off`},
+	{"", "ECLUS_BUS=", config{}, `ECLUS_BUS ""`},
 	{"-hosts_file hosts", "", config{}, `-hosts_file "hosts": not the absolute path`},
 	{"-hosts_file /run/", "", config{}, `-hosts_file "/run/"`},
 	{"-lan publish -hosts_file /h", "", config{}, `-hosts_file "/h" needs LAN discovery`},

@@ -18,11 +18,11 @@ type lan struct {
 	publisher *avahi.Publisher // nil: nothing is published
 	browser   *avahi.Browser   // nil: nothing is looked for
 	private   string           // why nothing is published though it was asked for; or empty
-	changed   chan struct{}    // holds a token when state may have changed
+	watchers  []chan struct{}  // each holds a token when state may have changed
 }
 
 func newLAN(c config, reg *registry.Registry, port uint16, loopbackOnly bool, log *slog.Logger) *lan {
-	l := &lan{changed: make(chan struct{}, 1)}
+	l := &lan{}
 	options := avahi.Options{
 		Interfaces: c.interfaces,
 		OnState:    func(avahi.State) { l.poke() },
@@ -60,10 +60,20 @@ func (l *lan) run(ctx context.Context) {
 	parts.Wait()
 }
 
+// watch returns a channel for one reader, which yields when state may have changed. It is called before run.
+func (l *lan) watch() <-chan struct{} {
+	c := make(chan struct{}, 1)
+	l.watchers = append(l.watchers, c)
+	return c
+}
+
+// poke tells those who watch.
 func (l *lan) poke() {
-	select {
-	case l.changed <- struct{}{}:
-	default:
+	for _, c := range l.watchers {
+		select {
+		case c <- struct{}{}:
+		default: // it will look in any case
+		}
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"eclus/dbus"
 	"eclus/epmd"
 	"eclus/registry"
 	"eclus/systemd"
@@ -59,11 +60,14 @@ type service struct {
 	lan     *lan
 	asker   *identifier
 	reacher *reacher
-	hosts   *hosts // nil: not wanted
+	hosts   *hosts        // nil: not wanted
+	bus     *dbus.Service // nil: not wanted
 	events  *events
 	store   *systemd.Store // nil: not a service of systemd
 	log     *slog.Logger
 	daemon  bool
+
+	lanChanged <-chan struct{} // that status may have
 
 	writeLog func(context.Context)
 
@@ -101,6 +105,7 @@ func newService(c config, in systemd.Inherited, log *slog.Logger) *service {
 			LANOff:        lan.off,
 		},
 	}
+	s.lanChanged = lan.watch()
 	s.storeMax.Store(-1)
 	s.events = newEvents(reg, log)
 	s.asker = newIdentifier(reg, host, s.known, log)
@@ -108,8 +113,22 @@ func newService(c config, in systemd.Inherited, log *slog.Logger) *service {
 	if c.hostsFile != "" {
 		s.hosts = newHosts(reg, c.hostsFile, port, log)
 	}
+	if !c.bus.IsZero() {
+		s.bus = newBus(c, reg, port, lan, log)
+	}
 	s.openStore(in)
 	return s
+}
+
+func newBus(c config, reg *registry.Registry, port uint16, lan *lan, log *slog.Logger) *dbus.Service {
+	return dbus.New(reg, dbus.Options{
+		Bus:        c.bus,
+		Port:       port,
+		Version:    buildVersion(),
+		Allow:      c.access.String(),
+		LAN:        func() (bool, string) { return lan.off() == "", lan.state() },
+		LANChanged: lan.watch(),
+	}, log)
 }
 
 // openStore begins to keep registrations, unless this is no service of systemd.
@@ -181,6 +200,9 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 	if s.hosts != nil {
 		background("hosts file no longer kept", func(ctx context.Context) error { s.hosts.run(ctx); return nil })
 	}
+	if s.bus != nil {
+		background("D-Bus service ended", func(ctx context.Context) error { s.bus.Run(ctx); return nil })
+	}
 	background("LAN discovery ended", func(ctx context.Context) error { s.lan.run(ctx); return nil })
 	if _, supervised := os.LookupEnv(envNotify); supervised {
 		background("status no longer told", s.tell)
@@ -224,7 +246,7 @@ func (s *service) answer(ctx context.Context, lns []*net.TCPListener) error {
 }
 
 func (s *service) tell(ctx context.Context) error {
-	if err := systemd.KeepStatus(ctx, s.reg, s.lan.changed, s.status); err != nil {
+	if err := systemd.KeepStatus(ctx, s.reg, s.lanChanged, s.status); err != nil {
 		return err
 	}
 	return systemd.Notify(systemd.Stopping)

@@ -70,6 +70,10 @@ LAN options
         Keep this file a .hosts.erlang that names every host of the
         local network that has nodes, for net_adm:world/0. What
         else is in it stays. Also ECLUS_HOSTS_FILE in the environment.
+    -bus system|session|off|Address
+        Show the known nodes on this D-Bus message bus, as
+        org.erlang.Epmd, or on none. Default is system. Also
+        ECLUS_BUS in the environment.
     -allow local|lan|any|CIDR[,CIDR]
         Answer this host only, also the local network and private
         addresses (default), everybody, or this host and these

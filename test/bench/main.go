@@ -84,7 +84,7 @@ func run(args []string, stdout, stderr io.Writer) error {
 		}
 	}
 	b := &bench{
-		ours:   program{"ours", *ours, []string{"-lan", "off"}, *eager},
+		ours:   program{"ours", *ours, []string{"-lan", "off", "-bus", "off"}, *eager},
 		stock:  program{"stock", *stock, nil, *eager},
 		rounds: *rounds,
 		round:  *round,

@@ -71,6 +71,7 @@ _epmd_offer_next()
 -lan
 -interface
 -hosts_file
+-bus
 -allow
 -nodes
 -names
@@ -95,6 +96,7 @@ _epmd()
         -address | -port | -packet_timeout | -delay_accept | -delay_write) return ;;
         -lan) _epmd_offer <<<$'on\npublish\nbrowse\noff' ;;
         -allow) _epmd_offer <<<$'local\nlan\nany' ;;
+        -bus) _epmd_offer <<<$'system\nsession\noff' ;;
         -hosts_file) compopt -o default ;; # files
         -interface) _epmd_offer "${cur%"${cur##*,}"}" < <(_epmd_interfaces) ;;
         -stop) _epmd_offer < <(_epmd_names) ;;

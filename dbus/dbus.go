@@ -1,0 +1,114 @@
+// Package dbus is the D-Bus service org.erlang.Epmd: what the registry knows, for programs of this host to see. Each
+// node is an object that tells of itself by properties and signals:
+//
+//	/org/erlang/Epmd                     ObjectManager, org.erlang.Epmd.Manager
+//	/org/erlang/Epmd/a_40hosta_2elocal   org.erlang.Epmd.Node
+//
+// The interfaces are described in the files org.erlang.Epmd.*.xml. None of them changes anything.
+//
+// A [Service] has a Run that blocks until its context ends. It never gives up: while the bus is absent, or does not let it
+// have its name, it waits and tries again. It can delay neither the registry, of which it reads a subscription that is
+// cut off rather than waited for, nor anybody who asks that.
+//
+// The order of messages can be relied on: a reply tells of what the signals before it have told, and of nothing else. So
+// whoever asks for all objects and adds up the signals that come after the reply knows them all.
+package dbus
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"eclus/registry"
+)
+
+// Name is the well-known name of the service, and Root the object that all others are below.
+const (
+	Name = "org.erlang.Epmd"
+	Root = "/org/erlang/Epmd"
+)
+
+// Options are those of a Service.
+type Options struct {
+	Bus Bus
+
+	// Of the Manager's properties: where epmd listens, what it calls itself, and whom it answers.
+	Port    uint16
+	Version string
+	Allow   string
+
+	// LAN tells whether there is LAN discovery, and in a sentence how it does. LANChanged yields when it may say something
+	// else than before. Both may be nil.
+	LAN        func() (on bool, state string)
+	LANChanged <-chan struct{}
+}
+
+// Service is the service on one bus. Make one with New.
+type Service struct {
+	reg  *registry.Registry
+	opts Options
+	log  *slog.Logger
+	on   bool // it has its name on the bus; for Run's goroutine
+}
+
+// New returns a service that shows what reg knows.
+func New(reg *registry.Registry, opts Options, log *slog.Logger) *Service {
+	if opts.LAN == nil {
+		opts.LAN = func() (bool, string) { return false, "" }
+	}
+	return &Service{reg: reg, opts: opts, log: log.With("bus", opts.Bus.String())}
+}
+
+// Pauses between sessions double until one has the name.
+const (
+	firstRetry  = 20 * time.Millisecond
+	lastRetry   = time.Second
+	deniedRetry = 10 * time.Minute // the last, where the bus's policy forbids the name
+)
+
+// errDenied is why a session ends whose bus lets others own the name, but not this process.
+var errDenied = errors.New("the policy of the bus forbids to own the name")
+
+// Run serves until ctx ends.
+func (s *Service) Run(ctx context.Context) {
+	if err := s.opts.Bus.err; err != nil {
+		s.log.Warn("no D-Bus service", "err", err)
+		return
+	}
+	for pause := firstRetry; ctx.Err() == nil; {
+		err := s.session(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		if s.on {
+			pause = firstRetry
+		}
+		s.off(err)
+		_ = sleepUntil(ctx, time.Now().Add(pause))
+		if pause *= 2; !errors.Is(err, errDenied) {
+			pause = min(pause, lastRetry)
+		}
+		pause = min(pause, deniedRetry)
+	}
+	s.on = false
+}
+
+// off notes that the name is not ours. Only losing it is news: where a bus is absent or not for us, nobody misses the
+// service.
+func (s *Service) off(reason error) {
+	if s.on {
+		s.log.Warn("D-Bus service off", "reason", reason)
+	} else {
+		s.log.Debug("D-Bus service still off", "reason", reason)
+	}
+	s.on = false
+}
+
+// isOn notes that the name is ours.
+func (s *Service) isOn() {
+	if !s.on {
+		s.log.Info("D-Bus service on", "name", Name)
+	}
+	s.on = true
+}

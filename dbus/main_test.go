@@ -1,0 +1,244 @@
+package dbus_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	godbus "github.com/godbus/dbus/v5"
+
+	"eclus/dbus"
+	"eclus/registry"
+)
+
+// patience is how long a test waits for what takes milliseconds.
+const patience = 30 * time.Second
+
+// bus is a dbus-daemon of a test's own, with the rules of a system bus.
+type bus struct {
+	dir    string
+	daemon *exec.Cmd // nil: does not run
+}
+
+// busConfig has the standard rules of the system bus, and %[2]s for those about us.
+const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>system</type>
+  <listen>unix:path=%[1]s/bus</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow user="*"/>
+    <deny own="*"/>
+    <deny send_type="method_call"/>
+    <allow send_type="signal"/>
+    <allow send_requested_reply="true" send_type="method_return"/>
+    <allow send_requested_reply="true" send_type="error"/>
+    <allow receive_type="method_call"/>
+    <allow receive_type="method_return"/>
+    <allow receive_type="error"/>
+    <allow receive_type="signal"/>
+    <allow send_destination="org.freedesktop.DBus"/>
+  </policy>
+  %[2]s
+  <limit name="max_replies_per_connection">50000</limit>
+</busconfig>
+`
+
+// include is how our own rules are part of the bus's.
+func include(t *testing.T) string {
+	t.Helper()
+	path, err := filepath.Abs("org.erlang.Epmd.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "<include>" + path + "</include>"
+}
+
+// newBus returns a bus that is not started yet, with these rules beside the standard ones.
+func newBus(t *testing.T, rules string) *bus {
+	t.Helper()
+	if _, err := exec.LookPath("dbus-daemon"); err != nil && os.Getenv("CI") != "true" {
+		t.Skip(err)
+	}
+	dir, err := os.MkdirTemp("", "bus") // of a short name, as a socket's has a limit
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bus{dir: dir}
+	t.Cleanup(func() {
+		b.kill()
+		os.RemoveAll(dir)
+	})
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b.write(t, rules)
+	return b
+}
+
+// startBus returns a bus that runs.
+func startBus(t *testing.T) *bus {
+	t.Helper()
+	b := newBus(t, include(t))
+	b.start(t)
+	return b
+}
+
+func (b *bus) write(t *testing.T, rules string) {
+	t.Helper()
+	if err := os.WriteFile(b.dir+"/conf", fmt.Appendf(nil, busConfig, b.dir, rules), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// start starts the daemon and returns when it takes connections.
+func (b *bus) start(t *testing.T) {
+	t.Helper()
+	b.daemon = exec.Command("dbus-daemon", "--config-file="+b.dir+"/conf", "--nofork", "--nopidfile", "--nosyslog", "--print-address")
+	out, err := b.daemon.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.daemon.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		t.Fatalf("dbus-daemon: %v", err)
+	}
+}
+
+func (b *bus) kill() {
+	if b.daemon != nil {
+		b.daemon.Process.Kill()
+		b.daemon.Wait()
+		b.daemon = nil
+	}
+}
+
+func (b *bus) address() string { return "unix:path=" + b.dir + "/bus" }
+
+// client connects to the bus.
+func (b *bus) client(t *testing.T) *godbus.Conn {
+	t.Helper()
+	conn, err := godbus.Connect(b.address(), godbus.WithSignalHandler(godbus.NewSequentialSignalHandler()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// log is what a service has logged.
+type log struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *log) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+// serve runs a service on the bus until the test ends, and returns its registry and its log, without debug entries.
+func (b *bus) serve(t *testing.T, opts dbus.Options) (*registry.Registry, *log) {
+	t.Helper()
+	reg := registry.New("hosta.local", registry.OldNames)
+	l, _ := b.serveRegistry(t, reg, opts)
+	return reg, l
+}
+
+// serveRegistry is serve for a registry that is there. The function it returns ends the service.
+func (b *bus) serveRegistry(t *testing.T, reg *registry.Registry, opts dbus.Options) (*log, func()) {
+	t.Helper()
+	var err error
+	if opts.Bus, err = dbus.ParseBus(b.address()); err != nil {
+		t.Fatal(err)
+	}
+	l := &log{}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		dbus.New(reg, opts, slog.New(slog.NewTextHandler(l, nil))).Run(ctx)
+	}()
+	stop := func() {
+		cancel()
+		select {
+		case <-ended:
+		case <-time.After(patience):
+			t.Errorf("the service does not end")
+		}
+	}
+	t.Cleanup(stop)
+	return l, stop
+}
+
+// eventually returns when check does not return an error any more.
+func eventually(t *testing.T, what string, check func() error) {
+	t.Helper()
+	deadline := time.After(patience)
+	again := time.NewTicker(2 * time.Millisecond)
+	defer again.Stop()
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		select {
+		case <-again.C:
+		case <-deadline:
+			t.Fatalf("waited %v: %s: %v", patience, what, err)
+		}
+	}
+}
+
+// awaitName returns when somebody owns the name.
+func awaitName(t *testing.T, conn *godbus.Conn) {
+	t.Helper()
+	eventually(t, "the name is there", func() error {
+		var owner string
+		return conn.BusObject().Call("org.freedesktop.DBus.GetNameOwner", 0, dbus.Name).Store(&owner)
+	})
+}
+
+// root returns the service's root object, once its name is there.
+func root(t *testing.T, conn *godbus.Conn) godbus.BusObject {
+	t.Helper()
+	awaitName(t, conn)
+	return conn.Object(dbus.Name, dbus.Root)
+}
+
+// lookup returns the object of a node.
+func lookup(t *testing.T, conn *godbus.Conn, name string) godbus.BusObject {
+	t.Helper()
+	var path godbus.ObjectPath
+	eventually(t, "lookup of "+name, func() error {
+		return conn.Object(dbus.Name, dbus.Root).Call("org.erlang.Epmd.Manager.Lookup", 0, name).Store(&path)
+	})
+	return conn.Object(dbus.Name, path)
+}
+
+func register(t *testing.T, reg *registry.Registry, name string) *registry.Registration {
+	t.Helper()
+	r, err := reg.Register(registry.Node{Name: name, Port: 41233, Type: registry.Normal, High: 6, Low: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}

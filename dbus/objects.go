@@ -1,0 +1,158 @@
+package dbus
+
+import (
+	"iter"
+	"maps"
+	"slices"
+
+	"github.com/godbus/dbus/v5"
+
+	"eclus/registry"
+)
+
+// object is a node on its way to the bus, on it, or on its way from it.
+type object struct {
+	path   dbus.ObjectPath // while told is not nil
+	told   *registry.Node  // as the bus was told; nil: it was not, or that it has gone
+	known  *registry.Node  // as the registry has it; nil: gone
+	queued bool
+}
+
+// objects are the nodes as the bus was told of them, and what it is still to be told: of each node no more than that it
+// has come, that it has gone, or what of it has changed, whatever has happened in between. It is for one
+// goroutine.
+type objects struct {
+	byID   map[uint64]*object          // of registry.Node
+	byPath map[dbus.ObjectPath]*object // those that the bus was told of
+	queue  []*object                   // those to tell of, the one that changed first leading
+	counts [2]uint32                   // of those that the bus was told of, by registry.Origin
+}
+
+func newObjects() *objects {
+	return &objects{byID: make(map[uint64]*object), byPath: make(map[dbus.ObjectPath]*object)}
+}
+
+// apply takes in a change of the registry.
+func (o *objects) apply(ev registry.Event) {
+	if ev.Kind == registry.Down {
+		o.set(ev.Node.ID, nil)
+	} else {
+		o.set(ev.Node.ID, ev.Node)
+	}
+}
+
+// sync takes in that these, and no others, are the nodes of the registry.
+func (o *objects) sync(nodes []*registry.Node) {
+	there := make(map[uint64]bool, len(nodes))
+	for _, n := range nodes {
+		there[n.ID] = true
+	}
+	for id, obj := range o.byID { // first, as others may have come to the same path
+		if obj.known != nil && !there[id] {
+			o.set(id, nil)
+		}
+	}
+	for _, n := range nodes {
+		o.set(n.ID, n)
+	}
+}
+
+func (o *objects) set(id uint64, n *registry.Node) {
+	obj := o.byID[id]
+	if obj == nil {
+		obj = &object{}
+		o.byID[id] = obj
+	}
+	obj.known = n
+	if !obj.queued && obj.known != obj.told {
+		obj.queued = true
+		o.queue = append(o.queue, obj)
+	}
+	if n == nil {
+		delete(o.byID, id)
+	}
+}
+
+// change is what there is to tell of one object: that it is new, that it has gone, or what of it has changed.
+type change struct {
+	path     dbus.ObjectPath
+	was, now *registry.Node // nil before it was there, and after
+}
+
+// tell returns the next change, and from then on the bus was told of it. It returns false if there is none.
+func (o *objects) tell() (change, bool) {
+	for len(o.queue) > 0 {
+		obj := o.queue[0]
+		o.queue[0] = nil
+		o.queue = o.queue[1:]
+		obj.queued = false
+		if obj.told == obj.known {
+			continue // it has come and gone, or the change was undone
+		}
+		return o.tellOf(obj), true
+	}
+	o.queue = nil
+	return change{}, false
+}
+
+func (o *objects) tellOf(obj *object) change {
+	if obj.told == nil {
+		obj.path = pathOf(obj.known, func(path dbus.ObjectPath) bool { return o.byPath[path] != nil })
+		o.byPath[obj.path] = obj
+		o.counts[obj.known.Origin]++
+	}
+	if obj.known == nil {
+		delete(o.byPath, obj.path)
+		o.counts[obj.told.Origin]--
+	}
+	c := change{obj.path, obj.told, obj.known}
+	obj.told = obj.known
+	return c
+}
+
+// at returns the node at a path, or nil.
+func (o *objects) at(path dbus.ObjectPath) *registry.Node {
+	if obj := o.byPath[path]; obj != nil {
+		return obj.told
+	}
+	return nil
+}
+
+// all returns the nodes that the bus was told of.
+func (o *objects) all() iter.Seq2[dbus.ObjectPath, *registry.Node] {
+	return func(yield func(dbus.ObjectPath, *registry.Node) bool) {
+		for path, obj := range o.byPath {
+			if !yield(path, obj.told) {
+				return
+			}
+		}
+	}
+}
+
+// paths returns the paths of all objects, sorted.
+func (o *objects) paths() []dbus.ObjectPath { return slices.Sorted(maps.Keys(o.byPath)) }
+
+// lookup returns the path of the node of that full name, or of the node that is registered on this host under that alive
+// name, or "". Of several that claim a full name, those of this host come before those of others, and among these
+// who has been known for longest.
+func (o *objects) lookup(name string) dbus.ObjectPath {
+	var best *object
+	for _, obj := range o.byPath {
+		n := obj.told
+		isIt := n.Node == name || n.Name == name && n.Origin == registry.Local
+		if isIt && (best == nil || precedes(n, best.told)) {
+			best = obj
+		}
+	}
+	if best == nil {
+		return ""
+	}
+	return best.path
+}
+
+func precedes(a, b *registry.Node) bool {
+	if a.Origin != b.Origin {
+		return a.Origin == registry.Local
+	}
+	return a.ID < b.ID
+}

@@ -1,0 +1,43 @@
+package dbus
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/godbus/dbus/v5"
+
+	"eclus/registry"
+)
+
+// escape makes an element of an object path of any string: letters and digits stay, apart from a leading digit; every
+// other byte becomes _ and two hexadecimal digits, and the empty string _. So does systemd (sd_bus_path_encode(3)).
+func escape(s string) string {
+	if s == "" {
+		return "_"
+	}
+	var b strings.Builder
+	for i := range len(s) {
+		c := s[i]
+		if isLetter(c) || i > 0 && isDigit(c) {
+			b.WriteByte(c)
+		} else {
+			fmt.Fprintf(&b, "_%02x", c)
+		}
+	}
+	return b.String()
+}
+
+func isLetter(c byte) bool { return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' }
+func isDigit(c byte) bool  { return '0' <= c && c <= '9' }
+
+// pathOf returns a path for a node that is not taken: that of its alive name and host, which stay the same while the node
+// lives. Two nodes of a host may share both, as what other hosts announce can be anything; then __2 and so on follows,
+// which escape makes of nothing.
+func pathOf(n *registry.Node, isTaken func(dbus.ObjectPath) bool) dbus.ObjectPath {
+	base := dbus.ObjectPath(Root + "/" + escape(n.Name+"@"+n.Host))
+	path := base
+	for i := 2; isTaken(path); i++ {
+		path = dbus.ObjectPath(fmt.Sprintf("%s__%d", base, i))
+	}
+	return path
+}

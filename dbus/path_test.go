@@ -1,0 +1,62 @@
+package dbus
+
+import (
+	"net/url"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	godbus "github.com/godbus/dbus/v5"
+)
+
+var escapeTests = []struct{ s, want string }{
+	{"a@hosta.local", "a_40hosta_2elocal"},
+	{"rabbit", "rabbit"},
+	{"", "_"},
+	{"_", "_5f"},
+	{"1a1", "_31a1"},
+	{"é", "_c3_a9"},
+	{"a\x00\xff/", "a_00_ff_2f"},
+}
+
+func TestEscape(t *testing.T) {
+	for _, tt := range escapeTests {
+		if got := escape(tt.s); got != tt.want {
+			t.Errorf("escape(%q) = %q; want %q", tt.s, got, tt.want)
+		}
+	}
+}
+
+// FuzzEscape holds that what is escaped is an element of a path and can be read back.
+func FuzzEscape(f *testing.F) {
+	for _, tt := range escapeTests {
+		f.Add(tt.s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		got := escape(s)
+		if path := godbus.ObjectPath(Root + "/" + got); !path.IsValid() {
+			t.Errorf("escape(%q) = %q, which is no element of a path", s, got)
+		}
+		hex := strings.NewReplacer("%", "", "_", "%").Replace(got)
+		if back, err := url.PathUnescape(hex); s != "" && (err != nil || back != s) {
+			t.Errorf("escape(%q) = %q, which reads back as %q, %v", s, got, back, err)
+		}
+	})
+}
+
+func FuzzText(f *testing.F) {
+	for _, s := range []string{"a", "", "a\x00b", "\xff", "\xed\xa0\x80", "é\xc3"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		got := text(s)
+		if !utf8.ValidString(got) {
+			t.Errorf("text(%q) = %q, which is not UTF-8", s, got)
+		}
+		for _, c := range []byte(got) {
+			if c == 0 {
+				t.Errorf("text(%q) = %q, which has a NUL", s, got)
+			}
+		}
+	})
+}

@@ -1,0 +1,105 @@
+package dbus
+
+import (
+	"reflect"
+	"strings"
+
+	"github.com/godbus/dbus/v5"
+
+	"eclus/registry"
+)
+
+// property is one of an interface, and how it is found in what the interface is about.
+type property[T any] struct {
+	name string
+	of   func(T) any // of the D-Bus type that the interface's file has
+}
+
+// noUID is what the UID property is when it is not known: the user ID that is none.
+const noUID = 1<<32 - 1
+
+// nodeProperties are those of org.erlang.Epmd.Node.
+var nodeProperties = []property[*registry.Node]{
+	{"Node", func(n *registry.Node) any { return text(n.Node) }},
+	{"Name", func(n *registry.Node) any { return text(n.Name) }},
+	{"Host", func(n *registry.Node) any { return text(n.Host) }},
+	{"Addresses", func(n *registry.Node) any { return addresses(n) }},
+	{"Port", func(n *registry.Node) any { return n.Port }},
+	{"Type", func(n *registry.Node) any { return n.Type.String() }},
+	{"Origin", func(n *registry.Node) any { return n.Origin.String() }},
+	{"Creation", func(n *registry.Node) any { return n.Creation }},
+	{"Since", func(n *registry.Node) any { return uint64(max(n.Since.UnixMicro(), 0)) }},
+	{"Sure", func(n *registry.Node) any { return n.Sure }},
+	{"Reachable", func(n *registry.Node) any { return n.Reach.String() }},
+	{"Dist", func(n *registry.Node) any { return text(n.Dist) }},
+	{"EPMDPort", func(n *registry.Node) any { return n.EPMDPort }},
+	{"High", func(n *registry.Node) any { return n.High }},
+	{"Low", func(n *registry.Node) any { return n.Low }},
+	{"Protocol", func(n *registry.Node) any { return n.Protocol }},
+	{"PID", func(n *registry.Node) any { return uint32(max(holder(n).PID, 0)) }},
+	{"UID", func(n *registry.Node) any { return holder(n).UID }},
+	{"Unit", func(n *registry.Node) any { return text(holder(n).Unit) }},
+}
+
+// status is what the Manager tells.
+type status struct {
+	hostName, version, allow string
+	port                     uint16
+	lan                      bool
+	lanState                 string
+	localNodes, lanNodes     uint32
+}
+
+// managerProperties are those of org.erlang.Epmd.Manager.
+var managerProperties = []property[status]{
+	{"HostName", func(s status) any { return text(s.hostName) }},
+	{"Port", func(s status) any { return s.port }},
+	{"Version", func(s status) any { return text(s.version) }},
+	{"Allow", func(s status) any { return text(s.allow) }},
+	{"LAN", func(s status) any { return s.lan }},
+	{"LANState", func(s status) any { return text(s.lanState) }},
+	{"LocalNodes", func(s status) any { return s.localNodes }},
+	{"LANNodes", func(s status) any { return s.lanNodes }},
+}
+
+// values returns all properties of v.
+func values[T any](properties []property[T], v T) map[string]dbus.Variant {
+	m := make(map[string]dbus.Variant, len(properties))
+	for _, p := range properties {
+		m[p.name] = dbus.MakeVariant(p.of(v))
+	}
+	return m
+}
+
+// changes returns those properties of is that are not as those of was.
+func changes[T any](properties []property[T], was, is T) map[string]dbus.Variant {
+	m := make(map[string]dbus.Variant)
+	for _, p := range properties {
+		if v := p.of(is); !reflect.DeepEqual(v, p.of(was)) {
+			m[p.name] = dbus.MakeVariant(v)
+		}
+	}
+	return m
+}
+
+// holder returns the process behind a node, or one of which nothing is known.
+func holder(n *registry.Node) registry.Holder {
+	if n.Holder == nil {
+		return registry.Holder{UID: noUID}
+	}
+	return *n.Holder
+}
+
+func addresses(n *registry.Node) []string {
+	list := make([]string, len(n.Addresses))
+	for i, a := range n.Addresses {
+		list[i] = text(a.String())
+	}
+	return list
+}
+
+// text returns s as a D-Bus string can hold it: in UTF-8 and without NUL, with U+FFFD for what is neither. A bus drops
+// the connection of whoever sends another.
+func text(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\ufffd"), "\x00", "\ufffd")
+}

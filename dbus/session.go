@@ -1,0 +1,316 @@
+package dbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+
+	"eclus/registry"
+)
+
+// The bus's own names.
+const (
+	busName       = "org.freedesktop.DBus"
+	errorPrefix   = "org.freedesktop.DBus.Error."
+	accessDenied  = errorPrefix + "AccessDenied"
+	inboxSize     = 64
+	signalsAtOnce = 64                    // sent before the bus has shown that it has read them
+	signalPause   = 10 * time.Millisecond // between two times that signals are sent
+)
+
+// errBusGone is why a session ends whose bus does.
+var errBusGone = errors.New("the bus has gone")
+
+// session is one connection to the bus, from making it to losing it. All that is told on it is told by one goroutine, so
+// that replies and signals are in order.
+//
+// What changes is told at once, but then not again for signalPause, and never more than signalsAtOnce signals before the
+// bus has answered a ping. What changes meanwhile is put together by objects. A bus that does not read holds up this
+// goroutine and nobody else.
+type session struct {
+	*Service
+	ctx     context.Context
+	conn    *dbus.Conn
+	inbox   chan *dbus.Message // method calls and signals about the name, in order; the bus keeps what comes when it is full
+	replies chan *dbus.Call    // of our own calls
+
+	changes *registry.Subscription
+	objects *objects
+	status  status // as the bus was told
+	owner   bool
+
+	unread int         // signals sent since the bus was last known to have read all
+	pinged bool        // and it is asked whether it has
+	resume time.Time   // when signals may be sent again
+	timer  *time.Timer // yields at that time if there are any
+}
+
+// session connects to the bus and serves until something breaks or ctx ends.
+func (s *Service) session(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	raw, err := s.opts.Bus.dialWhenThere(ctx, s.off)
+	if err != nil {
+		return err
+	}
+	// The library's own Close waits for a write that the bus does not take.
+	defer raw.Close()
+	defer context.AfterFunc(ctx, func() { raw.Close() })()
+	c := &session{
+		Service: s,
+		ctx:     ctx,
+		inbox:   make(chan *dbus.Message, inboxSize),
+		replies: make(chan *dbus.Call, 2),
+		objects: newObjects(),
+		timer:   time.NewTimer(0),
+	}
+	defer c.timer.Stop()
+	if err := c.greet(raw); err != nil {
+		return err
+	}
+	defer c.conn.Close()
+	return c.serve()
+}
+
+// greet makes the library's connection of one to the bus.
+func (s *session) greet(raw net.Conn) (err error) {
+	s.conn, err = dbus.NewConn(raw, dbus.WithContext(s.ctx), dbus.WithIncomingInterceptor(s.receive),
+		dbus.WithSignalHandler(dbus.NewSequentialSignalHandler()))
+	if err != nil {
+		return fmt.Errorf("bus: %w", err)
+	}
+	if err := s.conn.Auth(nil); err != nil {
+		return fmt.Errorf("bus: authenticate: %w", err)
+	}
+	if err := s.conn.Hello(); err != nil {
+		return fmt.Errorf("bus: say hello: %w", err)
+	}
+	return nil
+}
+
+// receive is handed each message that comes in. It keeps method calls from the library, which would answer each in a
+// goroutine of its own, in no order.
+func (s *session) receive(msg *dbus.Message) {
+	switch {
+	case msg.Type == dbus.TypeMethodCall:
+		call := *msg
+		msg.Type = 0 // of which the library takes no notice
+		s.post(&call)
+	case msg.Type == dbus.TypeSignal && header[string](msg, dbus.FieldSender) == busName:
+		s.post(msg)
+	}
+}
+
+func (s *session) post(msg *dbus.Message) {
+	select {
+	case s.inbox <- msg:
+	case <-s.ctx.Done():
+	}
+}
+
+// serve takes the name, once all objects are there, and then answers and tells.
+func (s *session) serve() error {
+	var nodes []*registry.Node
+	nodes, s.changes = s.reg.Subscribe()
+	defer func() { s.changes.Close() }()
+	s.objects.sync(nodes)
+	s.tellNobody()
+	s.ask("RequestName", Name, uint32(0)) // 0: wait in line for it, and never give way
+	for {
+		if err := s.await(); err != nil {
+			return err
+		}
+		if err := s.tell(time.Now()); err != nil {
+			return err
+		}
+	}
+}
+
+// ask calls a method of the bus, whose reply comes by s.replies.
+func (s *session) ask(method string, args ...any) {
+	s.conn.BusObject().GoWithContext(s.ctx, busName+"."+method, 0, s.replies, args...)
+}
+
+// await waits for the next thing to happen and deals with it.
+func (s *session) await() error {
+	select {
+	case <-s.ctx.Done():
+		return s.ctx.Err()
+	case <-s.conn.Context().Done():
+		return errBusGone
+	case msg := <-s.inbox:
+		return s.handle(msg)
+	case reply := <-s.replies:
+		return s.replied(reply)
+	case <-s.changes.Ready():
+		s.take()
+	case <-s.opts.LANChanged:
+	case <-s.timer.C:
+	}
+	return nil
+}
+
+// take takes in what the registry has to tell. Where that is more than it keeps, it begins anew.
+func (s *session) take() {
+	events, err := s.changes.Take()
+	if err != nil {
+		var nodes []*registry.Node
+		nodes, s.changes = s.reg.Subscribe()
+		s.objects.sync(nodes)
+	}
+	for _, ev := range events {
+		s.objects.apply(ev)
+	}
+}
+
+// handle deals with a method call or a signal of the bus.
+func (s *session) handle(msg *dbus.Message) error {
+	if msg.Type == dbus.TypeMethodCall {
+		return s.answer(msg)
+	}
+	var name string
+	if err := dbus.Store(msg.Body, &name); err != nil || name != Name {
+		return nil
+	}
+	switch header[string](msg, dbus.FieldMember) {
+	case "NameAcquired":
+		s.owner = true
+		s.isOn()
+	case "NameLost":
+		s.owner = false
+		s.off(errTaken)
+	}
+	return nil
+}
+
+// errTaken is why there is no service though the bus would let us have it.
+var errTaken = errors.New("another program has the name; see busctl status " + Name)
+
+// replied deals with the reply to ask.
+func (s *session) replied(call *dbus.Call) error {
+	if call.Method == busName+".Peer.Ping" { // also where a bus refuses it, it has read what was before
+		s.unread, s.pinged = 0, false
+		return nil
+	}
+	var result uint32
+	err := call.Store(&result)
+	var refused dbus.Error
+	switch {
+	case errors.As(err, &refused) && refused.Name == accessDenied:
+		return errDenied
+	case err != nil:
+		return fmt.Errorf("request name: %w", err)
+	case dbus.RequestNameReply(result) == dbus.RequestNameReplyInQueue:
+		s.log.Info("D-Bus service waits for its name", "reason", errTaken)
+	}
+	return nil
+}
+
+// tell tells what has changed, as much of it as may be told now.
+func (s *session) tell(now time.Time) error {
+	switch {
+	case !s.owner:
+		s.tellNobody()
+		return nil
+	case s.pinged:
+		return nil
+	case now.Before(s.resume):
+		s.timer.Reset(s.resume.Sub(now))
+		return nil
+	}
+	sent := s.unread
+	if err := s.tellAll(); err != nil {
+		return err
+	}
+	if s.unread > sent {
+		s.resume = now.Add(signalPause)
+		s.timer.Reset(signalPause) // for what is left
+	}
+	if s.unread >= signalsAtOnce {
+		s.pinged = true
+		s.ask("Peer.Ping")
+	}
+	return nil
+}
+
+// tellAll sends a signal for each change, up to the limit.
+func (s *session) tellAll() error {
+	for s.unread < signalsAtOnce {
+		c, more := s.objects.tell()
+		if !more {
+			break
+		}
+		if err := s.tellChange(c); err != nil {
+			return err
+		}
+	}
+	was := s.status
+	s.status = s.newStatus()
+	if s.status == was {
+		return nil
+	}
+	return s.signalChanges(Root, ifaceManager, changes(managerProperties, was, s.status))
+}
+
+// tellNobody takes what has changed as told.
+func (s *session) tellNobody() {
+	for more := true; more; {
+		_, more = s.objects.tell()
+	}
+	s.status = s.newStatus()
+}
+
+func (s *session) newStatus() status {
+	on, state := s.opts.LAN()
+	return status{
+		hostName:   s.reg.Host(),
+		version:    s.opts.Version,
+		allow:      s.opts.Allow,
+		port:       s.opts.Port,
+		lan:        on,
+		lanState:   state,
+		localNodes: s.objects.counts[registry.Local],
+		lanNodes:   s.objects.counts[registry.LAN],
+	}
+}
+
+func (s *session) tellChange(c change) error {
+	switch {
+	case c.was == nil:
+		return s.signal(Root, ifaceObjectManager, "InterfacesAdded", c.path, nodeInterfaces(c.now))
+	case c.now == nil:
+		return s.signal(Root, ifaceObjectManager, "InterfacesRemoved", c.path, []string{ifaceNode})
+	}
+	return s.signalChanges(c.path, ifaceNode, changes(nodeProperties, c.was, c.now))
+}
+
+// nodeInterfaces returns the interfaces of a node with their properties, as ObjectManager has them.
+func nodeInterfaces(n *registry.Node) map[string]map[string]dbus.Variant {
+	return map[string]map[string]dbus.Variant{ifaceNode: values(nodeProperties, n)}
+}
+
+// signalChanges sends PropertiesChanged if there are any.
+func (s *session) signalChanges(path dbus.ObjectPath, iface string, changed map[string]dbus.Variant) error {
+	if len(changed) == 0 {
+		return nil
+	}
+	return s.signal(path, ifaceProperties, "PropertiesChanged", iface, changed, []string{})
+}
+
+func (s *session) signal(path dbus.ObjectPath, iface, member string, args ...any) error {
+	s.unread++
+	if err := s.conn.Emit(path, iface+"."+member, args...); err != nil {
+		return fmt.Errorf("send %s of %s: %w", member, path, err)
+	}
+	return nil
+}
+
+// header returns a field of the message's header, or zero if it isn't there.
+func header[T any](msg *dbus.Message, field dbus.HeaderField) T {
+	value, _ := msg.Headers[field].Value().(T)
+	return value
+}
