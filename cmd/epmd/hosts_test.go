@@ -248,9 +248,9 @@ func TestHosts(t *testing.T) {
 		for _, n := range []*registry.Node{n, other, foreign} {
 			reg.SetReach(n, registry.Reachable)
 		}
-		time.Sleep(hostsSettle - 1)
+		time.Sleep(hostsSettle - time.Millisecond)
 		checkHosts(t, path, "")
-		time.Sleep(1)
+		time.Sleep(time.Millisecond)
 		checkHosts(t, path, "'b.local'.\n")
 		reg.SetReach(see(t, reg, "b.local", 4369), registry.Unreachable)
 		time.Sleep(hostsSettle)
@@ -272,9 +272,9 @@ func TestHostsGrace(t *testing.T) {
 		reg, _ := keepHosts(t, path)
 		synctest.Wait()
 		reg.SetReach(see(t, reg, "c.local", 4369), registry.Reachable)
-		time.Sleep(hostsGrace - 1)
+		time.Sleep(hostsGrace - time.Millisecond)
 		checkHosts(t, path, "'b.local'.\n'c.local'.\n")
-		time.Sleep(1)
+		time.Sleep(time.Millisecond)
 		checkHosts(t, path, "'c.local'.\n")
 	})
 }
