@@ -165,7 +165,7 @@ func (b *browsing) follow() error {
 			return b.ctx.Err()
 		case <-b.session.mail.ready:
 			err = b.session.mail.handle()
-		case <-b.session.links.changed():
+		case <-b.session.links.Changed():
 			err = b.session.lookAtLinks()
 		}
 		if err = errors.Join(err, b.failed); err != nil {

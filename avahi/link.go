@@ -72,7 +72,7 @@ type session struct {
 	running    bool
 	host, fqdn string             // of this host, as Avahi has it: hosta, hosta.local
 	interfaces []int32            // indexes; InterfaceUnspec alone: all
-	links      *linkWatch         // nil unless interfaces were named
+	links      *LinkWatch         // nil unless interfaces were named
 	onSignal   func(signal) error // what isn't for the session itself
 }
 
@@ -112,7 +112,7 @@ func (l *link) session(ctx context.Context, serve func(context.Context, *session
 }
 
 func (s *session) close() {
-	s.links.close()
+	s.links.Close()
 	for _, c := range s.clients {
 		c.close()
 	}
@@ -122,7 +122,7 @@ func (s *session) close() {
 // learns what the session has to know.
 func (s *session) open(ctx context.Context) (err error) {
 	if len(s.link.opts.Interfaces) > 0 {
-		if s.links, err = watchLinks(); err != nil {
+		if s.links, err = WatchLinks(); err != nil {
 			return err
 		}
 	}
@@ -231,7 +231,7 @@ func (s *session) until(ctx context.Context, done func() bool) error {
 			if err := s.mail.handle(); err != nil {
 				return err
 			}
-		case <-s.links.changed():
+		case <-s.links.Changed():
 			if err := s.lookAtLinks(); err != nil {
 				return err
 			}

@@ -107,7 +107,7 @@ func (p *publication) follow(ctx context.Context) error {
 			return ctx.Err()
 		case <-p.session.mail.ready:
 			err = p.session.mail.handle()
-		case <-p.session.links.changed():
+		case <-p.session.links.Changed():
 			err = p.session.lookAtLinks()
 		case <-timer.C:
 		case <-sub.Ready():

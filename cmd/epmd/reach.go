@@ -19,7 +19,7 @@ import (
 // When the epmds of the LAN are asked whether they still have their nodes.
 const (
 	reachEvery   = time.Minute            // give or take reachJitter
-	reachJitter  = 10 * time.Second       //
+	reachJitter  = 10 * time.Second       // so that hosts that were switched on together don't ask together
 	reachRetry   = 5 * time.Second        // after a first failure; doubled after each up to reachEvery
 	reachSettle  = 100 * time.Millisecond // what is announced together is asked for together
 	reachPause   = time.Second            // between two questions to one epmd
@@ -37,10 +37,9 @@ type epmdAsker func(ctx context.Context, addrs []netip.Addr, port uint16) (names
 // is announced in another way, when a link of this host came or went, and else about once a minute, more often while it
 // does not answer.
 type reacher struct {
-	reg   *registry.Registry
-	links <-chan struct{} // yields when links of this host have changed
-	ask   epmdAsker
-	log   *slog.Logger
+	reg *registry.Registry
+	ask epmdAsker
+	log *slog.Logger
 
 	epmds   map[epmdKey]*lanEPMD
 	answers chan reachAnswer
@@ -71,12 +70,13 @@ type reachAnswer struct {
 	err   error
 }
 
-func newReacher(reg *registry.Registry, links <-chan struct{}, ask epmdAsker, log *slog.Logger) *reacher {
-	return &reacher{reg: reg, links: links, ask: ask, log: log}
+func newReacher(reg *registry.Registry, ask epmdAsker, log *slog.Logger) *reacher {
+	return &reacher{reg: reg, ask: ask, log: log}
 }
 
-// run returns when ctx has ended and no epmd is being asked any more.
-func (r *reacher) run(ctx context.Context) {
+// run returns when ctx has ended and no epmd is being asked any more. The channel yields when links of this host have
+// changed; nil never does.
+func (r *reacher) run(ctx context.Context, links <-chan struct{}) {
 	r.answers, r.slots = make(chan reachAnswer), make(chan struct{}, reachAtOnce)
 	defer r.asking.Wait()
 	ctx, cancel := context.WithCancel(ctx)
@@ -93,7 +93,7 @@ func (r *reacher) run(ctx context.Context) {
 			r.askDue(ctx)
 		case a := <-r.answers:
 			r.answered(a)
-		case <-r.links:
+		case <-links:
 			r.askAll()
 		case <-changes.Ready():
 			events, err := changes.Take()

@@ -41,7 +41,7 @@ func check(t *testing.T) *lanEPMDs {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		newReacher(l.reg, l.links, l.ask, slog.New(slog.DiscardHandler)).run(ctx)
+		newReacher(l.reg, l.ask, slog.New(slog.DiscardHandler)).run(ctx, l.links)
 	}()
 	t.Cleanup(func() { cancel(); <-ended })
 	return l

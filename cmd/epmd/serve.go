@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"eclus/avahi"
 	"eclus/dbus"
 	"eclus/epmd"
 	"eclus/registry"
@@ -109,7 +110,7 @@ func newService(c config, in systemd.Inherited, log *slog.Logger) *service {
 	s.storeMax.Store(-1)
 	s.events = newEvents(reg, log)
 	s.asker = newIdentifier(reg, host, s.known, log)
-	s.reacher = newReacher(reg, nil, askEPMD, log)
+	s.reacher = newReacher(reg, askEPMD, log)
 	if c.hostsFile != "" {
 		s.hosts = newHosts(reg, c.hostsFile, port, log)
 	}
@@ -196,7 +197,7 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 	}
 	background("identifying ended", func(ctx context.Context) error { s.asker.run(ctx); return nil })
 	background("events ended", func(ctx context.Context) error { s.events.run(ctx); return nil })
-	background("neighbours no longer checked", func(ctx context.Context) error { s.reacher.run(ctx); return nil })
+	background("neighbours no longer checked", func(ctx context.Context) error { s.checkReach(ctx); return nil })
 	if s.hosts != nil {
 		background("hosts file no longer kept", func(ctx context.Context) error { s.hosts.run(ctx); return nil })
 	}
@@ -243,6 +244,16 @@ func (s *service) answer(ctx context.Context, lns []*net.TCPListener) error {
 			return err
 		}
 	}
+}
+
+// checkReach keeps it known which neighbours can be reached until ctx ends.
+func (s *service) checkReach(ctx context.Context) {
+	links, err := avahi.WatchLinks()
+	if err != nil {
+		s.log.Warn("neighbours not checked at once when a link changes", "err", err)
+	}
+	defer links.Close()
+	s.reacher.run(ctx, links.Changed())
 }
 
 func (s *service) tell(ctx context.Context) error {

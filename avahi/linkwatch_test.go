@@ -1,0 +1,128 @@
+package avahi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// inNetNS runs f in a network namespace of its own, which has a loopback interface only.
+func inNetNS(t *testing.T, f func() error) {
+	t.Helper()
+	if os.Geteuid() != 0 && os.Getenv("CI") != "true" {
+		t.Skip("not root")
+	}
+	errs := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with its network namespace
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			errs <- err
+			return
+		}
+		errs <- f()
+	}()
+	if err := <-errs; err != nil {
+		t.Error(err)
+	}
+}
+
+// ip runs the command of that name in the caller's network namespace.
+func ip(ctx context.Context, command string) error {
+	out, err := exec.CommandContext(ctx, "sh", "-c", "ip "+command).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("ip %s: %w: %s", command, err, out)
+	}
+	return nil
+}
+
+func TestLinkNews(t *testing.T) {
+	inNetNS(t, func() error {
+		f, err := openLinks()
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		var known linkNews
+		for _, tt := range []struct {
+			command string
+			news    bool
+		}{
+			{"link add d0 type veth peer name d1", true},
+			{"link set d0 up", true},
+			{"link set d0 alias new", false},
+			{"addr add 198.51.100.1/24 dev d0", true},
+			{"addr replace 198.51.100.1/24 dev d0 valid_lft 1000 preferred_lft 900", true}, // no longer permanent
+			{"addr replace 198.51.100.1/24 dev d0 valid_lft 1000 preferred_lft 900", false},
+			{"addr add 198.51.100.2/24 dev d0", true},
+			{"addr del 198.51.100.2/24 dev d0", true},
+			{"link set d0 address 02:00:00:00:00:01", false},
+			{"link add br0 type bridge", true},
+			{"link set d0 master br0", true},
+			{"link set d0 nomaster", true},
+			{"link del d0", true},
+			{"link set lo down", false},
+		} {
+			if err := ip(t.Context(), tt.command); err != nil {
+				return err
+			}
+			news, err := learnAll(f, &known)
+			if err != nil {
+				return err
+			}
+			if news != tt.news {
+				t.Errorf("ip %s: news %v; want %v", tt.command, news, tt.news)
+			}
+		}
+		return nil
+	})
+}
+
+// learnAll learns of all that has been told by now.
+func learnAll(f *os.File, known *linkNews) (news bool, err error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return false, err
+	}
+	buf := make([]byte, 32<<10)
+	failed := raw.Read(func(fd uintptr) bool {
+		for {
+			var n int
+			if n, err = unix.Read(int(fd), buf); err != nil {
+				return true
+			}
+			news = known.learn(buf[:n]) || news
+		}
+	})
+	if errors.Is(err, unix.EAGAIN) {
+		err = nil
+	}
+	return news, errors.Join(failed, err)
+}
+
+func TestWatchLinks(t *testing.T) {
+	inNetNS(t, func() error {
+		w, err := WatchLinks()
+		if err != nil {
+			return err
+		}
+		defer w.Close()
+		for _, command := range []string{"link add d0 type veth peer name d1", "link set d0 up", "link del d0"} {
+			if err := ip(t.Context(), command); err != nil {
+				return err
+			}
+			select {
+			case <-w.Changed():
+			case <-time.After(10 * time.Second):
+				return fmt.Errorf("nothing told of: ip %s", command)
+			}
+		}
+		return nil
+	})
+}
