@@ -1,0 +1,521 @@
+package node
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"math/big"
+	"math/bits"
+	"reflect"
+	"slices"
+	"sync"
+	"unicode/utf8"
+)
+
+// Marshal returns the term for v, after the version byte 131. Where a Go value has but one natural term, the
+// bytes are those of term_to_binary/1 of OTP 26 and later.
+//
+//   - integers of any kind and size, big.Int and finite floats are what they are
+//   - bool becomes true or false
+//   - string, []byte and arrays of bytes become a binary; [Charlist] a string; [Atom] an atom
+//   - other slices and arrays become a list; a nil slice is empty
+//   - maps of Go become a map, in the order of their keys; a nil map is empty
+//   - structs become a map whose keys are atoms, in alphabetical order
+//   - nil and nil pointers become the atom undefined; other pointers, and interfaces, what they point to
+//   - the types of this package become what they are named for; a nil RawTerm is an error
+//   - a type with a MarshalTerm method becomes what that returns
+//
+// The fields of a struct are its exported fields and those of structs embedded in it without a tag. Tags say
+// what becomes of a field:
+//
+//	Name string `erl:"name"`           // its key is the atom name, instead of Name
+//	Name string `erl:"name,omitempty"` // left out while false, 0, nil or of no length
+//	Name string `erl:"-"`              // is no field
+//
+// and a tag with the option tuple on a blank field makes the struct a tuple of all its fields, in their
+// order, after the atom that is named, if any:
+//
+//	_ struct{} `erl:",tuple"`     // {A, B}
+//	_ struct{} `erl:"rec,tuple"`  // {rec, A, B}, as an Erlang record
+//
+// Marshal returns an error for what has no term, such as channels, and for values nested deeper than 10,000,
+// which are likely to contain themselves.
+func Marshal(v any) ([]byte, error) {
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	b, err := AppendTerm(append((*buf)[:0], extVersion), v)
+	if err != nil {
+		return nil, err
+	}
+	if cap(b) <= maxBuffer {
+		*buf = b
+	}
+	return bytes.Clone(b), nil
+}
+
+// buffers holds slices to encode into, of up to maxBuffer bytes.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
+
+const maxBuffer = 64 << 10
+
+// AppendTerm appends the term for v to b, without the version byte, as messages between nodes hold them.
+func AppendTerm(b []byte, v any) ([]byte, error) { return appendAny(b, v, 0) }
+
+const maxEncodeDepth = 10_000
+
+// The causes of a ValueError.
+var (
+	errNoTerm     = errors.New("has no term")
+	errTooDeep    = fmt.Errorf("nested deeper than %d", maxEncodeDepth)
+	errNotUTF8    = errors.New("not UTF-8")
+	errAtomLen    = fmt.Errorf("atom of more than %d characters", maxAtomLen)
+	errNotFinite  = errors.New("not finite")
+	errBits       = errors.New("bitstring must have a byte or more, and use 1 to 7 bits of the last")
+	errRefLen     = fmt.Errorf("reference must have 1 to %d words", maxRefLen)
+	errNoFun      = errors.New("fun that came from no term")
+	errTooLong    = errors.New("too long")
+	errNoElements = errors.New("improper list of no elements")
+)
+
+// noValue makes a ValueError of err, unless it is nil.
+func noValue(err error, t reflect.Type) error {
+	if err == nil {
+		return nil
+	}
+	return &ValueError{Type: t, Err: err}
+}
+
+// appendAny appends the term of v. Types that are common in an any are told apart without reflection.
+func appendAny(b []byte, v any, depth int) ([]byte, error) {
+	switch v := v.(type) {
+	case nil:
+		return appendKnown(b, atomUndefined), nil
+	case bool:
+		return appendBool(b, v), nil
+	case int:
+		return appendInt(b, int64(v)), nil
+	case int64:
+		return appendInt(b, v), nil
+	case string:
+		return appendBinary(b, v)
+	case []byte:
+		return appendBinary(b, v)
+	case Atom:
+		b, err := appendAtom(b, &v)
+		return b, noValue(err, reflect.TypeFor[Atom]())
+	case []any:
+		return appendList(b, v, depth)
+	case Tuple:
+		return appendTuple(b, v, depth)
+	case Map:
+		return appendMap(b, v, depth)
+	case ImproperList:
+		return appendImproper(b, v, depth)
+	}
+	t := reflect.TypeOf(v)
+	return codecOf(t).encode(b, reflect.ValueOf(v), depth)
+}
+
+// deeper returns the depth of what is within a value at depth.
+func deeper(depth int, t reflect.Type) (int, error) {
+	if depth == maxEncodeDepth {
+		return 0, &ValueError{Type: t, Err: errTooDeep}
+	}
+	return depth + 1, nil
+}
+
+func appendTag(b []byte, tag byte, n int) ([]byte, error) {
+	if int64(n) > math.MaxUint32 {
+		return b, errTooLong
+	}
+	return binary.BigEndian.AppendUint32(append(b, tag), uint32(n)), nil
+}
+
+func appendElements(b []byte, v []any, depth int) ([]byte, error) {
+	depth, err := deeper(depth, reflect.TypeFor[[]any]())
+	if err != nil {
+		return b, err
+	}
+	for i, e := range v {
+		if b, err = appendAny(b, e, depth); err != nil {
+			return b, within(err, "[%d]", i)
+		}
+	}
+	return b, nil
+}
+
+func appendList(b []byte, v []any, depth int) ([]byte, error) {
+	if len(v) == 0 {
+		return append(b, extNil), nil
+	}
+	b, err := appendTag(b, extList, len(v))
+	if err != nil {
+		return b, noValue(err, reflect.TypeFor[[]any]())
+	}
+	b, err = appendElements(b, v, depth)
+	return append(b, extNil), err
+}
+
+func appendImproper(b []byte, v ImproperList, depth int) ([]byte, error) {
+	err := errNoElements
+	if len(v.Elements) > 0 {
+		b, err = appendTag(b, extList, len(v.Elements))
+	}
+	if err != nil {
+		return b, noValue(err, reflect.TypeFor[ImproperList]())
+	}
+	if b, err = appendElements(b, v.Elements, depth); err != nil {
+		return b, within(err, ".Elements")
+	}
+	b, err = appendAny(b, v.Tail, depth+1)
+	return b, within(err, ".Tail")
+}
+
+func appendTuple(b []byte, v Tuple, depth int) ([]byte, error) {
+	b, err := appendArity(b, len(v))
+	if err != nil {
+		return b, noValue(err, reflect.TypeFor[Tuple]())
+	}
+	return appendElements(b, v, depth)
+}
+
+func appendArity(b []byte, n int) ([]byte, error) {
+	if n <= math.MaxUint8 {
+		return append(b, extSmallTuple, byte(n)), nil
+	}
+	return appendTag(b, extLargeTuple, n)
+}
+
+func appendMap(b []byte, v Map, depth int) ([]byte, error) {
+	b, err := appendTag(b, extMap, len(v))
+	if err != nil {
+		return b, noValue(err, reflect.TypeFor[Map]())
+	}
+	if depth, err = deeper(depth, reflect.TypeFor[Map]()); err != nil {
+		return b, err
+	}
+	for i, pair := range v {
+		if b, err = appendAny(b, pair.Key, depth); err != nil {
+			return b, within(err, "[%d].Key", i)
+		}
+		if b, err = appendAny(b, pair.Value, depth); err != nil {
+			return b, within(err, "[%d].Value", i)
+		}
+	}
+	return b, nil
+}
+
+func appendBool(b []byte, v bool) []byte {
+	if v {
+		return appendKnown(b, atomTrue)
+	}
+	return appendKnown(b, atomFalse)
+}
+
+// appendKnown appends an atom that is ASCII and short.
+func appendKnown(b []byte, a Atom) []byte {
+	return append(append(b, extSmallAtomUTF8, byte(len(a))), a...)
+}
+
+func appendAtom(b []byte, a *Atom) ([]byte, error) {
+	switch {
+	case !utf8.ValidString(string(*a)):
+		return b, errNotUTF8
+	case len(*a) <= math.MaxUint8:
+		return appendKnown(b, *a), nil
+	case utf8.RuneCountInString(string(*a)) > maxAtomLen:
+		return b, errAtomLen
+	}
+	b = binary.BigEndian.AppendUint16(append(b, extAtomUTF8), uint16(len(*a)))
+	return append(b, *a...), nil
+}
+
+func appendInt(b []byte, n int64) []byte {
+	switch {
+	case n == int64(byte(n)):
+		return append(b, extSmallInteger, byte(n))
+	case n == int64(int32(n)):
+		return binary.BigEndian.AppendUint32(append(b, extInteger), uint32(n))
+	case n < 0:
+		return appendMagnitude(b, 1, -uint64(n))
+	default:
+		return appendMagnitude(b, 0, uint64(n))
+	}
+}
+
+func appendUint(b []byte, n uint64) []byte {
+	if n > math.MaxInt64 {
+		return appendMagnitude(b, 0, n)
+	}
+	return appendInt(b, int64(n))
+}
+
+// appendMagnitude appends a SMALL_BIG.
+func appendMagnitude(b []byte, sign byte, n uint64) []byte {
+	size := (bits.Len64(n) + 7) / 8
+	b = append(b, extSmallBig, byte(size), sign)
+	for ; n > 0; n >>= 8 {
+		b = append(b, byte(n))
+	}
+	return b
+}
+
+func appendBig(b []byte, n *big.Int) ([]byte, error) {
+	if n.IsInt64() {
+		return appendInt(b, n.Int64()), nil
+	}
+	sign := byte(0)
+	if n.Sign() < 0 {
+		sign = 1
+	}
+	magnitude := n.Bytes()
+	slices.Reverse(magnitude)
+	if len(magnitude) <= math.MaxUint8 {
+		b = append(b, extSmallBig, byte(len(magnitude)), sign)
+		return append(b, magnitude...), nil
+	}
+	b, err := appendTag(b, extLargeBig, len(magnitude))
+	if err != nil {
+		return b, err
+	}
+	return append(append(b, sign), magnitude...), nil
+}
+
+func appendFloat(b []byte, f float64) ([]byte, error) {
+	if math.IsInf(f, 0) || math.IsNaN(f) {
+		return b, errNotFinite
+	}
+	return binary.BigEndian.AppendUint64(append(b, extNewFloat), math.Float64bits(f)), nil
+}
+
+func appendBinary[T string | []byte](b []byte, v T) ([]byte, error) {
+	b, err := appendTag(b, extBinary, len(v))
+	if err != nil {
+		return b, noValue(err, reflect.TypeFor[T]())
+	}
+	return append(b, v...), nil
+}
+
+// appendCharlist appends a STRING_EXT if all characters fit into one.
+func appendCharlist(b []byte, v *Charlist) ([]byte, error) {
+	s := string(*v)
+	switch {
+	case s == "":
+		return append(b, extNil), nil
+	case !utf8.ValidString(s):
+		return b, errNotUTF8
+	}
+	n, most := 0, rune(0)
+	for _, r := range s {
+		n, most = n+1, max(most, r)
+	}
+	if n <= maxStringLen && most <= math.MaxUint8 {
+		b = binary.BigEndian.AppendUint16(append(b, extString), uint16(n))
+		for _, r := range s {
+			b = append(b, byte(r))
+		}
+		return b, nil
+	}
+	b, err := appendTag(b, extList, n)
+	if err != nil {
+		return b, err
+	}
+	for _, r := range s {
+		b = appendInt(b, int64(r))
+	}
+	return append(b, extNil), nil
+}
+
+func appendBitString(b []byte, v *BitString) ([]byte, error) {
+	n := len(v.Bytes)
+	if n == 0 || v.Bits == 0 || v.Bits > 7 {
+		return b, errBits
+	}
+	b, err := appendTag(b, extBitBinary, n)
+	if err != nil {
+		return b, err
+	}
+	b = append(append(b, v.Bits), v.Bytes...)
+	b[len(b)-1] &= 0xff << (8 - v.Bits)
+	return b, nil
+}
+
+func appendPid(b []byte, p *Pid) ([]byte, error) {
+	b, err := appendAtom(append(b, extNewPid), &p.Node)
+	b = binary.BigEndian.AppendUint32(b, p.ID)
+	b = binary.BigEndian.AppendUint32(b, p.Serial)
+	return binary.BigEndian.AppendUint32(b, p.Creation), err
+}
+
+// appendPort uses the form with 8 bytes only where it must: nodes before OTP 24 don't know it.
+func appendPort(b []byte, p *Port) ([]byte, error) {
+	const before24 = 1 << 28
+	if p.ID < before24 {
+		b, err := appendAtom(append(b, extNewPort), &p.Node)
+		b = binary.BigEndian.AppendUint32(b, uint32(p.ID))
+		return binary.BigEndian.AppendUint32(b, p.Creation), err
+	}
+	b, err := appendAtom(append(b, extV4Port), &p.Node)
+	b = binary.BigEndian.AppendUint64(b, p.ID)
+	return binary.BigEndian.AppendUint32(b, p.Creation), err
+}
+
+func appendRef(b []byte, r *Ref) ([]byte, error) {
+	if r.Len < 1 || r.Len > maxRefLen {
+		return b, errRefLen
+	}
+	b = binary.BigEndian.AppendUint16(append(b, extNewerReference), uint16(r.Len))
+	b, err := appendAtom(b, &r.Node)
+	b = binary.BigEndian.AppendUint32(b, r.Creation)
+	for _, word := range r.ID[:r.Len] {
+		b = binary.BigEndian.AppendUint32(b, word)
+	}
+	return b, err
+}
+
+func appendFun(b []byte, f *Fun) ([]byte, error) {
+	if f.term == "" {
+		return b, errNoFun
+	}
+	return append(b, f.term...), nil
+}
+
+func encodeAny(b []byte, v reflect.Value, depth int) ([]byte, error) {
+	return appendAny(b, v.Interface(), depth)
+}
+
+func encodeBool(b []byte, v reflect.Value, _ int) ([]byte, error) {
+	return appendBool(b, v.Bool()), nil
+}
+
+func encodeInt(b []byte, v reflect.Value, _ int) ([]byte, error) { return appendInt(b, v.Int()), nil }
+
+func encodeUint(b []byte, v reflect.Value, _ int) ([]byte, error) {
+	return appendUint(b, v.Uint()), nil
+}
+
+func encodeFloat(b []byte, v reflect.Value, _ int) ([]byte, error) {
+	b, err := appendFloat(b, v.Float())
+	return b, noValue(err, v.Type())
+}
+
+func encodeString(b []byte, v reflect.Value, _ int) ([]byte, error) {
+	return appendBinary(b, v.String())
+}
+
+// encodeBytes encodes a slice or an array of bytes.
+func encodeBytes(b []byte, v reflect.Value, _ int) ([]byte, error) {
+	if v.Kind() == reflect.Slice || v.CanAddr() {
+		return appendBinary(b, v.Bytes())
+	}
+	bytes := reflect.New(v.Type()).Elem()
+	bytes.Set(v)
+	return appendBinary(b, bytes.Bytes())
+}
+
+func encodeInterface(b []byte, v reflect.Value, depth int) ([]byte, error) {
+	if v.IsNil() {
+		return appendKnown(b, atomUndefined), nil
+	}
+	return appendAny(b, v.Elem().Interface(), depth)
+}
+
+func encodeUnsupported(b []byte, v reflect.Value, _ int) ([]byte, error) {
+	return b, &ValueError{Type: v.Type(), Err: errNoTerm}
+}
+
+func encodeMarshaler(b []byte, v reflect.Value, _ int) ([]byte, error) {
+	term, err := v.Interface().(Marshaler).MarshalTerm()
+	if err == nil {
+		err = checkTerm(term)
+	}
+	return append(b, term...), noValue(err, v.Type())
+}
+
+// addressedCodec encodes by the method of a pointer where there is one to be had.
+type addressedCodec struct {
+	other func([]byte, reflect.Value, int) ([]byte, error)
+}
+
+func (c addressedCodec) encode(b []byte, v reflect.Value, depth int) ([]byte, error) {
+	if v.CanAddr() {
+		return encodeMarshaler(b, v.Addr(), depth)
+	}
+	return c.other(b, v, depth)
+}
+
+// pointerCodec is for pointers.
+type pointerCodec struct{ elem *codec }
+
+func (c pointerCodec) encode(b []byte, v reflect.Value, depth int) ([]byte, error) {
+	if v.IsNil() {
+		return appendKnown(b, atomUndefined), nil
+	}
+	depth, err := deeper(depth, v.Type()) // a pointer may point to itself
+	if err != nil {
+		return b, err
+	}
+	return c.elem.encode(b, v.Elem(), depth)
+}
+
+// sequenceCodec is for slices and arrays.
+type sequenceCodec struct{ elem *codec }
+
+func (c sequenceCodec) encode(b []byte, v reflect.Value, depth int) ([]byte, error) {
+	n := v.Len()
+	if n == 0 {
+		return append(b, extNil), nil
+	}
+	b, err := appendTag(b, extList, n)
+	if err != nil {
+		return b, noValue(err, v.Type())
+	}
+	if depth, err = deeper(depth, v.Type()); err != nil {
+		return b, err
+	}
+	for i := range n {
+		if b, err = c.elem.encode(b, v.Index(i), depth); err != nil {
+			return b, within(err, "[%d]", i)
+		}
+	}
+	return append(b, extNil), nil
+}
+
+// mapCodec is for maps of Go.
+type mapCodec struct{ key, elem *codec }
+
+func (c mapCodec) encode(b []byte, v reflect.Value, depth int) ([]byte, error) {
+	b, err := appendTag(b, extMap, v.Len())
+	if err != nil {
+		return b, noValue(err, v.Type())
+	}
+	if depth, err = deeper(depth, v.Type()); err != nil {
+		return b, err
+	}
+	keys := v.MapKeys()
+	sortKeys(keys, v.Type().Key().Kind())
+	for _, key := range keys {
+		if b, err = c.key.encode(b, key, depth); err != nil {
+			return b, within(err, "[key %v]", key)
+		}
+		if b, err = c.elem.encode(b, v.MapIndex(key), depth); err != nil {
+			return b, within(err, "[%v]", key)
+		}
+	}
+	return b, nil
+}
+
+// sortKeys sorts keys of the kinds that have an order, which for them is that of Erlang.
+func sortKeys(keys []reflect.Value, kind reflect.Kind) {
+	switch kind {
+	case reflect.String:
+		slices.SortFunc(keys, func(a, b reflect.Value) int { return cmp.Compare(a.String(), b.String()) })
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		slices.SortFunc(keys, func(a, b reflect.Value) int { return cmp.Compare(a.Int(), b.Int()) })
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr:
+		slices.SortFunc(keys, func(a, b reflect.Value) int { return cmp.Compare(a.Uint(), b.Uint()) })
+	}
+}
