@@ -34,8 +34,10 @@ type Options struct {
 	// variable DBUS_SYSTEM_BUS_ADDRESS, or else the well-known one.
 	BusAddress string
 
-	// Interfaces are the names of the network interfaces to publish and browse on. They may come
-	// and go. If empty, it is all that Avahi uses.
+	// Interfaces are the names of the network interfaces to publish and browse on. If empty, it is those that lead to a
+	// LAN, as opposed to loopback and point-to-point interfaces, the overlays and bridges of containers and their veths.
+	// (Where there are no others, the ends of veths count: this is a container then.) All may come and go. Avahi does
+	// not use them all: it needs an address, and its configuration may exclude some.
 	Interfaces []string
 
 	// OnState, if not nil, is called by Run's goroutine when the state has changed. It must return

@@ -84,7 +84,7 @@ func (b *Browser) browse(ctx context.Context, s *session, known *neighbours) err
 	br := &browsing{
 		link: b.link, session: s, known: known, ctx: ctx,
 		former: b.former, echo: b.echo,
-		browsers:  make(map[dbus.ObjectPath]bool),
+		browsers:  make(map[dbus.ObjectPath]int32),
 		items:     make(map[place]*item),
 		resolvers: make(map[dbus.ObjectPath]*item),
 		hosts:     make(map[string]int),
@@ -94,7 +94,8 @@ func (b *Browser) browse(ctx context.Context, s *session, known *neighbours) err
 	known.doubt(rebirth)
 	defer known.doubt(absence)
 	s.onSignal = br.signal
-	br.start()
+	known.relink(linkPrefixes(s.interfaces))
+	br.start(s.interfaces)
 	return br.follow()
 }
 
@@ -108,7 +109,7 @@ type browsing struct {
 	former  string    // name that this host had
 	echo    time.Time // until when instances of that name wait
 
-	browsers  map[dbus.ObjectPath]bool
+	browsers  map[dbus.ObjectPath]int32 // and their interfaces
 	items     map[place]*item
 	resolvers map[dbus.ObjectPath]*item
 	hosts     map[string]int // items of each host that announces its nodes itself
@@ -141,19 +142,52 @@ type item struct {
 	askFails int
 }
 
-// start begins to browse.
-func (b *browsing) start() {
+// start begins to browse on more interfaces.
+func (b *browsing) start(interfaces []int32) {
 	main := b.session.main
-	for _, i := range b.session.interfaces {
+	for _, i := range interfaces {
 		main.objects++
 		main.call(serverPath, ifaceServer, "ServiceBrowserNew", func(r reply) {
 			path, err := r.path()
 			if err != nil {
 				b.failed = fmt.Errorf("browse: %w", err)
+				return
 			}
-			b.browsers[path] = true
+			b.browsers[path] = i
+			if !slices.Contains(b.session.interfaces, i) {
+				b.stop(path)
+			}
 		}, i, int32(goavahi.ProtoUnspec), ServiceType, Domain, uint32(0))
 	}
+}
+
+// stop ends a service browser and forgets all that was seen on its interface.
+func (b *browsing) stop(path dbus.ObjectPath) {
+	iface := b.browsers[path]
+	delete(b.browsers, path)
+	b.session.main.call(path, ifaceBrowser, "Free", nil)
+	b.session.main.objects--
+	for _, it := range b.items {
+		if it.iface == iface {
+			b.drop(it)
+		}
+	}
+}
+
+// relink follows the interfaces.
+func (b *browsing) relink() error {
+	gone, come, err := b.session.relink()
+	if err != nil {
+		return err
+	}
+	for path, i := range b.browsers {
+		if slices.Contains(gone, i) {
+			b.stop(path)
+		}
+	}
+	b.start(come)
+	b.known.relink(linkPrefixes(b.session.interfaces))
+	return nil
 }
 
 // follow deals with what comes in until the session is over.
@@ -166,7 +200,7 @@ func (b *browsing) follow() error {
 		case <-b.session.mail.ready:
 			err = b.session.mail.handle()
 		case <-b.session.links.Changed():
-			err = b.session.lookAtLinks()
+			err = b.relink()
 		}
 		if err = errors.Join(err, b.failed); err != nil {
 			return err
@@ -186,7 +220,7 @@ func (b *browsing) end(cancel context.CancelFunc) {
 
 // signal deals with what Avahi tells of its own accord.
 func (b *browsing) signal(sig signal) error {
-	if b.browsers[sig.path] && sig.iface == ifaceBrowser {
+	if _, found := b.browsers[sig.path]; found && sig.iface == ifaceBrowser {
 		return b.browsed(sig)
 	}
 	it := b.resolvers[sig.path]
@@ -405,11 +439,16 @@ func address(s string, iface int32) netip.Addr {
 	if err != nil || !a.Is6() || !a.IsLinkLocalUnicast() {
 		return a
 	}
-	i, err := net.InterfaceByIndex(int(iface))
+	return a.WithZone(interfaceName(iface))
+}
+
+// interfaceName returns the name of the interface with that index, or its number if it has gone.
+func interfaceName(index int32) string {
+	i, err := net.InterfaceByIndex(int(index))
 	if err != nil {
-		return a.WithZone(strconv.Itoa(int(iface)))
+		return strconv.Itoa(int(index))
 	}
-	return a.WithZone(i.Name)
+	return i.Name
 }
 
 // learn enters what an instance stands for.

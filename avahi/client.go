@@ -44,7 +44,7 @@ var (
 	errBusGone   = errors.New("the system bus has gone")
 	errAvahiGone = errors.New("avahi-daemon has gone")
 	errHostName  = errors.New("avahi-daemon is establishing its host name")
-	errLinks     = errors.New("network interfaces have come or gone")
+	errNoLAN     = errors.New("no network interface leads to a LAN (-interface names others)")
 )
 
 // mailbox holds what a session has still to deal with, in the order in which it came in. Any
@@ -95,7 +95,8 @@ type client struct {
 	sent    map[uint32]func(reply) // by serial number
 	queue   []call                 // wait for their turn
 	signal  func(*client, signal) error
-	objects int // in use at avahi-daemon
+	objects int  // in use at avahi-daemon
+	closed  bool // what arrives late doesn't matter
 }
 
 type call struct {
@@ -154,12 +155,23 @@ func dial(ctx context.Context, address string, mail *mailbox, onSignal func(*cli
 		conn.Close()
 		return nil, fmt.Errorf("system bus: say hello: %w", err)
 	}
-	context.AfterFunc(conn.Context(), func() { mail.post(func() error { return errBusGone }) })
+	context.AfterFunc(conn.Context(), func() { mail.post(c.gone) })
 	return c, nil
 }
 
 // close ends the connection, and with it all that avahi-daemon holds for it.
-func (c *client) close() { c.conn.Close() } // fails only where the socket has gone already
+func (c *client) close() {
+	c.closed = true
+	c.conn.Close() // fails only where the socket has gone already
+}
+
+// gone deals with the end of the connection.
+func (c *client) gone() error {
+	if c.closed {
+		return nil
+	}
+	return errBusGone
+}
 
 // call calls a method of an object of avahi-daemon, after those called before. The reply is handed
 // to then, unless that is nil. A call whose connection breaks is never answered.
@@ -209,6 +221,9 @@ func (c *client) ask(ctx context.Context, method string, result any, args ...any
 
 // handle deals with one message.
 func (c *client) handle(msg *dbus.Message) error {
+	if c.closed {
+		return nil
+	}
 	switch msg.Type {
 	case dbus.TypeMethodReply:
 		c.answered(msg, nil)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -318,6 +319,66 @@ func TestInterfaces(t *testing.T) {
 	b.until("a goes with the interface", count(0))
 	must(t, a.RemoveInterface(within(t), "eth1"))
 	waitState(t, "no interface again", publisher.State, "no network interface named")
+}
+
+// TestDefaultInterfaces has a host with bridges of containers, which another LAN reaches and leaves.
+func TestDefaultInterfaces(t *testing.T) {
+	a, b := pair(t)
+	for _, args := range []string{
+		"link add docker0 type bridge", "link add docker1 type bridge", "link add v0 type veth peer name v1",
+		"link set v0 master docker0", "link set v1 master docker1", "addr add 172.17.0.1/16 dev docker0",
+		"link set v0 up", "link set v1 up", "link set docker0 up", "link set docker1 up",
+	} {
+		if _, err := a.Output(within(t), "ip", strings.Fields(args)...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publisher, _ := a.publish()
+	b.browse()
+	a.register("a", 4711)
+	at := func(hosts ...string) func([]*registry.Node) bool {
+		return node("a@hosta.example", func(n *registry.Node) bool {
+			var got []string
+			for _, addr := range n.Addresses {
+				if addr.Is4() {
+					got = append(got, addr.String())
+				}
+			}
+			return slices.Equal(got, hosts) && len(n.Addresses) == 2*len(hosts)
+		})
+	}
+	first := a.Address().String()
+	b.until("a appears", at(first))
+	events := b.record()
+
+	other, err := lan.New(within(t), lan.OtherSubnet)
+	must(t, err)
+	t.Cleanup(func() { must(t, other.Close()) })
+	for _, s := range []*side{a, b} {
+		_, err := other.Attach(within(t), s.Host)
+		must(t, err)
+	}
+	b.until("a appears on the other LAN", at(first, "203.0.113.11"))
+	waitCount(t, publisher.State, avahi.State{Instances: 2})
+	seen, err := a.Output(within(t), "avahi-browse", "-pt", "_epmd._tcp")
+	must(t, err)
+	for _, iface := range []string{"eth0", "eth1"} {
+		if !strings.Contains(seen, "+;"+iface+";IPv4;a\\064hosta;") {
+			t.Errorf("not published on %s:\n%s", iface, seen)
+		}
+	}
+	if strings.Contains(seen, "docker") {
+		t.Errorf("published to containers:\n%s", seen)
+	}
+
+	must(t, b.RemoveInterface(within(t), "eth1"))
+	b.until("b has left the other LAN", at(first))
+	must(t, a.RemoveInterface(within(t), "eth1"))
+	a.register("late", 4712)
+	b.until("late appears", node("late@hosta.example"))
+	if got := events.String(); strings.Contains(got, "down") {
+		t.Errorf("neighbours went with an interface they don't need:\n%s", got)
+	}
 }
 
 // TestWedged stops daemons in their tracks: Run still ends in time.

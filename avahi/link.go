@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -70,9 +69,9 @@ type session struct {
 	main       *client
 	clients    []*client // main first
 	running    bool
-	host, fqdn string             // of this host, as Avahi has it: hosta, hosta.local
-	interfaces []int32            // indexes; InterfaceUnspec alone: all
-	links      *LinkWatch         // nil unless interfaces were named
+	host, fqdn string  // of this host, as Avahi has it: hosta, hosta.local
+	interfaces []int32 // indexes of those to use, at least one
+	links      *LinkWatch
 	onSignal   func(signal) error // what isn't for the session itself
 }
 
@@ -121,10 +120,8 @@ func (s *session) close() {
 // open waits for the bus, for avahi-daemon on it and for that to have settled its host name, then
 // learns what the session has to know.
 func (s *session) open(ctx context.Context) (err error) {
-	if len(s.link.opts.Interfaces) > 0 {
-		if s.links, err = WatchLinks(); err != nil {
-			return err
-		}
+	if s.links, err = WatchLinks(); err != nil {
+		return err
 	}
 	s.main, err = dialWhenThere(ctx, s.link.opts.BusAddress, s.dial, s.link.off)
 	if err != nil {
@@ -156,6 +153,12 @@ func (s *session) dial() (*client, error) {
 	}
 	s.clients = append(s.clients, c)
 	return c, nil
+}
+
+// hangUp ends a connection of the session.
+func (s *session) hangUp(c *client) {
+	s.clients = slices.DeleteFunc(s.clients, func(o *client) bool { return o == c })
+	c.close()
 }
 
 // awaitOwner waits until there is an avahi-daemon.
@@ -197,28 +200,20 @@ func (s *session) awaitRunning(ctx context.Context) error {
 	return s.until(ctx, func() bool { return s.running })
 }
 
-// awaitInterfaces waits until one of the named interfaces is there.
+// awaitInterfaces waits until one of the interfaces to use is there.
 func (s *session) awaitInterfaces(ctx context.Context) error {
-	names := s.link.opts.Interfaces
-	if len(names) == 0 {
-		s.interfaces = []int32{goavahi.InterfaceUnspec}
-		return nil
+	if err := s.chooseLinks(); err != nil {
+		return err
 	}
-	if s.interfaces = indexes(names); len(s.interfaces) == 0 {
-		s.link.off(fmt.Errorf("no network interface named %q", names))
+	if len(s.interfaces) == 0 {
+		s.link.off(noLinks(s.link.opts.Interfaces))
 	}
 	return s.until(ctx, func() bool { return len(s.interfaces) > 0 })
 }
 
-// indexes returns the indexes of those of the named interfaces that are there.
-func indexes(names []string) []int32 {
-	var found []int32
-	for _, name := range names {
-		if i, err := net.InterfaceByName(name); err == nil {
-			found = append(found, int32(i.Index))
-		}
-	}
-	return found
+func (s *session) chooseLinks() (err error) {
+	s.interfaces, err = chooseLinks(s.link.opts.Interfaces)
+	return err
 }
 
 // until handles what comes in until done says so.
@@ -232,7 +227,7 @@ func (s *session) until(ctx context.Context, done func() bool) error {
 				return err
 			}
 		case <-s.links.Changed():
-			if err := s.lookAtLinks(); err != nil {
+			if err := s.chooseLinks(); err != nil {
 				return err
 			}
 		}
@@ -240,12 +235,21 @@ func (s *session) until(ctx context.Context, done func() bool) error {
 	return nil
 }
 
-// lookAtLinks returns errLinks if the named interfaces are not those of before.
-func (s *session) lookAtLinks() error {
-	if slices.Equal(s.interfaces, indexes(s.link.opts.Interfaces)) {
-		return nil
+// relink looks at the interfaces again. It returns those to use that have gone and come, and an error if none is left.
+func (s *session) relink() (gone, come []int32, err error) {
+	was := s.interfaces
+	if err := s.chooseLinks(); err != nil {
+		return nil, nil, err
 	}
-	return errLinks
+	if len(s.interfaces) == 0 {
+		return nil, nil, noLinks(s.link.opts.Interfaces)
+	}
+	return without(was, s.interfaces), without(s.interfaces, was), nil
+}
+
+// without returns the elements of a that b does not have.
+func without(a, b []int32) []int32 {
+	return slices.DeleteFunc(slices.Clone(a), func(i int32) bool { return slices.Contains(b, i) })
 }
 
 // dispatch deals with a signal that any of the session's connections received.

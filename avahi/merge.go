@@ -39,6 +39,7 @@ type sighting struct {
 type merger struct {
 	sightings map[sightingKey]*sighting
 	nodes     map[nodeKey][]*sighting // that say anything of the node, the latest news last
+	prefixes  []netip.Prefix          // addresses of this host on its LANs, with their subnets
 	gen       int
 }
 
@@ -79,6 +80,19 @@ func (m *merger) lose(key sightingKey) []change {
 		return m.remove(key, s, nodeKey{})
 	}
 	return nil
+}
+
+// relink takes note of the addresses this host has on its LANs. It returns how each neighbour is reached now.
+func (m *merger) relink(prefixes []netip.Prefix) []change {
+	if slices.Equal(prefixes, m.prefixes) {
+		return nil
+	}
+	m.prefixes = prefixes
+	var changes []change
+	for k, sightings := range m.nodes {
+		changes = append(changes, m.state(k, sightings[0].node))
+	}
+	return changes
 }
 
 // renew makes all present sightings old: expire removes those not seen again.
@@ -125,25 +139,37 @@ func (m *merger) state(k nodeKey, last registry.Node) change {
 	for _, s := range sightings {
 		n.Addresses = append(n.Addresses, s.node.Addresses...)
 	}
-	slices.SortFunc(n.Addresses, compareAddresses)
+	slices.SortFunc(n.Addresses, m.compareAddresses)
 	n.Addresses = slices.Compact(n.Addresses)
 	return change{n, false}
 }
 
 func keyOf(n registry.Node) nodeKey { return nodeKey{n.Node, n.Host} }
 
-// compareAddresses puts IPv4 before global IPv6 before link-local IPv6: what Erlang nodes use most comes first, and what
-// needs a zone last.
-func compareAddresses(a, b netip.Addr) int {
-	return cmp.Or(cmp.Compare(addressRank(a), addressRank(b)), a.Compare(b))
+// compareAddresses puts what is on the same link before what is not, and of each IPv4 before global IPv6 before link-local
+// IPv6: what Erlang nodes use most comes first, and what needs a zone last.
+func (m *merger) compareAddresses(a, b netip.Addr) int {
+	return cmp.Or(cmp.Compare(m.addressRank(a), m.addressRank(b)), a.Compare(b))
 }
 
-func addressRank(a netip.Addr) int {
+func (m *merger) addressRank(a netip.Addr) int {
+	rank := 0
 	switch {
 	case a.Is4():
-		return 0
 	case !a.IsLinkLocalUnicast():
-		return 1
+		rank = 1
+	default:
+		rank = 2
 	}
-	return 2
+	if !m.isOnLink(a) {
+		rank += 3
+	}
+	return rank
+}
+
+// isOnLink tells whether an address is on a subnet of this host. Where it is this host's own, that of another host by
+// the same address is out of reach, as happens with those that container engines give to bridges.
+func (m *merger) isOnLink(a netip.Addr) bool {
+	a = a.WithZone("")
+	return slices.ContainsFunc(m.prefixes, func(p netip.Prefix) bool { return p.Contains(a) && p.Addr() != a })
 }

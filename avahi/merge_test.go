@@ -79,6 +79,37 @@ func TestMerger(t *testing.T) {
 	}
 }
 
+// TestMergerLinks has a neighbour at addresses on the links of this host and elsewhere, one of them this host's own.
+func TestMergerLinks(t *testing.T) {
+	m := newMerger()
+	for i, addr := range []string{"203.0.113.1", "2001:db8:1::1", "172.17.0.1", "2001:db8::1", "192.0.2.1", "fe80::1%eth0"} {
+		m.see(in(int32(i), 0, "a"), lanNode("a", 1, addr))
+	}
+	at := func(prefixes ...string) string {
+		var list []netip.Prefix
+		for _, p := range prefixes {
+			list = append(list, netip.MustParsePrefix(p))
+		}
+		return show(m.relink(list))
+	}
+	for _, tt := range []struct {
+		name, got, want string
+	}{
+		{"IPv4 and IPv6", at("192.0.2.9/24", "172.17.0.1/16", "2001:db8::9/64", "fe80::9/64"),
+			"[192.0.2.1 2001:db8::1 fe80::1%eth0 172.17.0.1 203.0.113.1 2001:db8:1::1]"},
+		{"the other link", at("203.0.113.9/24", "fe80::9/64"),
+			"[203.0.113.1 fe80::1%eth0 172.17.0.1 192.0.2.1 2001:db8::1 2001:db8:1::1]"},
+		{"none", at(), "[172.17.0.1 192.0.2.1 203.0.113.1 2001:db8::1 2001:db8:1::1 fe80::1%eth0]"},
+	} {
+		if want := "+ a@hosta.local 1 " + tt.want + " false"; tt.got != want {
+			t.Errorf("%s: got %s, want %s", tt.name, tt.got, want)
+		}
+	}
+	if changes := m.relink(nil); len(changes) > 0 {
+		t.Errorf("as before: %s", show(changes))
+	}
+}
+
 func TestMergerBound(t *testing.T) {
 	m := newMerger()
 	for i := range 1000 {

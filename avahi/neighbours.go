@@ -2,6 +2,7 @@ package avahi
 
 import (
 	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -41,6 +42,13 @@ func (k *neighbours) lose(key sightingKey) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.apply(k.merger.lose(key))
+}
+
+// relink sets what the order of addresses depends on.
+func (k *neighbours) relink(prefixes []netip.Prefix) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.apply(k.merger.relink(prefixes))
 }
 
 // doubt makes all that has been seen count only until the time is over, unless it is seen again. Called

@@ -43,16 +43,143 @@ func (p *Publisher) Run(ctx context.Context) { p.run(ctx, p.publish) }
 
 // publish is one session of Run.
 func (p *Publisher) publish(ctx context.Context, s *session) error {
-	pub := newPublication(p.link, s)
+	pub := &publishing{link: p.link, session: s, publications: make(map[int32]*publication)}
 	s.onSignal = pub.signal
-	pub.place(&entry{})
 	return pub.follow(ctx)
 }
 
-// publication is what has been published in one session. Its methods run in one goroutine.
+// publishing is one session's: a publication on each interface. A service that Avahi has been told of can't be extended
+// to another interface, and what comes and goes on one must not make the others say goodbye.
+type publishing struct {
+	link         *link
+	session      *session
+	publications map[int32]*publication // by interface
+	changes      *registry.Subscription
+}
+
+// follow publishes what happens in the registry until the session is over.
+func (p *publishing) follow(ctx context.Context) error {
+	if err := p.open(p.session.interfaces); err != nil {
+		return err
+	}
+	defer func() { p.changes.Close() }()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-p.session.mail.ready:
+			err = p.session.mail.handle()
+		case <-p.session.links.Changed():
+			err = p.relink()
+		case <-timer.C:
+		case <-p.changes.Ready():
+			p.take()
+		}
+		if err != nil {
+			return err
+		}
+		p.publishDue(timer)
+		p.link.setState(p.state())
+	}
+}
+
+// open begins to publish on more interfaces.
+func (p *publishing) open(interfaces []int32) error {
+	for _, i := range interfaces {
+		c, err := p.session.dial()
+		if err != nil {
+			return err
+		}
+		pub := newPublication(p.link, p.session, i, c)
+		pub.place(&entry{})
+		p.publications[i] = pub
+	}
+	p.resync()
+	return nil
+}
+
+// relink follows the interfaces. With its connection all goes that was published on one.
+func (p *publishing) relink() error {
+	gone, come, err := p.session.relink()
+	if err != nil {
+		return err
+	}
+	for _, i := range gone {
+		p.session.hangUp(p.publications[i].avahi)
+		delete(p.publications, i)
+	}
+	if len(come) == 0 {
+		return nil
+	}
+	return p.open(come)
+}
+
+// resync looks at the registry anew.
+func (p *publishing) resync() {
+	if p.changes != nil {
+		p.changes.Close()
+	}
+	var nodes []*registry.Node
+	nodes, p.changes = p.link.reg.Subscribe()
+	for _, pub := range p.publications {
+		pub.resync(nodes)
+	}
+}
+
+// take deals with what has happened in the registry.
+func (p *publishing) take() {
+	events, behind := p.changes.Take()
+	if behind != nil {
+		p.resync()
+		return
+	}
+	for _, pub := range p.publications {
+		pub.apply(events)
+	}
+}
+
+// publishDue publishes whose time has come and sets the timer to when the next one's does.
+func (p *publishing) publishDue(timer *time.Timer) {
+	var next time.Time
+	for _, pub := range p.publications {
+		if due := pub.publishDue(); next.IsZero() || !due.IsZero() && due.Before(next) {
+			next = due
+		}
+	}
+	timer.Stop()
+	if !next.IsZero() {
+		timer.Reset(time.Until(next))
+	}
+}
+
+// state tells of the interface on which most is published, and of that on which most waits.
+func (p *publishing) state() (s State) {
+	for _, pub := range p.publications {
+		s.Instances = max(s.Instances, pub.established)
+		s.Waiting = max(s.Waiting, pub.full.Len())
+	}
+	return s
+}
+
+// signal deals with what Avahi tells of its own accord.
+func (p *publishing) signal(sig signal) error {
+	for _, pub := range p.publications {
+		if e := pub.groups[sig.path]; e != nil {
+			return pub.signal(e, sig)
+		}
+	}
+	return nil
+}
+
+// publication is what has been published on one interface in one session. Its methods run in one goroutine.
 type publication struct {
-	link    *link
 	session *session
+	opts    Options
+	log     *slog.Logger
+	iface   int32
 	avahi   *client
 	entries map[uint64]*entry          // the nodes, by ID
 	groups  map[dbus.ObjectPath]*entry // all that have a group
@@ -84,46 +211,12 @@ type entry struct {
 	saidLeftOut bool
 }
 
-func newPublication(l *link, s *session) *publication {
+func newPublication(l *link, s *session, iface int32, c *client) *publication {
 	return &publication{
-		link: l, session: s, avahi: s.main,
+		session: s, opts: l.opts, log: l.log.With("interface", interfaceName(iface)), iface: iface, avahi: c,
 		entries: make(map[uint64]*entry), groups: make(map[dbus.ObjectPath]*entry),
 		fresh: list.New(), unsure: list.New(), full: list.New(),
 		limit: l.maxObjects,
-	}
-}
-
-// follow publishes what happens in the registry until the session is over.
-func (p *publication) follow(ctx context.Context) error {
-	nodes, sub := p.link.reg.Subscribe()
-	defer func() { sub.Close() }()
-	p.resync(nodes)
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		var err error
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-p.session.mail.ready:
-			err = p.session.mail.handle()
-		case <-p.session.links.Changed():
-			err = p.session.lookAtLinks()
-		case <-timer.C:
-		case <-sub.Ready():
-			if events, behind := sub.Take(); behind == nil {
-				p.apply(events)
-			} else {
-				sub.Close()
-				nodes, sub = p.link.reg.Subscribe()
-				p.resync(nodes)
-			}
-		}
-		if err != nil {
-			return err
-		}
-		p.publishDue(timer)
-		p.link.setState(State{Instances: p.established, Waiting: p.full.Len()})
 	}
 }
 
@@ -192,9 +285,9 @@ func (e *entry) wait(queue *list.List) {
 	}
 }
 
-// publishDue publishes whose time has come and sets the timer to when the next one's does. Nodes wait in the order in
-// which they became known here, so that none waits longer than patience for those before it.
-func (p *publication) publishDue(timer *time.Timer) {
+// publishDue publishes whose time has come and returns when the next one's does; zero: none waits. Nodes wait in the
+// order in which they became known here, so that none waits longer than patience for those before it.
+func (p *publication) publishDue() (next time.Time) {
 	now := time.Now()
 	for e := first(p.fresh); e != nil && !now.Before(e.since.Add(settle)); e = first(p.fresh) {
 		if e.node.Sure {
@@ -206,17 +299,13 @@ func (p *publication) publishDue(timer *time.Timer) {
 	for e := first(p.unsure); e != nil && !now.Before(e.since.Add(patience)); e = first(p.unsure) {
 		p.place(e)
 	}
-	timer.Stop()
-	var next time.Time
 	if e := first(p.unsure); e != nil {
 		next = e.since.Add(patience)
 	}
 	if e := first(p.fresh); e != nil && (next.IsZero() || e.since.Add(settle).Before(next)) {
 		next = e.since.Add(settle)
 	}
-	if !next.IsZero() {
-		timer.Reset(next.Sub(now))
-	}
+	return next
 }
 
 // first returns the entry at the head of a queue, or nil.
@@ -243,7 +332,7 @@ func (p *publication) place(e *entry) {
 func (p *publication) sayFull() {
 	if !p.saidFull {
 		p.saidFull = true
-		p.link.log.Warn("more nodes than Avahi takes: not all are published", "limit", p.limit)
+		p.log.Warn("more nodes than Avahi takes: not all are published", "limit", p.limit)
 	}
 }
 
@@ -273,12 +362,12 @@ func (p *publication) made(e *entry, r reply) {
 // service returns what the entry is to announce as things are now.
 func (p *publication) service(e *entry) service {
 	if e.node == nil {
-		return hostService(p.session.host, p.link.opts.Port, p.link.opts.Version)
+		return hostService(p.session.host, p.opts.Port, p.opts.Version)
 	}
-	svc, leftOut := nodeService(e.node, p.session.host, p.link.opts.Port)
+	svc, leftOut := nodeService(e.node, p.session.host, p.opts.Port)
 	if len(leftOut) > 0 && !e.saidLeftOut {
 		e.saidLeftOut = true
-		p.link.log.Warn("too long for a TXT record, left out", "node", e.node.Node, "keys", leftOut)
+		p.log.Warn("too long for a TXT record, left out", "node", e.node.Node, "keys", leftOut)
 	}
 	return svc
 }
@@ -297,10 +386,8 @@ func (p *publication) announce(e *entry) {
 		}
 	}
 	svc := e.announced
-	for _, i := range p.session.interfaces {
-		p.avahi.call(e.group, ifaceGroup, "AddService", added, i, int32(goavahi.ProtoUnspec), uint32(0),
-			svc.label, ServiceType, Domain, "", svc.port, svc.text)
-	}
+	p.avahi.call(e.group, ifaceGroup, "AddService", added, p.iface, int32(goavahi.ProtoUnspec), uint32(0),
+		svc.label, ServiceType, Domain, "", svc.port, svc.text)
 	p.avahi.call(e.group, ifaceGroup, "Commit", nil)
 }
 
@@ -337,17 +424,15 @@ func (p *publication) update(e *entry) {
 		return
 	}
 	e.announced.text = svc.text
-	for _, i := range p.session.interfaces {
-		p.avahi.call(e.group, ifaceGroup, "UpdateServiceTxt", func(r reply) { p.updated(e, r) }, i,
-			int32(goavahi.ProtoUnspec), uint32(0), e.announced.label, ServiceType, Domain, svc.text)
-	}
+	p.avahi.call(e.group, ifaceGroup, "UpdateServiceTxt", func(r reply) { p.updated(e, r) }, p.iface,
+		int32(goavahi.ProtoUnspec), uint32(0), e.announced.label, ServiceType, Domain, svc.text)
 }
 
 // updated notes a refusal. One that comes while another name is being looked for doesn't matter: the announcement
 // to come brings the present text.
 func (p *publication) updated(e *entry, r reply) {
 	if r.err != nil && !e.gone && e.established {
-		p.link.log.Warn("update of a TXT record refused", "instance", e.announced.label, "err", r.err)
+		p.log.Warn("update of a TXT record refused", "instance", e.announced.label, "err", r.err)
 	}
 }
 
@@ -365,7 +450,7 @@ func (p *publication) fail(e *entry, reason error) {
 	if e.node != nil {
 		what = e.node.Node
 	}
-	p.link.log.Warn("Avahi refuses to publish", "node", what, "err", reason)
+	p.log.Warn("Avahi refuses to publish", "node", what, "err", reason)
 	e.gone = true
 	p.free(e)
 }
@@ -400,10 +485,9 @@ func (p *publication) unestablish(e *entry) {
 	}
 }
 
-// signal deals with what Avahi tells of its own accord.
-func (p *publication) signal(sig signal) error {
-	e := p.groups[sig.path]
-	if e == nil || sig.iface != ifaceGroup || sig.member != "StateChanged" {
+// signal deals with what Avahi tells of an entry's group.
+func (p *publication) signal(e *entry, sig signal) error {
+	if sig.iface != ifaceGroup || sig.member != "StateChanged" {
 		return nil
 	}
 	var state int32

@@ -16,7 +16,7 @@ import (
 func testPublication(places int, log *slog.Logger) *publication {
 	l := newLink("publishing", registry.New("hosta", 0), Options{}, log)
 	l.maxObjects = places
-	return newPublication(l, &session{})
+	return newPublication(l, &session{}, 0, nil)
 }
 
 // TestMadeGone has Avahi refuse a group for a node that has gone meanwhile.
@@ -42,10 +42,10 @@ func TestMadeGone(t *testing.T) {
 func TestSinceFuture(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := testPublication(0, slog.New(slog.DiscardHandler))
-		timer := time.NewTimer(0)
+		var next time.Time
 		due := func(want int) {
 			t.Helper()
-			if p.publishDue(timer); p.full.Len() != want {
+			if next = p.publishDue(); p.full.Len() != want {
 				t.Errorf("%d are due, want %d", p.full.Len(), want)
 			}
 		}
@@ -59,9 +59,9 @@ func TestSinceFuture(t *testing.T) {
 		up(3, now.Add(time.Hour).Round(0), false)
 		up(4, now, true)
 		due(1)
-		<-timer.C
+		time.Sleep(time.Until(next))
 		due(3)
-		<-timer.C
+		time.Sleep(time.Until(next))
 		due(4)
 		if took := time.Since(now); took != patience {
 			t.Errorf("all are due after %v, want %v", took, patience)

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"eclus/registry"
 	"eclus/test/lan"
 )
 
@@ -284,11 +285,32 @@ func TestLANReachable(t *testing.T) {
 	check("epmd stopped")
 	must(t, b.epmd.Signal(syscall.SIGCONT))
 	a.awaitTable(t, `(?m)^b@hostb\.local .* lan +yes `)
+	seen := a.watch(t)
 	must(t, b.LinkDown(soon(t), "eth0"))
+	checkNewLink(t, a, seen)
 	check("link down")
 	must(t, b.LinkUp(soon(t), "eth0"))
 	a.awaitTable(t, `(?m)^b@hostb\.local .* lan +yes `)
 }
+
+// checkNewLink gives a another link: epmd looks at once who can be reached, and finds b gone.
+func checkNewLink(t *testing.T, a *host, seen *watcher) {
+	t.Helper()
+	second, err := lan.New(soon(t), lan.OtherSubnet)
+	must(t, err)
+	t.Cleanup(func() { must(t, second.Close()) })
+	begin := time.Now()
+	_, err = second.Attach(soon(t), a.Host)
+	must(t, err)
+	at := seen.until(t, present("b@hostb.local", unreachable))
+	t.Logf("b is out of reach %v after another link came", at.Sub(begin).Round(time.Millisecond))
+	if took := at.Sub(begin); took > 10*time.Second { // without, once a minute
+		t.Errorf("b is out of reach only %v after another link came", took)
+	}
+	must(t, a.RemoveInterface(soon(t), "eth1"))
+}
+
+func unreachable(n registry.Node) bool { return n.Reach == registry.Unreachable }
 
 // checkQuick runs epmd on the host a few times. The fastest may take so long, and what it takes to run a program.
 func (h *host) checkQuick(t *testing.T, what string, may time.Duration, args ...string) (out string) {

@@ -57,7 +57,7 @@ type config struct {
 
 	lan        lanMode
 	access     epmd.Access
-	interfaces []string // empty: all
+	interfaces []string // empty: those that lead to a LAN
 	hostsFile  string   // empty: none
 	bus        dbus.Bus // zero: none
 

@@ -65,7 +65,8 @@ LAN options
         look for those of others, both (default) or neither.
         Also ECLUS_LAN in the environment.
     -interface Name[,Name]
-        Do so on these network interfaces only.
+        Do so on these network interfaces only. Default: those that
+        lead to a LAN, not the bridges and veths of containers.
     -hosts_file Path
         Keep this file a .hosts.erlang that names every host of the
         local network that has nodes, for net_adm:world/0. What
