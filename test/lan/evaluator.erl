@@ -7,9 +7,9 @@ spawn(fun() ->
     end,
     Loop = fun Loop(Number) ->
         case io:get_line('') of
-            Line when is_list(Line) ->
+            Line when is_list(Line); is_binary(Line) -> % binaries once Elixir has been started
                 try
-                    {ok, Tokens, _} = erl_scan:string(Line),
+                    {ok, Tokens, _} = erl_scan:string(unicode:characters_to_list(Line)),
                     {ok, Expressions} = erl_parse:parse_exprs(Tokens),
                     {value, Value, _} = erl_eval:exprs(Expressions, []),
                     Answer(Number, ok, Value)

@@ -1,0 +1,111 @@
+package test
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"eclus/test/lan"
+)
+
+// recipes are those of README for nodes that connect by themselves.
+var recipes = []struct {
+	file    string
+	compile string // a command, without the folder it compiles into
+	start   string // Erlang
+}{
+	{"epmd_cluster.erl", "erlc -o", "epmd_cluster:start_link()"},
+	{"epmd_cluster.ex", "elixirc -o", "'Elixir.Supervisor':start_link(['Elixir.EpmdCluster'], [{strategy, one_for_one}])"},
+	{"epmd_cluster_strategy.ex", "elixirc recipes/libcluster/cluster.ex -o",
+		"'Elixir.Cluster.Supervisor':start_link([[{lan, [{strategy, 'Elixir.EpmdCluster.Strategy'}]}], []])"},
+}
+
+// TestReadmeRecipes holds that README shows the very recipes that are tested, and that they are short.
+func TestReadmeRecipes(t *testing.T) {
+	readme, err := os.ReadFile("../README.md")
+	must(t, err)
+	for _, r := range recipes {
+		text, err := os.ReadFile(filepath.Join("recipes", r.file))
+		must(t, err)
+		if !strings.Contains(string(readme), "\n```"+language(r.file)+"\n"+string(text)+"```\n") {
+			t.Errorf("README does not show %s as it is", r.file)
+		}
+		if n := strings.Count(string(text), "\n"); n > 30 {
+			t.Errorf("%s has %d lines, want at most 30", r.file, n)
+		}
+	}
+}
+
+func language(file string) string {
+	if filepath.Ext(file) == ".erl" {
+		return "erlang"
+	}
+	return "elixir"
+}
+
+// TestLANRecipes has nodes on three hosts connect by each of the recipes, and a plain node that comes after one of their
+// epmds was restarted.
+func TestLANRecipes(t *testing.T) {
+	lan.Need(t, "erlc", "elixirc")
+	elixir, err := exec.Command("elixir", "-e", "IO.write(:code.lib_dir(:elixir))").Output()
+	must(t, err)
+	for _, r := range recipes {
+		t.Run(r.file, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			must(t, os.Chmod(dir, 0o755))
+			compile := strings.Fields(r.compile + " " + dir + " recipes/" + r.file)
+			if out, err := exec.CommandContext(soon(t), compile[0], compile[1:]...).CombinedOutput(); err != nil || len(out) > 0 {
+				t.Fatalf("%q: %v: %s", compile, err, out)
+			}
+			testRecipe(t, "-pa", dir, "-pa", string(elixir)+"/ebin", "-eval",
+				"application:ensure_all_started(elixir), spawn(fun() -> {ok, _} = "+r.start+", timer:sleep(infinity) end).")
+		})
+	}
+}
+
+func testRecipe(t *testing.T, args ...string) {
+	n := lan.ForTest(t, tools...)
+	hosts := addHosts(t, n, lan.HostOptions{}, "hosta", "hostb", "hostc")
+	a, b, c := hosts[0], hosts[1], hosts[2]
+	for _, h := range hosts {
+		h.start(t)
+	}
+	named := func(name string) []string { return append([]string{"-name", name}, args...) }
+	nodes := []*lan.Erl{a.erl(t, named("a@hosta.local")...), b.erl(t, named("b@hostb.local")...), c.erl(t, named("c@hostc.local")...)}
+	began := time.Now()
+	for i, want := range []string{"b@hostb.local c@hostc.local", "a@hosta.local c@hostc.local", "a@hosta.local b@hostb.local"} {
+		awaitConnected(t, nodes[i], want)
+	}
+	took := time.Since(began)
+	t.Logf("all connected %v after the last node had started", took.Round(time.Millisecond))
+	if took > 3*time.Second {
+		t.Errorf("all connected only after %v", took)
+	}
+
+	a.stop(t)
+	a.start(t)
+	a.awaitTable(t, `(?m)^a@hosta\.local .* local `) // else d can't reach it, and OTP would disconnect the others from it
+	late := c.erl(t, "-name", "d@hostc.local")
+	awaitConnected(t, late, "a@hosta.local b@hostb.local c@hostc.local")
+	checkSilent(t, append(nodes, late)...)
+}
+
+// awaitConnected waits until the nodes that a node is connected to are those.
+func awaitConnected(t *testing.T, e *lan.Erl, want string) {
+	t.Helper()
+	const connected = `lists:flatten(lists:join(" ", [atom_to_list(N) || N <- lists:sort(nodes())])).`
+	var got string
+	err := lan.Wait(soon(t), "nodes "+want, func(ctx context.Context) (bool, error) {
+		var err error
+		got, err = e.Eval(ctx, connected)
+		return strings.Trim(got, `"`) == want, err
+	})
+	if err != nil {
+		t.Fatalf("%v; it is connected to %s", err, got)
+	}
+}
