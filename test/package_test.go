@@ -456,4 +456,13 @@ func TestUserUnits(t *testing.T) {
 	}
 	as("systemctl", "--user", "restart", unit)
 	s.checkOnly(t, nodes...)
+
+	as("systemctl", "--user", "start", "dbus.socket")
+	as("systemctl", "--user", "stop", unit) // the next asks for it, by way of the session bus
+	if tree := as("busctl", "--user", "tree", "--list", "org.erlang.Epmd"); !strings.HasPrefix(tree, objectsOn()) {
+		t.Errorf("on the session bus there are\n%s", tree)
+	}
+	if state := as("systemctl", "--user", "is-active", unit); state != "active\n" {
+		t.Errorf("the service is %q, want active", state)
+	}
 }
