@@ -18,7 +18,7 @@ const (
 	errorPrefix   = "org.freedesktop.DBus.Error."
 	accessDenied  = errorPrefix + "AccessDenied"
 	inboxSize     = 64
-	signalsAtOnce = 64                    // sent before the bus has shown that it has read them
+	signalsAtOnce = 16                    // sent before the bus has shown that it has read them
 	signalPause   = 10 * time.Millisecond // between two times that signals are sent
 )
 

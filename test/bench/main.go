@@ -49,6 +49,7 @@ var measurements = []struct {
 	{"memory", measureMemory},
 	{"idle", measureIdle},
 	{"lan", measureLAN},
+	{"bus", measureBus},
 	{"stalled", measureStalled},
 	{"start", measureStart},
 }
