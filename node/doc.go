@@ -6,6 +6,13 @@
 // for its name. It blocks until it has the answer, starts no goroutine that outlives it and may be called
 // concurrently. What a peer sends is bounded in size and time and checked before it is returned.
 //
+// [Dial] and [Dialer] connect to a node as a hidden node that knows the [Cookie], and a [Server] takes
+// connections from nodes. Either way a [Conn] comes of it, over which functions are called, messages sent and
+// processes monitored. A Conn is served by goroutines of its own until Close; its methods may be called
+// concurrently, and each waits no longer than its context or the connection lasts. Atom caches, fragments
+// and aliases are declined in the handshake. No node runs anything here, and no memory is taken
+// on the word of a peer.
+//
 // [Marshal] and [Unmarshal] turn Go values into terms and back, in the manner of encoding/json. They do no
 // I/O and may be called concurrently. No length that a term claims for itself is trusted; [Limits] bound
 // what it may cost.

@@ -15,7 +15,9 @@ type Flags uint64
 const (
 	Published          Flags = 1 << 0 // the node is no hidden one
 	ExtendedReferences Flags = 1 << 2
+	DistMonitor        Flags = 1 << 3 // processes are monitored
 	FunTags            Flags = 1 << 4
+	DistMonitorName    Flags = 1 << 5 // by their names too
 	NewFunTags         Flags = 1 << 7
 	ExtendedPidsPorts  Flags = 1 << 8
 	ExportPtrTag       Flags = 1 << 9
@@ -26,6 +28,7 @@ const (
 	BigCreation        Flags = 1 << 18
 	Handshake23        Flags = 1 << 24 // the handshake of OTP 23, version 6
 	UnlinkID           Flags = 1 << 25 // mandatory since OTP 26
+	Spawn              Flags = 1 << 32 // SPAWN_REQUEST; erpc is built on it
 	V4NC               Flags = 1 << 34 // mandatory since OTP 26
 	Mandatory25Digest  Flags = 1 << 36 // mandatory since OTP 27
 )
@@ -35,6 +38,18 @@ const (
 // refuses the peer and logs an error.
 const Mandatory = ExtendedReferences | FunTags | NewFunTags | ExtendedPidsPorts | ExportPtrTag | BitBinaries |
 	NewFloats | UTF8Atoms | MapTag | BigCreation | Handshake23 | UnlinkID | V4NC | Mandatory25Digest
+
+// connected is what a Conn announces: no atom cache, no fragments, no payloads of exits, no aliases.
+const connected = Mandatory | DistMonitor | DistMonitorName | Spawn
+
+// missing returns what a peer with flags f can't do and a Conn needs. From OTP 25 on one flag may stand for
+// most others.
+func (f Flags) missing() Flags {
+	if f&Mandatory25Digest != 0 {
+		f |= Mandatory
+	}
+	return (Mandatory &^ (UnlinkID | V4NC | Mandatory25Digest)) &^ f
+}
 
 // The tags that handshake messages begin with.
 const (

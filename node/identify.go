@@ -17,6 +17,7 @@ const (
 	maxFromPeer   = 128 << 10       // of one connection: certificates are most of it
 	plainLenSize  = 2
 	secureLenSize = 4
+	tlsAlert      = 0x1503 // what a TLS node's complaint about a plain message begins with
 )
 
 // ErrTLS is the error of a node that speaks TLS but did not complete a TLS handshake with a client that
@@ -104,18 +105,24 @@ func ask(f frames, prober string) (Identity, error) {
 	if err := readStatus(f); err != nil {
 		return Identity{}, err
 	}
-	b, err := f.read()
+	m, err := readChallenge(f)
 	if err != nil {
-		return Identity{}, fmt.Errorf("read challenge: %w", err)
-	}
-	m, err := ParseChallenge(b)
-	if err != nil {
-		return Identity{}, err
-	}
-	if err := CheckName(m.Name); err != nil {
 		return Identity{}, err
 	}
 	return Identity{Name: m.Name, Flags: m.Flags, Creation: m.Creation, Hidden: m.Flags&Published == 0}, nil
+}
+
+// readChallenge reads what the accepting node says of itself and checks its name.
+func readChallenge(f frames) (Challenge, error) {
+	b, err := f.read()
+	if err != nil {
+		return Challenge{}, fmt.Errorf("read challenge: %w", err)
+	}
+	m, err := ParseChallenge(b)
+	if err != nil {
+		return Challenge{}, err
+	}
+	return m, CheckName(m.Name)
 }
 
 // readStatus reads the answer to the prober's name; nil says that the challenge comes next.
@@ -158,6 +165,9 @@ func (f frames) read() ([]byte, error) {
 		return nil, err
 	}
 	size := binary.BigEndian.Uint32(n[:])
+	if f.lenSize == plainLenSize && size == tlsAlert {
+		return nil, ErrWantsTLS
+	}
 	if size > maxFrame {
 		return nil, fmt.Errorf("message of %d bytes, at most %d", size, maxFrame)
 	}

@@ -1,0 +1,296 @@
+package node
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	defaultTickTime   = 60 * time.Second
+	defaultMaxMessage = 16 << 20
+	ticksPerTime      = 4               // ticks sent while a TickTime passes, as a node does
+	answerPause       = time.Second / 2 // ticks are not answered any sooner after something was sent
+	flushTime         = time.Second     // to send what is waiting when a Conn is closed
+	outLen            = 64              // messages that wait to be sent
+	inLen             = 256             // messages that wait for a Handler
+)
+
+var (
+	errBehind  = errors.New("too many messages wait for a handler")
+	errNoReads = errors.New("node sends but does not read")
+)
+
+// Options are common to both sides of a connection. Zero fields stand for defaults.
+type Options struct {
+	// Creation tells this incarnation of our name from others; default a random one for each connection.
+	Creation uint32
+	// TickTime is how long the peer may be silent before the connection counts as broken; a quarter more is
+	// allowed. It should be the peer's net_ticktime. Default 60 s.
+	TickTime time.Duration
+	// MaxMessage bounds a message from the peer, in bytes. Default 16 MiB.
+	MaxMessage int
+	// Processes are those a peer can send to and monitor, by registered name. That of the empty name gets what
+	// is sent to the Conn's own pid and answers nothing that was asked. See [Handler].
+	Processes map[Atom]Handler
+}
+
+func (o Options) withDefaults() Options {
+	if o.TickTime == 0 {
+		o.TickTime = defaultTickTime
+	}
+	if o.MaxMessage == 0 {
+		o.MaxMessage = defaultMaxMessage
+	}
+	return o
+}
+
+// Handler handles what a peer has sent to a process, one message of a connection at a time, in the order in
+// which they came. A connection on which 256 messages wait for a slow Handler is closed.
+type Handler func(*Conn, Message)
+
+// Message is what came for a process.
+type Message struct {
+	To   Atom // registered name; empty for the Conn's own pid
+	From Pid  // sender, zero for what was sent to a pid
+	Term RawTerm
+}
+
+// Conn is a connection with a node, after the handshake. Its methods may be called concurrently. It has
+// one process, Self, in whose name all is sent. Three goroutines serve it until Close or until the peer is
+// gone; none of them waits for a caller.
+type Conn struct {
+	conn  net.Conn
+	us    self
+	them  them
+	pid   Pid
+	ctx   context.Context // ends with the connection, the cause being why
+	fail  context.CancelCauseFunc
+	ended sync.WaitGroup // the goroutines that read and write
+
+	out   chan []byte  // whole messages, to be sent
+	in    chan Message // to be handled
+	wrote atomic.Int64 // when something was last sent, in Unix nanoseconds
+
+	mu      sync.Mutex
+	refs    uint64          // references made
+	waiting map[Ref]*waiter // for what the peer says of a reference; nil once the connection has ended
+}
+
+func newConn(c net.Conn, us self, them them) *Conn {
+	ctx, fail := context.WithCancelCause(context.Background())
+	conn := &Conn{
+		conn: c, us: us, them: them, ctx: ctx, fail: fail,
+		pid:     Pid{Node: Atom(us.name), ID: 1, Creation: us.creation},
+		out:     make(chan []byte, outLen),
+		in:      make(chan Message, inLen),
+		waiting: map[Ref]*waiter{},
+	}
+	conn.wrote.Store(time.Now().UnixNano())
+	conn.ended.Go(conn.writeAll)
+	conn.ended.Go(conn.readAll)
+	go conn.handleAll()
+	return conn
+}
+
+// PeerName returns the peer's full node name; it passes [CheckName].
+func (c *Conn) PeerName() string { return c.them.name }
+
+// PeerFlags returns what the peer can do.
+func (c *Conn) PeerFlags() Flags { return c.them.flags }
+
+// PeerCreation returns which incarnation of its name the peer is.
+func (c *Conn) PeerCreation() uint32 { return c.them.creation }
+
+// Self returns the pid in whose name all is sent.
+func (c *Conn) Self() Pid { return c.pid }
+
+// Closed is closed when the connection has ended.
+func (c *Conn) Closed() <-chan struct{} { return c.ctx.Done() }
+
+// Err returns why the connection has ended: [net.ErrClosed] after Close, an [ErrSilent], or what else has broken
+// it. It is nil while the connection lasts.
+func (c *Conn) Err() error { return context.Cause(c.ctx) }
+
+// Close ends the connection, once what was sent before is on its way, for which it waits at most 1 s. It may be
+// called by a Handler and more than once.
+func (c *Conn) Close() error {
+	c.fail(net.ErrClosed)
+	c.ended.Wait()
+	return nil
+}
+
+// handleAll passes messages to their handlers.
+func (c *Conn) handleAll() {
+	for {
+		select {
+		case m := <-c.in:
+			c.us.Processes[m.To](c, m)
+		case <-c.ctx.Done():
+			return
+		}
+	}
+}
+
+// writeAll sends messages, and ticks while there are none, until the connection has ended.
+func (c *Conn) writeAll() {
+	defer c.conn.Close()
+	defer context.AfterFunc(c.ctx, func() { c.conn.SetWriteDeadline(time.Now().Add(flushTime)) })()
+	every := c.us.TickTime / ticksPerTime
+	tick := time.NewTimer(every)
+	defer tick.Stop()
+	for {
+		var m []byte
+		select {
+		case m = <-c.out:
+		case <-tick.C:
+			m = make([]byte, messageLenSize)
+		case <-c.ctx.Done():
+			c.flush()
+			return
+		}
+		if err := c.write(m); err != nil {
+			c.fail(fmt.Errorf("send to node: %w", err))
+			return
+		}
+		tick.Reset(every)
+	}
+}
+
+func (c *Conn) write(m []byte) error {
+	c.conn.SetWriteDeadline(time.Now().Add(c.us.TickTime))
+	if c.ctx.Err() != nil { // the deadline that the end has set may have just been lost
+		c.conn.SetWriteDeadline(time.Now().Add(flushTime))
+	}
+	_, err := c.conn.Write(m)
+	c.wrote.Store(time.Now().UnixNano())
+	return err
+}
+
+// flush sends what waits to be sent.
+func (c *Conn) flush() {
+	c.conn.SetWriteDeadline(time.Now().Add(flushTime))
+	for {
+		select {
+		case m := <-c.out:
+			if _, err := c.conn.Write(m); err != nil {
+				return
+			}
+		default:
+			return
+		}
+	}
+}
+
+// readAll reads messages until the connection has ended, and then ends all waiting.
+func (c *Conn) readAll() {
+	defer c.release()
+	r := bufio.NewReader(watchedReader{c})
+	for {
+		m, err := readMessage(r, c.us.MaxMessage)
+		if err == nil {
+			err = c.receive(m)
+		}
+		if err != nil {
+			c.fail(fmt.Errorf("receive from node: %w", err))
+			return
+		}
+	}
+}
+
+// watchedReader reads from a connection and fails when the peer is silent for too long.
+type watchedReader struct{ c *Conn }
+
+func (r watchedReader) Read(b []byte) (int, error) {
+	allowed := r.c.us.TickTime + r.c.us.TickTime/ticksPerTime
+	r.c.conn.SetReadDeadline(time.Now().Add(allowed))
+	n, err := r.c.conn.Read(b)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fmt.Errorf("%w for %v", ErrSilent, allowed)
+	}
+	return n, err
+}
+
+const messageLenSize = 4
+
+// readMessage reads one message of at most most bytes, without its length. Memory is taken as bytes come. A
+// tick has none.
+func readMessage(r io.Reader, most int) ([]byte, error) {
+	var head [messageLenSize]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return nil, err
+	}
+	size := int64(binary.BigEndian.Uint32(head[:]))
+	if size > int64(most) {
+		return nil, fmt.Errorf("message of %d bytes, at most %d", size, most)
+	}
+	var b bytes.Buffer
+	n, err := io.CopyN(&b, r, size)
+	if err == io.EOF && n < size {
+		err = io.ErrUnexpectedEOF
+	}
+	return b.Bytes(), err
+}
+
+// receive acts on a message, or answers a tick. Two sides that answered each other's answers would
+// never stop, so a tick shortly after something was sent is not answered.
+func (c *Conn) receive(m []byte) error {
+	if len(m) > 0 {
+		return c.dispatch(m)
+	}
+	if time.Since(time.Unix(0, c.wrote.Load())) < answerPause {
+		return nil
+	}
+	return c.answer(make([]byte, messageLenSize))
+}
+
+// answer has the reader's own messages sent. A peer that has us answer and does not read is no use.
+func (c *Conn) answer(m []byte) error {
+	select {
+	case c.out <- m:
+		return nil
+	default:
+		return errNoReads
+	}
+}
+
+// send has m sent, waiting while too much is, but no longer than ctx lasts.
+func (c *Conn) send(ctx context.Context, m []byte, err error) error {
+	if err != nil {
+		return err
+	}
+	if c.ctx.Err() != nil {
+		return c.Err()
+	}
+	select {
+	case c.out <- m:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-c.ctx.Done():
+		return c.Err()
+	}
+}
+
+// Send sends msg, any value that [Marshal] takes, to a process. It does not wait for the peer unless many
+// messages do; as in Erlang, nobody tells whether the message has arrived.
+func (c *Conn) Send(to Pid, msg any) error {
+	m, err := encodeMessage(Tuple{opSend, Atom(""), to}, msg)
+	return c.send(c.ctx, m, err)
+}
+
+// SendName is Send for a registered name at the peer. A name that the peer does not know yet costs it an
+// atom for good.
+func (c *Conn) SendName(name Atom, msg any) error {
+	m, err := encodeMessage(Tuple{opRegSend, c.pid, Atom(""), name}, msg)
+	return c.send(c.ctx, m, err)
+}

@@ -1,0 +1,444 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// loopback resolves any host to this one.
+func loopback(context.Context, string) ([]netip.Addr, error) {
+	return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil
+}
+
+// dialer returns a Dialer for the nodes that startNode starts.
+func (e epmdPort) dialer(t *testing.T) *Dialer {
+	t.Helper()
+	port, err := strconv.ParseUint(string(e), 10, 16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Dialer{Name: prober, Cookie: "secret", EPMDPort: uint16(port), Resolve: loopback}
+}
+
+// dialed returns a connection that ends with the test.
+func dialed(t *testing.T, d *Dialer, name string) *Conn {
+	t.Helper()
+	c, err := d.Dial(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func TestConnOTP(t *testing.T) {
+	epmd := startEPMD(t)
+	n := startNode(t, epmd, "info", []string{"-name", "conn@conn.host"})
+	c := dialed(t, epmd.dialer(t), "conn@conn.host")
+	t.Run("who", func(t *testing.T) {
+		creation := uint32(n.number("erts_internal:get_creation()"))
+		if c.PeerName() != "conn@conn.host" || c.PeerFlags()&Published == 0 || c.PeerCreation() != creation {
+			t.Errorf("got %s, %x, %d; want creation %d", c.PeerName(), c.PeerFlags(), c.PeerCreation(), creation)
+		}
+		if got := n.eval("[nodes(), nodes(hidden)]"); got != "[[],['"+prober+"']]" {
+			t.Errorf("nodes and hidden nodes: %s", got)
+		}
+	})
+	t.Run("ping", func(t *testing.T) {
+		if err := c.Ping(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("calls", func(t *testing.T) { testCalls(t, c) })
+	t.Run("throw", func(t *testing.T) { // rex does not tell it from a result
+		raised := (*CallError)(nil)
+		if _, err := c.Call(t.Context(), "erlang", "throw", 1); !errors.As(err, &raised) || raised.Class != "throw" {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("calls by rex", func(t *testing.T) {
+		d := epmd.dialer(t)
+		d.Name = "rex@probing.host"
+		old := dialed(t, d, "conn@conn.host")
+		old.them.flags &^= Spawn
+		testCalls(t, old)
+	})
+	t.Run("send", func(t *testing.T) { testSend(t, n, c) })
+	t.Run("monitor", func(t *testing.T) { testMonitor(t, n, c) })
+}
+
+// testCalls calls functions that return, raise, and take too long.
+func testCalls(t *testing.T, c *Conn) {
+	for _, tt := range []struct {
+		module, function string
+		args             []any
+		want             any
+		class, reason    string
+	}{
+		{module: "erlang", function: "node", want: Atom("conn@conn.host")},
+		{module: "lists", function: "seq", args: []any{1, 1000, 333}, want: []any{int64(1), int64(334), int64(667), int64(1000)}},
+		{module: "erlang", function: "error", args: []any{Tuple{Atom("badarg"), 1}}, class: "error", reason: "badarg"},
+		{module: "erlang", function: "exit", args: []any{Atom("normal")}, class: "exit", reason: "normal"},
+		{module: "erlang", function: "nodes", args: []any{1, 2, 3}, class: "error", reason: "undef"},
+		{module: "io", function: "format", args: []any{Charlist("hello")}, class: "error", reason: "badarg"},
+	} {
+		t.Run(tt.module+":"+tt.function, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			got, err := c.Call(ctx, tt.module, tt.function, tt.args...)
+			if tt.class == "" {
+				if err != nil || !reflect.DeepEqual(decoded(t, got), tt.want) {
+					t.Errorf("got %x, %v; want %v", got, err, tt.want)
+				}
+				return
+			}
+			raised := (*CallError)(nil)
+			if c.PeerFlags()&Spawn == 0 { // rex tells less
+				tt.class, tt.reason = "badrpc", "EXIT"
+			}
+			if !errors.As(err, &raised) || raised.Class != tt.class || !names(err, strconv.Quote(tt.reason)) {
+				t.Errorf("got %x, %v; want %s of %s", got, err, tt.class, tt.reason)
+			}
+		})
+	}
+	t.Run("too long", func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		if _, err := c.Call(ctx, "timer", "sleep", 1000); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+		if n := len(c.waiting); n != 0 {
+			t.Errorf("%d still wait", n)
+		}
+	})
+}
+
+func decoded(t *testing.T, term RawTerm) any {
+	t.Helper()
+	var v any
+	if err := term.Unmarshal(&v); err != nil {
+		t.Fatalf("%x: %v", term, err)
+	}
+	return v
+}
+
+func testSend(t *testing.T, n *erl, c *Conn) {
+	n.eval("register(mailbox, self())")
+	if err := c.SendName("mailbox", Tuple{Atom("hello"), c.Self()}); err != nil {
+		t.Fatal(err)
+	}
+	want := "ok"
+	if got := n.eval("receive {hello, P} when node(P) =:= '" + prober + "' -> ok after 10000 -> nothing end"); got != want {
+		t.Errorf("by name: got %s", got)
+	}
+	raw, err := c.Call(t.Context(), "erlang", "whereis", Atom("mailbox"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Send(decoded(t, raw).(Pid), 42); err != nil {
+		t.Fatal(err)
+	}
+	if got := n.eval("receive 42 -> ok after 10000 -> nothing end"); got != want {
+		t.Errorf("by pid: got %s", got)
+	}
+	n.eval("unregister(mailbox)")
+}
+
+func testMonitor(t *testing.T, n *erl, c *Conn) {
+	n.eval("register(mortal, spawn(fun() -> receive R -> exit(R) end end))")
+	mortal, err := c.MonitorName("mortal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody, err := c.MonitorName("mailbox")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stopped, err := c.MonitorName("mortal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stopped.Stop()
+	if err := c.SendName("mortal", Atom("badarg")); err != nil {
+		t.Fatal(err)
+	}
+	wantDown(t, nobody, Atom("noproc"))
+	wantDown(t, mortal, Atom("badarg"))
+	if err := c.Ping(t.Context()); err != nil { // what was sent before is here by now
+		t.Fatal(err)
+	}
+	select {
+	case d := <-stopped.Down():
+		t.Errorf("a stopped monitor said %v", d)
+	default:
+	}
+}
+
+func wantDown(t *testing.T, m *Monitor, reason any) {
+	t.Helper()
+	select {
+	case d := <-m.Down():
+		if d.Err != nil || decoded(t, d.Reason) != reason {
+			t.Errorf("got %x, %v; want %v", d.Reason, d.Err, reason)
+		}
+	case <-time.After(patience):
+		t.Errorf("no Down after %v", patience)
+	}
+}
+
+// A node that stops to run is noticed by its silence, one that ends by the end of the connection.
+func TestConnEndsOTP(t *testing.T) {
+	epmd := startEPMD(t)
+	n := startNode(t, epmd, "info", []string{"-name", "mute@mute.host", "-kernel", "net_ticktime", "4"})
+	d := epmd.dialer(t)
+	d.TickTime = 4 * time.Second
+	c := dialed(t, d, "mute@mute.host")
+	watch, err := c.MonitorName("kernel_sup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	select {
+	case <-c.Closed():
+		t.Fatalf("closed after %v: %v", time.Since(start), c.Err())
+	case <-time.After(8 * time.Second): // twice what either side puts up with
+	}
+	if err := c.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(n.eval("os:getpid()"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	syscall.Kill(pid, syscall.SIGSTOP)
+	ended(t, c, ErrSilent)
+	if down := <-watch.Down(); !errors.Is(down.Err, ErrSilent) {
+		t.Errorf("monitor got %+v", down)
+	}
+	syscall.Kill(pid, syscall.SIGCONT)
+	c = dialed(t, d, "mute@mute.host")
+	go c.Call(t.Context(), "timer", "sleep", 100_000)
+	syscall.Kill(pid, syscall.SIGKILL)
+	ended(t, c, nil)
+	if _, err := c.Call(t.Context(), "erlang", "node"); err == nil || c.Send(c.Self(), 1) == nil {
+		t.Errorf("call over an ended connection: %v", err)
+	}
+}
+
+// ended waits for the end of c and wants to hear why; nil stands for any reason.
+func ended(t *testing.T, c *Conn, want error) {
+	t.Helper()
+	select {
+	case <-c.Closed():
+		if c.Err() == nil || want != nil && !errors.Is(c.Err(), want) {
+			t.Errorf("ended with %v; want %v", c.Err(), want)
+		}
+	case <-time.After(patience):
+		t.Fatalf("still there after %v; want %v", patience, want)
+	}
+}
+
+func TestDialOTP(t *testing.T) {
+	epmd := startEPMD(t)
+	startNode(t, epmd, "info", []string{"-name", "dial@dial.host"})
+	addr := epmd.find(t, "dial")
+	nobody := netip.AddrPortFrom(addr.Addr(), 1)
+	for _, tt := range []struct {
+		name string
+		dial func(*Dialer) (*Conn, error)
+		step Step
+		err  string
+	}{
+		{"no full name", func(d *Dialer) (*Conn, error) { return d.Dial(t.Context(), "dial") }, StepName, "NAME@HOST"},
+		{"no host", func(d *Dialer) (*Conn, error) {
+			d.Resolve = func(context.Context, string) ([]netip.Addr, error) { return nil, nil }
+			return d.Dial(t.Context(), "a@b")
+		}, StepResolve, "no address"},
+		{"no epmd", func(d *Dialer) (*Conn, error) {
+			d.EPMDPort = 1
+			return d.Dial(t.Context(), "a@b")
+		}, StepEPMD, "refused"},
+		{"not registered", func(d *Dialer) (*Conn, error) { return d.Dial(t.Context(), "a@b") }, StepLookup, "1 other"},
+		{"port closed", func(d *Dialer) (*Conn, error) { return d.DialAddr(t.Context(), "a@b", nobody) }, StepConnect, "refused"},
+		{"no TLS", func(d *Dialer) (*Conn, error) {
+			d.TLS = &tls.Config{InsecureSkipVerify: true}
+			return d.Dial(t.Context(), "dial@dial.host")
+		}, StepTLS, "TLS greeting"},
+		{"other name", func(d *Dialer) (*Conn, error) { return d.Dial(t.Context(), "dial@other.host") },
+			StepHandshake, `"dial@dial.host"`},
+		{"cookie", func(d *Dialer) (*Conn, error) {
+			d.Cookie = "wrong"
+			return d.Dial(t.Context(), "dial@dial.host")
+		}, StepCookie, "cookies differ"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c, err := tt.dial(epmd.dialer(t))
+			staged := (*DialError)(nil)
+			if c != nil || !errors.As(err, &staged) || staged.Step != tt.step || !names(err, tt.err) {
+				t.Errorf("got %v, %v; want step %s, %q", c, err, tt.step, tt.err)
+			}
+		})
+	}
+}
+
+func TestDialTLSOTP(t *testing.T) {
+	epmd := startEPMD(t)
+	startNode(t, epmd, "notice", withOptions(t, append(secure, "-name", "safe@safe.host"), ""))
+	d := epmd.dialer(t)
+	if _, err := d.Dial(t.Context(), "safe@safe.host"); !errors.Is(err, ErrWantsTLS) {
+		t.Errorf("without TLS: %v", err)
+	}
+	d.TLS = &tls.Config{InsecureSkipVerify: true}
+	c := dialed(t, d, "safe@safe.host")
+	if err := c.Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+	testSpeed := []any{bytes.Repeat([]byte("x"), 1<<20)}
+	if got, err := c.Call(t.Context(), "erlang", "byte_size", testSpeed...); err != nil || decoded(t, got) != any(int64(1<<20)) {
+		t.Errorf("a megabyte: got %x, %v", got, err)
+	}
+}
+
+// A hundred dials with the right cookie leave nothing in the node's log, and no atom but the prober's name.
+func TestDialOftenOTP(t *testing.T) {
+	epmd := startEPMD(t)
+	n := startNode(t, epmd, "info", []string{"-name", "often@often.host"})
+	d := epmd.dialer(t)
+	n.eval("net_kernel:monitor_nodes(true)")
+	visit := func() time.Duration {
+		start := time.Now()
+		c := dialed(t, d, "often@often.host")
+		err := c.Ping(t.Context())
+		took := time.Since(start)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Call(t.Context(), "erlang", "system_info", Atom("otp_release")); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		return took
+	}
+	idle := n.busy()
+	visit()
+	n.settle(idle)
+	n.trace()
+	before := n.trace()
+	var took []time.Duration
+	for range 100 {
+		took = append(took, visit())
+	}
+	n.settle(idle)
+	after := n.trace()
+	slices.Sort(took)
+	t.Logf("dial and ping: median %v, longest %v", took[len(took)/2], took[len(took)-1])
+	if after.log != before.log || after.atoms > before.atoms+1 || after.news != "[[],{messages,[]}]" {
+		t.Errorf("left behind: %d atoms, news %s, log %s", after.atoms-before.atoms, after.news,
+			strings.TrimPrefix(after.log, before.log))
+	}
+}
+
+// served runs s on loopback until the test ends and returns its port.
+func served(t *testing.T, s *Server) netip.AddrPort {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, ln) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("serve: %v", err)
+		}
+	})
+	return netip.MustParseAddrPort(ln.Addr().String())
+}
+
+// register registers a node of this process at the epmd until the test ends: ALIVE2_REQ.
+func (e epmdPort) register(t *testing.T, name string, port uint16) {
+	t.Helper()
+	c, err := net.Dial("tcp", "127.0.0.1:"+string(e))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	b := binary.BigEndian.AppendUint16([]byte{120}, port)
+	b = appendString(append(b, 72, 0, 0, 6, 0, 5), name)
+	b = append(b, 0, 0)
+	if err := (frames{c, plainLenSize}).write(b); err != nil {
+		t.Fatal(err)
+	}
+	answer := make([]byte, 6)
+	if _, err := io.ReadFull(c, answer); err != nil || answer[1] != 0 {
+		t.Fatalf("register: %x, %v", answer, err)
+	}
+}
+
+func TestServeOTP(t *testing.T) {
+	epmd := startEPMD(t)
+	got := make(chan Message, 10)
+	s := &Server{Name: "us@127.0.0.1", Cookie: "secret"}
+	s.Processes = map[Atom]Handler{"box": func(c *Conn, m Message) {
+		if call, ok := m.Call(); ok {
+			c.Reply(call, Tuple{Atom("you_said"), call.Request})
+			return
+		}
+		got <- m
+	}}
+	refused := make(chan error, 10)
+	s.Refused = func(_ net.Addr, err error) { refused <- err }
+	addr := served(t, s)
+	epmd.register(t, "us", addr.Port())
+	n := startNode(t, epmd, "info", []string{"-name", "them@127.0.0.1"})
+	for _, tt := range []struct{ expr, want string }{
+		{"net_adm:ping('us@127.0.0.1')", "pong"},
+		{"nodes(connected)", "['us@127.0.0.1']"},
+		{"gen_server:call({box, 'us@127.0.0.1'}, hello)", "{you_said,hello}"},
+		{"element(1, element(2, catch gen_server:call({nobody, 'us@127.0.0.1'}, hello)))", "noproc"},
+		{"rpc:call('us@127.0.0.1', erlang, halt, [])", "{badrpc,notsup}"},
+		{"catch erpc:call('us@127.0.0.1', erlang, halt, [])", "{'EXIT',{{erpc,notsup},"},
+		{"net_kernel:connect_node('us@127.0.0.1')", "true"},
+		{"{box, 'us@127.0.0.1'} ! a_message", "a_message"},
+		{"net_adm:ping('us@127.0.0.1')", "pong"},
+	} {
+		if got := n.eval(tt.expr); !strings.HasPrefix(got, tt.want) {
+			t.Errorf("%s: got %s; want %s", tt.expr, got, tt.want)
+		}
+	}
+	select {
+	case m := <-got:
+		if m.From.Node != "them@127.0.0.1" || decoded(t, m.Term) != any(Atom("a_message")) {
+			t.Errorf("got %+v", m)
+		}
+	case <-time.After(patience):
+		t.Error("no message")
+	}
+	if conns := s.Conns(); len(conns) != 1 || conns[0].PeerName() != "them@127.0.0.1" {
+		t.Errorf("connections %v", conns)
+	}
+	n.eval("erlang:disconnect_node('us@127.0.0.1')")
+	await(t, "the connection to end", func() bool { return len(s.Conns()) == 0 })
+	n.eval("erlang:set_cookie(node(), wrong)")
+	if got := n.eval("net_adm:ping('us@127.0.0.1')"); got != "pang" {
+		t.Errorf("with a wrong cookie: %s", got)
+	}
+	if err := <-refused; !errors.Is(err, ErrCookie) {
+		t.Errorf("refused for %v", err)
+	}
+}

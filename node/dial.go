@@ -1,0 +1,242 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+)
+
+const (
+	dialTime  = 15 * time.Second // of a dial whose context allows more
+	busyTime  = 2 * time.Second  // that a node may take to forget an earlier connection of ours
+	busyPause = 10 * time.Millisecond
+)
+
+// Dialer connects to nodes as a hidden node. It may be used concurrently as long as nobody changes it.
+type Dialer struct {
+	// Name is the full node name to connect under. Each different one costs a node an atom for good, and a node
+	// has one connection to each name. The default is eclus@HOST, with the name of this host.
+	Name   string
+	Cookie Cookie
+	// TLS is for nodes with distribution over TLS, nil for plain ones; Identify tells which is which. A
+	// plain node logs nothing of a TLS greeting, but a TLS node does of a plain one.
+	TLS *tls.Config
+	// Resolve returns the addresses of a host, which may be an address itself. The default is that of package net.
+	Resolve  func(ctx context.Context, host string) ([]netip.Addr, error)
+	EPMDPort uint16 // default 4369
+	Options
+}
+
+// Dial connects to the node with the full name name, with a default Dialer.
+func Dial(ctx context.Context, name string, cookie Cookie) (*Conn, error) {
+	return (&Dialer{Cookie: cookie}).Dial(ctx, name)
+}
+
+// Dial connects to the node with the full name name. It resolves the name's host, asks the epmd there for the
+// node's port, connects and goes through the handshake, all within 15 s or until ctx ends; the connection
+// outlives ctx. The cookie is put to use only once the node has said that it has that name. Errors are
+// each a [*DialError].
+//
+// While the node has a connection from our name, or a handshake with it, it is asked again for 2 s: it takes
+// a moment to notice that an earlier one has ended. Then the error is a [*StatusError] of Alive or NotOK.
+func (d *Dialer) Dial(ctx context.Context, name string) (*Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTime)
+	defer cancel()
+	addr, err := d.find(ctx, name)
+	if err != nil {
+		return nil, dialError(ctx, name, err)
+	}
+	return d.DialAddr(ctx, name, addr)
+}
+
+// DialAddr is Dial for a node whose distribution port is known. An empty name stands for whatever node is there.
+func (d *Dialer) DialAddr(ctx context.Context, name string, addr netip.AddrPort) (*Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTime)
+	defer cancel()
+	us, err := newSelf(d.name(), d.Cookie, d.Options)
+	if err != nil {
+		return nil, dialError(ctx, name, at(StepName, err))
+	}
+	until := time.Now().Add(busyTime)
+	for pause := busyPause; ; pause *= 2 {
+		c, err := d.connect(ctx, us, name, addr)
+		if err == nil {
+			return c, nil
+		}
+		if !isBusy(err) || time.Now().After(until) || !sleep(ctx, pause) {
+			return nil, dialError(ctx, name, err)
+		}
+	}
+}
+
+// dialError adds the name to an error with a step, and what has ended ctx.
+func dialError(ctx context.Context, name string, err error) error {
+	staged := (*DialError)(nil)
+	if !errors.As(err, &staged) {
+		return err
+	}
+	cause := staged.Err
+	if ended := context.Cause(ctx); ended != nil && !errors.Is(cause, ended) {
+		cause = fmt.Errorf("%w: %w", ended, cause)
+	}
+	return &DialError{name, staged.Step, cause}
+}
+
+func isBusy(err error) bool {
+	refused := (*StatusError)(nil)
+	return errors.As(err, &refused) && (refused.Code == Alive || refused.Code == NotOK)
+}
+
+// sleep waits for d and returns true, or false when ctx ends first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (d *Dialer) name() string {
+	if d.Name != "" {
+		return d.Name
+	}
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		host = "localhost"
+	}
+	return "eclus@" + host
+}
+
+// connect makes one attempt.
+func (d *Dialer) connect(ctx context.Context, us self, name string, addr netip.AddrPort) (*Conn, error) {
+	p, err := dial(ctx, addr)
+	if err != nil {
+		return nil, at(StepConnect, err)
+	}
+	f, err := d.secure(p)
+	if err != nil {
+		p.Close()
+		return nil, at(StepTLS, err)
+	}
+	them, err := us.connect(f, name)
+	if err == nil && !p.stop() {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		f.rw.(net.Conn).Close()
+		return nil, at(StepHandshake, err)
+	}
+	p.left = math.MaxInt
+	return newConn(f.rw.(net.Conn), us, them), nil
+}
+
+// secure returns the frames of a handshake with p, over TLS if that is asked for.
+func (d *Dialer) secure(p *peer) (frames, error) {
+	if d.TLS == nil {
+		return frames{p, plainLenSize}, nil
+	}
+	config := d.TLS.Clone()
+	if config.NextProtos == nil {
+		config.NextProtos = padding()
+	}
+	if config.ServerName == "" {
+		config.ServerName, _, _ = net.SplitHostPort(p.RemoteAddr().String())
+	}
+	c := tls.Client(p, config)
+	if err := c.Handshake(); err != nil {
+		_, err = tlsFailure(p, err)
+		return frames{}, err
+	}
+	return frames{c, secureLenSize}, nil
+}
+
+// self is this side of a connection.
+type self struct {
+	name     string
+	cookie   Cookie
+	creation uint32
+	Options
+}
+
+func newSelf(name string, cookie Cookie, o Options) (self, error) {
+	if err := CheckName(name); err != nil {
+		return self{}, err
+	}
+	creation := o.Creation
+	if creation == 0 {
+		creation = random() | 4 // the numbers up to 3 were those of OTP before 23
+	}
+	return self{name, cookie, creation, o.withDefaults()}, nil
+}
+
+// random returns a number that nobody can guess.
+func random() uint32 {
+	var b [4]byte
+	rand.Read(b[:])
+	return binary.BigEndian.Uint32(b[:])
+}
+
+// them is the other side of a connection.
+type them struct {
+	name     string
+	flags    Flags
+	creation uint32
+}
+
+// connect goes through the handshake of the connecting side.
+func (s self) connect(f frames, want string) (them, error) {
+	if err := f.write(SendName{connected, s.creation, s.name}.Append(nil)); err != nil {
+		return them{}, fmt.Errorf("send name: %w", err)
+	}
+	if err := readStatus(f); err != nil {
+		return them{}, err
+	}
+	m, err := readChallenge(f)
+	switch {
+	case err != nil:
+		return them{}, err
+	case want != "" && m.Name != want:
+		return them{}, &NameError{Want: want, Got: m.Name}
+	case m.Flags.missing() != 0:
+		return them{}, &FlagsError{m.Flags.missing()}
+	}
+	return them{m.Name, m.Flags, m.Creation}, at(StepCookie, s.prove(f, m.Challenge))
+}
+
+// prove answers the challenge and has the peer answer one.
+func (s self) prove(f frames, challenge uint32) error {
+	ours := random()
+	if err := f.write(ChallengeReply{ours, s.cookie.digest(challenge)}.Append(nil)); err != nil {
+		return fmt.Errorf("send proof: %w", err)
+	}
+	b, err := f.read()
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) { // all that a node has to say to a wrong one
+		return fmt.Errorf("%w: connection closed by the node", ErrCookie)
+	}
+	if err != nil {
+		return fmt.Errorf("read proof: %w", err)
+	}
+	ack, err := ParseChallengeAck(b)
+	if err == nil && !s.convinced(ack.Digest, ours) {
+		err = fmt.Errorf("%w: the node's own proof is wrong", ErrCookie)
+	}
+	return err
+}
+
+// convinced says whether d answers challenge.
+func (s self) convinced(d Digest, challenge uint32) bool {
+	want := s.cookie.digest(challenge)
+	return subtle.ConstantTimeCompare(d[:], want[:]) == 1
+}

@@ -1,0 +1,84 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Step is a part of the way to a node, in the order in which [Dialer.Dial] takes them.
+type Step string
+
+// The steps of a dial.
+const (
+	StepName      Step = "name"      // the name asked for is a full node name
+	StepResolve   Step = "resolve"   // its host has addresses
+	StepEPMD      Step = "epmd"      // the host's epmd answers
+	StepLookup    Step = "lookup"    // and knows the node: else a *NotRegisteredError
+	StepConnect   Step = "connect"   // the node's distribution port is open
+	StepTLS       Step = "tls"       // TLS, if it is asked for: else ErrTLS or ErrPlain
+	StepHandshake Step = "handshake" // the node accepts us: else a *StatusError, *NameError, *FlagsError or ErrWantsTLS
+	StepCookie    Step = "cookie"    // both know the same cookie: else ErrCookie
+)
+
+var (
+	// ErrPlain is the error of a node that does not answer a TLS greeting.
+	ErrPlain = errPlain
+	// ErrWantsTLS is the error of a node that answers a plain handshake with TLS.
+	ErrWantsTLS = errors.New("node speaks TLS")
+	// ErrCookie is the error of a node that was not convinced by our cookie, or that did not know it itself.
+	ErrCookie = errors.New("cookies differ")
+	// ErrSilent is the error of a connection over which nothing, not even a tick, has come for too long.
+	ErrSilent = errors.New("node is silent")
+)
+
+// DialError says at which step a dial failed.
+type DialError struct {
+	Node string // the name asked for
+	Step Step
+	Err  error
+}
+
+// Error names the node, quoted, the step and the cause.
+func (e *DialError) Error() string {
+	return fmt.Sprintf("dial node %q: %s: %v", e.Node, e.Step, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *DialError) Unwrap() error { return e.Err }
+
+// at adds the step to err, unless that is nil or has a step of its own.
+func at(step Step, err error) error {
+	if staged := (*DialError)(nil); err == nil || errors.As(err, &staged) {
+		return err
+	}
+	return &DialError{Step: step, Err: err}
+}
+
+// NotRegisteredError says that a host's epmd does not know a node.
+type NotRegisteredError struct {
+	Name   string   // alive name asked for
+	Others []string // alive names it knows, at most 1,000; unchecked, it is whatever the epmd has sent
+}
+
+// Error names the node, quoted, and how many others are registered.
+func (e *NotRegisteredError) Error() string {
+	return fmt.Sprintf("%q is not registered, %d other nodes are", e.Name, len(e.Others))
+}
+
+// NameError says that the node at a port is not the one that was looked for.
+type NameError struct {
+	Want, Got string // full node names; Got passes CheckName
+}
+
+// Error names both.
+func (e *NameError) Error() string { return fmt.Sprintf("node is %q; want %q", e.Got, e.Want) }
+
+// FlagsError says that a node can't do what this package needs.
+type FlagsError struct {
+	Missing Flags
+}
+
+// Error shows the missing flags in hexadecimal.
+func (e *FlagsError) Error() string {
+	return fmt.Sprintf("node is older than OTP 23: lacks distribution flags %#x", uint64(e.Missing))
+}

@@ -1,0 +1,40 @@
+package node
+
+// Down says that a monitored process has ended, or that nobody can tell any more.
+type Down struct {
+	Reason RawTerm // the exit reason; the atom noproc for a process that was not there
+	Err    error   // why the connection has ended; then there is no Reason
+}
+
+// Monitor watches a process of the peer.
+type Monitor struct {
+	conn *Conn
+	ref  Ref
+	down chan Down
+}
+
+// Monitor watches the process pid.
+func (c *Conn) Monitor(pid Pid) (*Monitor, error) { return c.monitor(pid) }
+
+// MonitorName watches the process that is registered under name at the peer.
+func (c *Conn) MonitorName(name Atom) (*Monitor, error) { return c.monitor(name) }
+
+func (c *Conn) monitor(process any) (*Monitor, error) {
+	down := make(chan Down, 1)
+	ref, err := c.wait(process, func(o outcome) { down <- Down{o.term, o.err} })
+	if err != nil {
+		return nil, err
+	}
+	m, err := encodeMessage(Tuple{opMonitor, c.pid, process, ref})
+	if err := c.send(c.ctx, m, err); err != nil {
+		c.take(ref)
+		return nil, err
+	}
+	return &Monitor{c, ref, down}, nil
+}
+
+// Down returns a channel on which one Down comes, unless Stop has been called before. It has room for it.
+func (m *Monitor) Down() <-chan Down { return m.down }
+
+// Stop ends the watching. It may be called at any time.
+func (m *Monitor) Stop() { m.conn.abandon(m.ref) }
