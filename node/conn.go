@@ -96,10 +96,15 @@ func newConn(c net.Conn, us self, them them) *Conn {
 		waiting: map[Ref]*waiter{},
 	}
 	conn.wrote.Store(time.Now().UnixNano())
-	conn.ended.Go(conn.writeAll)
-	conn.ended.Go(conn.readAll)
-	go conn.handleAll()
 	return conn
+}
+
+// start starts what serves c, and returns c.
+func (c *Conn) start() *Conn {
+	c.ended.Go(c.writeAll)
+	c.ended.Go(c.readAll)
+	go c.handleAll()
+	return c
 }
 
 // PeerName returns the peer's full node name; it passes [CheckName].
@@ -173,6 +178,9 @@ func (c *Conn) write(m []byte) error {
 	}
 	_, err := c.conn.Write(m)
 	c.wrote.Store(time.Now().UnixNano())
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fmt.Errorf("%w and takes nothing for %v", ErrSilent, c.us.TickTime)
+	}
 	return err
 }
 

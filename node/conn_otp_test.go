@@ -442,3 +442,35 @@ func TestServeOTP(t *testing.T) {
 		t.Errorf("refused for %v", err)
 	}
 }
+
+// A node dials us while we dial it, under a greater name than its own and under a lesser one.
+func TestDialSimultaneouslyOTP(t *testing.T) {
+	epmd := startEPMD(t)
+	n := startNode(t, epmd, "info", []string{"-name", "m@127.0.0.1"})
+	there := epmd.find(t, "m")
+	for _, alive := range []string{"a", "z"} {
+		t.Run(alive, func(t *testing.T) {
+			s := &Server{Name: alive + "@127.0.0.1", Cookie: "secret"}
+			epmd.register(t, alive, served(t, s).Port())
+			for round := range 30 {
+				theirs := make(chan string, 1)
+				go func() { theirs <- n.eval("net_kernel:connect_node('" + s.Name + "')") }()
+				c, err := (&Dialer{Server: s}).DialAddr(t.Context(), "m@127.0.0.1", there)
+				if err != nil {
+					t.Fatalf("round %d: %v", round, err)
+				}
+				if err := c.Ping(t.Context()); err != nil {
+					t.Errorf("round %d: %v", round, err)
+				}
+				if got := <-theirs; got != "true" || len(s.Conns()) != 1 {
+					t.Fatalf("round %d: node connected: %s; here %d connections", round, got, len(s.Conns()))
+				}
+				c.Close()
+				await(t, "the node to notice", func() bool { return n.eval("nodes(connected)") == "[]" })
+			}
+			if log := n.log(); log != "" && strings.Contains(log, s.Name) {
+				t.Errorf("log: %s", log)
+			}
+		})
+	}
+}

@@ -35,6 +35,10 @@ type Dialer struct {
 	// Resolve returns the addresses of a host, which may be an address itself. The default is that of package net.
 	Resolve  func(ctx context.Context, host string) ([]netip.Addr, error)
 	EPMDPort uint16 // default 4369
+	// Server is the node to connect as, if it also accepts connections: its Name, Cookie and Options are used
+	// in place of the Dialer's, and a connection that it already has with a node is what a dial returns. If the
+	// peer dials at the same time, both ends agree on one connection.
+	Server *Server
 	Options
 }
 
@@ -64,7 +68,7 @@ func (d *Dialer) Dial(ctx context.Context, name string) (*Conn, error) {
 func (d *Dialer) DialAddr(ctx context.Context, name string, addr netip.AddrPort) (*Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
-	us, err := newSelf(d.name(), d.Cookie, d.Options)
+	us, err := d.self()
 	if err != nil {
 		return nil, dialError(ctx, name, at(StepName, err))
 	}
@@ -93,7 +97,11 @@ func dialError(ctx context.Context, name string, err error) error {
 	return &DialError{name, staged.Step, cause}
 }
 
+// isBusy says whether another connection between the same nodes is in the way, perhaps not for long.
 func isBusy(err error) bool {
+	if errors.Is(err, errGaveWay) || errors.Is(err, errComing) {
+		return true
+	}
 	refused := (*StatusError)(nil)
 	return errors.As(err, &refused) && (refused.Code == Alive || refused.Code == NotOK)
 }
@@ -108,6 +116,13 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+func (d *Dialer) self() (self, error) {
+	if d.Server != nil {
+		return d.Server.self()
+	}
+	return newSelf(d.name(), d.Cookie, d.Options)
+}
+
 func (d *Dialer) name() string {
 	if d.Name != "" {
 		return d.Name
@@ -119,8 +134,18 @@ func (d *Dialer) name() string {
 	return "eclus@" + host
 }
 
-// connect makes one attempt.
+// connect makes one attempt, or finds that there is a connection.
 func (d *Dialer) connect(ctx context.Context, us self, name string, addr netip.AddrPort) (*Conn, error) {
+	if d.Server == nil || name == "" {
+		return d.attempt(ctx, us, name, addr)
+	}
+	c, err := d.Server.peers.connect(ctx, name, func(ctx context.Context) (*Conn, error) {
+		return d.attempt(ctx, us, name, addr)
+	})
+	return c, at(StepHandshake, err)
+}
+
+func (d *Dialer) attempt(ctx context.Context, us self, name string, addr netip.AddrPort) (*Conn, error) {
 	p, err := dial(ctx, addr)
 	if err != nil {
 		return nil, at(StepConnect, err)
@@ -139,7 +164,7 @@ func (d *Dialer) connect(ctx context.Context, us self, name string, addr netip.A
 		return nil, at(StepHandshake, err)
 	}
 	p.left = math.MaxInt
-	return newConn(f.rw.(net.Conn), us, them), nil
+	return newConn(f.rw.(net.Conn), us, them).start(), nil
 }
 
 // secure returns the frames of a handshake with p, over TLS if that is asked for.

@@ -27,7 +27,8 @@ var (
 	ErrWantsTLS = errors.New("node speaks TLS")
 	// ErrCookie is the error of a node that was not convinced by our cookie, or that did not know it itself.
 	ErrCookie = errors.New("cookies differ")
-	// ErrSilent is the error of a connection over which nothing, not even a tick, has come for too long.
+	// ErrSilent is the error of a connection over which nothing, not even a tick, has come or could be
+	// sent for too long.
 	ErrSilent = errors.New("node is silent")
 )
 

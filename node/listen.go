@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 )
@@ -25,32 +23,30 @@ type Server struct {
 	Cookie Cookie
 	TLS    *tls.Config // for distribution over TLS; nil for a plain node
 	Options
-	// Connected is called with each connection after its handshake, if it is set. The connection lasts until
-	// either side closes it.
+	// Connected is called with each connection accepted, after its handshake, if it is set. The connection
+	// lasts until either side closes it.
 	Connected func(*Conn)
 	// Refused is called with each connection that ends before that, if it is set: the address and why.
 	Refused func(net.Addr, error)
 
-	mu      sync.Mutex
-	peers   map[string]*Conn // connected, by node name
-	pending map[string]bool  // node names of handshakes under way
+	peers    peers
+	once     sync.Once
+	creation uint32 // the same for all connections, so that peers see one node
 }
 
 // Serve accepts connections until ctx ends or ln fails, closes ln and all connections, and returns ctx's or
 // ln's error. At most 256 connections are open at a time; more are closed at once.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
-	if s.Creation == 0 { // the same for all connections, so that a peer sees one node
-		s.Creation = random() | 4
-	}
-	us, err := newSelf(s.Name, s.Cookie, s.Options)
+	us, err := s.self()
 	if err != nil {
 		ln.Close()
 		return fmt.Errorf("serve node: %w", err)
 	}
 	defer context.AfterFunc(ctx, func() { ln.Close() })()
 	var conns sync.WaitGroup
+	defer s.closeAll() // those it has dialled too
 	defer conns.Wait()
-	ctx, cancel := context.WithCancel(ctx)
+	serving, cancel := context.WithCancel(ctx)
 	defer cancel()
 	free := make(chan struct{}, maxConns)
 	for {
@@ -66,13 +62,27 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		select {
 		case free <- struct{}{}:
 			conns.Go(func() {
-				s.serve(ctx, us, c)
+				s.serve(serving, us, c)
 				<-free
 			})
 		default:
 			c.Close()
 		}
 	}
+}
+
+func (s *Server) closeAll() {
+	for _, c := range s.peers.all() {
+		c.Close()
+	}
+}
+
+// self returns this node's side of a connection.
+func (s *Server) self() (self, error) {
+	us, err := newSelf(s.Name, s.Cookie, s.Options)
+	s.once.Do(func() { s.creation = us.creation })
+	us.creation = s.creation
+	return us, err
 }
 
 // serve serves one connection until it ends.
@@ -94,7 +104,6 @@ func (s *Server) serve(ctx context.Context, us self, c net.Conn) {
 	case <-conn.Closed():
 	}
 	conn.Close()
-	s.leave(conn)
 }
 
 // accept goes through the handshake.
@@ -111,18 +120,17 @@ func (s *Server) accept(ctx context.Context, us self, c net.Conn) (*Conn, error)
 	if err != nil {
 		return nil, fmt.Errorf("accept node: %w", err)
 	}
-	code := s.begin(name.Name)
-	if code != NotOK {
-		defer s.finish(name.Name)
+	code, attempt := s.peers.accept(us.name, name.Name)
+	err = us.greet(f, code)
+	if err == nil && !stop() {
+		err = context.Cause(ctx)
 	}
-	if err := us.greet(f, code); err != nil {
+	if err != nil {
+		s.peers.end(name.Name, attempt, nil)
 		return nil, fmt.Errorf("accept node %q: %w", name.Name, err)
 	}
-	if !stop() {
-		return nil, context.Cause(ctx)
-	}
-	conn := newConn(f.rw.(net.Conn), us, them{name.Name, name.Flags, name.Creation})
-	s.enter(conn)
+	conn := newConn(f.rw.(net.Conn), us, them{name.Name, name.Flags, name.Creation}).start()
+	s.peers.end(name.Name, attempt, conn)
 	return conn, nil
 }
 
@@ -161,10 +169,10 @@ func admit(f frames, code StatusCode) error {
 	if err := f.write(Status{Code: code}.Append(nil)); err != nil {
 		return fmt.Errorf("send status: %w", err)
 	}
-	if code == NotOK {
+	switch code {
+	case NotOK:
 		return errors.New("in a handshake already")
-	}
-	if code == OK {
+	case OK, OKSimultaneous:
 		return nil
 	}
 	b, err := f.read()
@@ -177,61 +185,8 @@ func admit(f frames, code StatusCode) error {
 	return nil
 }
 
-// begin returns OK, NotOK during another handshake under the same name, or Alive if a node of this name is connected.
-// Unless it is NotOK, the name is the handshake's until finish.
-func (s *Server) begin(name string) StatusCode {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.pending[name] {
-		return NotOK
-	}
-	if s.pending == nil {
-		s.pending, s.peers = map[string]bool{}, map[string]*Conn{}
-	}
-	s.pending[name] = true
-	if s.peers[name] != nil {
-		return Alive
-	}
-	return OK
-}
-
-func (s *Server) finish(name string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.pending, name)
-}
-
-// enter takes in a connection. It closes an earlier one, of which the peer has said that it is broken.
-func (s *Server) enter(c *Conn) {
-	s.mu.Lock()
-	old := s.peers[c.PeerName()]
-	s.peers[c.PeerName()] = c
-	s.mu.Unlock()
-	if old != nil {
-		old.Close()
-	}
-}
-
-// leave forgets a connection that has ended, unless another has taken its place.
-func (s *Server) leave(c *Conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.peers[c.PeerName()] == c {
-		delete(s.peers, c.PeerName())
-	}
-}
-
 // Conns returns the connections with other nodes, in the order of their names.
-func (s *Server) Conns() []*Conn {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var conns []*Conn
-	for _, c := range s.peers {
-		conns = append(conns, c)
-	}
-	slices.SortFunc(conns, func(a, b *Conn) int { return strings.Compare(a.PeerName(), b.PeerName()) })
-	return conns
-}
+func (s *Server) Conns() []*Conn { return s.peers.all() }
 
 // challenge has the peer prove that it knows the cookie, and proves it in turn.
 func (s self) challenge(f frames) error {

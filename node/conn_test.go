@@ -1,0 +1,453 @@
+package node
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestCookieIsHidden(t *testing.T) {
+	const c = Cookie("secret")
+	var log strings.Builder
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("msg", "cookie", c, "in", struct{ C Cookie }{c})
+	js, err := json.Marshal([]Cookie{c})
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := fmt.Sprintf("%v %+v %#v %s %q %x %d %v", c, c, c, c, c, c, []any{c}, &Dialer{Cookie: c}) + log.String() + string(js)
+	if strings.Contains(shown, "secret") || strings.Contains(shown, fmt.Sprintf("%x", "secret")) {
+		t.Errorf("the cookie is in %s", shown)
+	}
+}
+
+// The digests are those of erlang:md5/1.
+func TestDigest(t *testing.T) {
+	for _, tt := range []struct {
+		cookie    Cookie
+		challenge uint32
+		want      string
+	}{
+		{"secret", 0, "175ec77a7f63082590987d0d8b051aff"},
+		{"", 4294967295, "7ba34a7c9344df2acabdb0146b9e15e3"},
+	} {
+		if got := fmt.Sprintf("%x", tt.cookie.digest(tt.challenge)); got != tt.want {
+			t.Errorf("%s, %d: got %s; want %s", string(tt.cookie), tt.challenge, got, tt.want)
+		}
+	}
+}
+
+var proofTests = []struct {
+	name, hex string
+	ok        bool
+}{
+	{"reply", "72 01020304 000102030405060708090a0b0c0d0e0f", true},
+	{"reply and more", "72 01020304 000102030405060708090a0b0c0d0e0f 00", true},
+	{"short reply", "72 01020304 000102030405060708090a0b0c0d0e", false},
+	{"ack", "61 000102030405060708090a0b0c0d0e0f", true},
+	{"short ack", "61 000102030405060708090a0b0c0d0e", false},
+	{"nothing", "", false},
+	{"status", "73 6f6b 000102030405060708090a0b0c0d0e0f0001020304", false},
+}
+
+func TestParseProofs(t *testing.T) {
+	for _, tt := range proofTests {
+		b := unhex(t, tt.hex)
+		reply, replyErr := ParseChallengeReply(b)
+		ack, ackErr := ParseChallengeAck(b)
+		if got := replyErr == nil || ackErr == nil; got != tt.ok {
+			t.Errorf("%s: parsed: %v; want %v", tt.name, got, tt.ok)
+		}
+		if replyErr == nil && (reply.Challenge != 0x01020304 || reply.Digest[15] != 15) || ackErr == nil && ack.Digest[15] != 15 {
+			t.Errorf("%s: got %x, %x", tt.name, reply, ack)
+		}
+	}
+}
+
+func FuzzParseProofs(f *testing.F) {
+	for _, tt := range proofTests {
+		f.Add(unhex(f, tt.hex))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if m, err := ParseChallengeReply(b); err == nil && string(m.Append(nil)) != string(b[:21]) {
+			t.Errorf("%x: parsed as %x", b, m)
+		}
+		if m, err := ParseChallengeAck(b); err == nil && string(m.Append(nil)) != string(b[:17]) {
+			t.Errorf("%x: parsed as %x", b, m)
+		}
+	})
+}
+
+// testConn returns a connection whose goroutines have not been started; the other end is returned too.
+func testConn(t testing.TB, o Options) (*Conn, net.Conn) {
+	t.Helper()
+	us, err := newSelf("us@here", "secret", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs := net.Pipe()
+	t.Cleanup(func() {
+		ours.Close()
+		theirs.Close()
+	})
+	return newConn(ours, us, them{"them@there", connected, 1}), theirs
+}
+
+// controlSeeds are a peer's messages, right and wrong ones of each kind.
+func controlSeeds(t testing.TB, c *Conn) [][]byte {
+	far := Pid{Node: "them@there", ID: 7, Creation: 1}
+	ref := Ref{Node: "them@there", Creation: 1, Len: 3}
+	var all [][]byte
+	add := func(control Tuple, payload ...any) {
+		b, err := encodeMessage(control, payload...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, b[messageLenSize:])
+	}
+	call := Tuple{genCall, Tuple{far, []any{Atom("alias"), ref}}, Tuple{isAuth, Atom("them@there")}}
+	for op := range 40 {
+		add(Tuple{op})
+		add(Tuple{op, far, c.pid, ref, Atom("reason"), 1}, call)
+		add(Tuple{op, c.pid, far, 1, []any{}}, 1)
+	}
+	add(Tuple{opSend, Atom(""), c.pid}, Tuple{ref, 1})
+	add(Tuple{opSend, Atom(""), c.pid}, Tuple{Atom("io_request"), far, ref, Atom("getopts")})
+	add(Tuple{opRegSend, far, Atom(""), netKernel}, call)
+	add(Tuple{opRegSend, far, Atom(""), Atom("box")}, call)
+	add(Tuple{opMonitor, far, Atom("nobody"), ref})
+	add(Tuple{opSpawnRequest, ref, far, far, Tuple{Atom("erlang"), Atom("halt"), 0}, []any{}}, []any{})
+	add(Tuple{opSpawnReply, ref, c.pid, 0, Atom("notsup")})
+	add(Tuple{opLink, far, Pid{Node: "us@here"}})
+	add(Tuple{opUnlinkID, 1 << 40, far, c.pid})
+	return append(all, []byte{passThrough}, []byte{131, 68}, []byte("p\x83h"), []byte("p\x83h\x00"), []byte("p\x83l\xff\xff\xff\xff"),
+		[]byte("p\x83h\x01a\x02\x83"))
+}
+
+// FuzzDispatch has a peer say anything: nothing panics, and nothing is answered but in whole messages.
+func FuzzDispatch(f *testing.F) {
+	c, _ := testConn(f, Options{Processes: map[Atom]Handler{"box": nil}})
+	for _, m := range controlSeeds(f, c) {
+		f.Add(m)
+	}
+	f.Fuzz(func(t *testing.T, m []byte) {
+		ref, err := c.wait(nil, func(outcome) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.take(ref)
+		c.dispatch(m)
+		for len(c.out) > 0 {
+			if b := <-c.out; len(b) != int(binary.BigEndian.Uint32(b))+messageLenSize {
+				t.Errorf("%x: answered %x", m, b)
+			}
+		}
+	})
+}
+
+// answers are the control messages, as terms, that c would send now.
+func answers(t *testing.T, c *Conn) []any {
+	t.Helper()
+	var all []any
+	for len(c.out) > 0 {
+		b := <-c.out
+		var v any
+		if _, err := CutTerm(b[messageLenSize+1:], &v); err != nil {
+			t.Fatalf("%x: %v", b, err)
+		}
+		all = append(all, v)
+	}
+	return all
+}
+
+func TestDispatchAnswers(t *testing.T) {
+	c, _ := testConn(t, Options{Processes: map[Atom]Handler{"box": func(*Conn, Message) {}}})
+	far := Pid{Node: "them@there", ID: 7, Creation: 1}
+	ref := Ref{Node: "them@there", Creation: 1, Len: 3}
+	gone := c.pid
+	gone.Creation++
+	for _, tt := range []struct {
+		name string
+		in   Tuple
+		want any // nil: nothing
+	}{
+		{"monitor of nobody", Tuple{opMonitor, far, Atom("nobody"), ref}, Tuple{int64(opMonitorExit), Atom("nobody"), far, ref, atomNoProc}},
+		{"monitor of an earlier us", Tuple{opMonitor, far, gone, ref}, Tuple{int64(opMonitorExit), gone, far, ref, atomNoProc}},
+		{"monitor of a process", Tuple{opMonitor, far, Atom("box"), ref}, nil},
+		{"monitor of us", Tuple{opMonitor, far, c.pid, ref}, nil},
+		{"demonitor", Tuple{opDemonitor, far, c.pid, ref}, nil},
+		{"link to us", Tuple{opLink, far, c.pid}, nil},
+		{"link to an earlier us", Tuple{opLink, far, gone}, Tuple{int64(opExit), gone, far, atomNoProc}},
+		{"unlink", Tuple{opUnlinkID, 5, far, c.pid}, Tuple{int64(opUnlinkIDAck), int64(5), c.pid, far}},
+		{"spawn", Tuple{opSpawnRequest, ref, far, far, Tuple{Atom("erlang"), Atom("halt"), 0}, []any{}},
+			Tuple{int64(opSpawnReply), ref, far, int64(0), atomNotSup}},
+		{"exit", Tuple{opExit, far, c.pid, Atom("kill")}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m, err := encodeMessage(tt.in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := c.dispatch(m[messageLenSize:]); err != nil {
+				t.Fatal(err)
+			}
+			if got := answers(t, c); fmt.Sprint(got) != fmt.Sprint(slices.DeleteFunc([]any{tt.want}, func(v any) bool { return v == nil })) {
+				t.Errorf("got %v; want %v", got, tt.want)
+			}
+		})
+	}
+}
+
+// Two idle ends keep each other alive with few ticks, though each answers the other's.
+func TestTicks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, theirs := testConn(t, Options{})
+		b, _ := testConn(t, Options{})
+		counter := &countingConn{Conn: theirs}
+		b.conn = counter
+		a.start()
+		b.start()
+		time.Sleep(time.Hour) // of the bubble's own time
+		if a.Err() != nil || b.Err() != nil {
+			t.Errorf("ended: %v, %v", a.Err(), b.Err())
+		}
+		if n := counter.writes.Load(); n < 3600/60 || n > 2*3600/15 {
+			t.Errorf("%d ticks in an hour", n)
+		}
+		a.Close()
+		synctest.Wait()
+		if a.Err() != net.ErrClosed || b.Err() == nil || errors.Is(b.Err(), ErrSilent) {
+			t.Errorf("ended with %v and %v", a.Err(), b.Err())
+		}
+		b.Close()
+	})
+}
+
+type countingConn struct {
+	net.Conn
+	writes atomic.Int64
+}
+
+func (c *countingConn) Write(b []byte) (int, error) {
+	c.writes.Add(1)
+	return c.Conn.Write(b)
+}
+
+func TestSilence(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		peer func(net.Conn)
+		want error
+	}{
+		{"reads and is silent", func(c net.Conn) { io.Copy(io.Discard, c) }, ErrSilent},
+		{"neither reads nor speaks", func(net.Conn) {}, ErrSilent},
+		{"speaks and does not read", func(c net.Conn) { // each tick is to be answered
+			for _, err := c.Write(make([]byte, 4)); err == nil; _, err = c.Write(make([]byte, 4)) {
+				time.Sleep(time.Second)
+			}
+		}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, theirs := testConn(t, Options{})
+				var peer sync.WaitGroup
+				peer.Go(func() { tt.peer(theirs) })
+				start := time.Now()
+				c.start()
+				<-c.Closed()
+				if took := time.Since(start); took > 2*defaultTickTime || tt.want != nil && !errors.Is(c.Err(), tt.want) {
+					t.Errorf("ended after %v with %v; want %v", took, c.Err(), tt.want)
+				}
+				c.Close()
+				theirs.Close()
+				peer.Wait()
+			})
+		})
+	}
+}
+
+// What a peer says after the handshake ends the connection, or not, but never hangs.
+func TestHostilePeer(t *testing.T) {
+	flood := func(c net.Conn, m []byte) {
+		b := append(binary.BigEndian.AppendUint32(nil, uint32(len(m))), m...)
+		for range 1_000_000 {
+			if _, err := c.Write(b); err != nil {
+				return
+			}
+		}
+	}
+	seeds, _ := testConn(t, Options{})
+	monitor, err := encodeMessage(Tuple{opMonitor, Pid{Node: "a@b"}, Atom("nobody"), Ref{Node: "a@b", Len: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	toBox, err := encodeMessage(Tuple{opRegSend, Pid{Node: "a@b"}, Atom(""), Atom("box")}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name string
+		peer func(net.Conn)
+		err  string
+	}{
+		{"huge message", func(c net.Conn) { c.Write([]byte{255, 255, 255, 255}) }, "4294967295 bytes"},
+		{"big message that ends early", func(c net.Conn) { c.Write([]byte{0, 255, 255, 255, 'p'}); c.Close() }, "unexpected EOF"},
+		{"no pass through", func(c net.Conn) { flood(c, []byte{131, 68, 0}) }, "begins with"},
+		{"closed", func(c net.Conn) { c.Close() }, "EOF"},
+		{"asks and does not read", func(c net.Conn) { flood(c, monitor[4:]) }, errNoReads.Error()},
+		{"more than a handler handles", func(c net.Conn) { flood(c, toBox[4:]) }, errBehind.Error()},
+		{"control term", func(c net.Conn) { flood(c, []byte("p\x83l\xff\xff\xff\xff")) }, "decode term"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			slow := make(chan struct{})
+			defer close(slow)
+			c, theirs := testConn(t, Options{Processes: map[Atom]Handler{"box": func(*Conn, Message) { <-slow }}})
+			go tt.peer(theirs)
+			c.start()
+			ended(t, c, nil)
+			if !names(c.Err(), tt.err) {
+				t.Errorf("ended with %v; want %q", c.Err(), tt.err)
+			}
+			if err := c.Ping(t.Context()); err == nil {
+				t.Error("pong over an ended connection")
+			}
+			c.Close()
+		})
+	}
+	for i, m := range controlSeeds(t, seeds) {
+		t.Run(fmt.Sprint("message ", i), func(t *testing.T) {
+			c, theirs := testConn(t, Options{})
+			go io.Copy(io.Discard, theirs)
+			c.start()
+			theirs.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(m))), m...))
+			theirs.Close()
+			ended(t, c, nil)
+			c.Close()
+		})
+	}
+}
+
+// Each stage of the connecting side's handshake meets what no node would say.
+func TestDialHostile(t *testing.T) {
+	const (
+		name = "a@b"
+		able = "0016 4e 0000001d07050bb4 00000002 00000003 0003 614062" // a challenge with all flags
+	)
+	flags := fmt.Sprintf("%016x", uint64(connected))
+	good := strings.Replace(able, "0000001d07050bb4", flags, 1)
+	for _, tt := range []struct {
+		name, answer string
+		step         Step
+		err          string
+	}{
+		{"closed", "", StepHandshake, "read status"},
+		{"TLS alert", "15 0303 0002 0228", StepHandshake, ErrWantsTLS.Error()},
+		{"not allowed", "000c 736e6f745f616c6c6f776564", StepHandshake, "not_allowed"},
+		{"huge", "ffff", StepHandshake, "65535"},
+		{"another name", okFrame + strings.Replace(good, "614062", "614063", 1), StepHandshake, `"a@c"`},
+		{"few flags", okFrame + challengeFrame, StepHandshake, "lacks distribution flags"},
+		{"closed after the proof", okFrame + good, StepCookie, "cookies differ"},
+		{"wrong proof", okFrame + good + "0011 61 00000000000000000000000000000000", StepCookie, "cookies differ"},
+		{"short proof", okFrame + good + "0001 61", StepCookie, "challenge_ack"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			addr := listen(t, plainNode(func(c net.Conn) { c.Write(unhex(t, tt.answer)) }))
+			c, err := (&Dialer{Name: prober, Cookie: "secret"}).DialAddr(t.Context(), name, addr)
+			staged := (*DialError)(nil)
+			if c != nil || !errors.As(err, &staged) || staged.Step != tt.step || !names(err, tt.err) {
+				t.Errorf("got %v, %v; want step %s, %q", c, err, tt.step, tt.err)
+			}
+		})
+	}
+	t.Run("silent", func(t *testing.T) {
+		t.Parallel()
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		addr := listen(t, plainNode(func(c net.Conn) { io.Copy(io.Discard, c) }))
+		if _, err := (&Dialer{Name: prober}).DialAddr(ctx, name, addr); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// Each stage of the accepting side's handshake meets what no node would say.
+func TestServeHostile(t *testing.T) {
+	refused := make(chan error, 100)
+	s := &Server{Name: "us@here", Cookie: "secret", Refused: func(_ net.Addr, err error) { refused <- err }}
+	addr := served(t, s)
+	good := SendName{connected, 1, "a@b"}
+	for _, tt := range []struct {
+		name string
+		send [][]byte
+		err  string
+	}{
+		{"closed", nil, "read name"},
+		{"huge", [][]byte{make([]byte, 5000)}, "5000 bytes"},
+		{"other message", [][]byte{[]byte("sok")}, "no send_name"},
+		{"few flags", [][]byte{SendName{Published, 1, "a@b"}.Append(nil)}, "lacks distribution flags"},
+		{"own name", [][]byte{SendName{connected, 1, "us@here"}.Append(nil)}, "our own name"},
+		{"escape in the name", [][]byte{SendName{connected, 1, "a@\x1b"}.Append(nil)}, "printable"},
+		{"closed after the name", [][]byte{good.Append(nil)}, "read proof"},
+		{"other proof", [][]byte{good.Append(nil), []byte("sok")}, "no challenge_reply"},
+		{"wrong proof", [][]byte{good.Append(nil), ChallengeReply{}.Append(nil)}, "cookies differ"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c, err := net.Dial("tcp", addr.String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			for _, m := range tt.send {
+				if err := (frames{c, plainLenSize}).write(m); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c.(*net.TCPConn).CloseWrite()
+			if err := <-refused; !names(err, tt.err) {
+				t.Errorf("refused with %v; want %q", err, tt.err)
+			}
+			if n := len(s.peers.attempts); n != 0 {
+				t.Errorf("%d handshakes left", n)
+			}
+		})
+	}
+}
+
+// Two nodes that dial each other at the same time agree on one connection.
+func TestDialSimultaneously(t *testing.T) {
+	a, b := &Server{Name: "a@here", Cookie: "secret"}, &Server{Name: "b@here", Cookie: "secret"}
+	addrs := map[*Server]netip.AddrPort{a: served(t, a), b: served(t, b)}
+	for round := range 50 {
+		var both sync.WaitGroup
+		for _, pair := range [][2]*Server{{a, b}, {b, a}} {
+			both.Go(func() {
+				c, err := (&Dialer{Server: pair[0]}).DialAddr(t.Context(), pair[1].Name, addrs[pair[1]])
+				if err == nil {
+					err = c.Ping(t.Context())
+				}
+				if err != nil {
+					t.Errorf("round %d: %s to %s: %v", round, pair[0].Name, pair[1].Name, err)
+				}
+			})
+		}
+		both.Wait()
+		if na, nb := len(a.Conns()), len(b.Conns()); na != 1 || nb != 1 {
+			t.Fatalf("round %d: %d and %d connections", round, na, nb)
+		}
+		a.Conns()[0].Close()
+		await(t, "both to notice", func() bool { return len(a.Conns()) == 0 && len(b.Conns()) == 0 })
+	}
+}
