@@ -95,8 +95,12 @@ func (c *Conn) abandon(ref Ref) {
 
 func (c *Conn) demonitor(process any, ref Ref) {
 	m, err := encodeMessage(Tuple{opDemonitor, c.pid, process, ref})
-	if err == nil {
-		c.answer(m) // if it is lost, what comes is ignored
+	if err != nil {
+		return
+	}
+	select {
+	case c.out <- m: // after the message that began the monitoring
+	default: // what comes of it will be ignored
 	}
 }
 

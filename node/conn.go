@@ -21,7 +21,7 @@ const (
 	ticksPerTime      = 4               // ticks sent while a TickTime passes, as a node does
 	answerPause       = time.Second / 2 // ticks are not answered any sooner after something was sent
 	flushTime         = time.Second     // to send what is waiting when a Conn is closed
-	outLen            = 64              // messages that wait to be sent
+	outLen            = 64              // messages that wait to be sent, of callers and of the reader each
 	inLen             = 256             // messages that wait for a Handler
 )
 
@@ -76,10 +76,12 @@ type Conn struct {
 	ctx   context.Context // ends with the connection, the cause being why
 	fail  context.CancelCauseFunc
 	ended sync.WaitGroup // the goroutines that read and write
+	idle  sync.WaitGroup // the one that calls handlers
 
-	out   chan []byte  // whole messages, to be sent
-	in    chan Message // to be handled
-	wrote atomic.Int64 // when something was last sent, in Unix nanoseconds
+	out     chan []byte  // whole messages of callers, to be sent
+	answers chan []byte  // the same, of the reader
+	in      chan Message // to be handled
+	wrote   atomic.Int64 // when something was last sent, in Unix nanoseconds
 
 	mu      sync.Mutex
 	refs    uint64          // references made
@@ -92,6 +94,7 @@ func newConn(c net.Conn, us self, them them) *Conn {
 		conn: c, us: us, them: them, ctx: ctx, fail: fail,
 		pid:     Pid{Node: Atom(us.name), ID: 1, Creation: us.creation},
 		out:     make(chan []byte, outLen),
+		answers: make(chan []byte, outLen),
 		in:      make(chan Message, inLen),
 		waiting: map[Ref]*waiter{},
 	}
@@ -103,7 +106,7 @@ func newConn(c net.Conn, us self, them them) *Conn {
 func (c *Conn) start() *Conn {
 	c.ended.Go(c.writeAll)
 	c.ended.Go(c.readAll)
-	go c.handleAll()
+	c.idle.Go(c.handleAll)
 	return c
 }
 
@@ -156,6 +159,7 @@ func (c *Conn) writeAll() {
 	for {
 		var m []byte
 		select {
+		case m = <-c.answers:
 		case m = <-c.out:
 		case <-tick.C:
 			m = make([]byte, messageLenSize)
@@ -261,10 +265,10 @@ func (c *Conn) receive(m []byte) error {
 	return c.answer(make([]byte, messageLenSize))
 }
 
-// answer has the reader's own messages sent. A peer that has us answer and does not read is no use.
+// answer has a message of the reader sent. A peer that has us answer and does not read is no use.
 func (c *Conn) answer(m []byte) error {
 	select {
-	case c.out <- m:
+	case c.answers <- m:
 		return nil
 	default:
 		return errNoReads

@@ -302,17 +302,21 @@ func TestDialTLSOTP(t *testing.T) {
 		t.Errorf("without TLS: %v", err)
 	}
 	d.TLS = &tls.Config{InsecureSkipVerify: true}
+	d.Cookie = "wrong"
+	if _, err := d.Dial(t.Context(), "safe@safe.host"); !errors.Is(err, ErrCookie) {
+		t.Errorf("with a wrong cookie: %v", err)
+	}
+	d.Cookie = "secret"
 	c := dialed(t, d, "safe@safe.host")
 	if err := c.Ping(t.Context()); err != nil {
 		t.Error(err)
 	}
-	testSpeed := []any{bytes.Repeat([]byte("x"), 1<<20)}
-	if got, err := c.Call(t.Context(), "erlang", "byte_size", testSpeed...); err != nil || decoded(t, got) != any(int64(1<<20)) {
+	if got, err := c.Call(t.Context(), "erlang", "byte_size", bytes.Repeat([]byte("x"), 1<<20)); err != nil || decoded(t, got) != any(int64(1<<20)) {
 		t.Errorf("a megabyte: got %x, %v", got, err)
 	}
 }
 
-// A hundred dials with the right cookie leave nothing in the node's log, and no atom but the prober's name.
+// A hundred dials with the right cookie and a thousand identifications leave nothing in the node's log, and no atom but the prober's name.
 func TestDialOftenOTP(t *testing.T) {
 	epmd := startEPMD(t)
 	n := startNode(t, epmd, "info", []string{"-name", "often@often.host"})
@@ -342,9 +346,15 @@ func TestDialOftenOTP(t *testing.T) {
 		took = append(took, visit())
 	}
 	n.settle(idle)
-	after := n.trace()
 	slices.Sort(took)
 	t.Logf("dial and ping: median %v, longest %v", took[len(took)/2], took[len(took)-1])
+	for range 1000 {
+		if _, err := Identify(t.Context(), epmd.find(t, "often"), prober); err != nil {
+			t.Fatal(err)
+		}
+		n.settle(idle)
+	}
+	after := n.trace()
 	if after.log != before.log || after.atoms > before.atoms+1 || after.news != "[[],{messages,[]}]" {
 		t.Errorf("left behind: %d atoms, news %s, log %s", after.atoms-before.atoms, after.news,
 			strings.TrimPrefix(after.log, before.log))
@@ -387,6 +397,18 @@ func (e epmdPort) register(t *testing.T, name string, port uint16) {
 	answer := make([]byte, 6)
 	if _, err := io.ReadFull(c, answer); err != nil || answer[1] != 0 {
 		t.Fatalf("register: %x, %v", answer, err)
+	}
+}
+
+// A node connects to us over TLS.
+func TestServeTLSOTP(t *testing.T) {
+	epmd := startEPMD(t)
+	s := &Server{Name: "us@127.0.0.1", Cookie: "secret", TLS: &tls.Config{Certificates: []tls.Certificate{newCertificate(t)}}}
+	epmd.register(t, "us", served(t, s).Port())
+	args := withOptions(t, append(secure, "-name", "them@127.0.0.1"), "]},{client,[{verify,verify_none}")
+	n := startNode(t, epmd, "error", args)
+	if got := n.eval("net_adm:ping('us@127.0.0.1')"); got != "pong" {
+		t.Errorf("got %s", got)
 	}
 }
 

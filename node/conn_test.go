@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -149,8 +150,8 @@ func FuzzDispatch(f *testing.F) {
 		}
 		defer c.take(ref)
 		c.dispatch(m)
-		for len(c.out) > 0 {
-			if b := <-c.out; len(b) != int(binary.BigEndian.Uint32(b))+messageLenSize {
+		for len(c.answers) > 0 {
+			if b := <-c.answers; len(b) != int(binary.BigEndian.Uint32(b))+messageLenSize {
 				t.Errorf("%x: answered %x", m, b)
 			}
 		}
@@ -161,8 +162,8 @@ func FuzzDispatch(f *testing.F) {
 func answers(t *testing.T, c *Conn) []any {
 	t.Helper()
 	var all []any
-	for len(c.out) > 0 {
-		b := <-c.out
+	for len(c.answers) > 0 {
+		b := <-c.answers
 		var v any
 		if _, err := CutTerm(b[messageLenSize+1:], &v); err != nil {
 			t.Fatalf("%x: %v", b, err)
@@ -449,5 +450,71 @@ func TestDialSimultaneously(t *testing.T) {
 		}
 		a.Conns()[0].Close()
 		await(t, "both to notice", func() bool { return len(a.Conns()) == 0 && len(b.Conns()) == 0 })
+	}
+}
+
+// A length costs nothing until the bytes come.
+func TestReadMessageTakesNoMemory(t *testing.T) {
+	const rounds, most = 100, 16 << 20
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range rounds {
+		if _, err := readMessage(strings.NewReader("\x00\xff\xff\xffp"), most); err != io.ErrUnexpectedEOF {
+			t.Fatalf("got %v", err)
+		}
+	}
+	runtime.ReadMemStats(&after)
+	if got := (after.TotalAlloc - before.TotalAlloc) / rounds; got > 64<<10 {
+		t.Errorf("%d bytes taken for a message of one byte", got)
+	}
+}
+
+// Many callers share a connection, and a slow one is in nobody's way.
+func TestCallsConcurrently(t *testing.T) {
+	s := &Server{Name: "us@here", Cookie: "secret"}
+	s.Processes = map[Atom]Handler{"echo": func(c *Conn, m Message) {
+		if call, ok := m.Call(); ok {
+			c.Reply(call, call.Request)
+		}
+	}, "deaf": func(*Conn, Message) {}}
+	c, err := (&Dialer{Name: prober, Cookie: "secret"}).DialAddr(t.Context(), "", served(t, s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	all.Go(func() {
+		if _, err := c.CallServer(ctx, "deaf", 1); !errors.Is(err, context.Canceled) {
+			t.Errorf("a call without an answer: %v", err)
+		}
+	})
+	var callers sync.WaitGroup
+	for i := range 500 {
+		callers.Go(func() {
+			var got int
+			reply, err := c.CallServer(t.Context(), "echo", i)
+			if err == nil {
+				err = reply.Unmarshal(&got)
+			}
+			if err != nil || got != i {
+				t.Errorf("got %d, %v; want %d", got, err, i)
+			}
+		})
+		if i%100 == 0 {
+			callers.Wait() // a handler may have 256 messages wait
+		}
+	}
+	callers.Wait()
+	if _, err := c.CallServer(t.Context(), "nobody", 1); !names(err, "noproc") {
+		t.Errorf("call of nobody: %v", err)
+	}
+	if _, err := c.Call(t.Context(), "erlang", "halt"); !names(err, `"rex" at "us@here"`) && !names(err, "noproc") {
+		t.Errorf("call of a function: %v", err)
+	}
+	cancel()
+	all.Wait()
+	if n := len(c.waiting); n != 0 {
+		t.Errorf("%d still wait", n)
 	}
 }

@@ -247,7 +247,7 @@ func (s self) prove(f frames, challenge uint32) error {
 		return fmt.Errorf("send proof: %w", err)
 	}
 	b, err := f.read()
-	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) { // all that a node has to say to a wrong one
+	if isClosed(err) { // all that a node has to say to a wrong one
 		return fmt.Errorf("%w: connection closed by the node", ErrCookie)
 	}
 	if err != nil {
@@ -258,6 +258,10 @@ func (s self) prove(f frames, challenge uint32) error {
 		err = fmt.Errorf("%w: the node's own proof is wrong", ErrCookie)
 	}
 	return err
+}
+
+func isClosed(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET)
 }
 
 // convinced says whether d answers challenge.

@@ -35,7 +35,7 @@ type Server struct {
 }
 
 // Serve accepts connections until ctx ends or ln fails, closes ln and all connections, and returns ctx's or
-// ln's error. At most 256 connections are open at a time; more are closed at once.
+// ln's error, once the handlers have returned. At most 256 connections are open at a time; more are closed at once.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	us, err := s.self()
 	if err != nil {
@@ -104,6 +104,7 @@ func (s *Server) serve(ctx context.Context, us self, c net.Conn) {
 	case <-conn.Closed():
 	}
 	conn.Close()
+	conn.idle.Wait()
 }
 
 // accept goes through the handshake.

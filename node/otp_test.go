@@ -217,7 +217,7 @@ func startNode(t *testing.T, epmd epmdPort, level string, args []string) *erl {
 		"-eval", readEval}, args...)
 	args[0] = "-noshell" // -noinput would not read either
 	cmd := exec.Command(need(t, "erl"), args...)
-	cmd.Env = append(os.Environ(), "ERL_EPMD_PORT="+string(epmd), "HOME="+dir)
+	cmd.Env = append(os.Environ(), "ERL_EPMD_PORT="+string(epmd), "HOME="+dir, "ERL_CRASH_DUMP_SECONDS=0")
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
