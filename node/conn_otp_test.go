@@ -120,7 +120,7 @@ func testCalls(t *testing.T, c *Conn) {
 		if _, err := c.Call(ctx, "timer", "sleep", 1000); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v", err)
 		}
-		if n := len(c.waiting); n != 0 {
+		if n := c.waits(); n != 0 {
 			t.Errorf("%d still wait", n)
 		}
 	})

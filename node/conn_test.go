@@ -106,6 +106,18 @@ func testConn(t testing.TB, o Options) (*Conn, net.Conn) {
 	return newConn(ours, us, them{"them@there", connected, 1}), theirs
 }
 
+func (c *Conn) waits() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.waiting)
+}
+
+func (p *peers) handshakes() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.attempts)
+}
+
 // controlSeeds are a peer's messages, right and wrong ones of each kind.
 func controlSeeds(t testing.TB, c *Conn) [][]byte {
 	far := Pid{Node: "them@there", ID: 7, Creation: 1}
@@ -420,7 +432,7 @@ func TestServeHostile(t *testing.T) {
 			if err := <-refused; !names(err, tt.err) {
 				t.Errorf("refused with %v; want %q", err, tt.err)
 			}
-			if n := len(s.peers.attempts); n != 0 {
+			if n := s.peers.handshakes(); n != 0 {
 				t.Errorf("%d handshakes left", n)
 			}
 		})
@@ -514,7 +526,31 @@ func TestCallsConcurrently(t *testing.T) {
 	}
 	cancel()
 	all.Wait()
-	if n := len(c.waiting); n != 0 {
+	if n := c.waits(); n != 0 {
 		t.Errorf("%d still wait", n)
+	}
+}
+
+// An epmd says what no epmd would.
+func TestLookupHostile(t *testing.T) {
+	for _, tt := range []struct {
+		name, answer string
+		step         Step
+		err          string
+	}{
+		{"closed", "", StepEPMD, "EOF"},
+		{"other tag", "7600", StepEPMD, "tag 118"},
+		{"half a port", "7700 11", StepEPMD, "unexpected EOF"},
+		{"unknown, and garbage for names", "7701" + strings.Repeat("6e616d6520 ff 20617420706f7274200a", 5000), StepLookup, "not registered, 1000 other"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			epmd := listen(t, func(c net.Conn) { c.Write(unhex(t, tt.answer)) })
+			_, err := (&Dialer{Name: prober, Resolve: loopback, EPMDPort: epmd.Port()}).Dial(t.Context(), "a@b")
+			staged := (*DialError)(nil)
+			if !errors.As(err, &staged) || staged.Step != tt.step || !names(err, tt.err) {
+				t.Errorf("got %v; want step %s, %q", err, tt.step, tt.err)
+			}
+		})
 	}
 }

@@ -79,33 +79,44 @@ func resolveHost(ctx context.Context, host string) ([]netip.Addr, error) {
 	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 }
 
-// lookup returns the distribution port of the node with an alive name. Big-endian, from PORT_PLEASE2_REQ and
-// PORT2_RESP; the rest of the answer, for which nothing here depends on, is left unread:
+// lookup returns the distribution port of the node with an alive name.
+func lookup(ctx context.Context, epmd netip.AddrPort, alive string) (uint16, error) {
+	port, found, err := askPort(ctx, epmd, alive)
+	if err != nil {
+		return 0, fmt.Errorf("epmd at %v: %w", epmd, err)
+	}
+	if !found {
+		return 0, &NotRegisteredError{alive, registered(ctx, epmd)}
+	}
+	return port, nil
+}
+
+// askPort sends PORT_PLEASE2_REQ and reads PORT2_RESP as far as anything here depends on it. Big-endian; a
+// result other than 0 says that there is no such node, and ends the answer:
 //
 //	length  tag=122  name        tag=119  result  port
 //	   2       1                    1        1      2   bytes
-func lookup(ctx context.Context, epmd netip.AddrPort, alive string) (uint16, error) {
+func askPort(ctx context.Context, epmd netip.AddrPort, alive string) (port uint16, found bool, err error) {
 	const portPlease, portResp = 122, 119
-	var head [2]byte
 	c, err := askEPMD(ctx, epmd, append([]byte{portPlease}, alive...))
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	defer c.Close()
+	var head, last [2]byte
 	if _, err := io.ReadFull(c, head[:]); err != nil {
-		return 0, fmt.Errorf("answer of epmd at %v: %w", epmd, err)
+		return 0, false, fmt.Errorf("read answer: %w", err)
 	}
 	switch {
 	case head[0] != portResp:
-		return 0, fmt.Errorf("epmd at %v answered with tag %d, want %d", epmd, head[0], portResp)
+		return 0, false, fmt.Errorf("answer with tag %d, want %d", head[0], portResp)
 	case head[1] != 0:
-		return 0, &NotRegisteredError{alive, registered(ctx, epmd)}
+		return 0, false, nil
 	}
-	var port [2]byte
-	if _, err := io.ReadFull(c, port[:]); err != nil {
-		return 0, fmt.Errorf("answer of epmd at %v: %w", epmd, err)
+	if _, err := io.ReadFull(c, last[:]); err != nil {
+		return 0, false, fmt.Errorf("read port: %w", err)
 	}
-	return binary.BigEndian.Uint16(port[:]), nil
+	return binary.BigEndian.Uint16(last[:]), true, nil
 }
 
 // registered returns the names that an epmd knows, as far as it tells them.
@@ -140,7 +151,7 @@ func askEPMD(ctx context.Context, epmd netip.AddrPort, request []byte) (*peer, e
 	p := &peer{Conn: c, stop: context.AfterFunc(ctx, func() { c.Close() }), left: maxFromPeer}
 	if _, err := c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(request))), request...)); err != nil {
 		p.Close()
-		return nil, fmt.Errorf("ask epmd at %v: %w", epmd, err)
+		return nil, fmt.Errorf("send request: %w", err)
 	}
 	return p, nil
 }
