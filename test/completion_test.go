@@ -192,6 +192,8 @@ func TestCompletions(t *testing.T) {
 		{fmt.Sprintf("epmd -port %d -nodes ", other.port), "elsewhere" + at},
 		{fmt.Sprintf("epmd -port %d -stop x", silent), ""},
 		{fmt.Sprintf("epmd -port %d -nodes x", silent), ""},
+		{"epmd -ping web@", "web" + at},
+		{"epmd -ping x -js", "-json"},
 		{"epmd -names -", ""},
 	}
 	for name, start := range shells {
@@ -209,7 +211,7 @@ func TestCompletions(t *testing.T) {
 				}
 			}
 			t.Logf("%v a line", time.Since(begin)/time.Duration(len(tests)))
-			flags := append(complete(t, "epmd -"), complete(t, "epmd -nodes -")...)
+			flags := slices.Concat(complete(t, "epmd -"), complete(t, "epmd -nodes -"), complete(t, "epmd -ping x -"))
 			slices.Sort(flags)
 			if flags, want := slices.Compact(flags), usageFlags(t); !slices.Equal(flags, want) {
 				t.Errorf("flags %q, want %q", flags, want)

@@ -24,6 +24,7 @@ const (
 	envAllow   = "ECLUS_ALLOW"
 	envHosts   = "ECLUS_HOSTS_FILE"
 	envBus     = "ECLUS_BUS"
+	envCookie  = "ERLANG_COOKIE"
 )
 
 // command is what the command line asks for.
@@ -37,13 +38,14 @@ const (
 	commandKill
 	commandStop
 	commandNodes
+	commandPing
 	commandVersion
 )
 
 // config is the command line and the environment, checked.
 type config struct {
 	command command
-	name    string // whom to stop
+	name    string // whom to stop or ping
 
 	port      uint16
 	address   string       // the list of addresses as given
@@ -60,6 +62,7 @@ type config struct {
 	interfaces []string // empty: those that lead to a LAN
 	hostsFile  string   // empty: none
 	bus        dbus.Bus // zero: none
+	cookieFile string   // empty: where OTP looks
 
 	json, watch bool
 	filter      nodeFilter
@@ -83,6 +86,7 @@ type parser struct {
 	rest    []string
 	given   map[string]string // flags so far that the environment could have set, or that exclude others
 	listing string            // the latest flag so far that goes with -nodes only
+	asked   string            // the flag that asks something: -nodes or -ping
 }
 
 // parse makes a config of the arguments, without the program's name, and the environment.
@@ -118,7 +122,9 @@ func (p *parser) next() error {
 	case "-json", "-watch", "-local", "-lan_only":
 		p.list(flag)
 	case "-nodes":
-		p.command = commandNodes
+		return p.question(flag, commandNodes)
+	case "-ping":
+		return p.about(flag, commandPing)
 	case "-names", "-started", "-dump", "-kill", "-stop", "-version":
 		return p.last(flag)
 	default:
@@ -130,9 +136,29 @@ func (p *parser) next() error {
 	return nil
 }
 
+// question deals with a flag by which a running epmd or node is asked, and that more flags may follow.
+func (p *parser) question(flag string, c command) error {
+	if p.asked != "" && p.asked != flag {
+		return usagef("%s contradicts %s", flag, p.asked)
+	}
+	p.command, p.asked = c, flag
+	return nil
+}
+
+// about deals with a question about a node, whose name follows.
+func (p *parser) about(flag string, c command) error {
+	if len(p.rest) == 0 {
+		return usagef("%s: node missing", flag)
+	}
+	p.name, p.rest = p.rest[0], p.rest[1:]
+	return p.question(flag, c)
+}
+
 // list deals with a flag that says how -nodes is to list nodes, or which.
 func (p *parser) list(flag string) {
-	p.listing = flag
+	if flag != "-json" {
+		p.listing = flag
+	}
 	switch flag {
 	case "-json":
 		p.json = true
@@ -148,7 +174,7 @@ func (p *parser) list(flag string) {
 // last deals with a flag after which nothing may follow.
 func (p *parser) last(flag string) error {
 	if p.command != commandServe {
-		return usagef("%s contradicts -nodes", flag)
+		return usagef("%s contradicts %s", flag, p.asked)
 	}
 	switch flag {
 	case "-names":
@@ -206,6 +232,8 @@ func (p *parser) setter(flag string) func(string) error {
 		return p.setHostsFile
 	case "-bus":
 		return p.setBus
+	case "-cookie_file":
+		return p.setCookieFile
 	case "-packet_timeout":
 		return secondsSetter(&p.packetTimeout)
 	case "-delay_accept":
@@ -289,6 +317,14 @@ func (p *parser) setBus(s string) (err error) {
 	return nil
 }
 
+func (p *parser) setCookieFile(s string) error {
+	if s == "" {
+		return errors.New("no path")
+	}
+	p.cookieFile = s
+	return nil
+}
+
 // isInterfaceName tells whether a network interface can have that name. It need not be there: interfaces
 // come and go.
 func isInterfaceName(s string) bool {
@@ -340,17 +376,22 @@ func (p *parser) environment(getenv func(string) (string, bool)) error {
 // contradictions returns an error if two flags can't both be meant.
 func (p *parser) contradictions() error {
 	listing := p.command == commandNodes
+	about := p.command == commandPing
 	serving := p.command == commandServe
 	_, lanGiven := p.given["-lan"]
 	switch {
 	case p.listing != "" && !listing:
 		return usagef("%s goes with -nodes only", p.listing)
+	case p.json && !listing && !about:
+		return usagef("-json goes with -nodes or -ping only")
+	case p.cookieFile != "" && !about:
+		return usagef("-cookie_file %q goes with -ping only", p.cookieFile)
 	case p.filter.localOnly && p.filter.lanOnly:
 		return usagef("-local contradicts -lan_only")
-	case listing && p.daemon:
-		return usagef("-nodes contradicts -daemon")
-	case listing && p.systemd:
-		return usagef("-nodes contradicts -systemd")
+	case p.asked != "" && p.daemon:
+		return usagef("%s contradicts -daemon", p.asked)
+	case p.asked != "" && p.systemd:
+		return usagef("%s contradicts -systemd", p.asked)
 	case serving && p.daemon && p.systemd:
 		return usagef("-daemon contradicts -systemd")
 	case serving && p.lan == lanMode{} && len(p.interfaces) > 0:

@@ -38,6 +38,8 @@ func run(ctx context.Context, args []string, getenv func(string) (string, bool),
 		return err
 	case commandNodes:
 		return nodes(ctx, c, screenOf(stdout, getenv), stdout, stderr)
+	case commandPing:
+		return ping(ctx, c, screenOf(stdout, getenv), getenv, stdout)
 	case commandServe:
 		if rehearsal, err := systemd.Rehearsal(stdout); rehearsal {
 			return err

@@ -84,6 +84,11 @@ LAN options
         or those whose name matches the pattern ('rabbit*', '*@hostb*').
         -local: of this host only; -lan_only: of others only;
         -json: one JSON object a line; -watch: go on with changes.
+    -ping Node [-json] [-cookie_file Path]
+        Go the way to a node of any host (a@hosta.local), step by
+        step, and say where it ends and what to do about it. The
+        cookie is that of the file, of ERLANG_COOKIE in the
+        environment, or of ~/.erlang.cookie.
     -version
         Print name, version and Go version
 `

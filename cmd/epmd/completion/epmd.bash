@@ -42,20 +42,23 @@ _epmd_offer()
 }
 
 # _epmd_offer_next offers what may follow a flag without a value. What asks a running epmd comes last, but -nodes has
-# flags of its own.
+# flags of its own, and so has what is asked of a node.
 _epmd_offer_next()
 {
-    local word nodes=
+    local word nodes= about=
     for word in "${words[@]:1:${#words[@]}-2}"; do
         case $word in
             -names | -started | -dump | -kill | -stop | -version) return ;;
             -nodes) nodes=yes ;;
+            -ping) about=yes ;;
         esac
     done
     if [[ $nodes && $cur != -* ]]; then
         _epmd_offer < <(_epmd_nodes)
     elif [[ $nodes ]]; then
         _epmd_offer <<<$'-local\n-lan_only\n-json\n-watch\n-port'
+    elif [[ $about ]]; then
+        _epmd_offer <<<$'-json\n-cookie_file\n-port'
     else
         _epmd_offer <<EOT
 -address
@@ -74,6 +77,7 @@ _epmd_offer_next()
 -bus
 -allow
 -nodes
+-ping
 -names
 -dump
 -kill
@@ -97,8 +101,9 @@ _epmd()
         -lan) _epmd_offer <<<$'on\npublish\nbrowse\noff' ;;
         -allow) _epmd_offer <<<$'local\nlan\nany' ;;
         -bus) _epmd_offer <<<$'system\nsession\noff' ;;
-        -hosts_file) compopt -o default ;; # files
+        -hosts_file | -cookie_file) compopt -o default ;; # files
         -interface) _epmd_offer "${cur%"${cur##*,}"}" < <(_epmd_interfaces) ;;
+        -ping) _epmd_offer < <(_epmd_nodes) ;;
         -stop) _epmd_offer < <(_epmd_names) ;;
         *) _epmd_offer_next ;;
     esac

@@ -44,12 +44,13 @@ function __epmd_follows
     test $words[-1] = $argv[1]
 end
 
-# What is asked of a running epmd comes last; -nodes has flags of its own.
-set -l first 'not __epmd_given -nodes -names -dump -kill -stop -started -version'
+# What is asked of a running epmd comes last; -nodes has flags of its own, and so has what is asked of a node.
+set -l first 'not __epmd_given -nodes -ping -names -dump -kill -stop -started -version'
 set -l listing '__epmd_given -nodes'
+set -l about '__epmd_given -ping'
 
 complete -c epmd -f
-complete -c epmd -n "$first; or $listing" -o port -x -d 'Listen on this port, or ask the epmd there'
+complete -c epmd -n "$first; or $listing; or $about" -o port -x -d 'Listen on this port, or ask the epmd there'
 complete -c epmd -n $first -o address -x -d 'Listen on these IP addresses'
 complete -c epmd -n $first -s d -d 'Log events; twice: requests too'
 complete -c epmd -n $first -o debug -d 'Log events; twice: requests too'
@@ -70,6 +71,10 @@ complete -c epmd -n $listing -o local -d 'Of this host only'
 complete -c epmd -n $listing -o lan_only -d 'Of the local network only'
 complete -c epmd -n $listing -o json -d 'One JSON object a line'
 complete -c epmd -n $listing -o watch -d 'Go on with changes'
+complete -c epmd -n $first -o ping -d 'See whether a node can be reached'
+complete -c epmd -n '__epmd_follows -ping' -a '(__epmd_nodes)' -d 'Node'
+complete -c epmd -n $about -o json -d 'One JSON object'
+complete -c epmd -n $about -o cookie_file -r -F -d 'File with the cookie'
 complete -c epmd -n $first -o names -d 'List registered names'
 complete -c epmd -n $first -o dump -d 'Print what is known of names'
 complete -c epmd -n $first -o kill -d 'End the epmd of this host'

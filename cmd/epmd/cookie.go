@@ -1,0 +1,102 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"eclus/node"
+)
+
+// maxCookie is how long a cookie is at most, in characters: it is an atom.
+const maxCookie = 255
+
+// errNoCookie is why nothing is done that takes a cookie.
+var errNoCookie = errors.New("no cookie: neither -cookie_file nor " + envCookie + " is given, and there is no ~/.erlang.cookie")
+
+// findCookie returns the cookie, and where it comes from: the file that -cookie_file names, the environment variable
+// ERLANG_COOKIE, or the first that is there of the files that OTP looks at, ~/.erlang.cookie and
+// $XDG_CONFIG_HOME/erlang/.erlang.cookie. The error is errNoCookie if there is none of these.
+func findCookie(file string, getenv func(string) (string, bool)) (cookie node.Cookie, from string, err error) {
+	if file != "" {
+		cookie, err := readCookie(file)
+		return cookie, file, err
+	}
+	if value, ok := getenv(envCookie); ok {
+		cookie, err := checkCookie(value)
+		if err != nil {
+			return "", "", fmt.Errorf("cookie in %s: %w", envCookie, err)
+		}
+		return cookie, envCookie, nil
+	}
+	for _, path := range cookiePaths(getenv) {
+		cookie, err := readCookie(path)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return cookie, path, err
+		}
+	}
+	return "", "", errNoCookie
+}
+
+// cookiePaths returns where OTP looks for the user's cookie.
+func cookiePaths(getenv func(string) (string, bool)) []string {
+	home, _ := getenv("HOME")
+	config, _ := getenv("XDG_CONFIG_HOME")
+	var paths []string
+	if home != "" {
+		paths = append(paths, filepath.Join(home, ".erlang.cookie"))
+	}
+	if config == "" && home != "" {
+		config = filepath.Join(home, ".config")
+	}
+	if config != "" {
+		paths = append(paths, filepath.Join(config, "erlang", ".erlang.cookie"))
+	}
+	return paths
+}
+
+// readCookie reads a file that must be a regular one and nobody's but its owner's, as in OTP.
+func readCookie(path string) (node.Cookie, error) {
+	info, err := os.Stat(path) // opening a FIFO would wait
+	if err != nil {
+		return "", fmt.Errorf("cookie file: %w", err)
+	}
+	switch mode := info.Mode(); {
+	case !mode.IsRegular():
+		return "", fmt.Errorf("cookie file %q is no regular file", path)
+	case mode.Perm()&0o077 != 0:
+		return "", fmt.Errorf("cookie file %q can be used by others than its owner (mode %03o): chmod 400 it", path, mode.Perm())
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("cookie file: %w", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, 2*maxCookie))
+	if err != nil {
+		return "", fmt.Errorf("cookie file: %w", err)
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	cookie, err := checkCookie(strings.TrimRight(line, " \t\r"))
+	if err != nil {
+		return "", fmt.Errorf("cookie file %q: %w", path, err)
+	}
+	return cookie, nil
+}
+
+// checkCookie says what is wrong with a cookie without showing it.
+func checkCookie(s string) (node.Cookie, error) {
+	switch {
+	case s == "":
+		return "", errors.New("the cookie is empty")
+	case len(s) > maxCookie:
+		return "", fmt.Errorf("the cookie has more than %d characters", maxCookie)
+	case strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }):
+		return "", errors.New("the cookie has characters that are no printable ASCII")
+	}
+	return node.Cookie(s), nil
+}

@@ -1,0 +1,52 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+)
+
+// resolve returns the addresses of a host in the order in which the system prefers them. It asks getent, which goes by
+// /etc/nsswitch.conf and so finds what is known by multicast DNS; Go's own resolver, which does not, stands in
+// where there is no getent.
+func resolve(ctx context.Context, host string) ([]netip.Addr, error) {
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return []netip.Addr{addr}, nil
+	}
+	getent, err := exec.LookPath("getent")
+	if err != nil {
+		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	}
+	cmd := exec.CommandContext(ctx, getent, "ahosts", "--", host)
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, envCookie+"=") })
+	out, err := cmd.Output()
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if addrs := parseHosts(string(out)); len(addrs) > 0 {
+		return addrs, nil
+	}
+	var failed *exec.ExitError
+	if err == nil || errors.As(err, &failed) {
+		err = errors.New("no address is known")
+	}
+	return nil, fmt.Errorf("resolve %q: %w", host, err)
+}
+
+// parseHosts reads the addresses, each the first word of a line, that getent prints for each kind of socket.
+func parseHosts(out string) []netip.Addr {
+	var addrs []netip.Addr
+	for line := range strings.Lines(out) {
+		word, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if addr, err := netip.ParseAddr(word); err == nil && !slices.Contains(addrs, addr.Unmap()) {
+			addrs = append(addrs, addr.Unmap())
+		}
+	}
+	return addrs
+}

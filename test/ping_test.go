@@ -1,0 +1,175 @@
+package test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"eclus/test/lan"
+)
+
+// pinged is what -ping -json prints.
+type pinged struct {
+	V     int
+	Node  string
+	Pong  bool
+	MS    float64
+	Dist  string
+	Type  string
+	Steps []struct {
+		Step   string
+		OK     bool
+		Found  string
+		Advice []string
+	}
+}
+
+// ping runs epmd -ping on the host and returns what it prints as JSON.
+func (h *host) ping(t *testing.T, node string, env ...string) pinged {
+	t.Helper()
+	cmd := h.Command(soon(t), eclusBinary(t), "-ping", node, "-json")
+	cmd.Env = append(cmd.Env, env...)
+	out, err := cmd.Output()
+	var p pinged
+	if json.Unmarshal(out, &p) != nil || p.V != 1 || p.Node != node {
+		t.Fatalf("epmd -ping %s -json prints %s, %v", node, out, err)
+	}
+	if (err == nil) != p.Pong {
+		t.Errorf("epmd -ping %s ends with %v: %s", node, err, out)
+	}
+	checkShown(t, "epmd -ping -json", string(out))
+	return p
+}
+
+// checkFails fails the test unless a ping ends at that step, with texts that match.
+func (p pinged) checkFails(t *testing.T, step, found, advice string) {
+	t.Helper()
+	last := p.Steps[len(p.Steps)-1]
+	if p.Pong || last.OK || last.Step != step || !regexp.MustCompile(found).MatchString(last.Found) ||
+		!regexp.MustCompile(advice).MatchString(strings.Join(last.Advice, "\n")) {
+		t.Errorf("ping of %s: %+v; want it to end at %s with %q and %q", p.Node, p, step, found, advice)
+	}
+}
+
+// TestLANPing goes the way to nodes of another host, and has it end at every step.
+func TestLANPing(t *testing.T) {
+	t.Parallel()
+	a, b := pair(t)
+	node := b.erl(t, "-name", "b@hostb.local")
+	eval(t, node, "net_kernel:monitor_nodes(true).", "ok")
+	value(t, node, "erlang:system_info(atom_count).")
+	if p := a.ping(t, "b@hostb.local"); !p.Pong || len(p.Steps) != 8 || p.Dist != "tcp" || p.Type != "normal" {
+		t.Fatalf("no pong: %+v", p)
+	}
+	before := value(t, node, "erlang:system_info(atom_count).")
+	var took []float64
+	for range 20 {
+		p := a.ping(t, "b@hostb.local")
+		if !p.Pong {
+			t.Fatalf("no pong: %+v", p)
+		}
+		took = append(took, p.MS)
+	}
+	slices.Sort(took)
+	t.Logf("pong after %.1f ms (median of %d)", took[len(took)/2], len(took))
+	if after := value(t, node, "erlang:system_info(atom_count)."); after != before {
+		t.Errorf("%s atoms, %s before", after, before)
+	}
+	eval(t, node, "{nodes(), erlang:process_info(self(), messages)}.", "{[],{messages,[]}}")
+	checkSilent(t, node)
+
+	t.Run("name", func(t *testing.T) {
+		a.ping(t, "b").checkFails(t, "name", "NAME@HOST", "full node name")
+		a.ping(t, "b@host\x1bb").checkFails(t, "name", "printable", "")
+	})
+	t.Run("resolve", func(t *testing.T) {
+		a.ping(t, "b@nohost.local").checkFails(t, "resolve", `"nohost\.local"`, "Nobody on the LAN")
+		a.ping(t, "b@nohost").checkFails(t, "resolve", `"nohost"`, "short name")
+		switching, err := os.ReadFile(a.Path("/etc/nsswitch.conf"))
+		must(t, err)
+		must(t, a.WriteFile("/etc/nsswitch.conf", "hosts: files dns\n", 0o644))
+		a.ping(t, "b@hostb.local").checkFails(t, "resolve", `"hostb\.local"`, "libnss-mdns")
+		must(t, a.WriteFile("/etc/nsswitch.conf", string(switching), 0o644))
+	})
+	t.Run("lookup", func(t *testing.T) {
+		a.ping(t, "c@hostb.local").checkFails(t, "lookup", `"c" is not registered`, "These are: b$")
+	})
+	t.Run("connect", func(t *testing.T) {
+		b.register(t, "nothing", 4711)
+		a.ping(t, "nothing@hostb.local").checkFails(t, "connect", "nothing listens on 198.51.100.12:4711", "inet_dist_use_interface")
+	})
+	t.Run("identify", func(t *testing.T) { testPingIdentify(t, a, b) })
+	t.Run("cookie", func(t *testing.T) {
+		must(t, a.WriteFile(lan.Home+"/wrong", "wrong\n", 0o600))
+		cookieFile := a.pingArgs(t, "b@hostb.local", "-cookie_file", lan.Home+"/wrong")
+		if !strings.Contains(cookieFile, "✗ cookie") || !strings.Contains(cookieFile, "is not the node's") || strings.Contains(cookieFile, "wrong\n ") {
+			t.Errorf("wrong cookie file: %s", cookieFile)
+		}
+		a.ping(t, "b@hostb.local", "ERLANG_COOKIE=other").checkFails(t, "cookie", "cookie of ERLANG_COOKIE is not the node's", "get_cookie")
+		a.ping(t, "b@hostb.local", "HOME=/nonexistent").checkFails(t, "cookie", "no cookie", "")
+		must(t, os.Chmod(a.Path(lan.Home+"/wrong"), 0o644))
+		if out := a.pingArgs(t, "b@hostb.local", "-cookie_file", lan.Home+"/wrong"); !strings.Contains(out, "mode 644") {
+			t.Errorf("cookie file for everybody: %s", out)
+		}
+	})
+	t.Run("suspended", func(t *testing.T) {
+		must(t, node.Signal(syscall.SIGSTOP))
+		a.ping(t, "b@hostb.local").checkFails(t, "identify", "takes connections, but does not answer", "suspended")
+		must(t, node.Signal(syscall.SIGCONT))
+	})
+	t.Run("epmd", func(t *testing.T) {
+		b.stop(t)
+		a.ping(t, "b@hostb.local").checkFails(t, "epmd", "nothing listens on 198.51.100.12:4369", "loopback only")
+		b.start(t, "-allow", "local")
+		a.ping(t, "b@hostb.local").checkFails(t, "epmd", "closes the connection without an answer", "-allow")
+		must(t, b.LinkDown(soon(t), "eth0"))
+		a.ping(t, "b@198.51.100.12").checkFails(t, "epmd", "no (answer|way)", "down")
+	})
+}
+
+// pingArgs runs epmd -ping for a person.
+func (h *host) pingArgs(t *testing.T, node string, args ...string) string {
+	t.Helper()
+	out, _ := h.Command(soon(t), eclusBinary(t), append([]string{"-ping", node}, args...)...).Output()
+	return string(out)
+}
+
+// testPingIdentify pings what is no node, and nodes by other names.
+func testPingIdentify(t *testing.T, a, b *host) {
+	port := b.serve(t, func(conn net.Conn) { fmt.Fprint(conn, "220 smtp\r\n\x1b[2J") })
+	b.register(t, "mail", port)
+	a.ping(t, "mail@hostb.local").checkFails(t, "identify", ".", "no Erlang node")
+	short := b.erl(t, "-sname", "short", "-start_epmd", "false")
+	a.ping(t, "short@hostb.local").checkFails(t, "identify", "the node calls itself short@hostb$", "can't be connected")
+	must(t, short.Stop(soon(t)))
+}
+
+// serve accepts connections on the host until the test ends.
+func (h *host) serve(t *testing.T, answer func(net.Conn)) (port uint16) {
+	t.Helper()
+	var ln net.Listener
+	must(t, h.inside(func() (err error) {
+		ln, err = net.Listen("tcp", "0.0.0.0:0")
+		return err
+	}))
+	t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			conn.SetDeadline(time.Now().Add(limit))
+			answer(conn)
+			conn.Close()
+		}
+	}()
+	return uint16(ln.Addr().(*net.TCPAddr).Port)
+}
