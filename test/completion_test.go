@@ -194,6 +194,8 @@ func TestCompletions(t *testing.T) {
 		{fmt.Sprintf("epmd -port %d -nodes x", silent), ""},
 		{"epmd -ping web@", "web" + at},
 		{"epmd -ping x -js", "-json"},
+		{"epmd -peek web@", "web" + at},
+		{"epmd -peek x -w", "-watch"},
 		{"epmd -names -", ""},
 	}
 	for name, start := range shells {
@@ -211,7 +213,7 @@ func TestCompletions(t *testing.T) {
 				}
 			}
 			t.Logf("%v a line", time.Since(begin)/time.Duration(len(tests)))
-			flags := slices.Concat(complete(t, "epmd -"), complete(t, "epmd -nodes -"), complete(t, "epmd -ping x -"))
+			flags := slices.Concat(complete(t, "epmd -"), complete(t, "epmd -nodes -"), complete(t, "epmd -ping x -"), complete(t, "epmd -peek x -"))
 			slices.Sort(flags)
 			if flags, want := slices.Compact(flags), usageFlags(t); !slices.Equal(flags, want) {
 				t.Errorf("flags %q, want %q", flags, want)

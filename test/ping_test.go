@@ -62,7 +62,9 @@ func (p pinged) checkFails(t *testing.T, step, found, advice string) {
 func TestLANPing(t *testing.T) {
 	t.Parallel()
 	a, b := pair(t)
+	seen := a.watch(t)
 	node := b.erl(t, "-name", "b@hostb.local")
+	seen.until(t, present("b@hostb.local", sure)) // the epmd on B has asked it for its name
 	eval(t, node, "net_kernel:monitor_nodes(true).", "ok")
 	value(t, node, "erlang:system_info(atom_count).")
 	if p := a.ping(t, "b@hostb.local"); !p.Pong || len(p.Steps) != 8 || p.Dist != "tcp" || p.Type != "normal" {

@@ -39,13 +39,14 @@ const (
 	commandStop
 	commandNodes
 	commandPing
+	commandPeek
 	commandVersion
 )
 
 // config is the command line and the environment, checked.
 type config struct {
 	command command
-	name    string // whom to stop or ping
+	name    string // whom to stop, ping or peek at
 
 	port      uint16
 	address   string       // the list of addresses as given
@@ -86,7 +87,7 @@ type parser struct {
 	rest    []string
 	given   map[string]string // flags so far that the environment could have set, or that exclude others
 	listing string            // the latest flag so far that goes with -nodes only
-	asked   string            // the flag that asks something: -nodes or -ping
+	asked   string            // the flag that asks something: -nodes, -ping or -peek
 }
 
 // parse makes a config of the arguments, without the program's name, and the environment.
@@ -125,6 +126,8 @@ func (p *parser) next() error {
 		return p.question(flag, commandNodes)
 	case "-ping":
 		return p.about(flag, commandPing)
+	case "-peek":
+		return p.about(flag, commandPeek)
 	case "-names", "-started", "-dump", "-kill", "-stop", "-version":
 		return p.last(flag)
 	default:
@@ -156,7 +159,7 @@ func (p *parser) about(flag string, c command) error {
 
 // list deals with a flag that says how -nodes is to list nodes, or which.
 func (p *parser) list(flag string) {
-	if flag != "-json" {
+	if flag != "-json" && flag != "-watch" {
 		p.listing = flag
 	}
 	switch flag {
@@ -376,16 +379,18 @@ func (p *parser) environment(getenv func(string) (string, bool)) error {
 // contradictions returns an error if two flags can't both be meant.
 func (p *parser) contradictions() error {
 	listing := p.command == commandNodes
-	about := p.command == commandPing
+	about := p.command == commandPing || p.command == commandPeek
 	serving := p.command == commandServe
 	_, lanGiven := p.given["-lan"]
 	switch {
 	case p.listing != "" && !listing:
 		return usagef("%s goes with -nodes only", p.listing)
 	case p.json && !listing && !about:
-		return usagef("-json goes with -nodes or -ping only")
+		return usagef("-json goes with -nodes, -ping or -peek only")
+	case p.watch && !listing && p.command != commandPeek:
+		return usagef("-watch goes with -nodes or -peek only")
 	case p.cookieFile != "" && !about:
-		return usagef("-cookie_file %q goes with -ping only", p.cookieFile)
+		return usagef("-cookie_file %q goes with -ping or -peek only", p.cookieFile)
 	case p.filter.localOnly && p.filter.lanOnly:
 		return usagef("-local contradicts -lan_only")
 	case p.asked != "" && p.daemon:

@@ -40,6 +40,8 @@ func run(ctx context.Context, args []string, getenv func(string) (string, bool),
 		return nodes(ctx, c, screenOf(stdout, getenv), stdout, stderr)
 	case commandPing:
 		return ping(ctx, c, screenOf(stdout, getenv), getenv, stdout)
+	case commandPeek:
+		return peek(ctx, c, screenOf(stdout, getenv), getenv, stdout, stderr)
 	case commandServe:
 		if rehearsal, err := systemd.Rehearsal(stdout); rehearsal {
 			return err

@@ -96,13 +96,12 @@ func failed(found string, advice ...string) failure { return failure{found, advi
 
 // ping goes the way to the node that -ping names and shows each step. Its error is exit status 1 if there is no pong.
 func ping(ctx context.Context, c config, s screen, getenv func(string) (string, bool), stdout io.Writer) error {
-	p := &pinger{config: c, getenv: getenv, report: pingReport{Version: jsonVersion, Node: c.name, Steps: []pingStep{}}}
-	p.show = func(step pingStep) { printStep(stdout, s, step) }
-	if c.json {
-		p.show = func(pingStep) {}
+	p := newPinger(c, getenv)
+	if !c.json {
+		p.show = func(step pingStep) { printStep(stdout, s, step) }
 	}
 	began := time.Now()
-	p.report.Pong = p.walk(ctx)
+	p.report.Pong = p.walkTo(ctx, "ping")
 	p.report.Millis = millis(time.Since(began))
 	if p.conn != nil {
 		p.conn.Close()
@@ -114,6 +113,14 @@ func ping(ctx context.Context, c config, s screen, getenv func(string) (string, 
 		return exitStatus(1)
 	}
 	return nil
+}
+
+// newPinger returns a pinger that shows nothing.
+func newPinger(c config, getenv func(string) (string, bool)) *pinger {
+	return &pinger{
+		config: c, getenv: getenv, show: func(pingStep) {},
+		report: pingReport{Version: jsonVersion, Node: c.name, Steps: []pingStep{}},
+	}
 }
 
 // conclude prints what comes after the steps.
@@ -133,8 +140,8 @@ func (p *pinger) conclude(stdout io.Writer, s screen) error {
 	return err
 }
 
-// walk takes the steps until one fails, and tells whether none did.
-func (p *pinger) walk(ctx context.Context) bool {
+// walkTo takes the steps up to one, or until one fails, and tells whether none did.
+func (p *pinger) walkTo(ctx context.Context, last string) bool {
 	for _, step := range pingSteps {
 		began := time.Now()
 		found, err := step.take(p, ctx)
@@ -150,6 +157,9 @@ func (p *pinger) walk(ctx context.Context) bool {
 		p.show(taken)
 		if err != nil {
 			return false
+		}
+		if step.name == last {
+			break
 		}
 	}
 	return true

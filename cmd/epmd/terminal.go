@@ -56,6 +56,19 @@ func terminalWidth(terminal *os.File, environment string) int {
 	return int(columns)
 }
 
+// terminalHeight returns how many lines a terminal has, or 0 if it is none or does not tell.
+func terminalHeight(w io.Writer) int {
+	f, ok := w.(*os.File)
+	if !ok {
+		return 0
+	}
+	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return 0
+	}
+	return int(size.Row)
+}
+
 // columns returns how many columns are left of a line of which so many are taken; 0: any number.
 func (s screen) columns(taken int) int {
 	if s.width == nil || s.width() == 0 {

@@ -89,6 +89,10 @@ LAN options
         step, and say where it ends and what to do about it. The
         cookie is that of the file, of ERLANG_COOKIE in the
         environment, or of ~/.erlang.cookie.
+    -peek Node [-json] [-watch] [-cookie_file Path]
+        Show what a node is and how it does: release, processes,
+        memory, applications, whom it is connected to, and which
+        processes are the busiest. -watch: go on every 2 seconds.
     -version
         Print name, version and Go version
 `

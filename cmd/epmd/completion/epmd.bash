@@ -45,12 +45,13 @@ _epmd_offer()
 # flags of its own, and so has what is asked of a node.
 _epmd_offer_next()
 {
-    local word nodes= about=
+    local word nodes= about= peek=
     for word in "${words[@]:1:${#words[@]}-2}"; do
         case $word in
             -names | -started | -dump | -kill | -stop | -version) return ;;
             -nodes) nodes=yes ;;
             -ping) about=yes ;;
+            -peek) about=yes peek=$'-watch\n' ;;
         esac
     done
     if [[ $nodes && $cur != -* ]]; then
@@ -58,7 +59,7 @@ _epmd_offer_next()
     elif [[ $nodes ]]; then
         _epmd_offer <<<$'-local\n-lan_only\n-json\n-watch\n-port'
     elif [[ $about ]]; then
-        _epmd_offer <<<$'-json\n-cookie_file\n-port'
+        _epmd_offer <<<"$peek"$'-json\n-cookie_file\n-port'
     else
         _epmd_offer <<EOT
 -address
@@ -78,6 +79,7 @@ _epmd_offer_next()
 -allow
 -nodes
 -ping
+-peek
 -names
 -dump
 -kill
@@ -103,7 +105,7 @@ _epmd()
         -bus) _epmd_offer <<<$'system\nsession\noff' ;;
         -hosts_file | -cookie_file) compopt -o default ;; # files
         -interface) _epmd_offer "${cur%"${cur##*,}"}" < <(_epmd_interfaces) ;;
-        -ping) _epmd_offer < <(_epmd_nodes) ;;
+        -ping | -peek) _epmd_offer < <(_epmd_nodes) ;;
         -stop) _epmd_offer < <(_epmd_names) ;;
         *) _epmd_offer_next ;;
     esac

@@ -45,9 +45,9 @@ function __epmd_follows
 end
 
 # What is asked of a running epmd comes last; -nodes has flags of its own, and so has what is asked of a node.
-set -l first 'not __epmd_given -nodes -ping -names -dump -kill -stop -started -version'
+set -l first 'not __epmd_given -nodes -ping -peek -names -dump -kill -stop -started -version'
 set -l listing '__epmd_given -nodes'
-set -l about '__epmd_given -ping'
+set -l about '__epmd_given -ping -peek'
 
 complete -c epmd -f
 complete -c epmd -n "$first; or $listing; or $about" -o port -x -d 'Listen on this port, or ask the epmd there'
@@ -72,6 +72,9 @@ complete -c epmd -n $listing -o lan_only -d 'Of the local network only'
 complete -c epmd -n $listing -o json -d 'One JSON object a line'
 complete -c epmd -n $listing -o watch -d 'Go on with changes'
 complete -c epmd -n $first -o ping -d 'See whether a node can be reached'
+complete -c epmd -n $first -o peek -d 'Look at a node'
+complete -c epmd -n '__epmd_given -peek' -o watch -d 'Go on, in place'
+complete -c epmd -n '__epmd_follows -peek' -a '(__epmd_nodes)' -d 'Node'
 complete -c epmd -n '__epmd_follows -ping' -a '(__epmd_nodes)' -d 'Node'
 complete -c epmd -n $about -o json -d 'One JSON object'
 complete -c epmd -n $about -o cookie_file -r -F -d 'File with the cookie'

@@ -1,0 +1,180 @@
+package test
+
+import (
+	"encoding/json"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"eclus/test/lan"
+)
+
+// peeked is what is looked at here of what -peek -json prints.
+type peeked struct {
+	V                     int
+	Node, OTP             string
+	Processes, ETS, Atoms struct{ Count, Limit int }
+	Memory                map[string]int
+	Rates                 struct{ Over, Reductions float64 }
+	Applications          []struct{ Name, Version string }
+	Nodes                 []string
+	Hidden                []string `json:"hidden_nodes"`
+	Sampled               int
+	ByMemory              []sampled `json:"by_memory"`
+	ByMessages            []sampled `json:"by_messages"`
+}
+
+type sampled struct {
+	PID, Name, Function string
+	Memory, Messages    int
+}
+
+func (h *host) peek(t *testing.T, node string) (p peeked) {
+	t.Helper()
+	out := h.ask(t, "-peek", node, "-json")
+	checkShown(t, "epmd -peek -json", out)
+	if err := json.Unmarshal([]byte(out), &p); err != nil || p.V != 1 || p.Node != node {
+		t.Fatalf("epmd -peek %s -json prints %s: %v", node, out, err)
+	}
+	return p
+}
+
+// TestLANPeek looks at a node of another host, with little in it and with much.
+func TestLANPeek(t *testing.T) {
+	t.Parallel()
+	a, b := pair(t)
+	seen := a.watch(t)
+	node := b.erl(t, "-name", "b@hostb.local")
+	seen.until(t, present("b@hostb.local", sure)) // the epmd on B has asked it for its name
+	other := b.erl(t, "-name", "c@hostb.local")
+	eval(t, other, "net_adm:ping('b@hostb.local').", "pong")
+	eval(t, node, "net_kernel:monitor_nodes(true).", "ok")
+	value(t, node, `P = spawn(fun() -> receive stop -> ok end end), register('evil\e[31m', P), [P ! x || _ <- lists:seq(1, 7)], ok.`)
+	p := a.peek(t, "b@hostb.local")
+	if p.OTP == "" || p.Processes.Count < 30 || p.Processes.Limit < 1000 || p.Memory["total"] < 1e6 || p.Rates.Reductions <= 0 ||
+		!slices.Equal(p.Nodes, []string{"c@hostb.local"}) || len(p.Hidden) > 0 || p.Sampled < p.Processes.Count/2 ||
+		!slices.ContainsFunc(p.Applications, func(a struct{ Name, Version string }) bool { return a.Name == "kernel" && a.Version != "" }) {
+		t.Errorf("got %+v", p)
+	}
+	if len(p.ByMessages) != 1 || p.ByMessages[0].Messages != 7 || p.ByMessages[0].Name != "evil\x1b[31m" {
+		t.Errorf("by messages: %+v", p.ByMessages)
+	}
+	shown := a.ask(t, "-peek", "b@hostb.local")
+	checkShown(t, "epmd -peek", shown)
+	if !regexp.MustCompile(`(?m)^messages .* 7 .* evil\?\[31m, `).MatchString(shown) {
+		t.Errorf("epmd -peek shows\n%s", shown)
+	}
+
+	atoms := a.peek(t, "b@hostb.local").Atoms
+	var took []time.Duration
+	for range 100 {
+		began := time.Now()
+		a.peek(t, "b@hostb.local")
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	t.Logf("a peek takes %v (median of %d, with the start of the program)", took[len(took)/2].Round(time.Millisecond), len(took))
+	if after := a.peek(t, "b@hostb.local").Atoms; after != atoms {
+		t.Errorf("%v atoms after 100 peeks, %v before", after, atoms)
+	}
+	eval(t, node, "erlang:process_info(self(), messages).", "{messages,[]}")
+	checkSilent(t, node)
+
+	t.Run("large", func(t *testing.T) { testPeekLarge(t, a, node) })
+	t.Run("watch", func(t *testing.T) { testPeekWatch(t, a, b) })
+	a.refused(t, `lookup: "nobody" is not registered`, eclusBinary(t), "-peek", "nobody@hostb.local")
+}
+
+// testPeekLarge looks at a node with many processes and rows.
+func testPeekLarge(t *testing.T, a *host, node *lan.Erl) {
+	value(t, node, `T = ets:new(rows, [public]), [ets:insert(T, {I, "row"}) || I <- lists:seq(1, 100000)], [spawn(fun() -> receive stop -> ok end end) || _ <- lists:seq(1, 200000)], ok.`)
+	var took []time.Duration
+	var p peeked
+	for range 10 {
+		began := time.Now()
+		p = a.peek(t, "b@hostb.local")
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	t.Logf("a peek at %d processes takes %v and looks at %d of them", p.Processes.Count, took[len(took)/2].Round(time.Millisecond), p.Sampled)
+	if p.Processes.Count < 200_000 || p.Memory["ets"] < 1e6 || p.Sampled < 1000 || p.Sampled > 2000 {
+		t.Errorf("got %+v", p)
+	}
+}
+
+// testPeekWatch watches a node on a terminal, which is as it was when the watch has ended: by a signal, and by the node's death.
+func testPeekWatch(t *testing.T, a, b *host) {
+	for _, end := range []string{"SIGTERM", "SIGINT", "node"} {
+		victim := b.erl(t, "-name", "victim@hostb.local")
+		master, slave := openTerminal(t, unix.Winsize{Row: 12, Col: 60})
+		cmd := a.Command(t.Context(), eclusBinary(t), "-peek", "victim@hostb.local", "-watch")
+		cmd.Env = append(cmd.Env, "TERM=xterm")
+		cmd.Stdout, cmd.Stderr = slave, slave
+		must(t, cmd.Start())
+		slave.Close()
+		shown := make(chan string, 1)
+		frames := make(chan struct{}, 100)
+		go func() {
+			var all strings.Builder
+			buf := make([]byte, 64<<10)
+			for {
+				n, err := master.Read(buf)
+				all.Write(buf[:n])
+				for range strings.Count(string(buf[:n]), "\x1b[H") {
+					frames <- struct{}{}
+				}
+				if err != nil {
+					shown <- all.String()
+					return
+				}
+			}
+		}()
+		for range 2 {
+			awaitFrame(t, frames)
+		}
+		switch end {
+		case "SIGTERM":
+			must(t, cmd.Process.Signal(syscall.SIGTERM))
+		case "SIGINT":
+			must(t, cmd.Process.Signal(syscall.SIGINT))
+		default:
+			must(t, victim.Kill(soon(t)))
+		}
+		err := cmd.Wait()
+		if _, failed := err.(*exec.ExitError); failed != (end == "node") {
+			t.Errorf("%s: ended with %v", end, err)
+		}
+		out := <-shown
+		master.Close()
+		const enter, leave = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
+		if strings.Count(out, enter) != 1 || strings.Count(out, leave) != 1 || !strings.HasPrefix(out, enter) {
+			t.Errorf("%s: the terminal was told %q", end, out)
+		}
+		if rest := out[strings.Index(out, leave)+len(leave):]; end == "node" != strings.Contains(rest, "epmd: ") {
+			t.Errorf("%s: at last %q", end, rest)
+		}
+		for _, frame := range strings.Split(strings.Split(out, leave)[0], "\x1b[H")[1:] {
+			if lines := strings.Count(frame, "\n"); lines > 11 {
+				t.Errorf("%s: a frame of %d lines on 12: %q", end, lines, frame)
+			}
+		}
+		if end != "node" {
+			must(t, victim.Stop(soon(t)))
+		}
+	}
+}
+
+func awaitFrame(t *testing.T, frames <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-frames:
+	case <-soon(t).Done():
+		t.Fatal("nothing is drawn")
+	}
+}
