@@ -215,8 +215,14 @@ func (c bytesCodec) decode(d *decoder, t token, v reflect.Value) error {
 }
 
 func (c sequenceCodec) decodeSlice(d *decoder, t token, v reflect.Value) error {
-	n := max(t.n, int64(len(t.bytes)))
-	list := reflect.MakeSlice(v.Type(), 0, int(n))
+	if t.kind != kindList && t.kind != kindString && t.kind != kindNil {
+		return mismatch(t, v)
+	}
+	n := len(t.bytes) // of a string
+	if t.kind == kindList {
+		n = int(t.n)
+	}
+	list := reflect.MakeSlice(v.Type(), 0, n)
 	grown := reflect.New(v.Type()).Elem() // can be set, other than list
 	grown.Set(list)
 	err := c.each(d, t, v, func(i int) (reflect.Value, bool) {
