@@ -87,6 +87,13 @@ func (a Access) String() string {
 // LocalOnly tells whether no other host is answered.
 func (a Access) LocalOnly() bool { return a.mode == allowLocal }
 
+// Admits tells whether a peer is answered that has connected to a local address. It looks at this host's interfaces
+// for that, if need be.
+func (a Access) Admits(peer, local netip.Addr) bool {
+	peer, local = peer.Unmap(), local.Unmap()
+	return isLocal(peer, local) || a.allows(peer, new(links).contains)
+}
+
 // allows tells whether a peer that is not local is answered.
 func (a Access) allows(peer netip.Addr, onLink func(netip.Addr) bool) bool {
 	switch a.mode {

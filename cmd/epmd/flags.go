@@ -64,6 +64,7 @@ type config struct {
 	hostsFile  string   // empty: none
 	bus        dbus.Bus // zero: none
 	cookieFile string   // empty: where OTP looks
+	asNode     bool     // be a hidden node too
 
 	json, watch bool
 	filter      nodeFilter
@@ -120,6 +121,8 @@ func (p *parser) next() error {
 		p.relaxed = true
 	case "-systemd":
 		p.systemd = true
+	case "-node":
+		p.asNode = true
 	case "-json", "-watch", "-local", "-lan_only":
 		p.list(flag)
 	case "-nodes":
@@ -389,8 +392,10 @@ func (p *parser) contradictions() error {
 		return usagef("-json goes with -nodes, -ping or -peek only")
 	case p.watch && !listing && p.command != commandPeek:
 		return usagef("-watch goes with -nodes or -peek only")
-	case p.cookieFile != "" && !about:
-		return usagef("-cookie_file %q goes with -ping or -peek only", p.cookieFile)
+	case p.asNode && !serving:
+		return usagef("-node contradicts %s: it is for the daemon", cmp.Or(p.asked, "what asks a running epmd"))
+	case p.cookieFile != "" && !about && !p.asNode:
+		return usagef("-cookie_file %q goes with -ping, -peek or -node only", p.cookieFile)
 	case p.filter.localOnly && p.filter.lanOnly:
 		return usagef("-local contradicts -lan_only")
 	case p.asked != "" && p.daemon:

@@ -46,6 +46,9 @@ func serve(ctx context.Context, c config, args []string, stderr io.Writer) error
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer context.AfterFunc(ctx, stop)() // a second signal finds the default action
 	s := newService(c, in, log.Logger)
+	if c.asNode {
+		s.node = newAsNode(c, s.reg, in.Listeners, os.LookupEnv, log.Logger)
+	}
 	s.args, s.hangup, s.writeLog = args, hangup, log.run
 	err = s.run(ctx, in.Listeners)
 	if errors.Is(err, epmd.ErrKilled) {
@@ -63,6 +66,7 @@ type service struct {
 	reacher *reacher
 	hosts   *hosts        // nil: not wanted
 	bus     *dbus.Service // nil: not wanted
+	node    *asNode       // nil: not wanted
 	events  *events
 	store   *systemd.Store // nil: not a service of systemd
 	log     *slog.Logger
@@ -203,6 +207,9 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 	}
 	if s.bus != nil {
 		background("D-Bus service ended", func(ctx context.Context) error { s.bus.Run(ctx); return nil })
+	}
+	if s.node != nil {
+		background("epmd is no node any more", s.node.run)
 	}
 	background("LAN discovery ended", func(ctx context.Context) error { s.lan.run(ctx); return nil })
 	if _, supervised := os.LookupEnv(envNotify); supervised {

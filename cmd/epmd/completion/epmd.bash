@@ -77,6 +77,8 @@ _epmd_offer_next()
 -hosts_file
 -bus
 -allow
+-node
+-cookie_file
 -nodes
 -ping
 -peek

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	"eclus/epmd"
+	"eclus/node"
+	"eclus/registry"
+)
+
+// nodeName is the alive name of the epmd as a node, and of the process that answers there.
+const nodeName = "epmd"
+
+// Pauses between tries to be a node: the name may be held by the epmd before this one.
+const (
+	firstNodeRetry = time.Second
+	lastNodeRetry  = time.Minute
+)
+
+// asNode is the epmd as a hidden node, epmd@HOST, which answers
+//
+//	net_adm:ping(Node)
+//	gen_server:call({epmd, Node}, nodes)    a list of maps, one for each known node
+//
+// and nobody else's calls. Who has the cookie may read what anybody on this host may; nothing can be changed or run.
+// Whom -allow refuses can't connect.
+type asNode struct {
+	reg     *registry.Registry
+	access  epmd.Access
+	port    uint16 // of the epmd
+	address string // where to listen
+	cookie  func() (node.Cookie, string, error)
+	log     *slog.Logger
+}
+
+func newAsNode(c config, reg *registry.Registry, lns []*net.TCPListener, getenv func(string) (string, bool), log *slog.Logger) *asNode {
+	n := &asNode{
+		reg:     reg,
+		access:  c.access,
+		port:    lns[0].Addr().(*net.TCPAddr).AddrPort().Port(),
+		address: ":0",
+		cookie:  func() (node.Cookie, string, error) { return findCookie(c.cookieFile, getenv) },
+		log:     log,
+	}
+	if isLoopbackOnly(lns) {
+		n.address = "127.0.0.1:0"
+	}
+	return n
+}
+
+// run is a node until ctx ends. Its error is that there is no cookie.
+func (n *asNode) run(ctx context.Context) error {
+	cookie, from, err := n.cookie()
+	if err != nil {
+		return err
+	}
+	n.log.Debug("cookie for -node", "from", from)
+	for retry := firstNodeRetry; ctx.Err() == nil; retry = min(2*retry, lastNodeRetry) {
+		began := time.Now()
+		err := n.serve(ctx, cookie)
+		if ctx.Err() != nil {
+			break
+		}
+		n.log.Warn("epmd is no node for now", "err", err)
+		if time.Since(began) > lastNodeRetry {
+			retry = firstNodeRetry
+		}
+		pause(ctx, retry)
+	}
+	return nil
+}
+
+// serve registers the node, as any other, and answers until the registration or ctx ends.
+func (n *asNode) serve(ctx context.Context, cookie node.Cookie) error {
+	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", n.address)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	// As a hidden node of OTP does, it registers as a normal one, and is asked for its name.
+	registration, err := epmd.NewLocalClient(n.port).Register(ctx, epmd.AliveReq{
+		Port: uint16(ln.Addr().(*net.TCPAddr).Port), Type: registry.Normal, High: 6, Low: 6, Name: nodeName,
+	})
+	if err != nil {
+		ln.Close()
+		return err
+	}
+	defer registration.Close()
+	go func() {
+		registration.Done()
+		cancel(errors.New("registration has ended"))
+	}()
+	server := &node.Server{
+		Name:    nodeName + "@" + n.reg.Host(),
+		Cookie:  cookie,
+		Options: node.Options{Creation: registration.Creation, Processes: map[node.Atom]node.Handler{nodeName: n.handle}},
+		Refused: func(peer net.Addr, err error) { n.log.Debug("node refused", "peer", peer, "err", err) },
+	}
+	n.log.Info("epmd is a node", "node", server.Name)
+	err = server.Serve(ctx, admitted{ln, n.access})
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	}
+	return err
+}
+
+// admitted is a listener that takes no connections of whom -allow refuses.
+type admitted struct {
+	net.Listener
+	access epmd.Access
+}
+
+func (a admitted) Accept() (net.Conn, error) {
+	for {
+		c, err := a.Listener.Accept()
+		if err != nil || a.access.Admits(addrOf(c.RemoteAddr()), addrOf(c.LocalAddr())) {
+			return c, err
+		}
+		c.Close()
+	}
+}
+
+func addrOf(a net.Addr) netip.Addr { return a.(*net.TCPAddr).AddrPort().Addr() }
+
+// handle answers a message to the process epmd. What is no call gets no answer.
+func (n *asNode) handle(c *node.Conn, m node.Message) {
+	call, ok := m.Call()
+	if !ok {
+		return
+	}
+	var what node.Atom
+	var answer any = node.Tuple{node.Atom("error"), node.Atom("badarg")}
+	if call.Request.Unmarshal(&what) == nil && what == "nodes" {
+		answer = n.nodes()
+	}
+	if err := c.Reply(call, answer); err != nil {
+		n.log.Debug("call not answered", "node", c.PeerName(), "err", err)
+	}
+}
+
+// nodeTerm is a node as it is told to nodes. What others have named is binaries, as atoms would stay with the caller for good.
+type nodeTerm struct {
+	Node      string    `erl:"node"`
+	Name      string    `erl:"name"`
+	Host      string    `erl:"host"`
+	Port      uint16    `erl:"port"`
+	Type      node.Atom `erl:"type"`   // normal or hidden
+	Origin    node.Atom `erl:"origin"` // local or lan
+	Sure      bool      `erl:"sure"`
+	Reachable node.Atom `erl:"reachable"` // yes, no or unknown
+	Creation  uint32    `erl:"creation,omitempty"`
+	Addresses []string  `erl:"addresses"`
+	Since     int64     `erl:"since"` // seconds since 1970
+}
+
+func (n *asNode) nodes() []nodeTerm {
+	known, changes := n.reg.Subscribe()
+	changes.Close()
+	terms := make([]nodeTerm, len(known))
+	for i, k := range known {
+		terms[i] = nodeTerm{
+			Node: k.Node, Name: k.Name, Host: k.Host, Port: k.Port, Type: node.Atom(k.Type.String()), Origin: node.Atom(k.Origin.String()),
+			Sure: k.Sure, Reachable: node.Atom(k.Reach.String()), Creation: k.Creation, Since: k.Since.Unix(), Addresses: make([]string, len(k.Addresses)),
+		}
+		for j, a := range k.Addresses {
+			terms[i].Addresses[j] = a.String()
+		}
+	}
+	return terms
+}

@@ -1,0 +1,52 @@
+package test
+
+import (
+	"strings"
+	"testing"
+
+	"eclus/test/lan"
+)
+
+// TestLANAsNode has real nodes call the epmd of another host as a node.
+func TestLANAsNode(t *testing.T) {
+	t.Parallel()
+	n := lan.ForTest(t, tools...)
+	hosts := addHosts(t, n, lan.HostOptions{}, "hosta", "hostb")
+	a, b := hosts[0], hosts[1]
+	a.start(t, "-node")
+	b.start(t)
+	seen := b.watch(t)
+	node := b.erl(t, "-name", "b@hostb.local")
+	seen.until(t, present("epmd@hosta.local", sure))
+	a.awaitTable(t, `(?m)^b@hostb\.local .* lan +yes `)
+
+	eval(t, node, "net_adm:ping('epmd@hosta.local').", "pong")
+	eval(t, node, "{nodes(), nodes(hidden)}.", "{[],['epmd@hosta.local']}")
+	eval(t, node, "lists:sort([{Node, Origin, Type} || #{node := Node, origin := Origin, type := Type} <- gen_server:call({epmd, 'epmd@hosta.local'}, nodes)]).",
+		`[{<<"b@hostb.local">>,lan,normal},{<<"epmd@hosta.local">>,local,hidden}]`)
+	eval(t, node, "[M] = [M || #{name := <<\"b\">>} = M <- gen_server:call({epmd, 'epmd@hosta.local'}, nodes)], #{host := H, sure := S, reachable := R, port := P, since := T, addresses := [A | _]} = M, {H, S, R, is_integer(P + T), A}.",
+		`{<<"hostb.local">>,true,yes,true,<<"198.51.100.12">>}`)
+	eval(t, node, "gen_server:call({epmd, 'epmd@hosta.local'}, {stop, now}).", "{error,badarg}")
+	eval(t, node, "gen_server:cast({epmd, 'epmd@hosta.local'}, halt), net_adm:ping('epmd@hosta.local').", "pong")
+	eval(t, node, "rpc:call('epmd@hosta.local', os, cmd, [\"id\"]).", "{badrpc,notsup}")
+	eval(t, node, "element(1, element(2, catch gen_server:call({nobody, 'epmd@hosta.local'}, nodes))).", "noproc")
+	checkSilent(t, node)
+
+	stranger := b.erl(t, "-name", "s@hostb.local", "-setcookie", "other")
+	eval(t, stranger, "net_adm:ping('epmd@hosta.local').", "pang")
+	if names := a.ask(t, "-names"); !strings.Contains(names, "name epmd at port ") {
+		t.Errorf("names:\n%s", names)
+	}
+	if p := b.ping(t, "epmd@hosta.local"); !p.Pong || p.Type != "hidden" {
+		t.Errorf("no pong: %+v", p)
+	}
+
+	t.Run("no cookie", func(t *testing.T) {
+		a.stop(t)
+		must(t, a.WriteFile(lan.Home+"/.erlang.cookie", "x", 0o644))
+		a.start(t, "-node")
+		if _, err := a.epmd.WaitOutput(soon(t), "epmd is no node any more.*mode 644"); err != nil {
+			t.Error(err)
+		}
+	})
+}
