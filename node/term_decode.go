@@ -106,7 +106,7 @@ func (l Limits) decode(data []byte, off int, v any) (int, error) {
 	}
 	d := decoders.Get().(*decoder)
 	defer decoders.Put(d)
-	defer func() { d.data = nil }()
+	defer func() { d.data, d.text, d.copied = nil, "", nil }()
 	d.reset(data, off, l)
 	t, err := d.next()
 	if err != nil {
@@ -124,7 +124,7 @@ func (l Limits) decode(data []byte, off int, v any) (int, error) {
 func checkTerm(t RawTerm) error {
 	d := decoders.Get().(*decoder)
 	defer decoders.Put(d)
-	defer func() { d.data = nil }()
+	defer func() { d.data, d.text, d.copied = nil, "", nil }()
 	d.reset(t, 0, Limits{Size: math.MaxInt, Atoms: math.MaxInt})
 	first, err := d.next()
 	if err != nil {
@@ -181,7 +181,7 @@ func (d *decoder) value(t token) (any, error) {
 	case kindString:
 		return Charlist(latin1(t.bytes)), nil
 	case kindBinary:
-		return slices.Clone(t.bytes), nil
+		return d.clone(t), nil
 	case kindBits:
 		return t.bits(), nil
 	case kindPid:

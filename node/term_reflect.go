@@ -5,7 +5,6 @@ import (
 	"math"
 	"math/big"
 	"reflect"
-	"slices"
 )
 
 // mismatch returns the error for a term that does not fit into v.
@@ -144,7 +143,7 @@ func decodeFloat(_ *decoder, t token, v reflect.Value) error {
 func decodeString(d *decoder, t token, v reflect.Value) error {
 	switch t.kind {
 	case kindBinary:
-		v.SetString(string(t.bytes))
+		v.SetString(d.string(t))
 		return nil
 	case kindAtom:
 		v.SetString(string(d.cache.atom(t.bytes)))
@@ -205,7 +204,7 @@ func (c bytesCodec) decode(d *decoder, t token, v reflect.Value) error {
 	case t.kind != kindBinary && t.kind != kindString:
 		return c.other(d, t, v)
 	case v.Kind() == reflect.Slice:
-		v.SetBytes(slices.Clone(t.bytes))
+		v.SetBytes(d.clone(t))
 	case v.Len() != len(t.bytes):
 		return mismatch(t, v)
 	default:

@@ -18,6 +18,9 @@ type field struct {
 }
 
 func (f *field) of(v reflect.Value) reflect.Value {
+	if len(f.index) == 1 {
+		return v.Field(f.index[0])
+	}
 	for _, i := range f.index {
 		v = v.Field(i)
 	}
@@ -246,7 +249,15 @@ func (s *structCodec) decodeMap(d *decoder, t token, v reflect.Value) error {
 	if isList {
 		return s.decodeProperties(d, l, v)
 	}
+	next := 0 // field that may come next: keys that are all there come in the order in which Marshal writes them
 	for range t.n {
+		if next < len(s.fields) && d.skip(s.fields[next].key) {
+			if err := s.decodeField(d, &s.fields[next], v); err != nil {
+				return err
+			}
+			next++
+			continue
+		}
 		if err := s.decodePair(d, v); err != nil {
 			return err
 		}

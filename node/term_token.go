@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strconv"
 	"unicode/utf8"
 )
@@ -77,6 +78,53 @@ type decoder struct {
 	limits Limits
 	cut    bool // data holds no more than Limits.Size of what there is
 	cache  atomCache
+	text   string // data, once a string has been made of a part of it
+	copied []byte // the same for slices of bytes
+}
+
+// maxShared is how long data may be, in bytes, for what is made of it to share one copy of it: each part keeps all of
+// that alive.
+const maxShared = 64 << 10
+
+// place returns where in data the bytes of a token begin that was just read, if they are to be shared.
+func (d *decoder) place(t token) (start int, ok bool) {
+	start = d.off - len(t.bytes)
+	return start, len(d.data) <= maxShared && len(t.bytes) > 0 && start >= 0 && &d.data[start] == &t.bytes[0]
+}
+
+// string returns the bytes of a token as a string.
+func (d *decoder) string(t token) string {
+	start, ok := d.place(t)
+	if !ok {
+		return string(t.bytes)
+	}
+	if d.text == "" {
+		d.text = string(d.data)
+	}
+	return d.text[start:d.off]
+}
+
+// clone returns the bytes of a token as a slice of their own.
+func (d *decoder) clone(t token) []byte {
+	start, ok := d.place(t)
+	if !ok {
+		return slices.Clone(t.bytes)
+	}
+	if d.copied == nil {
+		d.copied = slices.Clone(d.data)
+	}
+	return d.copied[start:d.off:d.off]
+}
+
+// skip reads an atom if that one, encoded, comes next.
+func (d *decoder) skip(atom []byte) bool {
+	if d.atoms >= d.limits.Atoms || !bytes.HasPrefix(d.data[d.off:], atom) {
+		return false
+	}
+	d.off += len(atom)
+	d.owed--
+	d.atoms++
+	return true
 }
 
 // reset makes d read the term at off in data.
@@ -85,6 +133,7 @@ func (d *decoder) reset(data []byte, off int, limits Limits) {
 	d.cut = len(data) > d.limits.Size
 	d.data, d.off = data[:min(len(data), d.limits.Size)], off
 	d.owed, d.depth, d.atoms = 1, 0, 0
+	d.text, d.copied = "", nil
 }
 
 // next reads a token. Whoever calls it reads the parts that follow, or has them discarded.
