@@ -60,7 +60,7 @@ func New(reg *registry.Registry, opts Options, log *slog.Logger) *Service {
 	return &Service{reg: reg, opts: opts, log: log.With("bus", opts.Bus.String())}
 }
 
-// Pauses between sessions double until one has the name.
+// Pauses between sessions double until one has the name, or quadruple where it is forbidden.
 const (
 	firstRetry  = 20 * time.Millisecond
 	lastRetry   = time.Second
@@ -86,10 +86,11 @@ func (s *Service) Run(ctx context.Context) {
 		}
 		s.off(err)
 		_ = sleepUntil(ctx, time.Now().Add(pause))
-		if pause *= 2; !errors.Is(err, errDenied) {
-			pause = min(pause, lastRetry)
+		if errors.Is(err, errDenied) {
+			pause = min(4*pause, deniedRetry)
+		} else {
+			pause = min(2*pause, lastRetry)
 		}
-		pause = min(pause, deniedRetry)
 	}
 	s.on = false
 }

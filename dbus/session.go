@@ -18,7 +18,7 @@ const (
 	errorPrefix   = "org.freedesktop.DBus.Error."
 	accessDenied  = errorPrefix + "AccessDenied"
 	inboxSize     = 64
-	signalsAtOnce = 16                    // sent before the bus has shown that it has read them
+	signalsAtOnce = 8                     // sent before the bus has shown that it has read them
 	signalPause   = 10 * time.Millisecond // between two times that signals are sent
 )
 
@@ -135,8 +135,12 @@ func (s *session) ask(method string, args ...any) {
 	s.conn.BusObject().GoWithContext(s.ctx, busName+"."+method, 0, s.replies, args...)
 }
 
-// await waits for the next thing to happen and deals with it.
+// await waits for the next thing to happen and deals with it. While no signals may be sent, what changes is left to add up.
 func (s *session) await() error {
+	changed := s.changes.Ready()
+	if s.owner && time.Now().Before(s.resume) {
+		changed = nil // the timer is set
+	}
 	select {
 	case <-s.ctx.Done():
 		return s.ctx.Err()
@@ -146,7 +150,7 @@ func (s *session) await() error {
 		return s.handle(msg)
 	case reply := <-s.replies:
 		return s.replied(reply)
-	case <-s.changes.Ready():
+	case <-changed:
 		s.take()
 	case <-s.opts.LANChanged:
 	case <-s.timer.C:

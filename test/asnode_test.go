@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"eclus/registry"
 	"eclus/test/lan"
 )
 
@@ -18,7 +19,7 @@ func TestLANAsNode(t *testing.T) {
 	seen := b.watch(t)
 	node := b.erl(t, "-name", "b@hostb.local")
 	seen.until(t, present("epmd@hosta.local", sure))
-	a.awaitTable(t, `(?m)^b@hostb\.local .* lan +yes `)
+	a.watch(t).until(t, present("b@hostb.local", sure, func(n registry.Node) bool { return n.Reach == registry.Reachable }))
 
 	eval(t, node, "net_adm:ping('epmd@hosta.local').", "pong")
 	eval(t, node, "{nodes(), nodes(hidden)}.", "{[],['epmd@hosta.local']}")

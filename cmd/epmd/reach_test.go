@@ -181,7 +181,7 @@ func TestReachSilence(t *testing.T) {
 		}
 		l.answer(host, "b")
 		l.links <- struct{}{}
-		time.Sleep(linkSettle)
+		time.Sleep(reachPause) // it may have been asked a moment ago
 		l.want(t, "a link came", map[string]registry.Reach{"b@hostb.local": registry.Reachable})
 		l.questions(host)
 		for range 10 {
