@@ -1,6 +1,8 @@
 package test
 
 import (
+	"context"
+	"os"
 	"strings"
 	"testing"
 
@@ -50,4 +52,24 @@ func TestLANAsNode(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestSystemdAsNode has the service be a node, by the drop-in that is shipped as an example.
+func TestSystemdAsNode(t *testing.T) {
+	s := supervise(t)
+	dropIn, err := os.ReadFile("../systemd/examples/epmd.service.d/node.conf")
+	must(t, err)
+	must(t, s.WriteFile("/etc/systemd/system/epmd.service.d/node.conf", dropIn, 0o644))
+	s.output(t, "sh", "-c", "echo secret >/tmp/cookie && install -o epmd -m 400 /tmp/cookie /etc/epmd.cookie; echo 127.0.1.1 hosta.local >>/etc/hosts")
+	s.systemctl(t, "daemon-reload")
+	s.systemctl(t, "start", unit)
+	s.awaitJournal(t, "epmd is a node")
+	if out, err := s.Command(soon(t), "env", "ERLANG_COOKIE=secret", "epmd", "-ping", "epmd@hosta.local").CombinedOutput(); err != nil {
+		t.Errorf("%v:\n%s", err, out)
+	}
+	s.systemctl(t, "restart", unit)
+	must(t, lan.Wait(soon(t), "a pong after the restart", func(ctx context.Context) (bool, error) {
+		_, err := s.Output(ctx, "env", "ERLANG_COOKIE=secret", "epmd", "-ping", "epmd@hosta.local")
+		return err == nil, nil
+	}))
 }
