@@ -167,7 +167,8 @@ type Marshaler interface {
 	MarshalTerm() (RawTerm, error)
 }
 
-// Unmarshaler is a type that decodes itself from one well-formed term. It must copy what it keeps of it.
+// Unmarshaler is a type that decodes itself from one well-formed term. It must copy what it keeps of
+// it, and change nothing of it.
 type Unmarshaler interface {
 	UnmarshalTerm(RawTerm) error
 }

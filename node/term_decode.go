@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"unicode/utf8"
 )
@@ -105,26 +106,20 @@ func (l Limits) decode(data []byte, off int, v any) (int, error) {
 		return 0, fmt.Errorf("decode term: into %T: not a pointer that points to something", v)
 	}
 	d := decoders.Get().(*decoder)
-	defer decoders.Put(d)
-	defer func() { d.data, d.text, d.copied = nil, "", nil }()
+	defer d.release()
 	d.reset(data, off, l)
 	t, err := d.next()
 	if err != nil {
 		return 0, err
 	}
-	if p, ok := v.(*any); ok {
-		*p, err = d.value(t)
-	} else {
-		err = codecOf(target.Type().Elem()).decode(d, t, target.Elem())
-	}
+	err = codecOf(target.Type().Elem()).decode(d, t, target.UnsafePointer())
 	return d.off, err
 }
 
 // checkTerm returns an error unless t is one well-formed term.
 func checkTerm(t RawTerm) error {
 	d := decoders.Get().(*decoder)
-	defer decoders.Put(d)
-	defer func() { d.data, d.text, d.copied = nil, "", nil }()
+	defer d.release()
 	d.reset(t, 0, Limits{Size: math.MaxInt, Atoms: math.MaxInt})
 	first, err := d.next()
 	if err != nil {
@@ -145,19 +140,19 @@ type atomCache [256]any
 
 const maxCached = 48 // bytes of an atom in the cache
 
-// value returns b as an Atom in an any.
-func (c *atomCache) value(b []byte) any {
-	if len(b) == 0 || len(b) > maxCached {
-		return Atom(b)
+// value returns s as an Atom in an any.
+func (c *atomCache) value(s string) any {
+	if len(s) == 0 || len(s) > maxCached {
+		return Atom(strings.Clone(s))
 	}
-	place := &c[(uint(b[0])*7^uint(b[len(b)/2])*31^uint(b[len(b)-1])*101^uint(len(b))*3)%uint(len(c))]
-	if a, ok := (*place).(Atom); !ok || string(a) != string(b) {
-		*place = Atom(b)
+	place := &c[(uint(s[0])*7^uint(s[len(s)/2])*31^uint(s[len(s)-1])*101^uint(len(s))*3)%uint(len(c))]
+	if a, ok := (*place).(Atom); !ok || string(a) != s {
+		*place = Atom(strings.Clone(s))
 	}
 	return *place
 }
 
-func (c *atomCache) atom(b []byte) Atom { return c.value(b).(Atom) }
+func (c *atomCache) atom(s string) Atom { return c.value(s).(Atom) }
 
 // Values that need no memory of their own.
 var (
@@ -175,11 +170,11 @@ func (d *decoder) value(t token) (any, error) {
 	case kindFloat:
 		return t.float(), nil
 	case kindAtom:
-		return d.cache.value(t.bytes), nil
+		return d.cache.value(t.text), nil
 	case kindNil:
 		return emptyList, nil
 	case kindString:
-		return Charlist(latin1(t.bytes)), nil
+		return Charlist(strings.Clone(latin1(t.text))), nil
 	case kindBinary:
 		return d.clone(t), nil
 	case kindBits:
@@ -282,21 +277,21 @@ func (d *decoder) list(t token) (any, error) {
 // before.
 type listReader struct {
 	left     int64
-	bytes    []byte // elements of a string
+	bytes    string // elements of a string
 	ended    bool   // there are no more but bytes
 	improper bool   // it ended with tail
 	tail     token
 }
 
-// elements returns a reader for a list, empty or not.
-func elements(t token) (l listReader, ok bool) {
-	switch t.kind {
-	case kindList:
-		return listReader{left: t.n}, true
-	case kindString, kindNil:
-		return listReader{bytes: t.bytes, ended: true}, true
+// isList tells whether t is a list, empty or not, or the head of one.
+func (t token) isList() bool { return t.kind == kindList || t.kind == kindString || t.kind == kindNil }
+
+// elements returns a reader for the list t.
+func elements(t token) listReader {
+	if t.kind == kindList {
+		return listReader{left: t.n}
 	}
-	return listReader{}, false
+	return listReader{bytes: t.text, ended: true}
 }
 
 // next returns the next element, or false at the end.
@@ -304,8 +299,8 @@ func (l *listReader) next(d *decoder) (t token, more bool, err error) {
 	for {
 		switch {
 		case len(l.bytes) > 0:
-			t = byteToken(l.bytes[0])
-			l.bytes = l.bytes[1:]
+			t = token{kind: kindInt, n: int64(l.bytes[0])}
+			l.bytes, d.pos = l.bytes[1:], -1
 			return t, true, nil
 		case l.left > 0:
 			l.left--
@@ -327,34 +322,30 @@ func (l *listReader) end(d *decoder) error {
 		l.left = t.n
 		return err
 	}
-	l.ended, l.bytes = true, nil
+	l.ended, l.bytes = true, ""
 	switch t.kind {
 	case kindNil:
 	case kindString:
-		l.bytes = t.bytes
+		l.bytes = t.text
 	default:
 		l.improper, l.tail = true, t
 	}
 	return err
 }
 
-// byteToken is an element of a string.
-func byteToken(b byte) token { return token{kind: kindInt, n: int64(b), pos: -1} }
-
-// trueToken is what a property stands for that is an atom alone.
-var trueToken = token{kind: kindAtom, bytes: []byte(atomTrue), pos: -1}
-
-// raw reads the rest of the term that begins with t and returns all of it, a part of the decoder's data.
+// raw reads the rest of the term that began with t, the last token, and returns all of it, which may be a part of the
+// decoder's data.
 func (d *decoder) raw(t token) (RawTerm, error) {
+	pos := d.pos
 	switch {
-	case t.pos >= 0:
+	case pos >= 0:
 	case t.kind == kindAtom:
-		return appendKnown(nil, Atom(t.bytes)), nil
+		return appendKnown(nil, Atom(t.text)), nil
 	default:
 		return appendInt(nil, t.n), nil
 	}
 	err := d.discard(t)
-	return d.data[t.pos:d.off], err
+	return d.data[pos:d.off], err
 }
 
 func (d *decoder) opaque(t token) (Fun, error) {
@@ -369,7 +360,7 @@ func (t token) big() *big.Int {
 	if t.kind == kindInt {
 		return big.NewInt(t.n)
 	}
-	b := slices.Clone(t.bytes)
+	b := []byte(t.text)
 	slices.Reverse(b)
 	n := new(big.Int).SetBytes(b)
 	if t.n != 0 {
@@ -379,39 +370,40 @@ func (t token) big() *big.Int {
 }
 
 func (t token) bits() BitString {
-	b := slices.Clone(t.bytes)
+	b := []byte(t.text)
 	b[len(b)-1] &= 0xff << (8 - t.n)
 	return BitString{b, uint8(t.n)}
 }
 
 // chars returns the characters of a list of them, as UTF-8.
-func (d *decoder) chars(t token) (s []byte, ok bool, err error) {
+func (d *decoder) chars(t token) (s string, ok bool, err error) {
 	if t.kind == kindString {
-		return latin1(t.bytes), true, nil
+		return strings.Clone(latin1(t.text)), true, nil
 	}
-	l, ok := elements(t)
+	var chars []byte
+	l, ok := elements(t), t.isList()
 	for ok {
 		t, more, err := l.next(d)
 		if err != nil || !more {
-			return s, err == nil && !l.improper, err
+			return string(chars), err == nil && !l.improper, err
 		}
 		if ok = t.kind == kindInt && t.n == int64(rune(t.n)) && utf8.ValidRune(rune(t.n)); ok {
-			s = utf8.AppendRune(s, rune(t.n))
+			chars = utf8.AppendRune(chars, rune(t.n))
 		}
 	}
-	return nil, false, nil
+	return "", false, nil
 }
 
 const shown = 32 // bytes of a name that an error shows
 
 // String describes t for an error.
 func (t token) String() string {
-	name := t.bytes[:min(len(t.bytes), shown)]
+	name := t.text[:min(len(t.text), shown)]
 	switch t.kind {
 	case kindInt:
 		return "integer " + strconv.FormatInt(t.n, 10)
 	case kindBig:
-		return fmt.Sprintf("integer of %d bytes", len(t.bytes))
+		return fmt.Sprintf("integer of %d bytes", len(t.text))
 	case kindFloat:
 		return fmt.Sprintf("float %v", t.float())
 	case kindAtom:
@@ -421,9 +413,9 @@ func (t token) String() string {
 	case kindNil:
 		return "empty list"
 	case kindString, kindList:
-		return fmt.Sprintf("list of %d", max(t.n, int64(len(t.bytes))))
+		return fmt.Sprintf("list of %d", max(t.n, int64(len(t.text))))
 	case kindBinary, kindBits:
-		return fmt.Sprintf("binary of %d bytes", len(t.bytes))
+		return fmt.Sprintf("binary of %d bytes", len(t.text))
 	case kindMap:
 		return fmt.Sprintf("map of %d", t.n)
 	}

@@ -2,7 +2,6 @@ package node
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -26,7 +25,7 @@ import (
 //   - structs become a map whose keys are atoms, in alphabetical order
 //   - nil and nil pointers become the atom undefined; other pointers, and interfaces, what they point to
 //   - the types of this package become what they are named for; a nil RawTerm is an error
-//   - a type with a MarshalTerm method becomes what that returns
+//   - a type with a MarshalTerm method, of its own or of a pointer to it, becomes what that returns
 //
 // The fields of a struct are its exported fields and those of structs embedded in it without a tag. Tags say
 // what becomes of a field:
@@ -115,8 +114,21 @@ func appendAny(b []byte, v any, depth int) ([]byte, error) {
 	case ImproperList:
 		return appendImproper(b, v, depth)
 	}
-	t := reflect.TypeOf(v)
-	return codecOf(t).encode(b, reflect.ValueOf(v), depth)
+	return appendReflected(b, reflect.ValueOf(v), depth)
+}
+
+// appendReflected appends the term of v, whose codec needs it in memory.
+func appendReflected(b []byte, v reflect.Value, depth int) ([]byte, error) {
+	if v.Kind() == reflect.Pointer && !v.IsNil() {
+		depth, err := deeper(depth, v.Type())
+		if err != nil {
+			return b, err
+		}
+		return codecOf(v.Type().Elem()).encode(b, v.UnsafePointer(), depth)
+	}
+	p := reflect.New(v.Type())
+	p.Elem().Set(v)
+	return codecOf(v.Type()).encode(b, p.UnsafePointer(), depth)
 }
 
 // deeper returns the depth of what is within a value at depth.
@@ -131,7 +143,11 @@ func appendTag(b []byte, tag byte, n int) ([]byte, error) {
 	if int64(n) > math.MaxUint32 {
 		return b, errTooLong
 	}
-	return binary.BigEndian.AppendUint32(append(b, tag), uint32(n)), nil
+	return appendHead(b, tag, uint32(n)), nil
+}
+
+func appendHead(b []byte, tag byte, n uint32) []byte {
+	return append(b, tag, byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
 }
 
 func appendElements(b []byte, v []any, depth int) ([]byte, error) {
@@ -238,7 +254,7 @@ func appendInt(b []byte, n int64) []byte {
 	case n == int64(byte(n)):
 		return append(b, extSmallInteger, byte(n))
 	case n == int64(int32(n)):
-		return binary.BigEndian.AppendUint32(append(b, extInteger), uint32(n))
+		return appendHead(b, extInteger, uint32(n))
 	case n < 0:
 		return appendMagnitude(b, 1, -uint64(n))
 	default:
@@ -381,141 +397,4 @@ func appendFun(b []byte, f *Fun) ([]byte, error) {
 		return b, errNoFun
 	}
 	return append(b, f.term...), nil
-}
-
-func encodeAny(b []byte, v reflect.Value, depth int) ([]byte, error) {
-	return appendAny(b, v.Interface(), depth)
-}
-
-func encodeBool(b []byte, v reflect.Value, _ int) ([]byte, error) {
-	return appendBool(b, v.Bool()), nil
-}
-
-func encodeInt(b []byte, v reflect.Value, _ int) ([]byte, error) { return appendInt(b, v.Int()), nil }
-
-func encodeUint(b []byte, v reflect.Value, _ int) ([]byte, error) {
-	return appendUint(b, v.Uint()), nil
-}
-
-func encodeFloat(b []byte, v reflect.Value, _ int) ([]byte, error) {
-	b, err := appendFloat(b, v.Float())
-	return b, noValue(err, v.Type())
-}
-
-func encodeString(b []byte, v reflect.Value, _ int) ([]byte, error) {
-	return appendBinary(b, v.String())
-}
-
-// encodeBytes encodes a slice or an array of bytes.
-func encodeBytes(b []byte, v reflect.Value, _ int) ([]byte, error) {
-	if v.Kind() == reflect.Slice || v.CanAddr() {
-		return appendBinary(b, v.Bytes())
-	}
-	bytes := reflect.New(v.Type()).Elem()
-	bytes.Set(v)
-	return appendBinary(b, bytes.Bytes())
-}
-
-func encodeInterface(b []byte, v reflect.Value, depth int) ([]byte, error) {
-	if v.IsNil() {
-		return appendKnown(b, atomUndefined), nil
-	}
-	return appendAny(b, v.Elem().Interface(), depth)
-}
-
-func encodeUnsupported(b []byte, v reflect.Value, _ int) ([]byte, error) {
-	return b, &ValueError{Type: v.Type(), Err: errNoTerm}
-}
-
-func encodeMarshaler(b []byte, v reflect.Value, _ int) ([]byte, error) {
-	term, err := v.Interface().(Marshaler).MarshalTerm()
-	if err == nil {
-		err = checkTerm(term)
-	}
-	return append(b, term...), noValue(err, v.Type())
-}
-
-// addressedCodec encodes by the method of a pointer where there is one to be had.
-type addressedCodec struct {
-	other func([]byte, reflect.Value, int) ([]byte, error)
-}
-
-func (c addressedCodec) encode(b []byte, v reflect.Value, depth int) ([]byte, error) {
-	if v.CanAddr() {
-		return encodeMarshaler(b, v.Addr(), depth)
-	}
-	return c.other(b, v, depth)
-}
-
-// pointerCodec is for pointers.
-type pointerCodec struct{ elem *codec }
-
-func (c pointerCodec) encode(b []byte, v reflect.Value, depth int) ([]byte, error) {
-	if v.IsNil() {
-		return appendKnown(b, atomUndefined), nil
-	}
-	depth, err := deeper(depth, v.Type()) // a pointer may point to itself
-	if err != nil {
-		return b, err
-	}
-	return c.elem.encode(b, v.Elem(), depth)
-}
-
-// sequenceCodec is for slices and arrays.
-type sequenceCodec struct{ elem *codec }
-
-func (c sequenceCodec) encode(b []byte, v reflect.Value, depth int) ([]byte, error) {
-	n := v.Len()
-	if n == 0 {
-		return append(b, extNil), nil
-	}
-	b, err := appendTag(b, extList, n)
-	if err != nil {
-		return b, noValue(err, v.Type())
-	}
-	if depth, err = deeper(depth, v.Type()); err != nil {
-		return b, err
-	}
-	for i := range n {
-		if b, err = c.elem.encode(b, v.Index(i), depth); err != nil {
-			return b, within(err, "[%d]", i)
-		}
-	}
-	return append(b, extNil), nil
-}
-
-// mapCodec is for maps of Go.
-type mapCodec struct{ key, elem *codec }
-
-func (c mapCodec) encode(b []byte, v reflect.Value, depth int) ([]byte, error) {
-	b, err := appendTag(b, extMap, v.Len())
-	if err != nil {
-		return b, noValue(err, v.Type())
-	}
-	if depth, err = deeper(depth, v.Type()); err != nil {
-		return b, err
-	}
-	keys := v.MapKeys()
-	sortKeys(keys, v.Type().Key().Kind())
-	for _, key := range keys {
-		if b, err = c.key.encode(b, key, depth); err != nil {
-			return b, within(err, "[key %v]", key)
-		}
-		if b, err = c.elem.encode(b, v.MapIndex(key), depth); err != nil {
-			return b, within(err, "[%v]", key)
-		}
-	}
-	return b, nil
-}
-
-// sortKeys sorts keys of the kinds that have an order, which for them is that of Erlang.
-func sortKeys(keys []reflect.Value, kind reflect.Kind) {
-	switch kind {
-	case reflect.String:
-		slices.SortFunc(keys, func(a, b reflect.Value) int { return cmp.Compare(a.String(), b.String()) })
-	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
-		slices.SortFunc(keys, func(a, b reflect.Value) int { return cmp.Compare(a.Int(), b.Int()) })
-	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr:
-		slices.SortFunc(keys, func(a, b reflect.Value) int { return cmp.Compare(a.Uint(), b.Uint()) })
-	}
 }

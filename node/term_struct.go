@@ -6,78 +6,70 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"unsafe"
 )
 
 // field is a field of a struct that has a term.
 type field struct {
 	name      string
-	key       []byte // its name as an encoded atom
-	index     []int  // where it is, through embedded structs
+	key       []byte   // its name as an encoded atom; none in a tuple
+	short     [16]byte // the key, if it is no longer
+	offset    uintptr
+	typ       reflect.Type
 	omitEmpty bool
-	codec     *codec
+	codec     codec
 }
 
-func (f *field) of(v reflect.Value) reflect.Value {
-	if len(f.index) == 1 {
-		return v.Field(f.index[0])
+// of returns where the field of the struct at p is.
+func (f *field) of(p unsafe.Pointer) unsafe.Pointer { return unsafe.Add(p, f.offset) }
+
+// appendKey appends the key. A short one is copied with what follows it in 16 bytes, which takes a single instruction.
+func (f *field) appendKey(b []byte) []byte {
+	if n := len(b) + len(f.key); len(f.key) <= len(f.short) {
+		return append(b, f.short[:]...)[:n]
 	}
-	for _, i := range f.index {
-		v = v.Field(i)
-	}
-	return v
+	return append(b, f.key...)
 }
 
 // structure returns the codec of a struct type: that of a tuple, or of a map.
 func (b codecBuilder) structure(t reflect.Type) codec {
-	s, err := b.fields(t)
-	if err != nil {
-		return brokenCodec(err)
+	s := fields{typ: t, byName: make(map[string]*field)}
+	if err := s.collect(b, t, 0); err != nil {
+		return &brokenCodec{t, err}
 	}
 	if s.tuple {
-		return codec{s.encodeTuple, s.decodeTuple}
+		for i := range s.list {
+			s.list[i].key = nil
+		}
+		return &tupleCodec{s}
 	}
-	slices.SortStableFunc(s.fields, func(x, y field) int { return strings.Compare(x.name, y.name) })
-	for i := range s.fields {
-		f := &s.fields[i]
+	slices.SortStableFunc(s.list, func(x, y field) int { return strings.Compare(x.name, y.name) })
+	optional := false
+	for i := range s.list {
+		f := &s.list[i]
 		if s.byName[f.name] != nil {
-			return brokenCodec(fmt.Errorf("two fields named %q", f.name))
+			return &brokenCodec{t, fmt.Errorf("two fields named %q", f.name)}
 		}
 		s.byName[f.name] = f
+		optional = optional || f.omitEmpty
 	}
-	return codec{s.encodeMap, s.decodeMap}
+	return &structCodec{s, optional}
 }
 
-// brokenCodec is for a type whose tags are wrong.
-func brokenCodec(err error) codec {
-	return codec{
-		encode: func(b []byte, v reflect.Value, _ int) ([]byte, error) {
-			return b, &ValueError{Type: v.Type(), Err: err}
-		},
-		decode: func(_ *decoder, t token, v reflect.Value) error {
-			return &TypeError{Term: t.String(), Type: v.Type(), Err: err}
-		},
-	}
-}
-
-// structCodec is for structs.
-type structCodec struct {
-	fields []field // of a map in alphabetical order, of a tuple in that of the struct
+// fields are those of a struct type.
+type fields struct {
+	typ    reflect.Type
+	list   []field // of a map in alphabetical order, of a tuple in that of the struct
 	byName map[string]*field
 	tuple  bool
 	record []byte // the atom that a tuple begins with, encoded; nil: none
 }
 
-func (b codecBuilder) fields(t reflect.Type) (*structCodec, error) {
-	s := &structCodec{byName: make(map[string]*field)}
-	err := s.collect(b, t, nil)
-	return s, err
-}
-
-// collect adds the fields of t, which index leads to.
-func (s *structCodec) collect(b codecBuilder, t reflect.Type, index []int) error {
+// collect adds the fields of t, which is at offset in the struct.
+func (s *fields) collect(b codecBuilder, t reflect.Type, offset uintptr) error {
 	for i := range t.NumField() {
 		f := t.Field(i)
-		at := append(slices.Clip(index), i)
+		at := offset + f.Offset
 		tag, tagged := f.Tag.Lookup("erl")
 		var err error
 		switch {
@@ -97,7 +89,7 @@ func (s *structCodec) collect(b codecBuilder, t reflect.Type, index []int) error
 }
 
 // asTuple takes the tag of a blank field.
-func (s *structCodec) asTuple(tag string) error {
+func (s *fields) asTuple(tag string) error {
 	name, option, _ := strings.Cut(tag, ",")
 	if option != "tuple" {
 		return fmt.Errorf("tag %q of a blank field; want NAME,tuple", tag)
@@ -111,7 +103,7 @@ func (s *structCodec) asTuple(tag string) error {
 	return err
 }
 
-func (s *structCodec) add(b codecBuilder, f reflect.StructField, tag string, index []int) error {
+func (s *fields) add(b codecBuilder, f reflect.StructField, tag string, offset uintptr) error {
 	name, option, _ := strings.Cut(tag, ",")
 	if option != "" && option != "omitempty" {
 		return fmt.Errorf("option %q of field %s; want omitempty", option, f.Name)
@@ -123,7 +115,8 @@ func (s *structCodec) add(b codecBuilder, f reflect.StructField, tag string, ind
 	if err != nil {
 		return fmt.Errorf("name of field %s: %w", f.Name, err)
 	}
-	s.fields = append(s.fields, field{name, key, index, option != "", b.build(f.Type)})
+	s.list = append(s.list, field{name, key, [16]byte{}, offset, f.Type, option != "", b.build(f.Type)})
+	copy(s.list[len(s.list)-1].short[:], key)
 	return nil
 }
 
@@ -138,23 +131,48 @@ func empty(v reflect.Value) bool {
 	return v.IsZero()
 }
 
-func (s *structCodec) encodeMap(b []byte, v reflect.Value, depth int) ([]byte, error) {
-	depth, err := deeper(depth, v.Type())
+// encode appends all fields, each after its key.
+func (s *fields) encode(b []byte, p unsafe.Pointer, depth int) (_ []byte, err error) {
+	for i := range s.list {
+		f := &s.list[i]
+		b = f.appendKey(b)
+		if b, err = f.codec.encode(b, f.of(p), depth); err != nil {
+			return b, within(err, ".%s", f.name)
+		}
+	}
+	return b, nil
+}
+
+// structCodec is for structs that are a map.
+type structCodec struct {
+	fields
+	optional bool // there are fields that may be left out
+}
+
+func (s *structCodec) encode(b []byte, p unsafe.Pointer, depth int) ([]byte, error) {
+	depth, err := deeper(depth, s.typ)
 	if err != nil {
 		return b, err
 	}
+	if s.optional {
+		return s.encodeSome(b, p, depth)
+	}
+	return s.fields.encode(appendHead(b, extMap, uint32(len(s.list))), p, depth)
+}
+
+// encodeSome appends the map without the fields that are to be left out.
+func (s *structCodec) encodeSome(b []byte, p unsafe.Pointer, depth int) (_ []byte, err error) {
 	const arity = 4 // bytes of the number of fields, which is known at the end
 	b = append(b, extMap, 0, 0, 0, 0)
 	start, n := len(b), uint32(0)
-	for i := range s.fields {
-		f := &s.fields[i]
-		value := f.of(v)
-		if f.omitEmpty && empty(value) {
+	for i := range s.list {
+		f := &s.list[i]
+		if f.omitEmpty && empty(valueAt(f.typ, f.of(p))) {
 			continue
 		}
 		n++
-		b = append(b, f.key...)
-		if b, err = f.codec.encode(b, value, depth); err != nil {
+		b = f.appendKey(b)
+		if b, err = f.codec.encode(b, f.of(p), depth); err != nil {
 			return b, within(err, ".%s", f.name)
 		}
 	}
@@ -162,47 +180,43 @@ func (s *structCodec) encodeMap(b []byte, v reflect.Value, depth int) ([]byte, e
 	return b, nil
 }
 
-func (s *structCodec) encodeTuple(b []byte, v reflect.Value, depth int) ([]byte, error) {
-	depth, err := deeper(depth, v.Type())
+// tupleCodec is for structs that are a tuple.
+type tupleCodec struct{ fields }
+
+func (s *tupleCodec) encode(b []byte, p unsafe.Pointer, depth int) ([]byte, error) {
+	depth, err := deeper(depth, s.typ)
 	if err != nil {
 		return b, err
 	}
 	if b, err = appendArity(b, s.arity()); err != nil {
-		return b, noValue(err, v.Type())
+		return b, noValue(err, s.typ)
 	}
-	b = append(b, s.record...)
-	for i := range s.fields {
-		f := &s.fields[i]
-		if b, err = f.codec.encode(b, f.of(v), depth); err != nil {
-			return b, within(err, ".%s", f.name)
-		}
-	}
-	return b, nil
+	return s.fields.encode(append(b, s.record...), p, depth)
 }
 
 // arity is the number of elements of a struct that is a tuple.
-func (s *structCodec) arity() int {
+func (s *tupleCodec) arity() int {
 	if s.record != nil {
-		return len(s.fields) + 1
+		return len(s.list) + 1
 	}
-	return len(s.fields)
+	return len(s.list)
 }
 
-func (s *structCodec) decodeTuple(d *decoder, t token, v reflect.Value) error {
+func (s *tupleCodec) decode(d *decoder, t token, p unsafe.Pointer) error {
 	if t.kind != kindTuple || t.n != int64(s.arity()) {
-		return mismatch(t, v)
+		return mismatch(t, s.typ)
 	}
 	if err := d.enter(); err != nil {
 		return err
 	}
 	defer d.leave()
 	if s.record != nil {
-		if err := s.decodeRecord(d, v); err != nil {
+		if err := s.decodeRecord(d); err != nil {
 			return err
 		}
 	}
-	for i := range s.fields {
-		if err := s.decodeField(d, &s.fields[i], v); err != nil {
+	for i := range s.list {
+		if err := s.decodeField(d, &s.list[i], p); err != nil {
 			return err
 		}
 	}
@@ -210,7 +224,7 @@ func (s *structCodec) decodeTuple(d *decoder, t token, v reflect.Value) error {
 }
 
 // decodeRecord reads the atom that a record begins with.
-func (s *structCodec) decodeRecord(d *decoder, v reflect.Value) error {
+func (s *tupleCodec) decodeRecord(d *decoder) error {
 	t, err := d.next()
 	if err != nil {
 		return err
@@ -219,46 +233,42 @@ func (s *structCodec) decodeRecord(d *decoder, v reflect.Value) error {
 	if err := (RawTerm(s.record)).Unmarshal(&name); err != nil {
 		return err
 	}
-	if t.kind != kindAtom || Atom(t.bytes) != name {
-		return &TypeError{Term: "record of " + t.String(), Type: v.Type()}
+	if t.kind != kindAtom || Atom(t.text) != name {
+		return &TypeError{Term: "record of " + t.String(), Type: s.typ}
 	}
 	return nil
 }
 
-// decodeField decodes the next term into field f of v.
-func (s *structCodec) decodeField(d *decoder, f *field, v reflect.Value) error {
+// decodeField decodes the next term into field f of the struct at p.
+func (s *fields) decodeField(d *decoder, f *field, p unsafe.Pointer) error {
 	t, err := d.next()
 	if err != nil {
 		return err
 	}
-	if err := f.codec.decode(d, t, f.of(v)); err != nil {
+	if err := f.codec.decode(d, t, f.of(p)); err != nil {
 		return within(err, ".%s", f.name)
 	}
 	return nil
 }
 
-func (s *structCodec) decodeMap(d *decoder, t token, v reflect.Value) error {
-	l, isList := elements(t)
-	if !isList && t.kind != kindMap {
-		return mismatch(t, v)
-	}
+func (s *structCodec) decode(d *decoder, t token, p unsafe.Pointer) error {
 	if err := d.enter(); err != nil {
 		return err
 	}
 	defer d.leave()
-	if isList {
-		return s.decodeProperties(d, l, v)
+	if t.kind != kindMap {
+		return s.decodeProperties(d, t, p)
 	}
 	next := 0 // field that may come next: keys that are all there come in the order in which Marshal writes them
 	for range t.n {
-		if next < len(s.fields) && d.skip(s.fields[next].key) {
-			if err := s.decodeField(d, &s.fields[next], v); err != nil {
+		if next < len(s.list) && d.skip(s.list[next].key) {
+			if err := s.decodeField(d, &s.list[next], p); err != nil {
 				return err
 			}
 			next++
 			continue
 		}
-		if err := s.decodePair(d, v); err != nil {
+		if err := s.decodePair(d, p); err != nil {
 			return err
 		}
 	}
@@ -266,13 +276,13 @@ func (s *structCodec) decodeMap(d *decoder, t token, v reflect.Value) error {
 }
 
 // decodePair reads a key and its value.
-func (s *structCodec) decodePair(d *decoder, v reflect.Value) error {
+func (s *structCodec) decodePair(d *decoder, p unsafe.Pointer) error {
 	t, err := d.next()
 	if err != nil {
 		return err
 	}
 	if f := s.named(t); f != nil {
-		return s.decodeField(d, f, v)
+		return s.decodeField(d, f, p)
 	}
 	if err := d.discard(t); err != nil {
 		return err
@@ -288,11 +298,15 @@ func (s *structCodec) named(t token) *field {
 	if t.kind != kindAtom && t.kind != kindBinary {
 		return nil
 	}
-	return s.byName[string(t.bytes)]
+	return s.byName[t.text]
 }
 
 // decodeProperties reads a list of properties.
-func (s *structCodec) decodeProperties(d *decoder, l listReader, v reflect.Value) error {
+func (s *structCodec) decodeProperties(d *decoder, t token, p unsafe.Pointer) error {
+	if !t.isList() {
+		return mismatch(t, s.typ)
+	}
+	l := elements(t)
 	for {
 		t, more, err := l.next(d)
 		if err != nil {
@@ -301,25 +315,26 @@ func (s *structCodec) decodeProperties(d *decoder, l listReader, v reflect.Value
 		if !more {
 			break
 		}
-		if err := s.decodeProperty(d, t, v); err != nil {
+		if err := s.decodeProperty(d, t, p); err != nil {
 			return err
 		}
 	}
 	if l.improper {
-		return &TypeError{Term: "improper list", Type: v.Type()}
+		return &TypeError{Term: "improper list", Type: s.typ}
 	}
 	return nil
 }
 
-func (s *structCodec) decodeProperty(d *decoder, t token, v reflect.Value) error {
+func (s *structCodec) decodeProperty(d *decoder, t token, p unsafe.Pointer) error {
 	if t.kind == kindTuple && t.n == 2 {
-		return s.decodePair(d, v)
+		return s.decodePair(d, p)
 	}
 	f := s.named(t)
 	if t.kind != kindAtom || f == nil {
 		return d.discard(t)
 	}
-	if err := f.codec.decode(d, trueToken, f.of(v)); err != nil {
+	d.pos = -1
+	if err := f.codec.decode(d, token{kind: kindAtom, text: string(atomTrue)}, f.of(p)); err != nil {
 		return within(err, ".%s", f.name)
 	}
 	return nil

@@ -9,7 +9,9 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"unicode/utf8"
+	"unsafe"
 )
 
 // Limits bound what a term may cost its receiver. A field that is 0 stands for its default.
@@ -41,15 +43,15 @@ type kind uint8
 
 const (
 	kindInt    kind = iota + 1 // n: its value
-	kindBig                    // an integer that needs more than 64 bits; bytes: little-endian; n: 1 if negative
+	kindBig                    // an integer that needs more than 64 bits; text: little-endian; n: 1 if negative
 	kindFloat                  // n: its bits
-	kindAtom                   // bytes: its name in UTF-8
+	kindAtom                   // text: its name in UTF-8
 	kindTuple                  // n: elements that follow
 	kindNil                    // the empty list
-	kindString                 // bytes: elements of a list of bytes
+	kindString                 // text: elements of a list of bytes
 	kindList                   // n: elements that follow, and then the tail
-	kindBinary                 // bytes: its bytes
-	kindBits                   // bytes: its bytes; n: bits used of the last one
+	kindBinary                 // text: its bytes
+	kindBits                   // text: its bytes; n: bits used of the last one
 	kindMap                    // n: pairs of key and value that follow
 	kindPid                    // n: the tag; the rest follows
 	kindPort                   // the same
@@ -57,12 +59,11 @@ const (
 	kindFun                    // the same
 )
 
-// token is a term, or the head of one whose parts follow.
+// token is a term, or the head of one whose parts follow. It is small enough for a function to return in registers.
 type token struct {
-	kind  kind
-	n     int64
-	bytes []byte // of the decoder's data
-	pos   int    // where it began in the data; -1: nowhere, a token of the decoder's own
+	kind kind
+	n    int64
+	text string // its bytes, in the decoder's data: to be copied by what keeps them
 }
 
 // decoder reads the tokens of one term.
@@ -71,44 +72,38 @@ type token struct {
 // so that it never exceeds the bytes left: the sum of all lengths in a term is bounded by its size.
 type decoder struct {
 	data   []byte
+	text   string // data itself, for tokens
+	kept   string // a copy of data, once a value has kept a part of it
+	copied []byte // the same for values that can be changed
 	off    int
+	pos    int // where the last token began; -1: nowhere, it is one of the decoder's own
 	owed   int64
 	depth  int
 	atoms  int
 	limits Limits
 	cut    bool // data holds no more than Limits.Size of what there is
 	cache  atomCache
-	text   string // data, once a string has been made of a part of it
-	copied []byte // the same for slices of bytes
 }
 
-// maxShared is how long data may be, in bytes, for what is made of it to share one copy of it: each part keeps all of
-// that alive.
+// maxShared is how long data may be, in bytes, for values to be parts of one copy of it: each keeps all of that alive.
 const maxShared = 64 << 10
 
-// place returns where in data the bytes of a token begin that was just read, if they are to be shared.
-func (d *decoder) place(t token) (start int, ok bool) {
-	start = d.off - len(t.bytes)
-	return start, len(d.data) <= maxShared && len(t.bytes) > 0 && start >= 0 && &d.data[start] == &t.bytes[0]
-}
-
-// string returns the bytes of a token as a string.
+// string returns the text of the last token, a binary, for a value to keep.
 func (d *decoder) string(t token) string {
-	start, ok := d.place(t)
-	if !ok {
-		return string(t.bytes)
+	if len(d.data) > maxShared {
+		return strings.Clone(t.text)
 	}
-	if d.text == "" {
-		d.text = string(d.data)
+	if d.kept == "" {
+		d.kept = string(d.data)
 	}
-	return d.text[start:d.off]
+	return d.kept[d.off-len(t.text) : d.off]
 }
 
-// clone returns the bytes of a token as a slice of their own.
+// clone returns the bytes of the last token, a binary or a string, for a value to keep.
 func (d *decoder) clone(t token) []byte {
-	start, ok := d.place(t)
-	if !ok {
-		return slices.Clone(t.bytes)
+	start := d.off - len(t.text)
+	if len(d.data) > maxShared {
+		return slices.Clone(d.data[start:d.off])
 	}
 	if d.copied == nil {
 		d.copied = slices.Clone(d.data)
@@ -132,21 +127,61 @@ func (d *decoder) reset(data []byte, off int, limits Limits) {
 	d.limits = limits.withDefaults()
 	d.cut = len(data) > d.limits.Size
 	d.data, d.off = data[:min(len(data), d.limits.Size)], off
+	d.text = unsafe.String(unsafe.SliceData(d.data), len(d.data))
 	d.owed, d.depth, d.atoms = 1, 0, 0
-	d.text, d.copied = "", nil
+}
+
+// release forgets the data and returns d for other terms.
+func (d *decoder) release() {
+	d.data, d.text, d.kept, d.copied = nil, "", "", nil
+	decoders.Put(d)
 }
 
 // next reads a token. Whoever calls it reads the parts that follow, or has them discarded.
+//
+// What most terms consist of is read here, at one look at the bytes, unless they are about to end.
 func (d *decoder) next() (token, error) {
-	pos := d.off
+	d.pos = d.off
+	d.owed--
+	b := d.data[d.off:]
+	if len(b) < 5 {
+		return d.rest()
+	}
+	switch n := int64(binary.BigEndian.Uint32(b[1:])); b[0] {
+	case extSmallInteger:
+		d.off += 2
+		return token{kind: kindInt, n: int64(b[1])}, nil
+	case extInteger:
+		d.off += 5
+		return token{kind: kindInt, n: int64(int32(n))}, nil
+	case extBinary:
+		d.off += 5
+		text, err := d.take(n)
+		return token{kind: kindBinary, text: text}, err
+	case extSmallAtomUTF8:
+		d.off += 2
+		name, err := d.take(int64(b[1]))
+		if err == nil {
+			err = d.checkAtom(name)
+		}
+		return token{kind: kindAtom, text: name}, err
+	case extList:
+		d.off += 5
+		return token{kind: kindList, n: n}, d.claim(n + 1)
+	case extMap:
+		d.off += 5
+		return token{kind: kindMap, n: n}, d.claim(2 * n)
+	}
+	return d.rest()
+}
+
+// rest reads a token of any kind.
+func (d *decoder) rest() (token, error) {
 	tag, err := d.length(1)
 	if err != nil {
 		return token{}, err
 	}
-	d.owed--
-	t, err := d.read(byte(tag))
-	t.pos = pos
-	return t, err
+	return d.read(byte(tag))
 }
 
 func (d *decoder) read(tag byte) (token, error) {
@@ -229,13 +264,22 @@ func (d *decoder) short(n int64) error {
 }
 
 // take returns the next n bytes.
-func (d *decoder) take(n int64) ([]byte, error) {
+func (d *decoder) take(n int64) (string, error) {
 	if n > d.left() {
-		return nil, d.short(n)
+		return "", d.short(n)
 	}
-	b := d.data[d.off : d.off+int(n)]
+	start := d.off
 	d.off += int(n)
-	return b, nil
+	return d.text[start:d.off], nil
+}
+
+// fixed returns the next n bytes, which are no text.
+func (d *decoder) fixed(n int) ([]byte, error) {
+	if int64(n) > d.left() {
+		return nil, d.short(int64(n))
+	}
+	d.off += n
+	return d.data[d.off-n : d.off], nil
 }
 
 // length reads an unsigned big-endian integer of 1, 2 or 4 bytes.
@@ -293,8 +337,8 @@ func (d *decoder) bytes(k kind, size int) (token, error) {
 	if err != nil {
 		return token{}, err
 	}
-	b, err := d.take(n)
-	return token{kind: k, bytes: b}, err
+	text, err := d.take(n)
+	return token{kind: k, text: text}, err
 }
 
 // bits reads a bitstring: the number of bytes, the bits used of the last one, the bytes. One of whole bytes
@@ -308,16 +352,16 @@ func (d *decoder) bits() (token, error) {
 	if err != nil {
 		return token{}, err
 	}
-	b, err := d.take(n)
+	text, err := d.take(n)
 	switch {
 	case err != nil:
 		return token{}, err
 	case n == 0 && used == 0, n > 0 && used == 8:
-		return token{kind: kindBinary, bytes: b}, nil
+		return token{kind: kindBinary, text: text}, nil
 	case n == 0 || used == 0 || used > 8:
 		return token{}, d.bad("bitstring of %d bytes with %d bits in the last", n, used)
 	}
-	return token{kind: kindBits, bytes: b, n: used}, nil
+	return token{kind: kindBits, text: text, n: used}, nil
 }
 
 // atom reads the name of an atom after its length in size bytes.
@@ -326,43 +370,49 @@ func (d *decoder) atom(tag byte, size int) (token, error) {
 	if err != nil {
 		return t, err
 	}
-	if d.atoms++; d.atoms > d.limits.Atoms {
-		return t, d.over("more than %d atoms", d.limits.Atoms)
-	}
 	if tag == extAtom || tag == extSmallAtom {
-		t.bytes = latin1(t.bytes)
-	} else if !utf8.Valid(t.bytes) {
-		return t, d.bad("atom %q is not UTF-8", t.bytes[:min(len(t.bytes), shown)])
+		t.text = latin1(t.text)
 	}
-	if len(t.bytes) > maxAtomLen && utf8.RuneCount(t.bytes) > maxAtomLen {
-		return t, d.bad("atom of %d characters", utf8.RuneCount(t.bytes))
-	}
-	return t, nil
+	return t, d.checkAtom(t.text)
 }
 
-// latin1 returns b, whose bytes are characters, in UTF-8: b itself if it is ASCII.
-func latin1(b []byte) []byte {
+// checkAtom counts an atom and checks its name.
+func (d *decoder) checkAtom(name string) error {
+	if d.atoms++; d.atoms > d.limits.Atoms {
+		return d.over("more than %d atoms", d.limits.Atoms)
+	}
+	if !utf8.ValidString(name) {
+		return d.bad("atom %q is not UTF-8", name[:min(len(name), shown)])
+	}
+	if len(name) > maxAtomLen && utf8.RuneCountInString(name) > maxAtomLen {
+		return d.bad("atom of %d characters", utf8.RuneCountInString(name))
+	}
+	return nil
+}
+
+// latin1 returns s, whose bytes are characters, in UTF-8: s itself if it is ASCII.
+func latin1(s string) string {
 	plain := 0
-	for plain < len(b) && b[plain] < utf8.RuneSelf {
+	for plain < len(s) && s[plain] < utf8.RuneSelf {
 		plain++
 	}
-	if plain == len(b) {
-		return b
+	if plain == len(s) {
+		return s
 	}
-	out := append(make([]byte, 0, 2*len(b)), b[:plain]...)
-	for _, c := range b[plain:] {
+	out := append(make([]byte, 0, 2*len(s)), s[:plain]...)
+	for _, c := range []byte(s[plain:]) {
 		out = utf8.AppendRune(out, rune(c))
 	}
-	return out
+	return string(out)
 }
 
 // float reads 8 bytes of IEEE 754, or 31 of text.
 func (d *decoder) float(tag byte) (token, error) {
-	size := int64(8)
+	size := 8
 	if tag == extFloat {
 		size = 31
 	}
-	b, err := d.take(size)
+	b, err := d.fixed(size)
 	if err != nil {
 		return token{}, err
 	}
@@ -388,16 +438,16 @@ func (d *decoder) big(size int) (token, error) {
 	if err != nil {
 		return token{}, err
 	}
-	b, err := d.take(n)
+	text, err := d.take(n)
 	if err != nil {
 		return token{}, err
 	}
-	b = bytes.TrimRight(b, "\x00")
-	t := token{kind: kindBig, bytes: b, n: min(sign, 1)}
-	if len(b) > 8 {
+	text = strings.TrimRight(text, "\x00")
+	t := token{kind: kindBig, text: text, n: min(sign, 1)}
+	if len(text) > 8 {
 		return t, nil
 	}
-	u := littleEndian(b)
+	u := littleEndian(text)
 	switch {
 	case sign == 0 && u <= math.MaxInt64:
 		return token{kind: kindInt, n: int64(u)}, nil
@@ -408,10 +458,10 @@ func (d *decoder) big(size int) (token, error) {
 }
 
 // littleEndian returns the integer of up to 8 bytes.
-func littleEndian(b []byte) uint64 {
+func littleEndian(s string) uint64 {
 	var u uint64
-	for i, c := range b {
-		u |= uint64(c) << (8 * i)
+	for i := range len(s) {
+		u |= uint64(s[i]) << (8 * i)
 	}
 	return u
 }
@@ -474,7 +524,7 @@ func (d *decoder) nodeName() (Atom, error) {
 	if err != nil {
 		return "", err
 	}
-	return d.cache.atom(t.bytes), nil
+	return d.cache.atom(t.text), nil
 }
 
 // creation reads 1 byte for a tag that is old, else 4.
@@ -493,7 +543,7 @@ func (d *decoder) pid(t token) (Pid, error) {
 	if err != nil {
 		return Pid{}, err
 	}
-	b, err := d.take(8)
+	b, err := d.fixed(8)
 	if err != nil {
 		return Pid{}, err
 	}
@@ -508,11 +558,11 @@ func (d *decoder) port(t token) (Port, error) {
 		return Port{}, err
 	}
 	var id [8]byte
-	size := int64(4)
+	size := 4
 	if t.n == extV4Port {
 		size = 8
 	}
-	b, err := d.take(size)
+	b, err := d.fixed(size)
 	if err != nil {
 		return Port{}, err
 	}
@@ -551,7 +601,7 @@ func (d *decoder) ref(t token) (r Ref, err error) {
 }
 
 func (d *decoder) words(r *Ref) error {
-	b, err := d.take(4 * int64(r.Len))
+	b, err := d.fixed(4 * int(r.Len))
 	if err != nil {
 		return err
 	}
@@ -581,7 +631,7 @@ func (d *decoder) fun(t token) error {
 // old uniq, pid and the free variables.
 func (d *decoder) newFun() error {
 	start := d.off
-	b, err := d.take(4 + 1 + 16 + 4 + 4)
+	b, err := d.fixed(4 + 1 + 16 + 4 + 4)
 	if err != nil {
 		return err
 	}

@@ -61,6 +61,21 @@ func (c *celsius) UnmarshalTerm(term RawTerm) error {
 	return err
 }
 
+// kelvin has its methods on the pointer: a tuple {kelvin, N}.
+type kelvin struct{ n int }
+
+func (k *kelvin) MarshalTerm() (RawTerm, error) { return AppendTerm(nil, Tuple{Atom("kelvin"), k.n}) }
+
+func (k *kelvin) UnmarshalTerm(term RawTerm) error {
+	var t struct {
+		_ struct{} `erl:"kelvin,tuple"`
+		N int
+	}
+	err := term.Unmarshal(&t)
+	k.n = t.N
+	return err
+}
+
 func ptr[T any](v T) *T { return &v }
 
 // valueTests are Go values and what they are as terms, shown by their decoding into an any.
@@ -103,6 +118,18 @@ var valueTests = []struct {
 	{"port", Port{"a@b", 1 << 40, 3}, Port{"a@b", 1 << 40, 3}},
 	{"reference", Ref{Node: "a@b", Creation: 3, Len: 2, ID: [5]uint32{1, 2}}, Ref{Node: "a@b", Creation: 3, Len: 2, ID: [5]uint32{1, 2}}},
 	{"bits", BitString{[]byte{0xa0}, 3}, BitString{[]byte{0xa0}, 3}},
+	{"map of floats", map[string]float64{"b": 2, "a": 1.5}, Map{{[]byte("a"), 1.5}, {[]byte("b"), 2.0}}},
+	{"map of strings", map[Atom]string{"b": "2", "a": "1"}, Map{{Atom("a"), []byte("1")}, {Atom("b"), []byte("2")}}},
+	{"map of bools", map[string]bool{"b": true, "a": false}, Map{{[]byte("a"), Atom("false")}, {[]byte("b"), Atom("true")}}},
+	{"map of any", map[string]any{"b": int64(2), "a": Atom("x")}, Map{{[]byte("a"), Atom("x")}, {[]byte("b"), 2}}},
+	{"map of structs", map[int8]point{2: {X: 1}, -1: {Y: 2}}, Map{{-1, Tuple{0, 2}}, {2, Tuple{1, 0}}}},
+	{"map of maps", map[string]map[string]int{"b": {"y": 2, "x": 1}, "a": {}}, Map{{[]byte("a"), Map{}}, {[]byte("b"), Map{{[]byte("x"), 1}, {[]byte("y"), 2}}}}},
+	{"map of unsigned", map[uint16]*int{9: ptr(1), 1: nil}, Map{{1, Atom("undefined")}, {9, 1}}},
+	{"array of arrays", [2][3]uint16{{1, 2, 3}, {400, 500, 600}}, []any{[]any{1, 2, 3}, []any{400, 500, 600}}},
+	{"elements of no size", []struct{}{{}, {}}, []any{Map{}, Map{}}},
+	{"any in a struct", struct{ V any }{Atom("x")}, Map{{Atom("V"), Atom("x")}}},
+	{"method of a pointer", kelvin{300}, Tuple{Atom("kelvin"), 300}},
+	{"methods of pointers in a map", map[string]kelvin{"x": {1}}, Map{{[]byte("x"), Tuple{Atom("kelvin"), 1}}}},
 	{"improper", ImproperList{[]any{int64(1)}, Atom("x")}, ImproperList{[]any{1}, Atom("x")}},
 }
 
@@ -187,6 +214,8 @@ var intoTests = []struct {
 	{"improper list", ImproperList{[]any{1}, 2}, new([]int), nil, "[]int"},
 	{"deep within", Map{{Atom("r"), []any{Map{{Atom("l"), Map{{Atom("v"), Atom("x")}}}}}}}, new(tree), nil, ".r[0].l.v: atom \"x\" into Go int"},
 	{"methods", Tuple{Atom("kelvin"), 1.0}, new(celsius), nil, "celsius"},
+	{"elements that come in pieces", RawTerm("\x6c\x00\x00\x00\x01\x61\x01\x6b\x00\x02\x02\x03"), new([]int), []int{1, 2, 3}, ""},
+	{"binary into a slice it has", []byte("x"), ptr([]int{1}), nil, "binary of 1 bytes into Go []int"},
 	{"no characters", []any{-1}, new(string), nil, "into Go string"},
 }
 
@@ -215,6 +244,49 @@ func TestUnmarshalInto(t *testing.T) {
 			t.Errorf("decoded into %#v", v)
 		}
 	}
+}
+
+// TestUnmarshalCopies changes what was decoded from, which must not be seen in the value.
+func TestUnmarshalCopies(t *testing.T) {
+	type all struct {
+		Text  string         `erl:"text"`
+		Bytes []byte         `erl:"bytes"`
+		Chars Charlist       `erl:"chars"`
+		Name  string         `erl:"name"`
+		Long  Atom           `erl:"long"`
+		Pid   Pid            `erl:"pid"`
+		Raw   RawTerm        `erl:"raw"`
+		Map   map[string]any `erl:"map"`
+		Any   any            `erl:"any"`
+	}
+	long := Atom(strings.Repeat("long", 40))
+	value := all{"text", []byte("bytes"), "chars", "name", long, Pid{long, 1, 2, 3}, encodeRaw(t, "raw"),
+		map[string]any{"key": []byte("value")}, []any{Charlist("høst"), Tuple{long}, BitString{[]byte{0xa0}, 3}}}
+	for _, extra := range []int{0, maxShared} {
+		data, err := Marshal(value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data = append(data, make([]byte, extra)...)
+		var got all
+		if _, err := CutTerm(data, &got); err != nil {
+			t.Fatal(err)
+		}
+		for i := range data {
+			data[i] = '#'
+		}
+		if !reflect.DeepEqual(got, value) {
+			t.Errorf("%d bytes: got %+v, want %+v", len(data), got, value)
+		}
+	}
+}
+
+func encodeRaw(t *testing.T, v any) RawTerm {
+	b, err := AppendTerm(nil, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 func TestMarshalBad(t *testing.T) {
