@@ -75,12 +75,15 @@ func (c *Conn) found(ref Ref, pid Pid) {
 	}
 }
 
-// release ends all waits, for the connection has ended.
+// release ends all waits and links, for the connection has ended.
 func (c *Conn) release() {
 	c.mu.Lock()
-	waiting := c.waiting
-	c.waiting = nil
+	waiting, links := c.waiting, c.links
+	c.waiting, c.links = nil, nil
 	c.mu.Unlock()
+	for _, l := range links {
+		l.down <- Down{Err: c.Err()}
+	}
 	for _, w := range waiting {
 		w.deliver(outcome{err: c.Err()})
 	}

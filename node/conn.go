@@ -86,6 +86,8 @@ type Conn struct {
 	mu      sync.Mutex
 	refs    uint64          // references made
 	waiting map[Ref]*waiter // for what the peer says of a reference; nil once the connection has ended
+	unlinks uint64          // links ended
+	links   map[Pid]*Link   // by the peer's process; nil once the connection has ended
 }
 
 func newConn(c net.Conn, us self, them them) *Conn {
@@ -97,6 +99,7 @@ func newConn(c net.Conn, us self, them them) *Conn {
 		answers: make(chan []byte, outLen),
 		in:      make(chan Message, inLen),
 		waiting: map[Ref]*waiter{},
+		links:   map[Pid]*Link{},
 	}
 	conn.wrote.Store(time.Now().UnixNano())
 	return conn

@@ -78,6 +78,13 @@ func TestConnOTP(t *testing.T) {
 	})
 	t.Run("send", func(t *testing.T) { testSend(t, n, c) })
 	t.Run("monitor", func(t *testing.T) { testMonitor(t, n, c) })
+	t.Run("link", func(t *testing.T) { testLink(t, n, c) })
+	t.Run("exit", func(t *testing.T) { testExit(t, n, c) })
+	t.Run("links of a connection that ends", func(t *testing.T) {
+		d := epmd.dialer(t)
+		d.Name = "brief@probing.host"
+		testLinkEnds(t, n, dialed(t, d, "conn@conn.host"))
+	})
 }
 
 // testCalls calls functions that return, raise, and take too long.
@@ -187,7 +194,116 @@ func testMonitor(t *testing.T, n *erl, c *Conn) {
 	}
 }
 
-func wantDown(t *testing.T, m *Monitor, reason any) {
+// spawned has the node run a process and returns it.
+func spawned(t *testing.T, n *erl, c *Conn, fun string) Pid {
+	t.Helper()
+	n.eval("register(spawned, spawn(" + fun + "))")
+	raw, err := c.Call(t.Context(), "erlang", "whereis", Atom("spawned"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.eval("unregister(spawned)")
+	pid, ok := decoded(t, raw).(Pid)
+	if !ok {
+		t.Fatalf("%s: no process %x", fun, raw)
+	}
+	return pid
+}
+
+// obedient exits with the first message, or ends its link with the sender of one.
+const obedient = "fun F() -> receive {unlink, P} -> unlink(P), F(); R -> exit(R) end end"
+
+func linkTo(t *testing.T, c *Conn, pid Pid) *Link {
+	t.Helper()
+	l, err := c.Link(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func testLink(t *testing.T, n *erl, c *Conn) {
+	pid := spawned(t, n, c, obedient)
+	mortal := linkTo(t, c, pid)
+	if again := linkTo(t, c, pid); again != mortal {
+		t.Error("two links with one process")
+	}
+	if err := c.Send(pid, Atom("badarg")); err != nil {
+		t.Fatal(err)
+	}
+	wantDown(t, mortal, Atom("badarg"))
+	wantDown(t, linkTo(t, c, pid), atomNoProc)
+
+	pid = spawned(t, n, c, obedient)
+	left := linkTo(t, c, pid)
+	if err := c.Send(pid, Tuple{Atom("unlink"), c.Self()}); err != nil {
+		t.Fatal(err)
+	}
+	if d := <-left.Down(); !errors.Is(d.Err, ErrUnlinked) {
+		t.Errorf("unlinked: got %+v", d)
+	}
+	again := linkTo(t, c, pid)
+	if err := again.Unlink(); err != nil {
+		t.Fatal(err)
+	}
+	watch, err := c.Monitor(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Send(pid, Atom("bye")); err != nil {
+		t.Fatal(err)
+	}
+	wantDown(t, watch, Atom("bye"))
+	select {
+	case d := <-again.Down():
+		t.Errorf("a link that was ended said %+v", d)
+	default:
+	}
+}
+
+func testExit(t *testing.T, n *erl, c *Conn) {
+	pid := spawned(t, n, c, "fun() -> process_flag(trap_exit, true), receive {'EXIT', P, polite} when node(P) =:= '"+prober+"' -> "+
+		"receive never -> ok end end end")
+	watch, err := c.Monitor(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, reason := range []Atom{"polite", "kill"} {
+		if err := c.Exit(pid, reason); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantDown(t, watch, Atom("killed"))
+}
+
+// testLinkEnds ends c, which takes along the process that is still linked to it.
+func testLinkEnds(t *testing.T, n *erl, c *Conn) {
+	linked, free := spawned(t, n, c, obedient), spawned(t, n, c, obedient)
+	kept := linkTo(t, c, linked)
+	if err := linkTo(t, c, free).Unlink(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	watch := "put(watched, [monitor(process, P) || P <- processes(), {links, L} <- [process_info(P, links)], Far <- L, node(Far) =:= 'brief@probing.host'])"
+	n.eval(watch)
+	if got := n.eval("length(get(watched))"); got != "1" {
+		t.Errorf("%s processes are linked to us, want 1", got)
+	}
+	c.Close()
+	if d := <-kept.Down(); !errors.Is(d.Err, net.ErrClosed) {
+		t.Errorf("got %+v", d)
+	}
+	if got := n.eval("receive {'DOWN', M, process, _, R} -> {get(watched) =:= [M], R} after 10000 -> nothing end"); got != "{true,noconnection}" {
+		t.Errorf("the linked process: %s", got)
+	}
+	if _, err := c.Link(free); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("link over a connection that was closed: %v", err)
+	}
+}
+
+func wantDown(t *testing.T, m interface{ Down() <-chan Down }, reason any) {
 	t.Helper()
 	select {
 	case d := <-m.Down():

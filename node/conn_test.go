@@ -144,6 +144,7 @@ func controlSeeds(t testing.TB, c *Conn) [][]byte {
 	add(Tuple{opSpawnRequest, ref, far, far, Tuple{Atom("erlang"), Atom("halt"), 0}, []any{}}, []any{})
 	add(Tuple{opSpawnReply, ref, c.pid, 0, Atom("notsup")})
 	add(Tuple{opLink, far, Pid{Node: "us@here"}})
+	add(Tuple{opExit, far, c.pid, Atom("kill")})
 	add(Tuple{opUnlinkID, 1 << 40, far, c.pid})
 	return append(all, []byte{passThrough}, []byte{131, 68}, []byte("p\x83h"), []byte("p\x83h\x00"), []byte("p\x83l\xff\xff\xff\xff"),
 		[]byte("p\x83h\x01a\x02\x83"))
@@ -161,6 +162,9 @@ func FuzzDispatch(f *testing.F) {
 			t.Fatal(err)
 		}
 		defer c.take(ref)
+		if _, _, err := c.linked(Pid{Node: "them@there", ID: 7, Creation: 1}); err != nil {
+			t.Fatal(err)
+		}
 		c.dispatch(m)
 		for len(c.answers) > 0 {
 			if b := <-c.answers; len(b) != int(binary.BigEndian.Uint32(b))+messageLenSize {

@@ -14,7 +14,9 @@ const (
 	opSend           = 2
 	opExit           = 3
 	opRegSend        = 6
+	opExit2          = 8
 	opSendTT         = 12
+	opExitTT         = 13
 	opRegSendTT      = 16
 	opMonitor        = 19
 	opDemonitor      = 20
@@ -110,6 +112,8 @@ func (c *Conn) dispatch(m []byte) error {
 		err = c.gotSpawned(msg)
 	case opSpawnRequest, opSpawnRequestTT:
 		err = c.refuseSpawn(msg)
+	case opExit, opExitTT:
+		err = c.gotExit(msg)
 	case opLink:
 		err = c.gotLink(msg)
 	case opUnlinkID:
@@ -262,34 +266,4 @@ func (c *Conn) refuseSpawn(msg control) error {
 		return errors.New("request that is no reference or sender that is no pid")
 	}
 	return c.reply(Tuple{opSpawnReply, ref, from, 0, atomNotSup})
-}
-
-// gotLink is for {LINK, From, To}. The Conn's pid lasts as long as the connection, so there is no more to a link.
-func (c *Conn) gotLink(msg control) error {
-	var m struct {
-		_        struct{} `erl:",tuple"`
-		Op       int
-		From, To Pid
-	}
-	if err := msg.unmarshal(&m); err != nil {
-		return err
-	}
-	if m.To == c.pid {
-		return nil
-	}
-	return c.reply(Tuple{opExit, m.To, m.From, atomNoProc})
-}
-
-// gotUnlink is for {UNLINK_ID, ID, From, To}, which wants an acknowledgement.
-func (c *Conn) gotUnlink(msg control) error {
-	var m struct {
-		_        struct{} `erl:",tuple"`
-		Op       int
-		ID       uint64
-		From, To Pid
-	}
-	if err := msg.unmarshal(&m); err != nil {
-		return err
-	}
-	return c.reply(Tuple{opUnlinkIDAck, m.ID, m.To, m.From})
 }

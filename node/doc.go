@@ -8,7 +8,7 @@
 //
 // [Dial] and [Dialer] connect to a node as a hidden node that knows the [Cookie], and a [Server] takes
 // connections from nodes. Either way a [Conn] comes of it, over which functions are called, messages sent and
-// processes monitored. A Conn is served by goroutines of its own until Close; its methods may be called
+// processes monitored and linked to. A Conn is served by goroutines of its own until Close; its methods may be called
 // concurrently, and each waits no longer than its context or the connection lasts. Atom caches, fragments
 // and aliases are declined in the handshake. No node runs anything here, and no memory is taken
 // on the word of a peer.

@@ -1,9 +1,9 @@
 package node
 
-// Down says that a monitored process has ended, or that nobody can tell any more.
+// Down says that a monitored or linked process has ended, or that nobody can tell any more.
 type Down struct {
 	Reason RawTerm // the exit reason; the atom noproc for a process that was not there
-	Err    error   // why the connection has ended; then there is no Reason
+	Err    error   // why nobody can tell, such as the end of the connection; then there is no Reason
 }
 
 // Monitor watches a process of the peer.

@@ -1,0 +1,146 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrUnlinked says that the process at the other end of a link has ended the link.
+var ErrUnlinked = errors.New("process has unlinked itself")
+
+// Link is a link between a Conn's own process and one of the peer's. When the connection ends, by Close too, the peer's
+// process gets an exit signal with the reason noconnection, which ends it unless it traps exits. There is one link
+// between two processes at most.
+type Link struct {
+	conn *Conn
+	pid  Pid
+	down chan Down
+}
+
+// Link links the Conn's process to pid, as link/1 does. It returns the link they have if there is one.
+func (c *Conn) Link(pid Pid) (*Link, error) {
+	l, known, err := c.linked(pid)
+	if err != nil || known {
+		return l, err
+	}
+	m, err := encodeMessage(Tuple{opLink, c.pid, pid})
+	if err := c.send(c.ctx, m, err); err != nil {
+		c.endLink(pid, Down{Err: err})
+		return nil, err
+	}
+	return l, nil
+}
+
+// linked returns the link to pid, which may be a new one.
+func (c *Conn) linked(pid Pid) (l *Link, known bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.links == nil {
+		return nil, false, c.Err()
+	}
+	if l, known = c.links[pid]; !known {
+		l = &Link{c, pid, make(chan Down, 1)}
+		c.links[pid] = l
+	}
+	return l, known, nil
+}
+
+// endLink ends the link to pid, if there is one.
+func (c *Conn) endLink(pid Pid, d Down) {
+	c.mu.Lock()
+	l := c.links[pid]
+	delete(c.links, pid)
+	c.mu.Unlock()
+	if l != nil {
+		l.down <- d
+	}
+}
+
+// Down returns a channel on which one Down comes, unless Unlink has been called before. It has room for it. Its Err is
+// [ErrUnlinked] if the process has ended the link.
+func (l *Link) Down() <-chan Down { return l.down }
+
+// Unlink ends the link, as unlink/1 does. It may be called at any time.
+func (l *Link) Unlink() error {
+	c := l.conn
+	c.mu.Lock()
+	current := c.links[l.pid] == l
+	if current {
+		delete(c.links, l.pid)
+		c.unlinks++
+	}
+	id := c.unlinks
+	c.mu.Unlock()
+	if !current {
+		return nil
+	}
+	m, err := encodeMessage(Tuple{opUnlinkID, id, c.pid, l.pid})
+	return c.send(c.ctx, m, err)
+}
+
+// Exit sends a process an exit signal, as exit/2 does: the atom kill ends any, normal none, and another reason those that
+// do not trap exits. reason is any value that [Marshal] takes.
+func (c *Conn) Exit(pid Pid, reason any) error {
+	m, err := encodeMessage(Tuple{opExit2, c.pid, pid, reason})
+	return c.send(c.ctx, m, err)
+}
+
+// gotLink is for {LINK, From, To}. The Conn's pid lasts as long as the connection, so there is no more to a link that a
+// peer makes.
+func (c *Conn) gotLink(msg control) error {
+	var m struct {
+		_        struct{} `erl:",tuple"`
+		Op       int
+		From, To Pid
+	}
+	if err := msg.unmarshal(&m); err != nil {
+		return err
+	}
+	if m.To == c.pid {
+		return nil
+	}
+	return c.reply(Tuple{opExit, m.To, m.From, atomNoProc})
+}
+
+// gotUnlink is for {UNLINK_ID, ID, From, To}, which wants an acknowledgement. Ours are not waited for: an exit signal that
+// crosses one finds no link any more.
+func (c *Conn) gotUnlink(msg control) error {
+	var m struct {
+		_        struct{} `erl:",tuple"`
+		Op       int
+		ID       uint64
+		From, To Pid
+	}
+	if err := msg.unmarshal(&m); err != nil {
+		return err
+	}
+	if m.To == c.pid {
+		c.endLink(m.From, Down{Err: ErrUnlinked})
+	}
+	return c.reply(Tuple{opUnlinkIDAck, m.ID, m.To, m.From})
+}
+
+// gotExit is for {EXIT, From, To, Reason}, and {EXIT_TT, From, To, Token, Reason}: a linked process has ended.
+func (c *Conn) gotExit(msg control) error {
+	var t Tuple
+	if err := msg.unmarshal(&t); err != nil {
+		return err
+	}
+	size := 4
+	if msg.op == opExitTT {
+		size = 5
+	}
+	if len(t) != size {
+		return fmt.Errorf("tuple of %d, want one of %d", len(t), size)
+	}
+	from, isPid := t[1].(Pid)
+	to, _ := t[2].(Pid)
+	if !isPid || to != c.pid {
+		return nil // of an earlier connection
+	}
+	reason, err := AppendTerm(nil, t[size-1])
+	if err == nil {
+		c.endLink(from, Down{Reason: reason})
+	}
+	return err
+}
