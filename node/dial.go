@@ -29,8 +29,8 @@ type Dialer struct {
 	// has one connection to each name. The default is eclus@HOST, with the name of this host.
 	Name   string
 	Cookie Cookie
-	// TLS is for nodes with distribution over TLS, nil for plain ones; Identify tells which is which. A
-	// plain node logs nothing of a TLS greeting, but a TLS node does of a plain one.
+	// TLS is for nodes with distribution over TLS, as from [AnyTLS], nil for plain ones; Identify tells which is
+	// which. A plain node logs nothing of a TLS greeting, but a TLS node does of a plain one.
 	TLS *tls.Config
 	// Resolve returns the addresses of a host, which may be an address itself. The default is that of package net.
 	Resolve  func(ctx context.Context, host string) ([]netip.Addr, error)

@@ -45,19 +45,21 @@ func tlsFailure(p *peer, err error) (Identity, error) {
 	return Identity{TLS: true}, fmt.Errorf("%w: %w", ErrTLS, err)
 }
 
-// tlsConfig is to get an answer of any TLS node: nothing that is sent or asked for is secret, so the node
-// has nothing to prove and may choose whatever cipher it has been restricted to.
+// AnyTLS returns a configuration that every TLS node agrees to unless it demands a certificate: who is at the other end
+// is left to the cookie to prove, and the node may choose whatever cipher it has been restricted to. TLS 1.2 or later.
+func AnyTLS() *tls.Config {
+	return &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12, CipherSuites: allCiphers()}
+}
+
+// tlsConfig is to be told a name, for which nobody has to prove anything.
 func tlsConfig(p *peer) *tls.Config {
-	return &tls.Config{
-		InsecureSkipVerify: true,
-		MinVersion:         tls.VersionTLS12,
-		CipherSuites:       allCiphers(),
-		NextProtos:         padding(),
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			p.Conn.Close() // or an alert would be sent, which the node would log
-			return nil, errWantsProof
-		},
+	config := AnyTLS()
+	config.NextProtos = padding()
+	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		p.Conn.Close() // or an alert would be sent, which the node would log
+		return nil, errWantsProof
 	}
+	return config
 }
 
 func allCiphers() []uint16 {

@@ -46,7 +46,7 @@ func TestOTP(t *testing.T) {
 	h := loopback(t)
 	h.start(t, "-lan", "off")
 	w := h.watch(t)
-	options := tlsOptions(t)
+	options := tlsOptions(t, "")
 	nodes := make(map[string]*lan.Erl)
 	for _, k := range kinds {
 		nodes[k.alive] = h.erl(t, append(k.args, "-ssl_dist_optfile", options)...)
@@ -185,7 +185,7 @@ func TestOTPRestart(t *testing.T) {
 }
 
 // tlsOptions returns the path of a file with which a node can have its distribution over TLS.
-func tlsOptions(t *testing.T) string {
+func tlsOptions(t *testing.T, server string) string {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(t, err)
@@ -206,6 +206,6 @@ func tlsOptions(t *testing.T) string {
 	dir := t.TempDir()
 	certPath, optPath := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "options")
 	must(t, os.WriteFile(certPath, both, 0o600))
-	must(t, os.WriteFile(optPath, fmt.Appendf(nil, "[{server,[{certfile,%q},{cacertfile,%[1]q}]}].\n", certPath), 0o600))
+	must(t, os.WriteFile(optPath, fmt.Appendf(nil, "[{server,[{certfile,%q},{cacertfile,%[1]q}%s]}].\n", certPath, server), 0o600))
 	return optPath
 }

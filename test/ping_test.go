@@ -136,6 +136,29 @@ func TestLANPing(t *testing.T) {
 	})
 }
 
+// TestPingTLS goes the way to nodes that speak TLS. One that demands a certificate can't be talked to.
+func TestPingTLS(t *testing.T) {
+	t.Parallel()
+	h := loopback(t)
+	h.start(t, "-lan", "off")
+	secure := []string{"-proto_dist", "inet_tls", "-ssl_dist_optfile"}
+	for _, server := range []string{"", ",{versions,['tlsv1.2']},{ciphers,[\"ECDHE-ECDSA-AES128-SHA256\"]}"} {
+		node := h.erl(t, append([]string{"-name", "tls@127.0.0.1"}, append(secure, tlsOptions(t, server))...)...)
+		if p := h.ping(t, "tls@127.0.0.1"); !p.Pong || p.Dist != "tls" || len(p.Steps) != 8 {
+			t.Errorf("%s: no pong: %+v", server, p)
+		}
+		if p := h.peek(t, "tls@127.0.0.1"); p.OTP == "" || p.Processes.Count < 30 {
+			t.Errorf("%s: got %+v", server, p)
+		}
+		checkSilent(t, node)
+		h.ping(t, "tls@127.0.0.1", "ERLANG_COOKIE=other").checkFails(t, "cookie", "cookie of ERLANG_COOKIE is not the node's", "get_cookie")
+		must(t, node.Stop(soon(t)))
+	}
+	strict := h.erl(t, append([]string{"-name", "strict@127.0.0.1"}, append(secure, tlsOptions(t, ",{verify,verify_peer},{fail_if_no_peer_cert,true}"))...)...)
+	h.ping(t, "strict@127.0.0.1").checkFails(t, "identify", "does not complete a handshake", "fail_if_no_peer_cert")
+	checkSilent(t, strict)
+}
+
 // pingArgs runs epmd -ping for a person.
 func (h *host) pingArgs(t *testing.T, node string, args ...string) string {
 	t.Helper()

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,6 +22,8 @@ const (
 	resolveTime   = 6 * time.Second // multicast DNS gives up after 5 s
 	pingStepTime  = 3 * time.Second
 	handshakeTime = 8 * time.Second // the first TLS connection of a node's life takes long
+	busyTime      = 2 * time.Second // that another epmd of this host may be connected to the node
+	busyPause     = 20 * time.Millisecond
 )
 
 // pingStep is a step of the way to a node.
@@ -347,9 +348,7 @@ func (p *pinger) connect(ctx context.Context) (string, error) {
 
 // identify asks the node for its own name.
 func (p *pinger) identify(ctx context.Context) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
-	defer cancel()
-	id, err := node.Identify(ctx, p.addr, p.self())
+	id, err := p.ask(ctx)
 	if id.TLS {
 		p.report.Dist = "tls"
 	}
@@ -370,6 +369,25 @@ func (p *pinger) identify(ctx context.Context) (string, error) {
 		return "", failed(fmt.Sprintf("the node calls itself %s", id.Name), p.nameAdvice()...)
 	}
 	return fmt.Sprintf("%s, %s node, %s, flags %#x", id.Name, p.report.Type, carrier, uint64(id.Flags)), nil
+}
+
+// ask asks the node for its name, for some time also while it is being asked by another epmd of this host.
+func (p *pinger) ask(ctx context.Context) (node.Identity, error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
+	defer cancel()
+	for until := time.Now().Add(busyTime); ; {
+		id, err := node.Identify(ctx, p.addr, p.self())
+		var refused *node.StatusError
+		busy := errors.As(err, &refused) && refused.Code != node.NotAllowed
+		if !busy || time.Now().After(until) {
+			return id, err
+		}
+		select {
+		case <-time.After(busyPause):
+		case <-ctx.Done():
+			return id, err
+		}
+	}
 }
 
 // nameAdvice says what another name means.
@@ -426,8 +444,8 @@ func (p *pinger) authenticate(ctx context.Context) (string, error) {
 // dialer connects as the node that has been identified demands.
 func (p *pinger) dialer() *node.Dialer {
 	d := &node.Dialer{Name: p.self(), Cookie: p.cookie}
-	if p.identity.TLS { // who is at the other end is proved by the cookie
-		d.TLS = &tls.Config{InsecureSkipVerify: true}
+	if p.identity.TLS {
+		d.TLS = node.AnyTLS()
 	}
 	return d
 }
