@@ -239,9 +239,7 @@ func testLink(t *testing.T, n *erl, c *Conn) {
 	if err := c.Send(pid, Tuple{Atom("unlink"), c.Self()}); err != nil {
 		t.Fatal(err)
 	}
-	if d := <-left.Down(); !errors.Is(d.Err, ErrUnlinked) {
-		t.Errorf("unlinked: got %+v", d)
-	}
+	wantLost(t, left, ErrUnlinked)
 	again := linkTo(t, c, pid)
 	if err := again.Unlink(); err != nil {
 		t.Fatal(err)
@@ -292,9 +290,7 @@ func testLinkEnds(t *testing.T, n *erl, c *Conn) {
 		t.Errorf("%s processes are linked to us, want 1", got)
 	}
 	c.Close()
-	if d := <-kept.Down(); !errors.Is(d.Err, net.ErrClosed) {
-		t.Errorf("got %+v", d)
-	}
+	wantLost(t, kept, net.ErrClosed)
 	if got := n.eval("receive {'DOWN', M, process, _, R} -> {get(watched) =:= [M], R} after 10000 -> nothing end"); got != "{true,noconnection}" {
 		t.Errorf("the linked process: %s", got)
 	}
@@ -303,15 +299,29 @@ func testLinkEnds(t *testing.T, n *erl, c *Conn) {
 	}
 }
 
-func wantDown(t *testing.T, m interface{ Down() <-chan Down }, reason any) {
+// awaitDown waits for what a Monitor or a Link says.
+func awaitDown(t *testing.T, m interface{ Down() <-chan Down }) Down {
 	t.Helper()
 	select {
 	case d := <-m.Down():
-		if d.Err != nil || decoded(t, d.Reason) != reason {
-			t.Errorf("got %x, %v; want %v", d.Reason, d.Err, reason)
-		}
+		return d
 	case <-time.After(patience):
-		t.Errorf("no Down after %v", patience)
+		t.Fatalf("no Down after %v", patience)
+		return Down{}
+	}
+}
+
+func wantDown(t *testing.T, m interface{ Down() <-chan Down }, reason any) {
+	t.Helper()
+	if d := awaitDown(t, m); d.Err != nil || decoded(t, d.Reason) != reason {
+		t.Errorf("got %x, %v; want %v", d.Reason, d.Err, reason)
+	}
+}
+
+func wantLost(t *testing.T, m interface{ Down() <-chan Down }, err error) {
+	t.Helper()
+	if d := awaitDown(t, m); !errors.Is(d.Err, err) {
+		t.Errorf("got %+v; want %v", d, err)
 	}
 }
 
@@ -341,9 +351,7 @@ func TestConnEndsOTP(t *testing.T) {
 	}
 	syscall.Kill(pid, syscall.SIGSTOP)
 	ended(t, c, ErrSilent)
-	if down := <-watch.Down(); !errors.Is(down.Err, ErrSilent) {
-		t.Errorf("monitor got %+v", down)
-	}
+	wantLost(t, watch, ErrSilent)
 	syscall.Kill(pid, syscall.SIGCONT)
 	c = dialed(t, d, "mute@mute.host")
 	go c.Call(t.Context(), "timer", "sleep", 100_000)

@@ -13,6 +13,7 @@ const (
 	opLink           = 1
 	opSend           = 2
 	opExit           = 3
+	opUnlink         = 4
 	opRegSend        = 6
 	opExit2          = 8
 	opSendTT         = 12
@@ -116,6 +117,8 @@ func (c *Conn) dispatch(m []byte) error {
 		err = c.gotExit(msg)
 	case opLink:
 		err = c.gotLink(msg)
+	case opUnlink:
+		err = c.gotOldUnlink(msg)
 	case opUnlinkID:
 		err = c.gotUnlink(msg)
 	}

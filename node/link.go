@@ -74,7 +74,11 @@ func (l *Link) Unlink() error {
 	if !current {
 		return nil
 	}
-	m, err := encodeMessage(Tuple{opUnlinkID, id, c.pid, l.pid})
+	end := Tuple{opUnlinkID, id, c.pid, l.pid}
+	if c.them.flags&UnlinkID == 0 {
+		end = Tuple{opUnlink, c.pid, l.pid}
+	}
+	m, err := encodeMessage(end)
 	return c.send(c.ctx, m, err)
 }
 
@@ -100,6 +104,20 @@ func (c *Conn) gotLink(msg control) error {
 		return nil
 	}
 	return c.reply(Tuple{opExit, m.To, m.From, atomNoProc})
+}
+
+// gotOldUnlink is for {UNLINK, From, To}, of a node that does not have the flag UnlinkID.
+func (c *Conn) gotOldUnlink(msg control) error {
+	var m struct {
+		_        struct{} `erl:",tuple"`
+		Op       int
+		From, To Pid
+	}
+	err := msg.unmarshal(&m)
+	if err == nil && m.To == c.pid {
+		c.endLink(m.From, Down{Err: ErrUnlinked})
+	}
+	return err
 }
 
 // gotUnlink is for {UNLINK_ID, ID, From, To}, which wants an acknowledgement. Ours are not waited for: an exit signal that
