@@ -422,7 +422,7 @@ func TestDialTLSOTP(t *testing.T) {
 	epmd := startEPMD(t)
 	startNode(t, epmd, "notice", withOptions(t, append(secure, "-name", "safe@safe.host"), ""))
 	d := epmd.dialer(t)
-	if _, err := d.Dial(t.Context(), "safe@safe.host"); !errors.Is(err, ErrWantsTLS) {
+	if _, err := d.Dial(t.Context(), "safe@safe.host"); !errors.Is(err, ErrWantsTLS) && !errors.Is(err, io.EOF) { // OTP 23 just closes
 		t.Errorf("without TLS: %v", err)
 	}
 	d.TLS = &tls.Config{InsecureSkipVerify: true}
@@ -557,7 +557,7 @@ func TestServeOTP(t *testing.T) {
 		{"nodes(connected)", "['us@127.0.0.1']"},
 		{"gen_server:call({box, 'us@127.0.0.1'}, hello)", "{you_said,hello}"},
 		{"element(1, element(2, catch gen_server:call({nobody, 'us@127.0.0.1'}, hello)))", "noproc"},
-		{"rpc:call('us@127.0.0.1', erlang, halt, [])", "{badrpc,notsup}"},
+		{"rpc:call('us@127.0.0.1', erlang, halt, [])", "{badrpc,"}, // notsup; before OTP 25 it asks rex then, which is not there
 		{"catch erpc:call('us@127.0.0.1', erlang, halt, [])", "{'EXIT',{{erpc,notsup},"},
 		{"net_kernel:connect_node('us@127.0.0.1')", "true"},
 		{"{box, 'us@127.0.0.1'} ! a_message", "a_message"},

@@ -15,7 +15,8 @@ import (
 )
 
 // Marshal returns the term for v, after the version byte 131. Where a Go value has but one natural term, the
-// bytes are those of term_to_binary/1 of OTP 26 and later.
+// bytes are those of term_to_binary/1 of OTP 26 and later, but for a [Port] with an ID that fits into the form that
+// nodes before OTP 24 know.
 //
 //   - integers of any kind and size, big.Int and finite floats are what they are
 //   - bool becomes true or false
