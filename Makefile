@@ -15,7 +15,7 @@ TESTFLAGS  ?= -race
 GOTESTSUM  := gotest.tools/gotestsum@v1.13.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build demo test bench lint install deb clean
+.PHONY: build demo test releases bench lint install deb clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o build/epmd ./cmd/epmd
@@ -29,6 +29,9 @@ demo:
 test:
 	@$(SUDO) test/setup
 	$(SUDO) $(GO) run $(GOTESTSUM) --format testname -- -p 1 -timeout 45m $(TESTFLAGS) ./...
+
+releases:
+	$(SUDO) test/releases
 
 bench: build
 	$(SUDO) test/setup

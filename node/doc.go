@@ -1,6 +1,6 @@
 // Package node speaks to running Erlang nodes: the distribution protocol as the nodes themselves speak
 // it to one another (OTP "Distribution Protocol", Protocol between Connected Nodes), and the external term
-// format that carries their data (OTP "External Term Format"), for OTP 23 to 28.
+// format that carries their data (OTP "External Term Format"), for OTP 23 to 29.
 //
 // The messages of the handshake are types with Append and Parse and do no I/O. [Identify] asks a node
 // for its name. It blocks until it has the answer, starts no goroutine that outlives it and may be called

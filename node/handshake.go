@@ -33,7 +33,7 @@ const (
 	Mandatory25Digest  Flags = 1 << 36 // mandatory since OTP 27
 )
 
-// Mandatory holds every flag that a node of OTP 23 to 28 demands of its peer. All are spelled out, for
+// Mandatory holds every flag that a node of OTP 23 to 29 demands of its peer. All are spelled out, for
 // releases before 25 don't know that Mandatory25Digest implies most of them. A node that misses one
 // refuses the peer and logs an error.
 const Mandatory = ExtendedReferences | FunTags | NewFunTags | ExtendedPidsPorts | ExportPtrTag | BitBinaries |
