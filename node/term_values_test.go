@@ -44,9 +44,11 @@ type tree struct {
 // celsius has methods of its own: a tuple {celsius, N}.
 type celsius float64
 
+var errCold = errors.New("too cold")
+
 func (c celsius) MarshalTerm() (RawTerm, error) {
 	if c < -273.15 {
-		return nil, errors.New("too cold")
+		return nil, errCold
 	}
 	return AppendTerm(nil, Tuple{Atom("celsius"), float64(c)})
 }
@@ -57,6 +59,9 @@ func (c *celsius) UnmarshalTerm(term RawTerm) error {
 		N float64
 	}
 	err := term.Unmarshal(&t)
+	if err == nil && t.N < -273.15 {
+		err = errCold
+	}
 	*c = celsius(t.N)
 	return err
 }
@@ -214,6 +219,7 @@ var intoTests = []struct {
 	{"improper list", ImproperList{[]any{1}, 2}, new([]int), nil, "[]int"},
 	{"deep within", Map{{Atom("r"), []any{Map{{Atom("l"), Map{{Atom("v"), Atom("x")}}}}}}}, new(tree), nil, ".r[0].l.v: atom \"x\" into Go int"},
 	{"methods", Tuple{Atom("kelvin"), 1.0}, new(celsius), nil, "celsius"},
+	{"method that refuses", Tuple{Atom("celsius"), -300}, new(celsius), nil, "celsius: too cold"},
 	{"elements that come in pieces", RawTerm("\x6c\x00\x00\x00\x01\x61\x01\x6b\x00\x02\x02\x03"), new([]int), []int{1, 2, 3}, ""},
 	{"binary into a slice it has", []byte("x"), ptr([]int{1}), nil, "binary of 1 bytes into Go []int"},
 	{"no characters", []any{-1}, new(string), nil, "into Go string"},
