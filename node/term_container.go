@@ -122,6 +122,9 @@ func (s *sequence) decodeAll(d *decoder, t token, first unsafe.Pointer, room int
 	}
 }
 
+// atFirst returns for how many of n values to make room that are said to come: for more there is room when they are there.
+func atFirst(n int, size uintptr) int { return min(n, maxBuffer/int(max(size, 1))+1) }
+
 // sliceCodec is for slices.
 type sliceCodec struct{ sequence }
 
@@ -138,9 +141,9 @@ func (c *sliceCodec) decode(d *decoder, t token, p unsafe.Pointer) error {
 	if t.kind == kindList {
 		n = int(t.n)
 	}
-	v := valueAt(c.typ, p)
-	v.Set(reflect.MakeSlice(c.typ, n, n))
-	n, err := c.decodeAll(d, t, v.UnsafePointer(), n, func(int) (unsafe.Pointer, int) {
+	v, room := valueAt(c.typ, p), atFirst(n, c.size)
+	v.Set(reflect.MakeSlice(c.typ, room, room))
+	n, err := c.decodeAll(d, t, v.UnsafePointer(), room, func(int) (unsafe.Pointer, int) {
 		v.Grow(1)
 		v.SetLen(v.Cap())
 		return v.UnsafePointer(), v.Cap()
@@ -369,7 +372,7 @@ func (c *mapCodec) decode(d *decoder, t token, p unsafe.Pointer) error {
 	defer d.leave()
 	m := valueAt(c.typ, p)
 	if m.IsNil() {
-		m.Set(reflect.MakeMapWithSize(c.typ, int(t.n)))
+		m.Set(reflect.MakeMapWithSize(c.typ, atFirst(int(t.n), c.typ.Key().Size()+c.typ.Elem().Size())))
 	}
 	pair := pairReader{c, m, reflect.New(c.typ.Key()), reflect.New(c.typ.Elem())}
 	if t.kind != kindMap {

@@ -1,12 +1,15 @@
 package node
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
 	"math/big"
 	"reflect"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -359,6 +362,35 @@ func TestLimits(t *testing.T) {
 				t.Errorf("%s %+v into %T: %v", tt.name, tt.limits, into, err)
 			}
 		}
+	}
+}
+
+// TestUnmarshalClaims has terms claim far more elements than they have of the kind that is wanted.
+func TestUnmarshalClaims(t *testing.T) {
+	type large [1 << 10]int64
+	const size = 1 << 20
+	tail := append([]byte{119, 1, 'a'}, make([]byte, size)...)
+	list := append(binary.BigEndian.AppendUint32([]byte{131, 108}, size), tail...)
+	mapping := append(binary.BigEndian.AppendUint32([]byte{131, 116}, size/2), tail...)
+	for _, tt := range []struct {
+		data []byte
+		into any
+	}{{list, new([]large)}, {mapping, new(map[int]large)}} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		err := Unmarshal(tt.data, tt.into)
+		runtime.ReadMemStats(&after)
+		if took := after.TotalAlloc - before.TotalAlloc; err == nil || took > size {
+			t.Errorf("%T: took %d bytes, error %v", tt.into, took, err)
+		}
+	}
+	many := make([]int, 100_000) // more than there is room for at first
+	for i := range many {
+		many[i] = i
+	}
+	var got []int
+	if err := Unmarshal(encode(t, many), &got); err != nil || !slices.Equal(got, many) {
+		t.Errorf("%d integers came back as %d, %v", len(many), len(got), err)
 	}
 }
 
