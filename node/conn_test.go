@@ -443,6 +443,39 @@ func TestServeHostile(t *testing.T) {
 	}
 }
 
+// TestServeSilent has one address say nothing on as many connections as a Server takes in all. Another one is served
+// meanwhile.
+func TestServeSilent(t *testing.T) {
+	refused := make(chan error, maxConns)
+	s := &Server{Name: "us@here", Cookie: "secret", Refused: func(_ net.Addr, err error) { refused <- err }}
+	addr := served(t, s)
+	for range maxConns {
+		c, err := net.Dial("tcp", addr.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	for range maxConns - maxGuests {
+		if err := <-refused; !errors.Is(err, errGuests) {
+			t.Errorf("refused with %v", err)
+		}
+	}
+	other := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
+	c, err := other.DialContext(t.Context(), "tcp", addr.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	f := frames{c, plainLenSize}
+	if err := f.write(SendName{connected, 1, "a@b"}.Append(nil)); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := f.read(); err != nil || string(b) != "sok" {
+		t.Errorf("got %q, %v", b, err)
+	}
+}
+
 // Two nodes that dial each other at the same time agree on one connection.
 func TestDialSimultaneously(t *testing.T) {
 	a, b := &Server{Name: "a@here", Cookie: "secret"}, &Server{Name: "b@here", Cookie: "secret"}

@@ -13,6 +13,7 @@ import (
 const (
 	acceptTime = 7 * time.Second // for a handshake, as a node allows
 	maxConns   = 256             // of a Server, handshakes included
+	maxGuests  = 64              // handshakes with one address
 	acceptWait = 50 * time.Millisecond
 )
 
@@ -32,10 +33,43 @@ type Server struct {
 	peers    peers
 	once     sync.Once
 	creation uint32 // the same for all connections, so that peers see one node
+	guests   guests
 }
 
+// guests counts handshakes under way by the address of the peer, so that one which never says a word leaves room for
+// others.
+type guests struct {
+	mu   sync.Mutex
+	from map[string]int
+}
+
+// enter returns false if there are as many with that address as there may be. Else leave is to be called.
+func (g *guests) enter(from string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.from == nil {
+		g.from = map[string]int{}
+	}
+	if g.from[from] == maxGuests {
+		return false
+	}
+	g.from[from]++
+	return true
+}
+
+func (g *guests) leave(from string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.from[from]--; g.from[from] == 0 {
+		delete(g.from, from)
+	}
+}
+
+var errGuests = fmt.Errorf("%d handshakes with its address are under way", maxGuests)
+
 // Serve accepts connections until ctx ends or ln fails, closes ln and all connections, and returns ctx's or
-// ln's error, once the handlers have returned. At most 256 connections are open at a time; more are closed at once.
+// ln's error, once the handlers have returned. At most 256 connections are open at a time, 64 of them in a handshake with one
+// address; more are closed at once.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	us, err := s.self()
 	if err != nil {
@@ -88,7 +122,12 @@ func (s *Server) self() (self, error) {
 // serve serves one connection until it ends.
 func (s *Server) serve(ctx context.Context, us self, c net.Conn) {
 	addr := c.RemoteAddr()
-	conn, err := s.accept(ctx, us, c)
+	host, _, _ := net.SplitHostPort(addr.String())
+	conn, err := (*Conn)(nil), errGuests
+	if s.guests.enter(host) {
+		conn, err = s.accept(ctx, us, c)
+		s.guests.leave(host)
+	}
 	if err != nil {
 		c.Close()
 		if s.Refused != nil {
