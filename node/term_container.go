@@ -363,15 +363,12 @@ func (c *mapCodec) encode(b []byte, p unsafe.Pointer, depth int) ([]byte, error)
 }
 
 func (c *mapCodec) decode(d *decoder, t token, p unsafe.Pointer) error {
-	if t.kind != kindMap && !t.isList() {
-		return mismatch(t, c.typ)
-	}
 	if err := d.enter(); err != nil {
 		return err
 	}
 	defer d.leave()
 	m := valueAt(c.typ, p)
-	if m.IsNil() {
+	if m.IsNil() && (t.kind == kindMap || t.isList()) {
 		m.Set(reflect.MakeMapWithSize(c.typ, atFirst(int(t.n), c.typ.Key().Size()+c.typ.Elem().Size())))
 	}
 	pair := pairReader{c, m, reflect.New(c.typ.Key()), reflect.New(c.typ.Elem())}
@@ -420,24 +417,31 @@ func (r *pairReader) read(d *decoder) error {
 
 // properties decodes a list of 2-tuples.
 func (r *pairReader) properties(d *decoder, t token) error {
-	l := elements(t)
-	for {
-		t, more, err := l.next(d)
-		if err != nil {
-			return err
-		}
-		if !more {
-			break
-		}
+	return d.each(t, r.typ, func(t token) error {
 		if t.kind != kindTuple || t.n != 2 {
 			return mismatch(t, r.typ)
 		}
-		if err := r.read(d); err != nil {
+		return r.read(d)
+	})
+}
+
+// each has do read the elements of a list, given how each begins. The list is for a value of type typ.
+func (d *decoder) each(t token, typ reflect.Type, do func(token) error) error {
+	if !t.isList() {
+		return mismatch(t, typ)
+	}
+	for l := elements(t); ; {
+		t, more, err := l.next(d)
+		switch {
+		case err != nil:
+			return err
+		case !more && l.improper:
+			return &TypeError{Term: "improper list", Type: typ}
+		case !more:
+			return nil
+		}
+		if err := do(t); err != nil {
 			return err
 		}
 	}
-	if l.improper {
-		return &TypeError{Term: "improper list", Type: r.typ}
-	}
-	return nil
 }

@@ -257,7 +257,7 @@ func (s *structCodec) decode(d *decoder, t token, p unsafe.Pointer) error {
 	}
 	defer d.leave()
 	if t.kind != kindMap {
-		return s.decodeProperties(d, t, p)
+		return d.each(t, s.typ, func(t token) error { return s.decodeProperty(d, t, p) })
 	}
 	next := 0 // field that may come next: keys that are all there come in the order in which Marshal writes them
 	for range t.n {
@@ -301,30 +301,7 @@ func (s *structCodec) named(t token) *field {
 	return s.byName[t.text]
 }
 
-// decodeProperties reads a list of properties.
-func (s *structCodec) decodeProperties(d *decoder, t token, p unsafe.Pointer) error {
-	if !t.isList() {
-		return mismatch(t, s.typ)
-	}
-	l := elements(t)
-	for {
-		t, more, err := l.next(d)
-		if err != nil {
-			return err
-		}
-		if !more {
-			break
-		}
-		if err := s.decodeProperty(d, t, p); err != nil {
-			return err
-		}
-	}
-	if l.improper {
-		return &TypeError{Term: "improper list", Type: s.typ}
-	}
-	return nil
-}
-
+// decodeProperty reads an element of a list of properties, which begins with t.
 func (s *structCodec) decodeProperty(d *decoder, t token, p unsafe.Pointer) error {
 	if t.kind == kindTuple && t.n == 2 {
 		return s.decodePair(d, p)
