@@ -7,11 +7,12 @@ import (
 	"unsafe"
 )
 
-// codec encodes and decodes the values of one Go type. It is told where in memory a value is, which for a field or an
-// element is its place within what it is part of; a [reflect.Value] for each would take half of all the time.
+// codec encodes and decodes the values of one Go type. It is told where in memory a value is: a field or an element is
+// then found by an addition, where a [reflect.Value] for each takes checks and copies.
 //
-// Every such pointer is got from one to a value of the type by adding the offset that package reflect has for a part
-// of it, and read as a type of the same memory layout; both are patterns that package unsafe has as valid.
+// Every such pointer leads to a value of the codec's type, or comes from one that does by adding the offset that package
+// reflect has for a part of it. It is read as that type or one of the same memory layout. Both are patterns that package
+// unsafe has as valid.
 //
 // encode appends to b; depth counts what the value is within. decode reads the term that begins with t.
 type codec interface {
