@@ -62,7 +62,8 @@ type fields struct {
 	list   []field // of a map in alphabetical order, of a tuple in that of the struct
 	byName map[string]*field
 	tuple  bool
-	record []byte // the atom that a tuple begins with, encoded; nil: none
+	name   Atom   // that a tuple begins with
+	record []byte // the same, encoded; nil: none
 }
 
 // collect adds the fields of t, which is at offset in the struct.
@@ -99,7 +100,8 @@ func (s *fields) asTuple(tag string) error {
 		return nil
 	}
 	var err error
-	s.record, err = AppendTerm(nil, Atom(name))
+	s.name = Atom(name)
+	s.record, err = AppendTerm(nil, s.name)
 	return err
 }
 
@@ -229,11 +231,7 @@ func (s *tupleCodec) decodeRecord(d *decoder) error {
 	if err != nil {
 		return err
 	}
-	var name Atom
-	if err := (RawTerm(s.record)).Unmarshal(&name); err != nil {
-		return err
-	}
-	if t.kind != kindAtom || Atom(t.text) != name {
+	if t.kind != kindAtom || Atom(t.text) != s.name {
 		return &TypeError{Term: "record of " + t.String(), Type: s.typ}
 	}
 	return nil
