@@ -12,8 +12,9 @@ import (
 // field is a field of a struct that has a term.
 type field struct {
 	name      string
-	key       []byte   // its name as an encoded atom; none in a tuple
-	short     [16]byte // the key, if it is no longer
+	key       []byte // its name as an encoded atom
+	before    []byte // what its value comes after: its key, if there is one, after the head of the term for the first field
+	short     [16]byte
 	offset    uintptr
 	typ       reflect.Type
 	omitEmpty bool
@@ -23,12 +24,13 @@ type field struct {
 // of returns where the field of the struct at p is.
 func (f *field) of(p unsafe.Pointer) unsafe.Pointer { return unsafe.Add(p, f.offset) }
 
-// appendKey appends the key. A short one is copied with what follows it in 16 bytes, which takes a single instruction.
-func (f *field) appendKey(b []byte) []byte {
-	if n := len(b) + len(f.key); len(f.key) <= len(f.short) {
+// appendBefore appends f.before. When that is short it is taken from f.short, of which all 16 bytes are copied, in a single
+// instruction.
+func (f *field) appendBefore(b []byte) []byte {
+	if n := len(b) + len(f.before); len(f.before) <= len(f.short) {
 		return append(b, f.short[:]...)[:n]
 	}
-	return append(b, f.key...)
+	return append(b, f.before...)
 }
 
 // structure returns the codec of a struct type: that of a tuple, or of a map.
@@ -38,32 +40,54 @@ func (b codecBuilder) structure(t reflect.Type) codec {
 		return &brokenCodec{t, err}
 	}
 	if s.tuple {
-		for i := range s.list {
-			s.list[i].key = nil
-		}
-		return &tupleCodec{s}
+		return newTupleCodec(s)
 	}
 	slices.SortStableFunc(s.list, func(x, y field) int { return strings.Compare(x.name, y.name) })
-	optional := false
 	for i := range s.list {
 		f := &s.list[i]
 		if s.byName[f.name] != nil {
 			return &brokenCodec{t, fmt.Errorf("two fields named %q", f.name)}
 		}
 		s.byName[f.name] = f
-		optional = optional || f.omitEmpty
+		s.optional = s.optional || f.omitEmpty
+		f.before = f.key
 	}
-	return &structCodec{s, optional}
+	s.begin(appendHead(nil, extMap, uint32(len(s.list))))
+	return &structCodec{s}
+}
+
+// newTupleCodec returns the codec of a struct that is a tuple.
+func newTupleCodec(s fields) codec {
+	head, err := appendArity(nil, s.arity())
+	if err != nil {
+		return &brokenCodec{s.typ, err}
+	}
+	s.begin(append(head, s.record...))
+	return &tupleCodec{s}
 }
 
 // fields are those of a struct type.
 type fields struct {
-	typ    reflect.Type
-	list   []field // of a map in alphabetical order, of a tuple in that of the struct
-	byName map[string]*field
-	tuple  bool
-	name   Atom   // that a tuple begins with
-	record []byte // the same, encoded; nil: none
+	typ      reflect.Type
+	list     []field // of a map in alphabetical order, of a tuple in that of the struct
+	byName   map[string]*field
+	optional bool   // there are fields that may be left out of a map
+	head     []byte // what the term begins with
+	tuple    bool
+	name     Atom   // that a tuple begins with
+	record   []byte // the same, encoded; nil: none
+}
+
+// begin has the term of all fields begin with head.
+func (s *fields) begin(head []byte) {
+	s.head = head
+	for i := range s.list {
+		f := &s.list[i]
+		if i == 0 {
+			f.before = slices.Concat(head, f.before)
+		}
+		copy(f.short[:], f.before)
+	}
 }
 
 // collect adds the fields of t, which is at offset in the struct.
@@ -117,8 +141,7 @@ func (s *fields) add(b codecBuilder, f reflect.StructField, tag string, offset u
 	if err != nil {
 		return fmt.Errorf("name of field %s: %w", f.Name, err)
 	}
-	s.list = append(s.list, field{name, key, [16]byte{}, offset, f.Type, option != "", b.build(f.Type)})
-	copy(s.list[len(s.list)-1].short[:], key)
+	s.list = append(s.list, field{name: name, key: key, offset: offset, typ: f.Type, omitEmpty: option != "", codec: b.build(f.Type)})
 	return nil
 }
 
@@ -133,11 +156,20 @@ func empty(v reflect.Value) bool {
 	return v.IsZero()
 }
 
-// encode appends all fields, each after its key.
-func (s *fields) encode(b []byte, p unsafe.Pointer, depth int) (_ []byte, err error) {
+// encode appends the term of the struct at p.
+func (s *fields) encode(b []byte, p unsafe.Pointer, depth int) ([]byte, error) {
+	depth, err := deeper(depth, s.typ)
+	switch {
+	case err != nil:
+		return b, err
+	case s.optional:
+		return s.encodeSome(b, p, depth)
+	case len(s.list) == 0:
+		return append(b, s.head...), nil
+	}
 	for i := range s.list {
 		f := &s.list[i]
-		b = f.appendKey(b)
+		b = f.appendBefore(b)
 		if b, err = f.codec.encode(b, f.of(p), depth); err != nil {
 			return b, within(err, ".%s", f.name)
 		}
@@ -145,25 +177,8 @@ func (s *fields) encode(b []byte, p unsafe.Pointer, depth int) (_ []byte, err er
 	return b, nil
 }
 
-// structCodec is for structs that are a map.
-type structCodec struct {
-	fields
-	optional bool // there are fields that may be left out
-}
-
-func (s *structCodec) encode(b []byte, p unsafe.Pointer, depth int) ([]byte, error) {
-	depth, err := deeper(depth, s.typ)
-	if err != nil {
-		return b, err
-	}
-	if s.optional {
-		return s.encodeSome(b, p, depth)
-	}
-	return s.fields.encode(appendHead(b, extMap, uint32(len(s.list))), p, depth)
-}
-
 // encodeSome appends the map without the fields that are to be left out.
-func (s *structCodec) encodeSome(b []byte, p unsafe.Pointer, depth int) (_ []byte, err error) {
+func (s *fields) encodeSome(b []byte, p unsafe.Pointer, depth int) (_ []byte, err error) {
 	const arity = 4 // bytes of the number of fields, which is known at the end
 	b = append(b, extMap, 0, 0, 0, 0)
 	start, n := len(b), uint32(0)
@@ -173,7 +188,7 @@ func (s *structCodec) encodeSome(b []byte, p unsafe.Pointer, depth int) (_ []byt
 			continue
 		}
 		n++
-		b = f.appendKey(b)
+		b = append(b, f.key...)
 		if b, err = f.codec.encode(b, f.of(p), depth); err != nil {
 			return b, within(err, ".%s", f.name)
 		}
@@ -185,19 +200,8 @@ func (s *structCodec) encodeSome(b []byte, p unsafe.Pointer, depth int) (_ []byt
 // tupleCodec is for structs that are a tuple.
 type tupleCodec struct{ fields }
 
-func (s *tupleCodec) encode(b []byte, p unsafe.Pointer, depth int) ([]byte, error) {
-	depth, err := deeper(depth, s.typ)
-	if err != nil {
-		return b, err
-	}
-	if b, err = appendArity(b, s.arity()); err != nil {
-		return b, noValue(err, s.typ)
-	}
-	return s.fields.encode(append(b, s.record...), p, depth)
-}
-
 // arity is the number of elements of a struct that is a tuple.
-func (s *tupleCodec) arity() int {
+func (s *fields) arity() int {
 	if s.record != nil {
 		return len(s.list) + 1
 	}
@@ -248,6 +252,9 @@ func (s *fields) decodeField(d *decoder, f *field, p unsafe.Pointer) error {
 	}
 	return nil
 }
+
+// structCodec is for structs that are a map.
+type structCodec struct{ fields }
 
 func (s *structCodec) decode(d *decoder, t token, p unsafe.Pointer) error {
 	if err := d.enter(); err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"math/big"
 	"reflect"
@@ -476,7 +477,8 @@ func benchData() []benchNode {
 	return nodes
 }
 
-// BenchmarkTerms compares with encoding/json, on the same data.
+// BenchmarkTerms compares with encoding/json, on the same data. To append is to encode without memory for the result, of
+// which both need about the same.
 func BenchmarkTerms(b *testing.B) {
 	nodes := benchData()
 	term, err := Marshal(nodes)
@@ -487,12 +489,15 @@ func BenchmarkTerms(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	buf := make([]byte, 0, 2*len(term))
 	for _, bb := range []struct {
 		name string
 		run  func() error
 	}{
 		{"encode/term", func() error { _, err := Marshal(nodes); return err }},
 		{"encode/json", func() error { _, err := json.Marshal(nodes); return err }},
+		{"append/term", func() error { _, err := AppendTerm(buf[:0], nodes); return err }},
+		{"append/json", func() error { return json.NewEncoder(io.Discard).Encode(nodes) }},
 		{"decode/term", func() error { var v []benchNode; return Unmarshal(term, &v) }},
 		{"decode/json", func() error { var v []benchNode; return json.Unmarshal(text, &v) }},
 		{"decode any/term", func() error { var v any; return Unmarshal(term, &v) }},
