@@ -430,3 +430,17 @@ func listenerOf(files []*os.File) (*net.TCPListener, error) {
 	}
 	return l.(*net.TCPListener), nil
 }
+
+// TestSentNothing has TCP_INFO as kernels of different age fill it in.
+func TestSentNothing(t *testing.T) {
+	const upTo418, since419 = 200, 224 // its size, without and with bytes_sent
+	for _, tt := range []struct {
+		sent uint64
+		size uintptr
+		want bool
+	}{{0, since419, true}, {6, since419, false}, {0, upTo418, false}, {0, 0, false}} {
+		if got := sentNothing(&unix.TCPInfo{Bytes_sent: tt.sent}, tt.size); got != tt.want {
+			t.Errorf("%d bytes sent, said in %d: got %t, want %t", tt.sent, tt.size, got, tt.want)
+		}
+	}
+}

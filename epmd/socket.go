@@ -37,6 +37,18 @@ func addrPort(sa *unix.RawSockaddrAny) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
+// tcpInfo returns what the kernel knows of a connection, and how many bytes of it the kernel has filled in.
+func tcpInfo(fd int) (info *unix.TCPInfo, size uintptr, err error) {
+	info = new(unix.TCPInfo)
+	length := uint32(unix.SizeofTCPInfo)
+	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.IPPROTO_TCP, unix.TCP_INFO,
+		uintptr(unsafe.Pointer(info)), uintptr(unsafe.Pointer(&length)), 0)
+	if errno != 0 {
+		return nil, 0, errno
+	}
+	return info, uintptr(length), nil
+}
+
 // networkOrder returns the port that lies in memory as n, big-endian.
 func networkOrder(n uint16) uint16 {
 	b := (*[2]byte)(unsafe.Pointer(&n))

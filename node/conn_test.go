@@ -145,7 +145,7 @@ func controlSeeds(t testing.TB, c *Conn) [][]byte {
 	add(Tuple{opSpawnReply, ref, c.pid, 0, Atom("notsup")})
 	add(Tuple{opLink, far, Pid{Node: "us@here"}})
 	add(Tuple{opExit, far, c.pid, Atom("kill")})
-	add(Tuple{opUnlinkID, 1 << 40, far, c.pid})
+	add(Tuple{opUnlinkID, int64(1 << 40), far, c.pid})
 	return append(all, []byte{passThrough}, []byte{131, 68}, []byte("p\x83h"), []byte("p\x83h\x00"), []byte("p\x83l\xff\xff\xff\xff"),
 		[]byte("p\x83h\x01a\x02\x83"))
 }

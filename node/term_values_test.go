@@ -95,7 +95,7 @@ var valueTests = []struct {
 }{
 	{"bool", true, Atom("true")},
 	{"int8", int8(-128), -128},
-	{"int64", int64(math.MinInt64), math.MinInt64},
+	{"int64", int64(math.MinInt64), int64(math.MinInt64)},
 	{"uint64", uint64(math.MaxUint64), new(big.Int).SetUint64(math.MaxUint64)},
 	{"uintptr", uintptr(7), 7},
 	{"float32", float32(1.5), 1.5},

@@ -43,15 +43,6 @@ func TestLANAsNode(t *testing.T) {
 	if p := b.ping(t, "epmd@hosta.local"); !p.Pong || p.Type != "hidden" {
 		t.Errorf("no pong: %+v", p)
 	}
-
-	t.Run("no cookie", func(t *testing.T) {
-		a.stop(t)
-		must(t, a.WriteFile(lan.Home+"/.erlang.cookie", "x", 0o644))
-		a.start(t, "-node")
-		if _, err := a.epmd.WaitOutput(soon(t), "epmd is no node any more.*mode 644"); err != nil {
-			t.Error(err)
-		}
-	})
 }
 
 // TestSystemdAsNode has the service be a node, by the drop-in that is shipped as an example.

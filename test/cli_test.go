@@ -182,7 +182,7 @@ var wrongCommands = []struct {
 	{[]string{"-address"}, []string{"-address", "missing"}},
 	{[]string{""}, []string{`""`}},
 	{[]string{"foo"}, []string{`"foo"`}},
-	{[]string{"-daemon", "--help"}, []string{`"--help"`}},
+	{[]string{"-daemon", "-?"}, []string{`"-?"`}},
 	{[]string{"-foo\x1b[31m", "-names"}, []string{`"-foo\x1b[31m"`}},
 }
 
@@ -204,6 +204,53 @@ func TestWrongCommands(t *testing.T) {
 				t.Errorf("got %v, want %v", got, want)
 			}
 		})
+	}
+}
+
+// TestOwnMistakes has mistakes in flags and variables that are ours alone. They get one line, and nothing starts.
+func TestOwnMistakes(t *testing.T) {
+	for _, tt := range []struct {
+		args, env string // separated by spaces
+		says      string
+	}{
+		{"-lan yes", "", `-lan "yes": not one of on, publish, browse, off`},
+		{"", "ECLUS_ALLOW=x", `ECLUS_ALLOW "x": not local, lan, any or a comma-separated list of CIDR prefixes`},
+		{"-interface", "", "-interface: value missing"},
+		{"-ping", "", "-ping: node missing"},
+		{"-nodes -lan_only -local", "", "-local contradicts -lan_only"},
+		{"-version x", "", `-version must come last: "x" follows`},
+		{"-hosts_file /missing/hosts -lan on", "", `-hosts_file "/missing/hosts": folder "/missing": no such file or directory`},
+		{"-daemon -hosts_file /dev/null/hosts -lan on", "", `-hosts_file "/dev/null/hosts": folder "/dev/null": not a directory`},
+		{"-lan on", "ECLUS_HOSTS_FILE=/missing/hosts", `-hosts_file "/missing/hosts": folder "/missing": no such file or directory`},
+		{"-node -cookie_file /missing", "", "-node: cookie file: stat /missing: no such file or directory"},
+		{"-node -cookie_file /dev/null", "", `-node: cookie file "/dev/null" is no regular file`},
+		{"-node", "HOME=/missing", "-node: no cookie: neither -cookie_file nor ERLANG_COOKIE is given, and there is no ~/.erlang.cookie"},
+		{"-ping a@b -cookie_file /missing", "", `-cookie_file "/missing": no such file or directory`},
+		{"-peek a@b -cookie_file /missing", "", `-cookie_file "/missing": no such file or directory`},
+	} {
+		port := freePort(t)
+		env := append(strings.Fields(tt.env), "ERL_EPMD_PORT="+strconv.Itoa(int(port)))
+		want := result{"", "epmd: " + tt.says + "\n", 1}
+		if got := commandEnv(t, env, eclusBinary(t), strings.Fields(tt.args)...); got != want {
+			t.Errorf("%s %q: got %v, want %v", tt.env, tt.args, got, want)
+		}
+		if got := command(t, eclusBinary(t), port, "-started"); got.status == 0 {
+			t.Errorf("%s %q: an epmd runs", tt.env, tt.args)
+		}
+	}
+}
+
+func TestHelp(t *testing.T) {
+	usage := command(t, eclusBinary(t), freePort(t), "-?").stderr
+	_, usage, _ = strings.Cut(usage, "\n")
+	for _, flag := range []string{"-h", "-help", "--help"} {
+		if got, want := command(t, eclusBinary(t), freePort(t), flag), (result{usage, "", 0}); got != want {
+			t.Errorf("%s: got %v, want %v", flag, got, want)
+		}
+	}
+	want := command(t, eclusBinary(t), freePort(t), "-version")
+	if got := command(t, eclusBinary(t), freePort(t), "--version"); got != want || got.status != 0 || got.stderr != "" {
+		t.Errorf("--version: got %v, want %v", got, want)
 	}
 }
 

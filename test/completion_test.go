@@ -137,9 +137,12 @@ func runFish(_ *testing.T, dir string, port uint16) completer {
 			t.Fatalf("fish: %v: %s", err, out)
 		}
 		var offered []string
+		begun := line[strings.LastIndexByte(line, ' ')+1:]
 		for candidate := range strings.Lines(string(out)) {
 			candidate, _, _ = strings.Cut(strings.TrimSpace(candidate), "\t")
-			offered = append(offered, candidate)
+			if strings.HasPrefix(candidate, begun) { // fish 4 goes on with what has these letters anywhere in it
+				offered = append(offered, candidate)
+			}
 		}
 		return offered
 	}

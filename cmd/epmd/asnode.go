@@ -34,17 +34,17 @@ type asNode struct {
 	access  epmd.Access
 	port    uint16 // of the epmd
 	address string // where to listen
-	cookie  func() (node.Cookie, string, error)
+	cookie  node.Cookie
 	log     *slog.Logger
 }
 
-func newAsNode(c config, reg *registry.Registry, lns []*net.TCPListener, getenv func(string) (string, bool), log *slog.Logger) *asNode {
+func newAsNode(c config, reg *registry.Registry, lns []*net.TCPListener, log *slog.Logger) *asNode {
 	n := &asNode{
 		reg:     reg,
 		access:  c.access,
 		port:    lns[0].Addr().(*net.TCPAddr).AddrPort().Port(),
 		address: ":0",
-		cookie:  func() (node.Cookie, string, error) { return findCookie(c.cookieFile, getenv) },
+		cookie:  c.cookie,
 		log:     log,
 	}
 	if isLoopbackOnly(lns) {
@@ -53,16 +53,11 @@ func newAsNode(c config, reg *registry.Registry, lns []*net.TCPListener, getenv 
 	return n
 }
 
-// run is a node until ctx ends. Its error is that there is no cookie.
-func (n *asNode) run(ctx context.Context) error {
-	cookie, from, err := n.cookie()
-	if err != nil {
-		return err
-	}
-	n.log.Debug("cookie for -node", "from", from)
+// run is a node until ctx ends.
+func (n *asNode) run(ctx context.Context) {
 	for retry := firstNodeRetry; ctx.Err() == nil; retry = min(2*retry, lastNodeRetry) {
 		began := time.Now()
-		err := n.serve(ctx, cookie)
+		err := n.serve(ctx)
 		if ctx.Err() != nil {
 			break
 		}
@@ -72,11 +67,10 @@ func (n *asNode) run(ctx context.Context) error {
 		}
 		pause(ctx, retry)
 	}
-	return nil
 }
 
 // serve registers the node, as any other, and answers until the registration or ctx ends.
-func (n *asNode) serve(ctx context.Context, cookie node.Cookie) error {
+func (n *asNode) serve(ctx context.Context) error {
 	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", n.address)
 	if err != nil {
 		return err
@@ -98,7 +92,7 @@ func (n *asNode) serve(ctx context.Context, cookie node.Cookie) error {
 	}()
 	server := &node.Server{
 		Name:    nodeName + "@" + n.reg.Host(),
-		Cookie:  cookie,
+		Cookie:  n.cookie,
 		Options: node.Options{Creation: registration.Creation, Processes: map[node.Atom]node.Handler{nodeName: n.handle}},
 		Refused: func(peer net.Addr, err error) { n.log.Debug("node refused", "peer", peer, "err", err) },
 	}

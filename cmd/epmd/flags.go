@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -13,6 +15,7 @@ import (
 
 	"eclus/dbus"
 	"eclus/epmd"
+	"eclus/node"
 )
 
 // Environment variables. Those of OTP keep its meaning; a flag has precedence over its variable.
@@ -41,6 +44,7 @@ const (
 	commandPing
 	commandPeek
 	commandVersion
+	commandHelp
 )
 
 // config is the command line and the environment, checked.
@@ -60,11 +64,12 @@ type config struct {
 
 	lan        lanMode
 	access     epmd.Access
-	interfaces []string // empty: those that lead to a LAN
-	hostsFile  string   // empty: none
-	bus        dbus.Bus // zero: none
-	cookieFile string   // empty: where OTP looks
-	asNode     bool     // be a hidden node too
+	interfaces []string    // empty: those that lead to a LAN
+	hostsFile  string      // empty: none
+	bus        dbus.Bus    // zero: none
+	cookieFile string      // empty: where OTP looks
+	asNode     bool        // be a hidden node too
+	cookie     node.Cookie // for asNode, set by checkFiles
 
 	json, watch bool
 	filter      nodeFilter
@@ -73,8 +78,8 @@ type config struct {
 // lanMode says which parts of LAN discovery are wanted.
 type lanMode struct{ publish, browse bool }
 
-// usageError is the error of a command line or environment that can't be made sense of. It is shown
-// with the usage.
+// usageError is the error of a command line that OTP's epmd answers with its usage. Ours says first what is
+// wrong. A mistake in what is ours alone is an error like any other, of one line.
 type usageError struct{ text string }
 
 func (e usageError) Error() string { return e.text }
@@ -97,6 +102,9 @@ func parse(args []string, getenv func(string) (string, bool)) (config, error) {
 	for len(p.rest) > 0 {
 		if err := p.next(); err != nil {
 			return config{}, err
+		}
+		if p.command == commandHelp {
+			return p.config, nil // whatever else there is
 		}
 	}
 	if err := p.environment(getenv); err != nil {
@@ -131,8 +139,12 @@ func (p *parser) next() error {
 		return p.about(flag, commandPing)
 	case "-peek":
 		return p.about(flag, commandPeek)
-	case "-names", "-started", "-dump", "-kill", "-stop", "-version":
+	case "-h", "-help", "--help":
+		p.command = commandHelp
+	case "-names", "-started", "-dump", "-kill", "-stop":
 		return p.last(flag)
+	case "-version", "--version":
+		return p.version(flag)
 	default:
 		if p.command == commandNodes && p.filter.pattern == "" && !strings.HasPrefix(flag, "-") {
 			return blame("-nodes", flag, p.filter.setPattern(flag))
@@ -145,7 +157,7 @@ func (p *parser) next() error {
 // question deals with a flag by which a running epmd or node is asked, and that more flags may follow.
 func (p *parser) question(flag string, c command) error {
 	if p.asked != "" && p.asked != flag {
-		return usagef("%s contradicts %s", flag, p.asked)
+		return fmt.Errorf("%s contradicts %s", flag, p.asked)
 	}
 	p.command, p.asked = c, flag
 	return nil
@@ -154,7 +166,7 @@ func (p *parser) question(flag string, c command) error {
 // about deals with a question about a node, whose name follows.
 func (p *parser) about(flag string, c command) error {
 	if len(p.rest) == 0 {
-		return usagef("%s: node missing", flag)
+		return fmt.Errorf("%s: node missing", flag)
 	}
 	p.name, p.rest = p.rest[0], p.rest[1:]
 	return p.question(flag, c)
@@ -180,7 +192,7 @@ func (p *parser) list(flag string) {
 // last deals with a flag after which nothing may follow.
 func (p *parser) last(flag string) error {
 	if p.command != commandServe {
-		return usagef("%s contradicts %s", flag, p.asked)
+		return fmt.Errorf("%s contradicts %s", flag, p.asked)
 	}
 	switch flag {
 	case "-names":
@@ -191,8 +203,6 @@ func (p *parser) last(flag string) error {
 		p.command = commandDump
 	case "-kill":
 		p.command = commandKill
-	case "-version":
-		p.command = commandVersion
 	case "-stop":
 		p.command = commandStop
 		if len(p.rest) == 0 {
@@ -206,6 +216,18 @@ func (p *parser) last(flag string) error {
 	return nil
 }
 
+// version deals with the flag that asks for the version.
+func (p *parser) version(flag string) error {
+	switch {
+	case p.command != commandServe:
+		return fmt.Errorf("%s contradicts %s", flag, p.asked)
+	case len(p.rest) > 0:
+		return fmt.Errorf("%s must come last: %q follows", flag, p.rest[0])
+	}
+	p.command = commandVersion
+	return nil
+}
+
 // valued deals with a flag that has a value.
 func (p *parser) valued(flag string) error {
 	set := p.setter(flag)
@@ -213,7 +235,7 @@ func (p *parser) valued(flag string) error {
 		return usagef("unknown flag %q", flag)
 	}
 	if len(p.rest) == 0 {
-		return usagef("%s: value missing", flag)
+		return mistake(flag, "%s: value missing", flag)
 	}
 	value := p.rest[0]
 	p.rest = p.rest[1:]
@@ -250,12 +272,21 @@ func (p *parser) setter(flag string) func(string) error {
 	return nil
 }
 
-// blame makes a usageError of what a setter said of the value of a flag or variable.
+// blame adds to what a setter said the flag or variable and its value.
 func blame(name, value string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return usagef("%s %q: %v", name, value, err)
+	return mistake(name, "%s %q: %v", name, value, err)
+}
+
+// mistake returns the error of a flag or variable: a usageError if OTP's epmd has that flag too.
+func mistake(name, format string, args ...any) error {
+	switch name {
+	case "-port", "-address", "-packet_timeout", "-delay_accept", "-delay_write":
+		return usagef(format, args...)
+	}
+	return fmt.Errorf(format, args...)
 }
 
 func (p *parser) setPort(s string) error {
@@ -387,31 +418,61 @@ func (p *parser) contradictions() error {
 	_, lanGiven := p.given["-lan"]
 	switch {
 	case p.listing != "" && !listing:
-		return usagef("%s goes with -nodes only", p.listing)
+		return fmt.Errorf("%s goes with -nodes only", p.listing)
 	case p.json && !listing && !about:
-		return usagef("-json goes with -nodes, -ping or -peek only")
+		return fmt.Errorf("-json goes with -nodes, -ping or -peek only")
 	case p.watch && !listing && p.command != commandPeek:
-		return usagef("-watch goes with -nodes or -peek only")
+		return fmt.Errorf("-watch goes with -nodes or -peek only")
 	case p.asNode && !serving:
-		return usagef("-node contradicts %s: it is for the daemon", cmp.Or(p.asked, "what asks a running epmd"))
+		return fmt.Errorf("-node contradicts %s: it is for the daemon", cmp.Or(p.asked, "what asks a running epmd"))
 	case p.cookieFile != "" && !about && !p.asNode:
-		return usagef("-cookie_file %q goes with -ping, -peek or -node only", p.cookieFile)
+		return fmt.Errorf("-cookie_file %q goes with -ping, -peek or -node only", p.cookieFile)
 	case p.filter.localOnly && p.filter.lanOnly:
-		return usagef("-local contradicts -lan_only")
+		return fmt.Errorf("-local contradicts -lan_only")
 	case p.asked != "" && p.daemon:
-		return usagef("%s contradicts -daemon", p.asked)
+		return fmt.Errorf("%s contradicts -daemon", p.asked)
 	case p.asked != "" && p.systemd:
-		return usagef("%s contradicts -systemd", p.asked)
+		return fmt.Errorf("%s contradicts -systemd", p.asked)
 	case serving && p.daemon && p.systemd:
-		return usagef("-daemon contradicts -systemd")
+		return fmt.Errorf("-daemon contradicts -systemd")
 	case serving && p.lan == lanMode{} && len(p.interfaces) > 0:
-		return usagef("-interface %q contradicts -lan off", p.given["-interface"])
+		return fmt.Errorf("-interface %q contradicts -lan off", p.given["-interface"])
 	case serving && !p.lan.browse && p.hostsFile != "":
-		return usagef("-hosts_file %q needs LAN discovery: -lan on or browse", p.hostsFile)
+		return fmt.Errorf("-hosts_file %q needs LAN discovery: -lan on or browse", p.hostsFile)
 	case lanGiven && p.lan == lanMode{publish: true} && p.access.LocalOnly():
-		return usagef("-lan publish contradicts -allow local")
+		return fmt.Errorf("-lan publish contradicts -allow local")
 	}
 	return nil
+}
+
+// checkFiles returns an error if a file that the flags name can't serve its purpose. It reads the cookie
+// of a node: whoever asks for one wants no epmd without.
+func (c *config) checkFiles(getenv func(string) (string, bool)) (err error) {
+	if c.hostsFile != "" {
+		if err := (hostsFile{c.hostsFile}).checkFolder(); err != nil {
+			return fmt.Errorf("-hosts_file %q: %w", c.hostsFile, err)
+		}
+	}
+	if c.asNode {
+		if c.cookie, _, err = findCookie(c.cookieFile, getenv); err != nil {
+			return fmt.Errorf("-node: %w", err)
+		}
+	}
+	if c.cookieFile != "" {
+		if _, err := os.Stat(c.cookieFile); err != nil {
+			return fmt.Errorf("-cookie_file %q: %w", c.cookieFile, cause(err))
+		}
+	}
+	return nil
+}
+
+// cause returns what is wrong with a file, without the call and the path.
+func cause(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return path.Err
+	}
+	return err
 }
 
 // parseAddresses parses the list of addresses to listen on, which are separated by commas and spaces.

@@ -84,6 +84,11 @@ var parseTests = []struct {
 	{"-lan_only -nodes -port 4369 *@hostb*", "", config{command: commandNodes, port: 4369, filter: nodeFilter{lanOnly: true, pattern: "*@hostb*"}}, ""},
 	{`-nodes \-a -port 7`, "", config{command: commandNodes, port: 7, filter: nodeFilter{pattern: `\-a`}}, ""},
 	{"-version", "", config{command: commandVersion, port: 4369}, ""},
+	{"--version", "", config{command: commandVersion, port: 4369}, ""},
+	{"-version x", "", config{}, `-version must come last: "x"`},
+	{"-h", "ERL_EPMD_PORT=x", config{command: commandHelp}, ""},
+	{"-daemon --help -port x", "", config{command: commandHelp, daemon: true}, ""},
+	{"-nodes -help", "", config{command: commandHelp}, ""},
 
 	{"-port 65536", "", config{}, `-port "65536"`},
 	{"-port 12x", "", config{}, `-port "12x"`},

@@ -47,6 +47,23 @@ func (f hostsFile) write(hosts []string) error {
 	return nil
 }
 
+// checkFolder returns an error if the file can't be made, because there is no folder for it.
+func (f hostsFile) checkFolder() error {
+	path, err := filepath.EvalSymlinks(f.path)
+	if err != nil {
+		path = f.path
+	}
+	folder := filepath.Dir(path)
+	info, err := os.Stat(folder)
+	if err == nil && !info.IsDir() {
+		err = syscall.ENOTDIR
+	}
+	if err != nil {
+		return fmt.Errorf("folder %q: %w", folder, cause(err))
+	}
+	return nil
+}
+
 // listed returns what the file names between the lines of epmd, as it stands there.
 func (f hostsFile) listed() ([]byte, error) {
 	_, text, _, err := f.read()

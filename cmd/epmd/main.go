@@ -1,7 +1,10 @@
 // Command epmd is an Erlang Port Mapper Daemon that also makes the nodes of this host known on the
 // local network and those of the network known here. It takes the place of the epmd of Erlang/OTP: flags,
-// environment, texts and exit statuses are the same. The flags that it adds are among those that it lists
-// when it is run with -h, or with any other flag that it does not know.
+// environment, texts and exit statuses are the same. Run it with -h for a list of all flags.
+//
+// To build it in the checkout, give go build a folder, because ./epmd is the package of the protocol:
+//
+//	go build -o build/ ./cmd/epmd
 package main
 
 import (
@@ -29,10 +32,16 @@ func main() {
 // bound or asked.
 func run(ctx context.Context, args []string, getenv func(string) (string, bool), stdout, stderr io.Writer) error {
 	c, err := parse(args[1:], getenv)
+	if err == nil {
+		err = c.checkFiles(getenv)
+	}
 	if err != nil {
 		return err
 	}
 	switch c.command {
+	case commandHelp:
+		_, err := io.WriteString(stdout, usageText)
+		return err
 	case commandVersion:
 		_, err := fmt.Fprintf(stdout, "epmd (Eclus) %s %s\n", buildVersion(), runtime.Version())
 		return err

@@ -23,7 +23,7 @@ func TestParseProcess(t *testing.T) {
 	all := func(name any) []any {
 		return []any{
 			property("registered_name", name), property("memory", 2600), property("message_queue_len", 3),
-			property("reductions", 1<<40), property("current_function", node.Tuple{node.Atom("m"), node.Atom("f"), 2}),
+			property("reductions", int64(1<<40)), property("current_function", node.Tuple{node.Atom("m"), node.Atom("f"), 2}),
 		}
 	}
 	pid := node.Pid{Node: "a@b", ID: 85, Serial: 1}

@@ -47,7 +47,7 @@ func serve(ctx context.Context, c config, args []string, stderr io.Writer) error
 	defer context.AfterFunc(ctx, stop)() // a second signal finds the default action
 	s := newService(c, in, log.Logger)
 	if c.asNode {
-		s.node = newAsNode(c, s.reg, in.Listeners, os.LookupEnv, log.Logger)
+		s.node = newAsNode(c, s.reg, in.Listeners, log.Logger)
 	}
 	s.args, s.hangup, s.writeLog = args, hangup, log.run
 	err = s.run(ctx, in.Listeners)
@@ -209,7 +209,7 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 		background("D-Bus service ended", func(ctx context.Context) error { s.bus.Run(ctx); return nil })
 	}
 	if s.node != nil {
-		background("epmd is no node any more", s.node.run)
+		background("epmd is no node any more", func(ctx context.Context) error { s.node.run(ctx); return nil })
 	}
 	background("LAN discovery ended", func(ctx context.Context) error { s.lan.run(ctx); return nil })
 	if _, supervised := os.LookupEnv(envNotify); supervised {

@@ -98,4 +98,6 @@ LAN options
         processes are the busiest. -watch: go on every 2 seconds.
     -version
         Print name, version and Go version
+    -h
+        Print this and exit
 `

@@ -88,6 +88,7 @@ _epmd_offer_next()
 -stop
 -started
 -version
+-h
 EOT
     fi
 }

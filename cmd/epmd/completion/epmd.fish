@@ -45,7 +45,7 @@ function __epmd_follows
 end
 
 # What is asked of a running epmd comes last; -nodes has flags of its own, and so has what is asked of a node.
-set -l first 'not __epmd_given -nodes -ping -peek -names -dump -kill -stop -started -version'
+set -l first 'not __epmd_given -nodes -ping -peek -names -dump -kill -stop -started -version -h'
 set -l listing '__epmd_given -nodes'
 set -l about '__epmd_given -ping -peek'
 
@@ -86,3 +86,4 @@ complete -c epmd -n $first -o stop -d 'Unregister a name'
 complete -c epmd -n '__epmd_follows -stop' -a '(__epmd_names)' -d 'Registered name'
 complete -c epmd -n $first -o started -d 'Tell by the exit status if an epmd runs'
 complete -c epmd -n $first -o version -d 'Print the version'
+complete -c epmd -n $first -s h -d 'List all flags'
