@@ -2,6 +2,7 @@ package epmd
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -18,25 +19,31 @@ var (
 	ErrNoAnswer      = errors.New("closed without an answer")
 )
 
-// Client asks the epmd at one address. It holds nothing but that address: each request is a connection
-// of its own, as the protocol has it, made and ended within the context it is given. It may be used by
+// Client asks one epmd, which may have several addresses. Each request is a connection of its own, as
+// the protocol has it, made and ended within the context that it is given. A Client may be used by
 // several goroutines.
+//
+// The addresses are tried in their order, staggered: the next one when one has failed or has taken
+// 100 ms. Lookup and Names take the first answer; what changes something is sent over the first
+// connection alone. When no address works, the error is an [AddrErrors].
 type Client struct {
-	addrs []string
+	// MaxNames is how many bytes of an answer to NamesReq are read, from an epmd that may be
+	// anybody's; the default is 4 MiB.
+	MaxNames int64
+
+	addrs []netip.AddrPort
 }
 
-// NewClient returns a Client for the epmd at addr.
-func NewClient(addr netip.AddrPort) *Client {
-	return &Client{addrs: []string{addr.String()}}
-}
+// NewClient returns a Client for the epmd at these addresses, the most likely first.
+func NewClient(addrs ...netip.AddrPort) *Client { return &Client{addrs: addrs} }
 
 // NewLocalClient returns a Client for the epmd of this host at that port, which is looked for at the
 // loopback addresses of IPv4 and IPv6.
 func NewLocalClient(port uint16) *Client {
-	return &Client{addrs: []string{
-		netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port).String(),
-		netip.AddrPortFrom(netip.IPv6Loopback(), port).String(),
-	}}
+	return NewClient(
+		netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port),
+		netip.AddrPortFrom(netip.IPv6Loopback(), port),
+	)
 }
 
 // Ask sends req and returns the connection, from which the answer can be read. It ends with ctx.
@@ -45,7 +52,7 @@ func (c *Client) Ask(ctx context.Context, req Request) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := c.dial(ctx)
+	conn, err := c.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -54,6 +61,54 @@ func (c *Client) Ask(ctx context.Context, req Request) (net.Conn, error) {
 		return nil, fmt.Errorf("ask epmd: %w", err)
 	}
 	return conn, nil
+}
+
+// connect returns a connection to the first address that takes one. It ends with ctx.
+func (c *Client) connect(ctx context.Context) (boundConn, error) {
+	first, err := FirstOf(ctx, c.addrs, func(trying context.Context, addr netip.AddrPort) (boundConn, error) {
+		conn, err := dialTCP(trying, addr)
+		if err != nil {
+			return boundConn{}, err
+		}
+		return boundConn{conn, context.AfterFunc(ctx, func() { conn.Close() })}, nil
+	}, func(spare boundConn) { spare.Close() })
+	if err != nil {
+		return boundConn{}, fmt.Errorf("ask epmd: %w", err)
+	}
+	return first, nil
+}
+
+// question has req answered at the first address that gives an answer which read can read. It returns
+// the address as well.
+func question[T any](ctx context.Context, c *Client, req Request, read func(io.Reader) (T, error)) (T, netip.AddrPort, error) {
+	type answered struct {
+		answer T
+		at     netip.AddrPort
+	}
+	frame, err := AppendFrame(nil, req)
+	if err != nil {
+		return answered{}.answer, netip.AddrPort{}, err
+	}
+	first, err := FirstOf(ctx, c.addrs, func(ctx context.Context, addr netip.AddrPort) (answered, error) {
+		conn, err := dialTCP(ctx, addr)
+		if err != nil {
+			return answered{}, err
+		}
+		bound := boundConn{conn, context.AfterFunc(ctx, func() { conn.Close() })}
+		defer bound.Close()
+		if _, err := conn.Write(frame); err != nil {
+			return answered{}, err
+		}
+		answer, err := read(conn)
+		if err != nil && ctx.Err() != nil { // that the connection was closed says nothing
+			err = context.Cause(ctx)
+		}
+		return answered{answer, addr}, err
+	}, func(answered) {})
+	if err != nil {
+		err = fmt.Errorf("ask epmd: %w", err)
+	}
+	return first.answer, first.at, err
 }
 
 // boundConn is a connection that is closed when its context ends.
@@ -67,17 +122,8 @@ func (c boundConn) Close() error {
 	return c.Conn.Close()
 }
 
-func (c *Client) dial(ctx context.Context) (net.Conn, error) {
-	var dialer net.Dialer
-	var errs []error
-	for _, addr := range c.addrs {
-		conn, err := dialer.DialContext(ctx, "tcp", addr)
-		if err == nil {
-			return boundConn{conn, context.AfterFunc(ctx, func() { conn.Close() })}, nil
-		}
-		errs = append(errs, err)
-	}
-	return nil, fmt.Errorf("connect to epmd: %w", errs[0])
+func dialTCP(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
+	return (&net.Dialer{KeepAlive: -1}).DialContext(ctx, "tcp", addr.String())
 }
 
 // Registration is a node's registration with an epmd, which lasts until Close.
@@ -146,28 +192,39 @@ func noAnswer(err error) error {
 
 // Lookup asks for the node of that alive name. The error is ErrNotRegistered if there is none.
 func (c *Client) Lookup(ctx context.Context, name string) (PortResp, error) {
-	answer, err := c.answer(ctx, PortReq{name}, maxPortResp)
+	resp, _, err := c.LookupAt(ctx, name)
+	return resp, err
+}
+
+// LookupAt is Lookup, and returns the address that answered: of an epmd that has the node, else of one
+// that has not. An answer of the latter kind counts when no other comes within 500 ms, as one of the
+// addresses may lead to another host's epmd (all hosts with containers have a 172.17.0.1).
+func (c *Client) LookupAt(ctx context.Context, name string) (PortResp, netip.AddrPort, error) {
+	resp, at, err := question(ctx, c, PortReq{name}, readPortResp)
 	if err != nil {
-		return PortResp{}, fmt.Errorf("look up %q: %w", name, err)
+		err = fmt.Errorf("look up %q: %w", name, err)
+	}
+	if absent := (*AddrError)(nil); errors.Is(err, ErrNotRegistered) && errors.As(err, &absent) {
+		at = absent.Addr
+	}
+	return resp, at, err
+}
+
+func readPortResp(r io.Reader) (PortResp, error) {
+	answer, err := readAll(r, maxPortResp)
+	if err != nil {
+		return PortResp{}, err
 	}
 	resp, err := ParsePortResp(answer)
 	if err == nil && resp.Result != 0 {
 		err = ErrNotRegistered
 	}
-	if err != nil {
-		return PortResp{}, fmt.Errorf("look up %q: %w", name, err)
-	}
-	return resp, nil
+	return resp, err
 }
 
-// answer returns all that an epmd answers to req, at most limit bytes.
-func (c *Client) answer(ctx context.Context, req Request, limit int64) ([]byte, error) {
-	conn, err := c.Ask(ctx, req)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	answer, err := io.ReadAll(io.LimitReader(conn, limit))
+// readAll reads an answer of at most limit bytes. An empty one is ErrNoAnswer.
+func readAll(r io.Reader, limit int64) ([]byte, error) {
+	answer, err := io.ReadAll(io.LimitReader(r, limit))
 	if len(answer) == 0 && err == nil {
 		err = io.EOF
 	}
@@ -176,12 +233,9 @@ func (c *Client) answer(ctx context.Context, req Request, limit int64) ([]byte, 
 
 // Names asks which nodes are registered.
 func (c *Client) Names(ctx context.Context) (Names, error) {
-	conn, err := c.Ask(ctx, NamesReq{})
-	if err != nil {
-		return Names{}, err
-	}
-	defer conn.Close()
-	return ReadNames(conn)
+	limit := cmp.Or(c.MaxNames, maxNamesBytes)
+	names, _, err := question(ctx, c, NamesReq{}, func(r io.Reader) (Names, error) { return readNames(r, limit) })
+	return names, err
 }
 
 // Kill asks the epmd to end. The error is ErrRefused if nodes are registered and it was not started
@@ -197,7 +251,12 @@ func (c *Client) Stop(ctx context.Context, name string) error {
 }
 
 func (c *Client) command(ctx context.Context, req Request, done string) error {
-	answer, err := c.answer(ctx, req, 16)
+	conn, err := c.Ask(ctx, req)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	answer, err := readAll(conn, 16)
 	switch string(answer) {
 	case "":
 		return err

@@ -168,7 +168,8 @@ func TestClientStrangeAnswers(t *testing.T) {
 		{"", lookup, "without an answer"},
 		{"HTTP/1.1 400 Bad Request\r\n", (*Client).Kill, `"HTTP/1.1 400 Bad"`},
 		{"NOEXIST", stop, "not registered"},
-		{"", func(c *Client, ctx context.Context) error { _, err := c.Names(ctx); return err }, "port: EOF"},
+		{"", func(c *Client, ctx context.Context) error { _, err := c.Names(ctx); return err }, "port: closed without an answer"},
+		{"220 mail.example ready\r\n", func(c *Client, ctx context.Context) error { _, err := c.Names(ctx); return err }, "no epmd has port"},
 	} {
 		if err := tt.ask(fakeEPMD(t, tt.answer), t.Context()); !names(err, tt.naming) {
 			t.Errorf("%q: %v; want an error naming %q", tt.answer, err, tt.naming)
@@ -243,7 +244,7 @@ func TestLocalClient(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Errorf("Serve returned %v", err)
 	}
-	if _, err := NewLocalClient(1).Names(t.Context()); !names(err, "connect to epmd: ") {
+	if _, err := NewLocalClient(1).Names(t.Context()); !names(err, "ask epmd: 127.0.0.1:1: ") || !names(err, "; [::1]:1: ") {
 		t.Errorf("no epmd at all: %v", err)
 	}
 }

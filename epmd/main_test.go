@@ -294,10 +294,16 @@ type testServer struct {
 // serve starts a server, which ends with the test.
 func serve(tb testing.TB, cfg Config) *testServer {
 	tb.Helper()
+	return serveAt(tb, cfg, "127.0.0.1:0")
+}
+
+// serveAt is serve at an address, and at the same port of ::1.
+func serveAt(tb testing.TB, cfg Config, at string) *testServer {
+	tb.Helper()
 	if cfg.Registry == nil {
 		cfg.Registry = registry.New("test.local", registry.OldNames)
 	}
-	l, err := listen("127.0.0.1:0")
+	l, err := listen(at)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"strconv"
 	"strings"
 
@@ -25,6 +26,7 @@ type NamedPort struct {
 type Names struct {
 	EPMDPort uint32
 	Nodes    []NamedPort
+	Cut      bool // more nodes are registered than were read
 }
 
 // Append appends the answer to dst.
@@ -46,46 +48,70 @@ func appendNamesLine(dst []byte, name string, port uint16) []byte {
 
 // What a Client takes from an epmd, which may be anybody's.
 const (
-	maxNames     = 1 << 16 // nodes: one a port
-	maxNamesLine = len("name ") + 4*MaxNameChars + len(" at port 65535\n")
+	maxNames      = 1 << 16 // nodes: one a port
+	maxNamesBytes = 4 << 20 // unless the Client says otherwise
+	maxNamesLine  = len("name ") + 4*MaxNameChars + len(" at port 65535\n")
 )
 
-// ReadNames reads an answer to NamesReq up to its end. Names are returned as they came, which is
-// whatever somebody registered. A line that is none is an error that names it.
-func ReadNames(r io.Reader) (Names, error) {
+// ReadNames reads an answer to NamesReq up to its end, or as many as 65,536 nodes or 4 MiB of it; Cut
+// says that there was more. Names are returned as they came, which is whatever somebody registered. A
+// line that is none is skipped, as erl_epmd does: a name may have a newline in it. An error says that
+// no epmd answers so, or that the answer broke off.
+func ReadNames(r io.Reader) (Names, error) { return readNames(r, maxNamesBytes) }
+
+func readNames(r io.Reader, limit int64) (Names, error) {
+	rest := &io.LimitedReader{R: r, N: limit + 1} // one more shows that there is more
 	var names Names
-	if err := binary.Read(r, binary.BigEndian, &names.EPMDPort); err != nil {
-		return Names{}, fmt.Errorf("answer to NAMES_REQ: port: %w", err)
+	if err := binary.Read(rest, binary.BigEndian, &names.EPMDPort); err != nil {
+		return Names{}, fmt.Errorf("answer to NAMES_REQ: port: %w", noAnswer(err))
 	}
-	lines := bufio.NewScanner(r)
-	lines.Buffer(nil, maxNamesLine)
-	for lines.Scan() {
-		node, err := parseNamesLine(lines.Text())
+	if names.EPMDPort == 0 || names.EPMDPort > math.MaxUint16 {
+		return Names{}, fmt.Errorf("answer to NAMES_REQ: no epmd has port %d", names.EPMDPort)
+	}
+	lines := bufio.NewReaderSize(rest, maxNamesLine)
+	for {
+		line, err := readLine(lines)
+		if node, ok := parseNamesLine(line); ok && len(names.Nodes) < maxNames {
+			names.Nodes = append(names.Nodes, node)
+		} else if ok {
+			names.Cut = true
+			return names, nil
+		}
 		if err != nil {
-			return names, err
+			names.Cut = rest.N == 0
+			return names, endOfNames(err)
 		}
-		if len(names.Nodes) == maxNames {
-			return names, fmt.Errorf("answer to NAMES_REQ: more than %d lines", maxNames)
-		}
-		names.Nodes = append(names.Nodes, node)
 	}
-	if err := lines.Err(); err != nil {
-		return names, fmt.Errorf("answer to NAMES_REQ: %w", err)
-	}
-	return names, nil
 }
 
-func parseNamesLine(line string) (NamedPort, error) {
+func endOfNames(err error) error {
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return fmt.Errorf("answer to NAMES_REQ: %w", err)
+}
+
+// readLine returns the next line without its newline. One that is longer than the buffer, or not
+// complete, is read to its end and returned as "".
+func readLine(r *bufio.Reader) (string, error) {
+	line, err := r.ReadSlice('\n')
+	if err == nil {
+		return string(line[:len(line)-1]), nil
+	}
+	for errors.Is(err, bufio.ErrBufferFull) {
+		_, err = r.ReadSlice('\n')
+	}
+	return "", err
+}
+
+func parseNamesLine(line string) (NamedPort, bool) {
 	rest, ok := strings.CutPrefix(line, "name ")
 	at := strings.LastIndex(rest, " at port ")
 	if !ok || at < 0 {
-		return NamedPort{}, fmt.Errorf("answer to NAMES_REQ: line %q", line)
+		return NamedPort{}, false
 	}
 	port, err := strconv.ParseUint(rest[at+len(" at port "):], 10, 16)
-	if err != nil {
-		return NamedPort{}, fmt.Errorf("answer to NAMES_REQ: line %q: %w", line, errors.Unwrap(err))
-	}
-	return NamedPort{rest[:at], uint16(port)}, nil
+	return NamedPort{rest[:at], uint16(port)}, err == nil
 }
 
 // appendDump appends the answer to DumpReq: the port as in Names, then a line for each registered

@@ -311,11 +311,13 @@ var namesTests = []struct {
 	err       string
 }{
 	{"epmd 25", "00001111" + "6e616d6520622061742070 6f72742034313233330a" + "6e616d6520612061742070 6f727420310a",
-		Names{4369, []NamedPort{{"b", 41233}, {"a", 1}}}, ""},
+		Names{EPMDPort: 4369, Nodes: []NamedPort{{"b", 41233}, {"a", 1}}}, ""},
 	{"none", "00001111", Names{EPMDPort: 4369}, ""},
-	{"empty name", "0000383f 6e616d65202061742070 6f72742034313233330a", Names{14399, []NamedPort{{"", 41233}}}, ""},
-	{"empty", "", Names{}, "port: EOF"},
-	{"half a port", "0000", Names{}, "port: unexpected EOF"},
+	{"empty name", "0000383f 6e616d65202061742070 6f72742034313233330a", Names{EPMDPort: 14399, Nodes: []NamedPort{{"", 41233}}}, ""},
+	{"empty", "", Names{}, "port: closed without an answer"},
+	{"half a port", "0000", Names{}, "port: closed without an answer"},
+	{"port 0", "00000000", Names{}, "no epmd has port 0"},
+	{"HTTP", "48545450 2f312e31 20343030", Names{}, "no epmd has port 1213486160"},
 }
 
 func TestReadNames(t *testing.T) {
@@ -333,47 +335,59 @@ func TestReadNames(t *testing.T) {
 	}
 }
 
+// TestReadNamesLines holds that a line that is none hides no other.
 func TestReadNamesLines(t *testing.T) {
+	long := strings.Repeat("x", maxNamesLine)
 	for _, tt := range []struct {
 		line string
-		want NamedPort
-		err  string
+		want []NamedPort
 	}{
-		{"name a at port 41233", NamedPort{"a", 41233}, ""},
-		{"name a b at port 1", NamedPort{"a b", 1}, ""},
-		{"name a at port 1 at port 2", NamedPort{"a at port 1", 2}, ""},
-		{"name \xff\x1b at port 65535", NamedPort{"\xff\x1b", 65535}, ""},
-		{"name a at port 65536", NamedPort{}, `"name a at port 65536": value out of range`},
-		{"name a at port ", NamedPort{}, "invalid syntax"},
-		{"name a at port -1", NamedPort{}, "invalid syntax"},
-		{"name a at port", NamedPort{}, `line "name a at port"`},
-		{"nam a at port 1", NamedPort{}, `line "nam a at port 1"`},
-		{"", NamedPort{}, `line ""`},
-		{"\x1b[2J", NamedPort{}, `line "\x1b[2J"`},
+		{"name a at port 41233", []NamedPort{{"a", 41233}}},
+		{"name a b at port 1", []NamedPort{{"a b", 1}}},
+		{"name a at port 1 at port 2", []NamedPort{{"a at port 1", 2}}},
+		{"name \xff\x1b at port 65535", []NamedPort{{"\xff\x1b", 65535}}},
+		{"name with\nnewline at port 1", nil},
+		{"name a at port 65536", nil},
+		{"name a at port ", nil},
+		{"name a at port -1", nil},
+		{"name a at port", nil},
+		{"nam a at port 1", nil},
+		{"", nil},
+		{"\x1b[2J", nil},
+		{long, nil},
+		{"name " + long + " at port 1", nil},
 	} {
-		got, err := ReadNames(strings.NewReader("\x00\x00\x11\x11name first at port 7\n" + tt.line + "\n"))
-		want := []NamedPort{{"first", 7}}
-		if tt.err == "" {
-			want = append(want, tt.want)
-		}
-		if !slices.Equal(got.Nodes, want) || !names(err, tt.err) {
-			t.Errorf("%q: got %+v, %v; want %+v, error naming %q", tt.line, got.Nodes, err, want, tt.err)
+		got, err := ReadNames(strings.NewReader("\x00\x00\x11\x11name first at port 7\n" + tt.line + "\nname last at port 8\n"))
+		want := slices.Concat([]NamedPort{{"first", 7}}, tt.want, []NamedPort{{"last", 8}})
+		if !slices.Equal(got.Nodes, want) || err != nil || got.Cut {
+			t.Errorf("%q: got %+v, %v; want %+v", tt.line, got, err, want)
 		}
 	}
 }
 
+// TestReadNamesLimits holds that what is too much leaves what was read.
 func TestReadNamesLimits(t *testing.T) {
-	line := "name a at port 1\n"
-	got, err := ReadNames(strings.NewReader("\x00\x00\x11\x11" + strings.Repeat(line, maxNames)))
-	if len(got.Nodes) != maxNames || err != nil {
-		t.Errorf("%d lines, %v; want %d", len(got.Nodes), err, maxNames)
-	}
-	got, err = ReadNames(strings.NewReader("\x00\x00\x11\x11" + strings.Repeat(line, maxNames+1)))
-	if len(got.Nodes) != maxNames || !names(err, "more than 65536 lines") {
-		t.Errorf("%d lines, %v; want an error after %d", len(got.Nodes), err, maxNames)
-	}
-	if _, err := ReadNames(strings.NewReader("\x00\x00\x11\x11" + strings.Repeat("x", 1<<20))); !names(err, "too long") {
-		t.Errorf("a line without an end: %v", err)
+	const head, line = "\x00\x00\x11\x11", "name a at port 1\n"
+	whole := func(n int) int64 { return int64(len(head) + n*len(line)) }
+	for _, tt := range []struct {
+		name   string
+		answer string
+		limit  int64
+		nodes  int
+		cut    bool
+	}{
+		{"as many as there are ports", strings.Repeat(line, maxNames), maxNamesBytes, maxNames, false},
+		{"one more", strings.Repeat(line, maxNames+1), maxNamesBytes, maxNames, true},
+		{"just within the limit", strings.Repeat(line, 3), whole(3), 3, false},
+		{"limit between lines", strings.Repeat(line, 4), whole(3), 3, true},
+		{"limit in a line", strings.Repeat(line, 4), whole(3) + 5, 3, true},
+		{"half a line at the end", line + "name b at port 1", maxNamesBytes, 1, false},
+		{"a line without an end", line + strings.Repeat("x", maxNamesBytes), maxNamesBytes, 1, true},
+	} {
+		got, err := readNames(strings.NewReader(head+tt.answer), tt.limit)
+		if len(got.Nodes) != tt.nodes || got.Cut != tt.cut || err != nil {
+			t.Errorf("%s: %d nodes, cut %v, %v; want %d, %v", tt.name, len(got.Nodes), got.Cut, err, tt.nodes, tt.cut)
+		}
 	}
 }
 

@@ -16,11 +16,15 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"eclus/epmd"
 )
 
-// loopback resolves any host to this one.
-func loopback(context.Context, string) ([]netip.Addr, error) {
-	return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil
+// finder finds nodes of any host at this one, by the epmd of that port.
+func finder(port uint16) *epmd.Finder {
+	return &epmd.Finder{Port: port, Resolve: func(context.Context, string) ([]netip.Addr, error) {
+		return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil
+	}}
 }
 
 // dialer returns a Dialer for the nodes that startNode starts.
@@ -30,7 +34,7 @@ func (e epmdPort) dialer(t *testing.T) *Dialer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Dialer{Name: prober, Cookie: "secret", EPMDPort: uint16(port), Resolve: loopback}
+	return &Dialer{Name: prober, Cookie: "secret", Lookup: finder(uint16(port)).Find}
 }
 
 // dialed returns a connection that ends with the test.
@@ -387,14 +391,12 @@ func TestDialOTP(t *testing.T) {
 		err  string
 	}{
 		{"no full name", func(d *Dialer) (*Conn, error) { return d.Dial(t.Context(), "dial") }, StepName, "NAME@HOST"},
-		{"no host", func(d *Dialer) (*Conn, error) {
-			d.Resolve = func(context.Context, string) ([]netip.Addr, error) { return nil, nil }
-			return d.Dial(t.Context(), "a@b")
-		}, StepResolve, "no address"},
 		{"no epmd", func(d *Dialer) (*Conn, error) {
-			d.EPMDPort = 1
+			d.Lookup = finder(1).Find
 			return d.Dial(t.Context(), "a@b")
-		}, StepEPMD, "refused"},
+		}, StepLookup, "refused"},
+		{"no lookup", func(d *Dialer) (*Conn, error) { return (&Dialer{}).Dial(t.Context(), "a@b") }, StepLookup, "no Lookup"},
+		{"no address", func(d *Dialer) (*Conn, error) { return d.DialAddr(t.Context(), "a@b") }, StepConnect, "no address"},
 		{"not registered", func(d *Dialer) (*Conn, error) { return d.Dial(t.Context(), "a@b") }, StepLookup, "1 other"},
 		{"port closed", func(d *Dialer) (*Conn, error) { return d.DialAddr(t.Context(), "a@b", nobody) }, StepConnect, "refused"},
 		{"no TLS", func(d *Dialer) (*Conn, error) {
@@ -618,5 +620,23 @@ func TestDialSimultaneouslyOTP(t *testing.T) {
 				t.Errorf("log: %s", log)
 			}
 		})
+	}
+}
+
+// TestDialAddressesOTP dials a node whose host has addresses that refuse and, last, one that it listens on.
+func TestDialAddressesOTP(t *testing.T) {
+	epmd := startEPMD(t)
+	startNode(t, epmd, "info", []string{"-name", "some@some.host", "-kernel", "inet_dist_use_interface", "{127,0,0,7}"})
+	d := epmd.dialer(t)
+	there := epmd.find(t, "some")
+	var addrs []netip.AddrPort
+	for _, a := range []string{"127.0.0.1", "::1", "127.0.0.7"} {
+		addrs = append(addrs, netip.AddrPortFrom(netip.MustParseAddr(a), there.Port()))
+	}
+	d.Lookup = func(context.Context, string) ([]netip.AddrPort, error) { return addrs, nil }
+	dialed(t, d, "some@some.host")
+	addrs = addrs[:2]
+	if _, err := d.Dial(t.Context(), "some@some.host"); !names(err, addrs[0].String()) || !names(err, addrs[1].String()) {
+		t.Errorf("no address works: %v; want an error that names each", err)
 	}
 }

@@ -567,27 +567,3 @@ func TestCallsConcurrently(t *testing.T) {
 		t.Errorf("%d still wait", n)
 	}
 }
-
-// An epmd says what no epmd would.
-func TestLookupHostile(t *testing.T) {
-	for _, tt := range []struct {
-		name, answer string
-		step         Step
-		err          string
-	}{
-		{"closed", "", StepEPMD, "EOF"},
-		{"other tag", "7600", StepEPMD, "tag 118"},
-		{"half a port", "7700 11", StepEPMD, "unexpected EOF"},
-		{"unknown, and garbage for names", "7701" + strings.Repeat("6e616d6520 ff 20617420706f7274200a", 5000), StepLookup, "not registered, 1000 other"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			epmd := listen(t, func(c net.Conn) { c.Write(unhex(t, tt.answer)) })
-			_, err := (&Dialer{Name: prober, Resolve: loopback, EPMDPort: epmd.Port()}).Dial(t.Context(), "a@b")
-			staged := (*DialError)(nil)
-			if !errors.As(err, &staged) || staged.Step != tt.step || !names(err, tt.err) {
-				t.Errorf("got %v; want step %s, %q", err, tt.step, tt.err)
-			}
-		})
-	}
-}

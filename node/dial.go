@@ -32,9 +32,11 @@ type Dialer struct {
 	// TLS is for nodes with distribution over TLS, as from [AnyTLS], nil for plain ones; Identify tells which is
 	// which. A plain node logs nothing of a TLS greeting, but a TLS node does of a plain one.
 	TLS *tls.Config
-	// Resolve returns the addresses of a host, which may be an address itself. The default is that of package net.
-	Resolve  func(ctx context.Context, host string) ([]netip.Addr, error)
-	EPMDPort uint16 // default 4369
+	// Lookup returns where the node with a full name may listen, in the order to try it. [epmd.Finder] has
+	// one. Dial needs it, DialAddr does not.
+	//
+	// [epmd.Finder]: https://pkg.go.dev/eclus/epmd#Finder
+	Lookup Lookup
 	// Server is the node to connect as, if it also accepts connections: its Name, Cookie and Options are used
 	// in place of the Dialer's, and a connection that it already has with a node is what a dial returns. If the
 	// peer dials at the same time, both ends agree on one connection.
@@ -42,14 +44,16 @@ type Dialer struct {
 	Options
 }
 
-// Dial connects to the node with the full name name, with a default Dialer.
-func Dial(ctx context.Context, name string, cookie Cookie) (*Conn, error) {
-	return (&Dialer{Cookie: cookie}).Dial(ctx, name)
+// Lookup returns where the node with a full name may listen.
+type Lookup func(ctx context.Context, name string) ([]netip.AddrPort, error)
+
+// Dial connects to the node with the full name name, with a Dialer that has nothing but these.
+func Dial(ctx context.Context, name string, cookie Cookie, lookup Lookup) (*Conn, error) {
+	return (&Dialer{Cookie: cookie, Lookup: lookup}).Dial(ctx, name)
 }
 
-// Dial connects to the node with the full name name. It resolves the name's host, asks the epmd there for the
-// node's port, connects and goes through the handshake, all within 15 s or until ctx ends; the connection
-// outlives ctx. The cookie is put to use only once the node has said that it has that name. Errors are
+// Dial connects to the node with the full name name. It looks the node up, connects and goes through the
+// handshake, all within 15 s or until ctx ends; the connection outlives ctx. The cookie is put to use only once the node has said that it has that name. Errors are
 // each a [*DialError].
 //
 // While the node has a connection from our name, or a handshake with it, it is asked again for 2 s: it takes
@@ -57,15 +61,22 @@ func Dial(ctx context.Context, name string, cookie Cookie) (*Conn, error) {
 func (d *Dialer) Dial(ctx context.Context, name string) (*Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
-	addr, err := d.find(ctx, name)
-	if err != nil {
-		return nil, dialError(ctx, name, err)
+	if err := CheckName(name); err != nil {
+		return nil, dialError(ctx, name, at(StepName, err))
 	}
-	return d.DialAddr(ctx, name, addr)
+	if d.Lookup == nil {
+		return nil, dialError(ctx, name, at(StepLookup, errors.New("the Dialer has no Lookup")))
+	}
+	addrs, err := d.Lookup(ctx, name)
+	if err != nil {
+		return nil, dialError(ctx, name, at(StepLookup, err))
+	}
+	return d.DialAddr(ctx, name, addrs...)
 }
 
-// DialAddr is Dial for a node whose distribution port is known. An empty name stands for whatever node is there.
-func (d *Dialer) DialAddr(ctx context.Context, name string, addr netip.AddrPort) (*Conn, error) {
+// DialAddr is Dial for a node whose addresses and distribution port are known. It connects to the first
+// address that takes a connection. An empty name stands for whatever node is there.
+func (d *Dialer) DialAddr(ctx context.Context, name string, addrs ...netip.AddrPort) (*Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
 	us, err := d.self()
@@ -74,7 +85,7 @@ func (d *Dialer) DialAddr(ctx context.Context, name string, addr netip.AddrPort)
 	}
 	until := time.Now().Add(busyTime)
 	for pause := busyPause; ; pause *= 2 {
-		c, err := d.connect(ctx, us, name, addr)
+		c, err := d.connect(ctx, us, name, addrs)
 		if err == nil {
 			return c, nil
 		}
@@ -135,18 +146,18 @@ func (d *Dialer) name() string {
 }
 
 // connect makes one attempt, or finds that there is a connection.
-func (d *Dialer) connect(ctx context.Context, us self, name string, addr netip.AddrPort) (*Conn, error) {
+func (d *Dialer) connect(ctx context.Context, us self, name string, addrs []netip.AddrPort) (*Conn, error) {
 	if d.Server == nil || name == "" {
-		return d.attempt(ctx, us, name, addr)
+		return d.attempt(ctx, us, name, addrs)
 	}
 	c, err := d.Server.peers.connect(ctx, name, func(ctx context.Context) (*Conn, error) {
-		return d.attempt(ctx, us, name, addr)
+		return d.attempt(ctx, us, name, addrs)
 	})
 	return c, at(StepHandshake, err)
 }
 
-func (d *Dialer) attempt(ctx context.Context, us self, name string, addr netip.AddrPort) (*Conn, error) {
-	p, err := dial(ctx, addr)
+func (d *Dialer) attempt(ctx context.Context, us self, name string, addrs []netip.AddrPort) (*Conn, error) {
+	p, err := dialFirst(ctx, addrs)
 	if err != nil {
 		return nil, at(StepConnect, err)
 	}
@@ -165,6 +176,32 @@ func (d *Dialer) attempt(ctx context.Context, us self, name string, addr netip.A
 	}
 	p.left = math.MaxInt
 	return newConn(f.rw.(net.Conn), us, them).start(), nil
+}
+
+// dialFirst connects to the first address that takes a connection. Each but the last is given its share of
+// the time that ctx has left.
+func dialFirst(ctx context.Context, addrs []netip.AddrPort) (*peer, error) {
+	if len(addrs) == 0 {
+		return nil, errors.New("no address")
+	}
+	var errs []error
+	for i, addr := range addrs {
+		p, err := dialWithin(ctx, addr, share(ctx, len(addrs)-i))
+		if err == nil {
+			return p, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+// share returns one of n equal parts of the time that ctx has left; 0: ctx has no deadline.
+func share(ctx context.Context, n int) time.Duration {
+	deadline, limited := ctx.Deadline()
+	if !limited {
+		return 0
+	}
+	return max(time.Until(deadline)/time.Duration(n), 1)
 }
 
 // secure returns the frames of a handshake with p, over TLS if that is asked for.

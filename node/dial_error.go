@@ -11,10 +11,8 @@ type Step string
 // The steps of a dial.
 const (
 	StepName      Step = "name"      // the name asked for is a full node name
-	StepResolve   Step = "resolve"   // its host has addresses
-	StepEPMD      Step = "epmd"      // the host's epmd answers
-	StepLookup    Step = "lookup"    // and knows the node: else a *NotRegisteredError
-	StepConnect   Step = "connect"   // the node's distribution port is open
+	StepLookup    Step = "lookup"    // Lookup knows where the node listens: else its error
+	StepConnect   Step = "connect"   // the node's distribution port is open, at one of its addresses
 	StepTLS       Step = "tls"       // TLS, if it is asked for: else ErrTLS or ErrPlain
 	StepHandshake Step = "handshake" // the node accepts us: else a *StatusError, *NameError, *FlagsError or ErrWantsTLS
 	StepCookie    Step = "cookie"    // both know the same cookie: else ErrCookie
@@ -53,17 +51,6 @@ func at(step Step, err error) error {
 		return err
 	}
 	return &DialError{Step: step, Err: err}
-}
-
-// NotRegisteredError says that a host's epmd does not know a node.
-type NotRegisteredError struct {
-	Name   string   // alive name asked for
-	Others []string // alive names it knows, at most 1,000; unchecked, it is whatever the epmd has sent
-}
-
-// Error names the node, quoted, and how many others are registered.
-func (e *NotRegisteredError) Error() string {
-	return fmt.Sprintf("%q is not registered, %d other nodes are", e.Name, len(e.Others))
 }
 
 // NameError says that the node at a port is not the one that was looked for.

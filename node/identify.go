@@ -184,8 +184,11 @@ type peer struct {
 }
 
 // dial connects to addr; when ctx ends the connection is closed.
-func dial(ctx context.Context, addr netip.AddrPort) (*peer, error) {
-	c, err := (&net.Dialer{KeepAlive: -1}).DialContext(ctx, "tcp", addr.String())
+func dial(ctx context.Context, addr netip.AddrPort) (*peer, error) { return dialWithin(ctx, addr, 0) }
+
+// dialWithin is dial that gives up after a time; 0: never.
+func dialWithin(ctx context.Context, addr netip.AddrPort, time time.Duration) (*peer, error) {
+	c, err := (&net.Dialer{KeepAlive: -1, Timeout: time}).DialContext(ctx, "tcp", addr.String())
 	if err != nil {
 		return nil, err
 	}

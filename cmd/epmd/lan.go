@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"io"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -119,14 +118,16 @@ func (l *lan) state() string {
 // with names of any sensible length.
 const maxNamesBytes = 128 << 10
 
+// strangers returns a client for another host's epmd, which may say anything.
+func strangers(addrs ...netip.AddrPort) *epmd.Client {
+	c := epmd.NewClient(addrs...)
+	c.MaxNames = maxNamesBytes
+	return c
+}
+
 // askNames asks the epmd of another host which nodes it has.
 func askNames(ctx context.Context, addr netip.AddrPort) ([]avahi.NamedPort, error) {
-	conn, err := epmd.NewClient(addr).Ask(ctx, epmd.NamesReq{})
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	names, err := epmd.ReadNames(io.LimitReader(conn, maxNamesBytes))
+	names, err := strangers(addr).Names(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -23,8 +23,8 @@ const (
 type neighbourEPMD struct {
 	port  uint16
 	nodes []registry.Node
-	asked bool            // there was time for that
-	names map[string]bool // that it has; nil: it has not answered
+	asked bool       // there was time for that
+	names *epmdNames // that it has; nil: it has not answered
 }
 
 // checkNeighbours asks the epmd of each host that has nodes to be listed whether it still has them, all at once, and

@@ -48,7 +48,7 @@ func TestCheckNeighbours(t *testing.T) {
 		k := network(90)
 		var asked atomic.Int32
 		begin := time.Now()
-		k.checkNeighbours(t.Context(), func(ctx context.Context, addrs []netip.Addr, port uint16) (map[string]bool, error) {
+		k.checkNeighbours(t.Context(), func(ctx context.Context, addrs []netip.Addr, port uint16) (*epmdNames, error) {
 			asked.Add(1)
 			if port != 4369 || len(addrs) != 1 {
 				t.Errorf("asked at port %d of %v", port, addrs)
@@ -61,7 +61,7 @@ func TestCheckNeighbours(t *testing.T) {
 				return nil, errors.New("connection refused")
 			}
 			time.Sleep(checkTime / 2)
-			return map[string]bool{"there": true}, nil
+			return &epmdNames{has: map[string]bool{"there": true}}, nil
 		})
 		if took := time.Since(begin); took != checkTime {
 			t.Errorf("took %v, want %v", took, checkTime)
@@ -91,11 +91,11 @@ func TestCheckMany(t *testing.T) {
 			k.nodes[key] = n
 		}
 		var now, most atomic.Int32
-		k.checkNeighbours(t.Context(), func(ctx context.Context, addrs []netip.Addr, _ uint16) (map[string]bool, error) {
+		k.checkNeighbours(t.Context(), func(ctx context.Context, addrs []netip.Addr, _ uint16) (*epmdNames, error) {
 			most.Store(max(most.Load(), now.Add(1)))
 			defer now.Add(-1)
 			if ip := addrs[0].As4(); ip[2] == 1 && ip[3] >= 380-256 || ip == [4]byte{10, 0, 0, 38} {
-				return map[string]bool{"there": true}, nil
+				return &epmdNames{has: map[string]bool{"there": true}}, nil
 			}
 			<-ctx.Done()
 			return nil, ctx.Err()
@@ -113,7 +113,7 @@ func TestCheckMany(t *testing.T) {
 func TestCheckNobody(t *testing.T) {
 	k := network(3)
 	k.filter.localOnly = true
-	k.checkNeighbours(t.Context(), func(context.Context, []netip.Addr, uint16) (map[string]bool, error) {
+	k.checkNeighbours(t.Context(), func(context.Context, []netip.Addr, uint16) (*epmdNames, error) {
 		t.Error("an epmd was asked")
 		return nil, nil
 	})

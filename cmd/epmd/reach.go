@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"log/slog"
 	"maps"
@@ -30,7 +29,13 @@ const (
 )
 
 // epmdAsker asks the epmd at any of these addresses which nodes it has.
-type epmdAsker func(ctx context.Context, addrs []netip.Addr, port uint16) (names map[string]bool, err error)
+type epmdAsker func(ctx context.Context, addrs []netip.Addr, port uint16) (*epmdNames, error)
+
+// epmdNames are the alive names that an epmd has.
+type epmdNames struct {
+	has map[string]bool
+	cut bool // it has more than were read
+}
 
 // reacher keeps the registry told which neighbours can be reached. A neighbour whose host went without a goodbye is
 // remembered by Avahi for up to 75 minutes. So the epmd of each host that has nodes is asked when one of them appears or
@@ -66,7 +71,7 @@ type lanEPMD struct {
 
 type reachAnswer struct {
 	key   epmdKey
-	names map[string]bool
+	names *epmdNames
 	err   error
 }
 
@@ -281,67 +286,28 @@ func (r *reacher) answered(a reachAnswer) {
 	}
 }
 
-// reachOf tells whether a node can be reached whose epmd has those names; nil: did not answer.
-func reachOf(name string, names map[string]bool) registry.Reach {
-	if names[name] {
+// reachOf reports whether a node can be reached whose epmd has those names; nil: it did not answer. If it
+// has more names than were read, any other is taken to be one of them.
+func reachOf(name string, names *epmdNames) registry.Reach {
+	if names != nil && (names.has[name] || names.cut) {
 		return registry.Reachable
 	}
 	return registry.Unreachable
 }
 
-// askStagger is how long an epmd may take to answer before it is asked at its next address too.
-const askStagger = 100 * time.Millisecond
-
-// askEPMD asks the epmd at any of addrs which nodes it has: at the first, and whenever one has failed or taken
-// askStagger, at the next too. The first answer counts.
-func askEPMD(ctx context.Context, addrs []netip.Addr, port uint16) (map[string]bool, error) {
-	if len(addrs) == 0 {
-		return nil, errors.New("ask epmd: no address")
+// askEPMD asks the epmd at any of addrs which nodes it has. The first answer counts.
+func askEPMD(ctx context.Context, addrs []netip.Addr, port uint16) (*epmdNames, error) {
+	places := make([]netip.AddrPort, len(addrs))
+	for i, a := range addrs {
+		places[i] = netip.AddrPortFrom(a, port)
 	}
-	type answer struct {
-		names map[string]bool
-		err   error
-	}
-	var asking sync.WaitGroup
-	defer asking.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	answers := make(chan answer, len(addrs)) // each address answers once
-	next := time.NewTimer(0)
-	defer next.Stop()
-	var errs []error
-	for left := addrs; len(errs) < len(addrs); {
-		select {
-		case <-next.C:
-			if len(left) == 0 {
-				continue
-			}
-			addr := netip.AddrPortFrom(left[0], port)
-			left = left[1:]
-			asking.Go(func() {
-				names, err := namesAt(ctx, addr)
-				answers <- answer{names, err}
-			})
-			next.Reset(askStagger)
-		case a := <-answers:
-			if a.err == nil {
-				return a.names, nil
-			}
-			errs = append(errs, a.err)
-			next.Reset(0)
-		}
-	}
-	return nil, fmt.Errorf("ask epmd at %v, port %d: %w", addrs, port, errors.Join(errs...))
-}
-
-func namesAt(ctx context.Context, addr netip.AddrPort) (map[string]bool, error) {
-	list, err := askNames(ctx, addr)
+	answer, err := strangers(places...).Names(ctx)
 	if err != nil {
 		return nil, err
 	}
-	names := make(map[string]bool, len(list))
-	for _, n := range list {
-		names[n.Name] = true
+	names := &epmdNames{make(map[string]bool, len(answer.Nodes)), answer.Cut}
+	for _, n := range answer.Nodes {
+		names.has[n.Name] = true
 	}
 	return names, nil
 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"reflect"
 	"slices"
 	"sync"
 	"testing"
@@ -47,7 +48,7 @@ func check(t *testing.T) *lanEPMDs {
 	return l
 }
 
-func (l *lanEPMDs) ask(ctx context.Context, addrs []netip.Addr, port uint16) (map[string]bool, error) {
+func (l *lanEPMDs) ask(ctx context.Context, addrs []netip.Addr, port uint16) (*epmdNames, error) {
 	addr := netip.AddrPortFrom(addrs[0], port)
 	l.mu.Lock()
 	names, answers := l.names[addr]
@@ -63,11 +64,15 @@ func (l *lanEPMDs) ask(ctx context.Context, addrs []netip.Addr, port uint16) (ma
 	if !answers {
 		return nil, errors.New("no answer")
 	}
-	return maps.Collect(func(yield func(string, bool) bool) {
-		for _, name := range names {
-			yield(name, true)
-		}
-	}), nil
+	return hasNames(names...), nil
+}
+
+func hasNames(names ...string) *epmdNames {
+	has := make(map[string]bool)
+	for _, name := range names {
+		has[name] = true
+	}
+	return &epmdNames{has: has}
 }
 
 // answer has an epmd answer with these names from now on.
@@ -232,9 +237,13 @@ func TestAskEPMD(t *testing.T) {
 	port := ln.Addr().(*net.TCPAddr).AddrPort().Port()
 	listen(netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), port).String()) // nobody answers there
 	reg := registry.New("hosta.local", registry.OldNames)
-	if _, err := reg.Register(registry.Node{Name: "a", Port: 4711, High: 6, Low: 5}); err != nil {
-		t.Fatal(err)
+	register := func(name string) {
+		if _, err := reg.Register(registry.Node{Name: name, Port: 4711, High: 6, Low: 5}); err != nil {
+			t.Fatal(err)
+		}
 	}
+	register("a")
+	register("b\nc") // a line that is none, before that of a
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error, 1)
 	go func() {
@@ -249,7 +258,7 @@ func TestAskEPMD(t *testing.T) {
 		return addrs
 	}
 	names, err := askEPMD(t.Context(), addrs("127.0.0.2", "127.0.0.3", "127.0.0.1"), port)
-	if err != nil || !maps.Equal(names, map[string]bool{"a": true}) {
+	if err != nil || !reflect.DeepEqual(names, hasNames("a")) {
 		t.Errorf("got %v, %v; want the node a", names, err)
 	}
 	if names, err := askEPMD(t.Context(), addrs("127.0.0.3", "127.0.0.4"), port); err == nil {
@@ -258,9 +267,16 @@ func TestAskEPMD(t *testing.T) {
 	if names, err := askEPMD(t.Context(), nil, port); err == nil {
 		t.Errorf("no address: got %v; want an error", names)
 	}
-	limited, cancelLimited := context.WithTimeout(t.Context(), 3*askStagger)
+	limited, cancelLimited := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancelLimited()
 	if names, err := askEPMD(limited, addrs("127.0.0.2"), port); err == nil {
 		t.Errorf("an epmd that says nothing: got %v; want an error", names)
+	}
+	for i := range 3000 { // of which 128 KiB do not tell all, the first not among them
+		register(fmt.Sprintf("node-with-a-name-of-31-chars-%04d", i))
+	}
+	names, err = askEPMD(t.Context(), addrs("127.0.0.1"), port)
+	if err != nil || !names.cut || names.has["a"] || len(names.has) < 2000 || reachOf("a", names) != registry.Reachable {
+		t.Errorf("3,000 nodes: got %d, cut %v, %v", len(names.has), names.cut, err)
 	}
 }
