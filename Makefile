@@ -1,6 +1,6 @@
 # make demo and make test install what they need on a Debian machine; the rest takes what is there.
 
-PREFIX     ?= /usr
+PREFIX     ?= /usr/local
 DESTDIR    ?=
 UNITDIR    ?= $(PREFIX)/lib/systemd/system
 USERUNITDIR ?= $(PREFIX)/lib/systemd/user
@@ -8,17 +8,25 @@ BASHDIR    ?= $(PREFIX)/share/bash-completion/completions
 ZSHDIR     ?= $(PREFIX)/share/zsh/site-functions
 FISHDIR    ?= $(PREFIX)/share/fish/vendor_completions.d
 DBUSDIR    ?= $(PREFIX)/share/dbus-1
-VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# Of policies, the system bus reads those below /usr/share and /etc only.
+POLICYDIR  ?= $(if $(filter /usr,$(PREFIX)),$(DBUSDIR),/etc/dbus-1)/system.d
+# In a tarball that git archive has made, .version knows it.
+VERSION    ?= $(or $(shell sed -n '/^[^$$]/{p;q;}' .version),$(shell git describe --tags --always --dirty 2>/dev/null),unknown)
+NOVERSION  := no version: neither .version nor git knows it. make VERSION=1.2.3 says it
 SUDO       := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)")
 GO         := test/go
 TESTFLAGS  ?= -race
 GOTESTSUM  := gotest.tools/gotestsum@v1.13.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build demo test releases bench lint install deb clean
+.PHONY: build demo test fresh releases bench lint install uninstall unowned files deb clean
 
 build:
+	$(if $(filter unknown,$(VERSION)),@echo "$(NOVERSION)" >&2)
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o build/epmd ./cmd/epmd
+
+build/epmd:
+	@$(MAKE) --no-print-directory build
 
 demo:
 	@$(SUDO) test/setup demo
@@ -28,7 +36,10 @@ demo:
 
 test:
 	@$(SUDO) test/setup
-	$(SUDO) $(GO) run $(GOTESTSUM) --format testname -- -p 1 -timeout 45m $(TESTFLAGS) ./...
+	$(SUDO) $(GO) run $(GOTESTSUM) --format testname -- -p 2 -parallel 4 -timeout 45m $(TESTFLAGS) ./...
+
+fresh:
+	$(SUDO) test/fresh
 
 releases:
 	$(SUDO) test/releases
@@ -44,17 +55,30 @@ lint:
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 
-# The units run the epmd that is installed: PREFIX is written into them where it is not /usr.
-install: build
+install: build/epmd unowned
+	@umask 022; $(MAKE) --no-print-directory files
+
+# Removes what install has installed with the same variables.
+uninstall: build/epmd unowned
+	@made=$$(mktemp -d); trap 'rm -rf "$$made"' EXIT; \
+	    $(MAKE) --silent files DESTDIR="$$made"; \
+	    cd "$$made"; find . -type f -printf '$(DESTDIR)/%P\0' | xargs -0 rm -fv; \
+	    find . -depth -path '*/doc/eclus*' -type d -printf '$(DESTDIR)/%P\0' | xargs -0 rmdir 2>/dev/null || true
+
+# Leaves to packages what is theirs, as /usr/bin/epmd is erlang-base's.
+unowned:
+	@owner=$$(dpkg -S "$(DESTDIR)$(PREFIX)/bin/epmd" 2>/dev/null | grep -v '^diversion') || exit 0; \
+	    echo "$(DESTDIR)$(PREFIX)/bin/epmd belongs to package $${owner%%:*}: take another PREFIX, or make deb" >&2; exit 1
+
+# The units and their drop-ins run the epmd that is installed.
+files:
 	install -D -m 755 build/epmd $(DESTDIR)$(PREFIX)/bin/epmd
 	install -D -m 644 -t $(DESTDIR)$(UNITDIR) systemd/epmd.socket systemd/epmd.service
 	install -D -m 644 -t $(DESTDIR)$(USERUNITDIR) systemd/user/epmd.socket systemd/user/epmd.service
-	sed -i 's|^ExecStart=/usr/bin/|ExecStart=$(PREFIX)/bin/|' \
-	    $(DESTDIR)$(UNITDIR)/epmd.service $(DESTDIR)$(USERUNITDIR)/epmd.service
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/sysusers.d systemd/sysusers/eclus.conf
 	set -e; for catalog in $(wildcard systemd/*.catalog); do \
 	    install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/catalog $$catalog; done
-	install -D -m 644 -t $(DESTDIR)$(DBUSDIR)/system.d dbus/org.erlang.Epmd.conf
+	install -D -m 644 -t $(DESTDIR)$(POLICYDIR) dbus/org.erlang.Epmd.conf
 	install -D -m 644 -t $(DESTDIR)$(DBUSDIR)/system-services dbus/org.erlang.Epmd.service
 	install -D -m 644 -t $(DESTDIR)$(DBUSDIR)/services dbus/org.erlang.Epmd.service
 	install -D -m 644 -t $(DESTDIR)$(DBUSDIR)/interfaces dbus/org.erlang.Epmd.Manager.xml dbus/org.erlang.Epmd.Node.xml
@@ -64,11 +88,15 @@ install: build
 	install -D -m 644 -t $(DESTDIR)$(FISHDIR) cmd/epmd/completion/epmd.fish
 	set -e; for folder in epmd.socket.d epmd.service.d; do \
 	    install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/eclus/examples/$$folder systemd/examples/$$folder/*; done
+	grep -rlZ '^ExecStart=/usr/bin/' $(DESTDIR)$(UNITDIR)/epmd.service $(DESTDIR)$(USERUNITDIR)/epmd.service \
+	    $(DESTDIR)$(PREFIX)/share/doc/eclus/examples | xargs -0 sed -i 's|^ExecStart=/usr/bin/|ExecStart=$(PREFIX)/bin/|'
 
 deb: ARCH = $(shell $(GO) env GOARCH)
-deb: build
+deb:
+	$(if $(filter unknown,$(VERSION)),$(error $(NOVERSION)))
+	@$(MAKE) --no-print-directory build
 	@rm -rf build/deb
-	@$(MAKE) --no-print-directory install DESTDIR=build/deb PREFIX=/usr \
+	@umask 022; $(MAKE) --no-print-directory files DESTDIR=build/deb PREFIX=/usr \
 	    ZSHDIR=/usr/share/zsh/vendor-completions
 	@GO=$(GO) debian/build build/deb "$(VERSION)" "$(ARCH)" build
 

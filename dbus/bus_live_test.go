@@ -99,8 +99,8 @@ func TestNameForbidden(t *testing.T) {
 		t.Fatal(err)
 	}
 	awaitName(t, conn)
-	if text := l.String(); strings.Contains(text, "off") || strings.Contains(text, "forbids") {
-		t.Errorf("log:\n%s", text)
+	if text := l.String(); strings.Count(text, "off") != 1 || strings.Count(text, "forbids") != 1 || strings.Contains(text, "WARN") {
+		t.Errorf("log:\n%s\nwant one entry that says what to do", text)
 	}
 }
 

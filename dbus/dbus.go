@@ -49,7 +49,10 @@ type Service struct {
 	reg  *registry.Registry
 	opts Options
 	log  *slog.Logger
-	on   bool // it has its name on the bus; for Run's goroutine
+
+	// For Run's goroutine.
+	on     bool // it has its name on the bus
+	denied bool // the bus has forbidden it, which is in the log
 }
 
 // New returns a service that shows what reg knows.
@@ -68,7 +71,7 @@ const (
 )
 
 // errDenied is why a session ends whose bus lets others own the name, but not this process.
-var errDenied = errors.New("the policy of the bus forbids to own the name")
+var errDenied = errors.New("the policy of the bus forbids to own the name; it has to read org.erlang.Epmd.conf: systemctl reload dbus")
 
 // Run serves until ctx ends.
 func (s *Service) Run(ctx context.Context) {
@@ -95,15 +98,19 @@ func (s *Service) Run(ctx context.Context) {
 	s.on = false
 }
 
-// off notes that the name is not ours. Only losing it is news: where a bus is absent or not for us, nobody misses the
-// service.
+// off notes that the name is not ours. Losing it is news, and that the bus forbids it, once: an administrator may
+// have forgotten something. Where a bus is absent nobody misses the service.
 func (s *Service) off(reason error) {
-	if s.on {
+	denied := errors.Is(reason, errDenied)
+	switch {
+	case s.on:
 		s.log.Warn("D-Bus service off", "reason", reason)
-	} else {
+	case denied && !s.denied:
+		s.log.Info("D-Bus service off", "reason", reason)
+	default:
 		s.log.Debug("D-Bus service still off", "reason", reason)
 	}
-	s.on = false
+	s.on, s.denied = false, denied
 }
 
 // isOn notes that the name is ours.

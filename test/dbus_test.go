@@ -221,7 +221,7 @@ func (h *host) awaitBusName(t *testing.T) {
 
 // TestBusActivation has a client of the bus start the installed service, which runs as the user that may own the name.
 func TestBusActivation(t *testing.T) {
-	deb := makeDeb(t, sources(t), "1.0.0")
+	deb := packaged(t, "1.0.0")
 	s := debian(t, machine.Options{})
 	s.install(t, deb)
 	s.systemctl(t, "stop", "epmd.socket", unit)

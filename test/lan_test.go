@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -808,13 +807,7 @@ func shippedBinary(t *testing.T) string {
 	if len(buildFlags) == 0 {
 		return eclusBinary(t)
 	}
-	path := filepath.Join(t.TempDir(), "epmd")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", path, "eclus/cmd/epmd")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build epmd: %v\n%s", err, out)
-	}
-	return path
+	return shipped(t, "test")
 }
 
 // switches returns how often the threads of epmd on the host have given up or been taken a processor.

@@ -2,12 +2,14 @@ package test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -21,11 +23,16 @@ import (
 func sources(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
+	must(t, copySources(dir))
+	return dir
+}
+
+func copySources(dir string) error {
 	copying := exec.Command("sh", "-c", `tar -C .. --exclude=./.git --exclude=./build -cf - . | tar -C "$1" -xf -`, "sh", dir)
 	if out, err := copying.CombinedOutput(); err != nil {
-		t.Fatalf("copy sources: %v\n%s", err, out)
+		return fmt.Errorf("copy sources: %w\n%s", err, out)
 	}
-	return dir
+	return nil
 }
 
 // runMake makes a target in a copy of the sources.
@@ -37,11 +44,21 @@ func runMake(t *testing.T, dir string, args ...string) {
 	}
 }
 
-// makeDeb makes the package of a version and returns its path.
-func makeDeb(t *testing.T, dir, version string) string {
+// packaged makes the package of a version and returns its path.
+func packaged(t *testing.T, version string) string {
 	t.Helper()
+	need(t, "make")
 	need(t, "dpkg-deb")
-	runMake(t, dir, "deb", "VERSION="+version)
+	dir := builtOnce(t, "deb-"+version, func(dir string) error {
+		if err := errors.Join(os.Mkdir(dir, 0o755), copySources(dir)); err != nil {
+			return err
+		}
+		out, err := exec.Command("make", "-C", dir, "deb", "VERSION="+version).CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("make deb: %w\n%s", err, out)
+		}
+		return err
+	})
 	found, err := filepath.Glob(filepath.Join(dir, "build", "eclus_"+version+"_*.deb"))
 	if err != nil || len(found) != 1 {
 		t.Fatalf("packages: %q, %v; want one of version %s", found, err, version)
@@ -128,7 +145,7 @@ func TestMakeInstall(t *testing.T) {
 		"opt/e/share/dbus-1/interfaces/org.erlang.Epmd.Node.xml",
 		"opt/e/share/dbus-1/services/org.erlang.Epmd.service",
 		"opt/e/share/dbus-1/system-services/org.erlang.Epmd.service",
-		"opt/e/share/dbus-1/system.d/org.erlang.Epmd.conf",
+		"etc/dbus-1/system.d/org.erlang.Epmd.conf",
 		"opt/e/share/bash-completion/completions/epmd",
 		"opt/e/share/fish/vendor_completions.d/epmd.fish",
 		"opt/e/share/man/man1/epmd.1",
@@ -175,7 +192,7 @@ func TestMakeDebVersion(t *testing.T) {
 }
 
 func TestMakeDeb(t *testing.T) {
-	deb := makeDeb(t, sources(t), "1.0.0")
+	deb := packaged(t, "1.0.0")
 	contents := outputOf(t, "dpkg-deb", "-c", deb)
 	for _, path := range []string{
 		"usr/bin/epmd",
@@ -208,6 +225,43 @@ func TestMakeDeb(t *testing.T) {
 	}
 }
 
+// TestMakeDebUmask makes the package as somebody whose files nobody else may read.
+func TestMakeDebUmask(t *testing.T) {
+	dir := sources(t)
+	build := exec.Command("sh", "-c", `umask 077 && exec make -C "$1" deb VERSION=1.0.0`, "sh", dir)
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("make deb: %v\n%s", err, out)
+	}
+	contents := outputOf(t, "dpkg-deb", "-c", filepath.Join(dir, "build/eclus_1.0.0_"+runtime.GOARCH+".deb"))
+	if closed := regexp.MustCompile(`(?m)^(d......-..|-......-..).*`).FindAllString(contents, -1); len(closed) > 0 {
+		t.Errorf("not for everybody to read: %q", closed)
+	}
+	if closed := regexp.MustCompile(`(?m)^.(...---|......---).*`).FindAllString(contents, -1); len(closed) > 0 {
+		t.Errorf("not for everybody to read: %q", closed)
+	}
+}
+
+// TestVersionOfTarball makes epmd from what git archive makes of the sources, and from a plain copy, which has no version.
+func TestVersionOfTarball(t *testing.T) {
+	need(t, "git")
+	dir, tarball := sources(t), t.TempDir()
+	const script = `cd "$1" && git init -q && git add -A && git -c user.name=t -c user.email=t@localhost commit -qm t &&
+		git -c user.name=t -c user.email=t@localhost tag -am t v1.2.3 && git archive HEAD | tar -C "$2" -xf - && rm -rf .git`
+	if out, err := exec.Command("sh", "-c", script, "sh", dir, tarball).CombinedOutput(); err != nil {
+		t.Fatalf("git archive: %v\n%s", err, out)
+	}
+	runMake(t, tarball, "build")
+	if version := outputOf(t, filepath.Join(tarball, "build/epmd"), "-version"); !strings.Contains(version, " v1.2.3 ") {
+		t.Errorf("version %q; want v1.2.3", version)
+	}
+	for target, fails := range map[string]bool{"build": false, "deb": true} {
+		out, err := exec.Command("make", "-C", dir, target).CombinedOutput()
+		if !strings.Contains(string(out), "make VERSION=1.2.3 says it") || (err != nil) != fails {
+			t.Errorf("make %s without a version: %v, want a failure: %t, and a word about it\n%s", target, err, fails, out)
+		}
+	}
+}
+
 // stockFiles are those of erlang-base in whose place ours are.
 var stockFiles = []string{
 	"/usr/bin/epmd",
@@ -219,6 +273,7 @@ var stockFiles = []string{
 // debian is a full host with Debian's erlang-base and its units enabled, as after its installation.
 func debian(t *testing.T, opt machine.Options) *supervised {
 	t.Helper()
+	t.Parallel()
 	s := &supervised{machine.ForTest(t, nil, "hosta", opt, "dpkg", "dpkg-deb", "dpkg-divert", "erl", "make")}
 	s.output(t, "rm", "-f", "/usr/sbin/policy-rc.d")
 	s.systemctl(t, "enable", "--now", "--quiet", "epmd.socket", "epmd.service")
@@ -293,8 +348,7 @@ func (s *supervised) checkStock(t *testing.T) {
 }
 
 func TestPackageLifecycle(t *testing.T) {
-	dir := sources(t)
-	one, two := makeDeb(t, dir, "1.0.0"), makeDeb(t, dir, "2.0.0")
+	one, two := packaged(t, "1.0.0"), packaged(t, "2.0.0")
 	s := debian(t, machine.Options{})
 
 	s.install(t, one)
@@ -326,7 +380,7 @@ func TestPackageLifecycle(t *testing.T) {
 
 func TestPackageLAN(t *testing.T) {
 	need(t, "avahi-browse")
-	deb := makeDeb(t, sources(t), "1.0.0")
+	deb := packaged(t, "1.0.0")
 	s := debian(t, machine.Options{Avahi: true})
 	s.install(t, deb)
 	s.await(t, "StatusText", "LAN discovery on")
@@ -397,7 +451,7 @@ func erlangBase(t *testing.T, s *supervised, version string) string {
 }
 
 func TestPackageErlangComesAndGoes(t *testing.T) {
-	deb := makeDeb(t, sources(t), "1.0.0")
+	deb := packaged(t, "1.0.0")
 	s := debian(t, machine.Options{})
 	s.install(t, deb)
 	s.checkVersion(t, "1.0.0")
@@ -430,11 +484,79 @@ func TestPackageErlangComesAndGoes(t *testing.T) {
 	}
 }
 
+// readmeCommands returns the commands that the README shows between two texts, as root types them.
+func readmeCommands(t *testing.T, from, to string) (commands []string) {
+	t.Helper()
+	text, err := os.ReadFile("../README.md")
+	must(t, err)
+	_, rest, _ := strings.Cut(string(text), from)
+	part, _, found := strings.Cut(rest, to)
+	for line := range strings.Lines(part) {
+		if command, ok := strings.CutPrefix(line, "    "); ok {
+			command, _, _ = strings.Cut(command, " #")
+			commands = append(commands, strings.TrimSpace(strings.TrimPrefix(command, "sudo ")))
+		}
+	}
+	if !found || len(commands) == 0 {
+		t.Fatalf("no commands between %q and %q in the README", from, to)
+	}
+	return commands
+}
+
+// TestInstallWithoutPackage does what the README says where the stock epmd runs and has a node, and undoes it.
+func TestInstallWithoutPackage(t *testing.T) {
+	s := debian(t, machine.Options{})
+	stock := s.register(t, "stock", 1)[0]
+	copying := exec.Command("cp", "-r", sources(t), s.Path("/root/eclus"))
+	if out, err := copying.CombinedOutput(); err != nil {
+		t.Fatalf("copy sources: %v\n%s", err, out)
+	}
+	run := func(line string) string {
+		t.Helper()
+		cmd := s.Command(soon(t), "sh", "-c", "cd /root/eclus && "+line)
+		cmd.Env = append(cmd.Env, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "GOPROXY=off", "GOFLAGS="+os.Getenv("GOFLAGS"))
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", line, err, out)
+		}
+		return string(out)
+	}
+	for _, command := range readmeCommands(t, "or, without a package", "So it all goes again") {
+		t.Logf("%s\n%s", command, run(command))
+	}
+	<-stock.ended
+	s.checkRuns(t, s.Path("/usr/local/bin/epmd"))
+	s.checkOnly(t, s.register(t, "ours", 2)...)
+	for command, want := range map[string]string{
+		"epmd -version":                         "epmd (Eclus) ",
+		"dpkg --verify erlang-base; echo same":  "same",
+		"busctl tree --list org.erlang.Epmd":    "/org/erlang/Epmd/ours0_40",
+		"journalctl --list-catalog " + nodeUp:   "Erlang node @ERLANG_NODE@ has registered",
+		"man -w epmd":                           "/usr/local/",
+		"systemctl is-enabled epmd.socket":      "enabled",
+		"make install PREFIX=/usr 2>&1; true":   "belongs to package erlang-base",
+		"make uninstall PREFIX=/usr 2>&1; true": "belongs to package erlang-base",
+	} {
+		if out := run(command); !strings.HasPrefix(out, want) && !strings.Contains(out, want) {
+			t.Errorf("%s: %q; want %q", command, out, want)
+		}
+	}
+
+	for _, command := range readmeCommands(t, "So it all goes again", "The binary alone") {
+		t.Logf("%s\n%s", command, run(command))
+	}
+	s.checkStock(t)
+	if left := run("find /usr /etc -newer README.md -ipath '*epmd*' -type f"); left != "" {
+		t.Errorf("left:\n%s", left)
+	}
+}
+
 // aUser is somebody with a service manager of their own.
 const aUser = "nobody"
 
 func TestUserUnits(t *testing.T) {
-	deb := makeDeb(t, sources(t), "1.0.0")
+	t.Parallel()
+	deb := packaged(t, "1.0.0")
 	s := &supervised{machine.ForTest(t, nil, "hosta", machine.Options{}, "dpkg", "dpkg-deb", "make")}
 	s.install(t, deb)
 	s.systemctl(t, "disable", "--now", "--quiet", "epmd.socket", "epmd.service")

@@ -38,9 +38,10 @@ type supervised struct {
 }
 
 // supervise returns a host on which epmd.socket listens and nothing has used it. lines are added to section [Service]
-// of the unit.
+// of the unit. The test runs in parallel with others: it waits for systemd most of the time.
 func supervise(t *testing.T, lines ...string) *supervised {
 	t.Helper()
+	t.Parallel()
 	return superviseOn(t, nil, "hosta", machine.Options{}, lines...)
 }
 
@@ -64,13 +65,27 @@ func (s *supervised) configure(t *testing.T, lines ...string) {
 // shipped builds epmd as it is shipped, which it has to be for the restrictions of the unit.
 func shipped(t *testing.T, version string) string {
 	t.Helper()
-	binary := filepath.Join(t.TempDir(), "epmd")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -X main.version="+version, "-o", binary, "eclus/cmd/epmd")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build epmd: %v\n%s", err, out)
-	}
-	return binary
+	return builtOnce(t, "shipped-"+version, func(binary string) error {
+		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -X main.version="+version, "-o", binary, "eclus/cmd/epmd")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		out, err := build.CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("build epmd: %w\n%s", err, out)
+		}
+		return err
+	})
+}
+
+// builds are the builds of builtOnce by their names.
+var builds sync.Map
+
+// builtOnce returns the path of what build makes there. Tests that need the same share it.
+func builtOnce(t *testing.T, name string, build func(path string) error) string {
+	t.Helper()
+	path := filepath.Join(buildDir, name)
+	made, _ := builds.LoadOrStore(name, sync.OnceValue(func() error { return build(path) }))
+	must(t, made.(func() error)())
+	return path
 }
 
 func (s *supervised) systemctl(t *testing.T, args ...string) {

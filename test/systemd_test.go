@@ -164,10 +164,7 @@ func TestSystemdChurn(t *testing.T) {
 	for i := range 4 {
 		group.Go(func() { s.comeAndGo(ctx, t, fmt.Sprint("busy", i)) })
 	}
-	kills := 100
-	if testing.Short() {
-		kills = 20
-	}
+	const kills = 30
 	pause := time.NewTicker(time.Millisecond)
 	defer pause.Stop()
 	for range kills {
@@ -349,6 +346,7 @@ func TestSystemdServices(t *testing.T) {
 
 // TestSystemdLAN has nodes found by a neighbour, with all the restrictions of the unit.
 func TestSystemdLAN(t *testing.T) {
+	t.Parallel()
 	machine.Need(t)
 	n := lan.ForTest(t)
 	a := superviseOn(t, n, "hosta", machine.Options{Avahi: true})
