@@ -422,7 +422,7 @@ func TestForeign(t *testing.T) {
 	for _, args := range []string{
 		"old@somewhere 1001", "bare 1002", "x 1003 name=full@name", "y 1004 name=alive",
 		"z 1005 NODE=upper@case node=second@one TYPE=hidden",
-		"bad1 1006 node=with\x1b[31m@control", "bad2 1007 node=two@at@signs", "bad3 1008 x=y", "bad@1009@x 1009",
+		"bad1 1006 node=with\x1b[31m@control", "bad2 1007 node=two@at@signs", "bad3 1008 txtvers=1", "bad@1009@x 1009",
 	} {
 		publish := append([]string{"-s"}, strings.Fields(args)...)
 		publish = append(publish[:2], append([]string{"_epmd._tcp"}, publish[2:]...)...)

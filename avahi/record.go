@@ -47,10 +47,12 @@ const (
 //	name=A in TXT                        the node A of the SRV host; its full name is not sure
 //	else, eclus= in TXT                  a host that announces its nodes itself
 //	else, SRV port 4369                  an epmd that can be asked (Nerves' mdns_lite)
-//	else, instance A@H without TXT       the node A@H; not sure (Eclus of 2014)
-//	else, instance A without TXT         the node A of the SRV host; not sure
+//	else, txtvers= in TXT                nothing: our form, without a name because that was too long
+//	else, instance A@H                   the node A@H; not sure (Eclus of 2014)
+//	else, instance A                     the node A of the SRV host; not sure
 //
-// TXT is read as RFC 6763 has it: keys in any case, of several the first one counts.
+// TXT is read as RFC 6763 has it: keys in any case, of several the first one counts. Other keys say nothing: Eclus of
+// 2014 wrote email=, jid= and status=.
 func parse(r record) (kind, registry.Node, error) {
 	n := registry.Node{
 		Host:     strings.TrimSuffix(r.host, "."),
@@ -70,6 +72,7 @@ func parse(r record) (kind, registry.Node, error) {
 	n.Addresses = []netip.Addr{r.addr.Unmap()}
 	text := readText(r.text)
 	_, host := text["eclus"]
+	_, ours := text["txtvers"]
 	switch {
 	case text["node"] != "" || text["name"] != "":
 		n, err := nodeOfText(n, text)
@@ -78,7 +81,7 @@ func parse(r record) (kind, registry.Node, error) {
 		return kindHost, n, nil
 	case r.port == epmdPort:
 		return kindEpmd, n, nil
-	case len(text) > 0:
+	case ours:
 		return 0, n, errors.New("neither node= nor name= in TXT")
 	}
 	n, err := named(n, r.label)
@@ -121,7 +124,7 @@ func named(n registry.Node, name string) (registry.Node, error) {
 		full = name + "@" + n.Host
 	}
 	alive, host, _ := strings.Cut(full, "@")
-	if len(full) > maxName || !printable(alive) || !printable(host) {
+	if len(full) > maxName || !isAliveName(alive) || !isNodeHost(host) {
 		return n, fmt.Errorf("node name %q", name)
 	}
 	n.Name, n.Node = alive, full
@@ -150,8 +153,22 @@ func readText(text [][]byte) map[string]string {
 	return values
 }
 
-// printable tells whether s can be a part of a node name: not empty, UTF-8, and all of it to be seen, so that it does no
-// harm on a terminal.
+// isAliveName reports whether OTP takes s as an alive name: it has letters of ASCII, digits, "_" and "-" alone
+// (net_kernel:create_name/3).
+func isAliveName(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return !('0' <= r && r <= '9' || 'A' <= r && r <= 'Z' || 'a' <= r && r <= 'z' || r == '_' || r == '-')
+	})
+}
+
+// isNodeHost reports whether s can be the host part of a node name. OTP takes the characters from "!" to "ÿ"; those of
+// them that are not printable are refused here.
+func isNodeHost(s string) bool {
+	return printable(s) && !strings.ContainsFunc(s, func(r rune) bool { return r > 'ÿ' })
+}
+
+// printable reports whether s can be shown: it is not empty, is UTF-8, and has neither spaces nor what does harm on a
+// terminal. Nor has it an at sign.
 func printable(s string) bool {
 	if s == "" || !utf8.ValidString(s) {
 		return false
@@ -189,7 +206,7 @@ func usable(a netip.Addr) bool {
 // neighbourOfEpmd returns the node that the epmd of e's host has told of, e being what parse made of
 // the epmd's record.
 func neighbourOfEpmd(e registry.Node, p NamedPort) (registry.Node, error) {
-	if strings.Contains(p.Name, "@") {
+	if !isAliveName(p.Name) {
 		return e, fmt.Errorf("alive name %q", p.Name)
 	}
 	if p.Port == 0 {

@@ -2,6 +2,7 @@ package avahi
 
 import (
 	"net/netip"
+	"regexp"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -35,8 +36,8 @@ var parseTests = []struct {
 		want: registry.Node{Node: "a@b", Name: "a", Type: registry.Normal, Sure: true}},
 	{name: "keys in any case, first counts", label: "x", host: "hosta.local", port: 1, text: []string{"NoDe=a@b", "node=c@d"},
 		want: registry.Node{Node: "a@b", Name: "a", Type: registry.Normal, Sure: true}},
-	{name: "UTF-8", label: "x", host: "hosta.local", port: 1, text: []string{"node=bücher@ünï"},
-		want: registry.Node{Node: "bücher@ünï", Name: "bücher", Type: registry.Normal, Sure: true}},
+	{name: "all that OTP takes", label: "x", host: "hosta.local", port: 1, text: []string{"node=A-z_09@ünï"},
+		want: registry.Node{Node: "A-z_09@ünï", Name: "A-z_09", Type: registry.Normal, Sure: true}},
 	{name: "numbers that aren't", label: "x", host: "hosta.local", port: 1, text: []string{"node=a@b", "high=-1", "low=65536", "proto=256", "epmd=65536", "dist=quic", "type=M"},
 		want: registry.Node{Node: "a@b", Name: "a", Type: registry.Normal, Sure: true}},
 	{name: "host ends in a dot", label: "a", host: "hosta.local.", port: 1,
@@ -45,18 +46,26 @@ var parseTests = []struct {
 		want: registry.Node{Node: "a@somewhere", Name: "a", Type: registry.Normal}},
 	{name: "Eclus of 2014, bare", label: "a", host: "hosta.local", port: 1, text: []string{""},
 		want: registry.Node{Node: "a@hosta.local", Name: "a", Type: registry.Normal}},
+	{name: "Eclus of 2014, its keys", label: "a", host: "hosta.local", port: 1, text: []string{"email=a@b.example", "jid=", "status=avail"},
+		want: registry.Node{Node: "a@hosta.local", Name: "a", Type: registry.Normal}},
+	{name: "full, other keys", label: "a@b", host: "hosta.local", port: 1, text: []string{"a=b"},
+		want: registry.Node{Node: "a@b", Name: "a", Type: registry.Normal}},
 	{name: "Nerves", label: "nerves-1234", host: "nerves-1234.local", port: 4369, kind: kindEpmd},
 	{name: "epmd with other keys", label: "x", host: "hosta.local", port: 4369, text: []string{"a=b"}, kind: kindEpmd},
 	{name: "our host", label: "hosta", host: "hosta.local", port: 4369, text: []string{"txtvers=1", "eclus=1"}, kind: kindHost},
 	{name: "our host on another port", label: "hosta", host: "hosta.local", port: 5000, text: []string{"eclus"}, kind: kindHost},
 
 	{name: "port 0", label: "a", host: "hosta.local", err: "port 0"},
-	{name: "other keys", label: "a@b", host: "hosta.local", port: 1, text: []string{"a=b"}, err: "TXT"},
 	{name: "name left out for its length", label: "a@b~12345678", host: "hosta.local", port: 1, text: []string{"txtvers=1", "type=normal"}, err: "TXT"},
 	{name: "names that differ", label: "a@b", host: "hosta.local", port: 1, text: []string{"node=a@b", "name=c"}, err: `"c"`},
 	{name: "two at signs", label: "a", host: "hosta.local", port: 1, text: []string{"node=a@b@c"}, err: `"a@b@c"`},
 	{name: "no alive name", label: "a", host: "hosta.local", port: 1, text: []string{"node=@b"}, err: `"@b"`},
 	{name: "no host part", label: "a", host: "hosta.local", port: 1, text: []string{"node=a@"}, err: `"a@"`},
+	{name: "quotes", label: "a", host: "hosta.local", port: 1, text: []string{`node=q'"\@hosta.local`}, err: `q'\"`},
+	{name: "dot", label: "a.b", host: "hosta.local", port: 1, err: `"a.b"`},
+	{name: "letter that OTP refuses", label: "a", host: "hosta.local", port: 1, text: []string{"name=bücher"}, err: `"bücher"`},
+	{name: "host that OTP refuses", label: "a", host: "hosta.local", port: 1, text: []string{"node=a@ł"}, err: `"a@ł"`},
+	{name: "other program of the type", label: "Printer (2)", host: "hosta.local", port: 1, text: []string{"a=b"}, err: `"Printer (2)"`},
 	{name: "space", label: "a b", host: "hosta.local", port: 1, err: `"a b"`},
 	{name: "no-break space", label: "a\u00a0b", host: "hosta.local", port: 1, err: `\u00a0`},
 	{name: "escape", label: "a", host: "hosta.local", port: 1, text: []string{"name=a\x1b[31m"}, err: `\x1b`},
@@ -141,11 +150,13 @@ func FuzzParse(f *testing.F) {
 		if kind != kindNode {
 			return
 		}
-		if !harmless(n.Node) || len(n.Node) > 255 || strings.Count(n.Node, "@") != 1 || !strings.HasPrefix(n.Node, n.Name+"@") || n.Name == "" {
+		if !harmless(n.Node) || len(n.Node) > 255 || strings.Count(n.Node, "@") != 1 || !strings.HasPrefix(n.Node, n.Name+"@") || !otpName.MatchString(n.Name) {
 			t.Errorf("%+v", n)
 		}
 	})
 }
+
+var otpName = regexp.MustCompile(`^[0-9A-Za-z_\-]+$`)
 
 // harmless is written in another way than what it tests.
 func harmless(s string) bool {
@@ -163,7 +174,7 @@ func TestNeighbourOfEpmd(t *testing.T) {
 	if err != nil || n.Node != "a@hosta.local" || n.Port != 9100 || n.Sure || n.Addresses[0] != testAddr {
 		t.Errorf("got %+v, %v", n, err)
 	}
-	for _, p := range []NamedPort{{"a@b", 1}, {"", 1}, {"a\n", 1}, {"a", 0}, {strings.Repeat("a", 250), 1}} {
+	for _, p := range []NamedPort{{"a@b", 1}, {"", 1}, {"a\n", 1}, {"a", 0}, {"q'", 1}, {"ü", 1}, {strings.Repeat("a", 250), 1}} {
 		if n, err := neighbourOfEpmd(e, p); err == nil {
 			t.Errorf("%+v makes %+v, want an error", p, n)
 		}

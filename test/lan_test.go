@@ -597,8 +597,9 @@ func TestLANForeign(t *testing.T) {
 		{"long", "1015 node=" + strings.Repeat("x", 240) + "@y", strings.Repeat("x", 240) + "@y", 1015, true},
 		{"contradiction", "1016 node=c@c name=d", "", 0, false},
 		{"at@two@signs", "1017", "", 0, false},
-		{"cookie", "1018 x=y", "", 0, false},
-		{"percent", "1019 node=100%41@p.example", "100%41@p.example", 1019, true},
+		{"oldest", "1018 email=a@b.example jid= status=avail", "oldest@hosta.local", 1018, false},
+		{"quotes", "1019 node=q'\"\\@hosta.local", "", 0, false},
+		{"percent", "1020 node=percent@100%41.example", "percent@100%41.example", 1020, true},
 	}
 	var publishers []*lan.Process
 	for _, x := range announced {
