@@ -7,10 +7,19 @@ import (
 	"eclus/registry"
 )
 
-// ask has the epmd that an instance stands for asked for its nodes, now and from time to time, unless its host announces
+// epmdKey is an epmd on the LAN.
+type epmdKey struct {
+	host string
+	port uint16
+}
+
+// epmd returns the epmd that the instance stands for.
+func (it *item) epmd() epmdKey { return epmdKey{it.node.Host, it.node.Port} }
+
+// ask has the epmd that an instance stands for asked for its nodes, now and from time to time, unless the epmd announces
 // its nodes itself.
 func (b *browsing) ask(it *item) {
-	if b.link.opts.Names == nil || b.hosts[it.node.Host] > 0 {
+	if b.link.opts.Names == nil || b.announcers[it.epmd()] > 0 {
 		return
 	}
 	it.stop()
@@ -97,31 +106,31 @@ func (b *browsing) tell(it *item, names []NamedPort) {
 // untell takes back all nodes that an epmd has told of.
 func (b *browsing) untell(it *item) { b.tell(it, nil) }
 
-// hostCame and hostWent count the hosts that announce their nodes themselves; their epmds are not asked.
-func (b *browsing) hostCame(host string) {
-	if b.hosts[host]++; b.hosts[host] > 1 {
+// announcerCame and announcerWent count the instances of an epmd that announces its nodes itself, and so is not asked.
+func (b *browsing) announcerCame(epmd epmdKey) {
+	if b.announcers[epmd]++; b.announcers[epmd] > 1 {
 		return
 	}
-	for _, it := range b.epmds(host) {
+	for _, it := range b.silent(epmd) {
 		b.dismiss(it)
 	}
 }
 
-func (b *browsing) hostWent(host string) {
-	if b.hosts[host]--; b.hosts[host] > 0 {
+func (b *browsing) announcerWent(epmd epmdKey) {
+	if b.announcers[epmd]--; b.announcers[epmd] > 0 {
 		return
 	}
-	delete(b.hosts, host)
-	for _, it := range b.epmds(host) {
+	delete(b.announcers, epmd)
+	for _, it := range b.silent(epmd) {
 		b.ask(it)
 	}
 }
 
-// epmds returns the instances that stand for the epmd of a host.
-func (b *browsing) epmds(host string) []*item {
+// silent returns the instances that stand for an epmd and say nothing of its nodes.
+func (b *browsing) silent(epmd epmdKey) []*item {
 	var found []*item
 	for _, it := range b.items {
-		if it.resolved && it.kind == kindEpmd && it.node.Host == host {
+		if it.resolved && it.kind == kindEpmd && it.epmd() == epmd {
 			found = append(found, it)
 		}
 	}

@@ -22,7 +22,7 @@ func testBrowsing(ctx context.Context, log *slog.Logger, names func(context.Cont
 	return &browsing{
 		link:    newLink("browsing", k.reg, Options{Names: names}, log),
 		session: &session{mail: newMailbox()}, known: k, ctx: ctx,
-		items: make(map[place]*item), hosts: make(map[string]int),
+		items: make(map[place]*item), announcers: make(map[epmdKey]int),
 	}
 }
 
@@ -70,8 +70,9 @@ func TestAskLimit(t *testing.T) {
 			{"one is silent", func() { silent.Store(5000) }, maxAsked, maxAsked},
 			{"and again", func() {}, maxAsked, maxAsked - 1},
 			{"it goes", func() { b.forget(items[0]) }, maxAsked, maxAsked},
-			{"a host comes", func() { b.hostCame("host1.local") }, maxAsked - 1, maxAsked - 1},
-			{"and goes", func() { b.hostWent("host1.local") }, maxAsked + 1, maxAsked},
+			{"one announces its nodes", func() { b.announcerCame(epmdKey{"host1.local", 5001}) }, maxAsked - 1, maxAsked - 1},
+			{"another of the host comes", func() { b.announcerCame(epmdKey{"host1.local", 4369}) }, maxAsked - 1, maxAsked - 1},
+			{"and ceases to", func() { b.announcerWent(epmdKey{"host1.local", 5001}) }, maxAsked + 1, maxAsked},
 		}
 		for _, s := range steps {
 			asked.Store(0)

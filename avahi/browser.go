@@ -87,8 +87,9 @@ func (b *Browser) browse(ctx context.Context, s *session, known *neighbours) err
 		browsers:  make(map[dbus.ObjectPath]int32),
 		items:     make(map[place]*item),
 		resolvers: make(map[dbus.ObjectPath]*item),
-		hosts:     make(map[string]int),
 		full:      list.New(),
+
+		announcers: make(map[epmdKey]int),
 	}
 	defer br.end(cancel)
 	known.doubt(rebirth)
@@ -112,8 +113,9 @@ type browsing struct {
 	browsers  map[dbus.ObjectPath]int32 // and their interfaces
 	items     map[place]*item
 	resolvers map[dbus.ObjectPath]*item
-	hosts     map[string]int // items of each host that announces its nodes itself
-	full      *list.List     // items for which Avahi has no place
+	full      *list.List // items for which Avahi has no place
+
+	announcers map[epmdKey]int // items of each epmd that announces its nodes itself
 
 	resolved  int
 	admitted  int // items whose epmds are asked, at most maxAsked
@@ -453,7 +455,7 @@ func interfaceName(index int32) string {
 
 // learn enters what an instance stands for.
 func (b *browsing) learn(it *item, kind kind, n registry.Node) {
-	if it.resolved && (it.kind != kind || it.node.Host != n.Host) {
+	if it.resolved && (it.kind != kind || kind != kindNode && it.epmd() != epmdKey{n.Host, n.Port}) {
 		b.forget(it)
 	}
 	first := !it.resolved
@@ -467,7 +469,7 @@ func (b *browsing) learn(it *item, kind kind, n registry.Node) {
 		b.known.see(sightingKey{place: it.place}, n)
 	case kindHost:
 		if first {
-			b.hostCame(n.Host)
+			b.announcerCame(it.epmd())
 		}
 	case kindEpmd:
 		b.ask(it)
@@ -486,7 +488,7 @@ func (b *browsing) forget(it *item) {
 	case kindNode:
 		b.known.lose(sightingKey{place: it.place})
 	case kindHost:
-		b.hostWent(it.node.Host)
+		b.announcerWent(it.epmd())
 	case kindEpmd:
 		b.dismiss(it)
 	}

@@ -26,9 +26,6 @@ type sightingKey struct {
 	told string
 }
 
-// nodeKey is what makes a neighbour, as in the registry.
-type nodeKey struct{ node, host string }
-
 // sighting is what one source says of a node.
 type sighting struct {
 	node registry.Node // with one address
@@ -38,8 +35,8 @@ type sighting struct {
 // merger makes one neighbour of all sightings of a node. It does no I/O.
 type merger struct {
 	sightings map[sightingKey]*sighting
-	nodes     map[nodeKey][]*sighting // that say anything of the node, the latest news last
-	prefixes  []netip.Prefix          // addresses of this host on its LANs, with their subnets
+	nodes     map[registry.NeighbourKey][]*sighting // that say anything of the node, the latest news last
+	prefixes  []netip.Prefix                        // addresses of this host on its LANs, with their subnets
 	gen       int
 }
 
@@ -50,7 +47,7 @@ type change struct {
 }
 
 func newMerger() *merger {
-	return &merger{sightings: make(map[sightingKey]*sighting), nodes: make(map[nodeKey][]*sighting)}
+	return &merger{sightings: make(map[sightingKey]*sighting), nodes: make(map[registry.NeighbourKey][]*sighting)}
 }
 
 // see takes note of what a source says of a node, and no longer of what it said before. It returns
@@ -63,21 +60,21 @@ func (m *merger) see(key sightingKey, n registry.Node) []change {
 	}
 	var changes []change
 	if was != nil {
-		changes = m.remove(key, was, keyOf(n))
+		changes = m.remove(key, was, n.NeighbourKey())
 	}
-	if len(m.nodes[keyOf(n)]) == maxSightings {
+	if len(m.nodes[n.NeighbourKey()]) == maxSightings {
 		return changes
 	}
 	s := &sighting{n, m.gen}
 	m.sightings[key] = s
-	m.nodes[keyOf(n)] = append(m.nodes[keyOf(n)], s)
-	return append(changes, m.state(keyOf(n), n))
+	m.nodes[n.NeighbourKey()] = append(m.nodes[n.NeighbourKey()], s)
+	return append(changes, m.state(n.NeighbourKey(), n))
 }
 
 // lose takes note that a source says nothing any more.
 func (m *merger) lose(key sightingKey) []change {
 	if s := m.sightings[key]; s != nil {
-		return m.remove(key, s, nodeKey{})
+		return m.remove(key, s, registry.NeighbourKey{})
 	}
 	return nil
 }
@@ -103,16 +100,16 @@ func (m *merger) expire() []change {
 	var changes []change
 	for key, s := range m.sightings {
 		if s.gen != m.gen {
-			changes = append(changes, m.remove(key, s, nodeKey{})...)
+			changes = append(changes, m.remove(key, s, registry.NeighbourKey{})...)
 		}
 	}
 	return changes
 }
 
 // remove takes out a sighting. Of what becomes of the neighbour named except it says nothing.
-func (m *merger) remove(key sightingKey, s *sighting, except nodeKey) []change {
+func (m *merger) remove(key sightingKey, s *sighting, except registry.NeighbourKey) []change {
 	delete(m.sightings, key)
-	k := keyOf(s.node)
+	k := s.node.NeighbourKey()
 	left := slices.DeleteFunc(m.nodes[k], func(o *sighting) bool { return o == s })
 	if m.nodes[k] = left; len(left) == 0 {
 		delete(m.nodes, k)
@@ -124,7 +121,7 @@ func (m *merger) remove(key sightingKey, s *sighting, except nodeKey) []change {
 }
 
 // state returns what is known of a neighbour now; last is what is known if it has gone.
-func (m *merger) state(k nodeKey, last registry.Node) change {
+func (m *merger) state(k registry.NeighbourKey, last registry.Node) change {
 	sightings := m.nodes[k]
 	if len(sightings) == 0 {
 		return change{last, true}
@@ -143,8 +140,6 @@ func (m *merger) state(k nodeKey, last registry.Node) change {
 	n.Addresses = slices.Compact(n.Addresses)
 	return change{n, false}
 }
-
-func keyOf(n registry.Node) nodeKey { return nodeKey{n.Node, n.Host} }
 
 // compareAddresses puts what is on the same link before what is not, and of each IPv4 before global IPv6 before link-local
 // IPv6: what Erlang nodes use most comes first, and what needs a zone last.

@@ -42,8 +42,10 @@ func TestMerger(t *testing.T) {
 	v4, v6, ll := in(2, 0, "a@hosta"), in(2, 1, "a@hosta"), in(3, 1, "a@hosta")
 	sure := lanNode("a", 2, "192.0.2.1")
 	sure.Sure = true
-	other := lanNode("a", 2, "192.0.2.1")
+	other := sure
 	other.Node = "a@full"
+	second := lanNode("a", 7, "192.0.2.1") // of another epmd of the host
+	second.EPMDPort = 5555
 	steps := []struct {
 		name string
 		do   func() []change
@@ -57,15 +59,19 @@ func TestMerger(t *testing.T) {
 		{"a guess doesn't outweigh", func() []change { return m.see(in(2, 0, "a"), lanNode("a", 9, "192.0.2.1")) }, "+ a@hosta.local 2 [192.0.2.1 2001:db8::1 fe80::1%eth1] true"},
 		{"nor does its end matter", func() []change { return m.lose(in(2, 0, "a")) }, "+ a@hosta.local 2 [192.0.2.1 2001:db8::1 fe80::1%eth1] true"},
 		{"it isn't lost twice", func() []change { return m.lose(in(2, 0, "a")) }, ""},
-		{"name changes in one place", func() []change { return m.see(v4, other) }, "+ a@full 2 [192.0.2.1] false\n+ a@hosta.local 1 [2001:db8::1 fe80::1%eth1] false"},
-		{"lost in one place", func() []change { return m.lose(ll) }, "+ a@hosta.local 1 [2001:db8::1] false"},
+		{"it tells another full name", func() []change { return m.see(v4, other) }, "+ a@full 2 [192.0.2.1 2001:db8::1 fe80::1%eth1] true"},
+		{"another epmd of the host has one too", func() []change { return m.see(in(2, 0, "a #2"), second) }, "+ a@hosta.local 7 [192.0.2.1] false"},
+		{"which goes", func() []change { return m.lose(in(2, 0, "a #2")) }, "- a@hosta.local"},
+		{"lost in one place", func() []change { return m.lose(ll) }, "+ a@full 2 [192.0.2.1 2001:db8::1] true"},
+		{"lost where it was sure", func() []change { return m.lose(v4) }, "+ a@hosta.local 1 [2001:db8::1] false"},
 		{"lost in all", func() []change { return m.lose(v6) }, "- a@hosta.local"},
 		{"old, not seen again, and expired", func() []change {
 			m.see(v6, lanNode("a", 1, "2001:db8::1"))
+			m.see(v4, lanNode("b", 1, "192.0.2.1"))
 			m.renew()
 			m.see(v6, lanNode("a", 1, "2001:db8::1"))
 			return m.expire()
-		}, "- a@full"},
+		}, "- b@hosta.local"},
 		{"nothing expires twice", func() []change { return m.expire() }, ""},
 	}
 	for _, s := range steps {

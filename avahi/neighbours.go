@@ -21,14 +21,14 @@ type neighbours struct {
 
 	mu      sync.Mutex
 	merger  *merger
-	refused map[nodeKey]registry.Node // for which the registry has no place
-	timer   *time.Timer               // to the next expire, or nil
+	refused map[registry.NeighbourKey]registry.Node // for which the registry has no place
+	timer   *time.Timer                             // to the next expire, or nil
 }
 
 func newNeighbours(reg *registry.Registry, log *slog.Logger) *neighbours {
 	return &neighbours{
 		reg: reg, log: log, say: newThrottle(),
-		merger: newMerger(), refused: make(map[nodeKey]registry.Node),
+		merger: newMerger(), refused: make(map[registry.NeighbourKey]registry.Node),
 	}
 }
 
@@ -88,8 +88,8 @@ func (k *neighbours) apply(changes []change) {
 			k.set(c.node)
 			continue
 		}
-		delete(k.refused, keyOf(c.node))
-		k.reg.RemoveNeighbour(c.node.Node, c.node.Host)
+		delete(k.refused, c.node.NeighbourKey())
+		k.reg.RemoveNeighbour(c.node.NeighbourKey())
 		k.amend()
 	}
 }
@@ -98,10 +98,10 @@ func (k *neighbours) apply(changes []change) {
 func (k *neighbours) set(n registry.Node) {
 	err := k.reg.SetNeighbour(n)
 	if err == nil {
-		delete(k.refused, keyOf(n))
+		delete(k.refused, n.NeighbourKey())
 		return
 	}
-	k.refused[keyOf(n)] = n
+	k.refused[n.NeighbourKey()] = n
 	if withheld, ok := k.say.may("limit"); ok {
 		k.log.Warn("LAN node left out", "err", err, "withheld", withheld)
 	}

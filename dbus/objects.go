@@ -26,10 +26,11 @@ type objects struct {
 	byPath map[dbus.ObjectPath]*object // those that the bus was told of
 	queue  []*object                   // those to tell of, the one that changed first leading
 	counts [2]uint32                   // of those that the bus was told of, by registry.Origin
+	port   uint16                      // of this epmd
 }
 
-func newObjects() *objects {
-	return &objects{byID: make(map[uint64]*object), byPath: make(map[dbus.ObjectPath]*object)}
+func newObjects(port uint16) *objects {
+	return &objects{port: port, byID: make(map[uint64]*object), byPath: make(map[dbus.ObjectPath]*object)}
 }
 
 // apply takes in a change of the registry.
@@ -140,7 +141,7 @@ func (o *objects) lookup(name string) dbus.ObjectPath {
 	for _, obj := range o.byPath {
 		n := obj.told
 		isIt := n.Node == name || n.Name == name && n.Origin == registry.Local
-		if isIt && (best == nil || precedes(n, best.told)) {
+		if isIt && (best == nil || o.precedes(n, best.told)) {
 			best = obj
 		}
 	}
@@ -150,9 +151,12 @@ func (o *objects) lookup(name string) dbus.ObjectPath {
 	return best.path
 }
 
-func precedes(a, b *registry.Node) bool {
+func (o *objects) precedes(a, b *registry.Node) bool {
 	if a.Origin != b.Origin {
 		return a.Origin == registry.Local
+	}
+	if usual := a.EPMDPort == o.port; usual != (b.EPMDPort == o.port) {
+		return usual
 	}
 	return a.ID < b.ID
 }

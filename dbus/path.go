@@ -31,8 +31,8 @@ func isLetter(c byte) bool { return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
 func isDigit(c byte) bool  { return '0' <= c && c <= '9' }
 
 // pathOf returns a path for a node that is not taken: that of its alive name and host, which stay the same while the node
-// lives. Two nodes of a host may share both, as what other hosts announce can be anything; then __2 and so on follows,
-// which escape makes of nothing.
+// lives. Two epmds of a host may have a node of the same name each; then __2 and so on follows, which escape makes
+// of nothing.
 func pathOf(n *registry.Node, isTaken func(dbus.ObjectPath) bool) dbus.ObjectPath {
 	base := dbus.ObjectPath(Root + "/" + escape(n.Name+"@"+n.Host))
 	path := base

@@ -295,26 +295,28 @@ func TestHostileText(t *testing.T) {
 	}
 }
 
-// TestSamePath holds that nodes whose alive names and hosts are the same are objects of their own.
+// TestSamePath holds that nodes of one name at several epmds of a host are objects of their own. That at the usual port is
+// the one that is looked up.
 func TestSamePath(t *testing.T) {
 	b := startBus(t)
-	reg, _ := b.serve(t, dbus.Options{})
-	for _, name := range []string{"b@198.51.100.12", "b@hostb.example", "b@hostb.local"} {
+	reg, _ := b.serve(t, dbus.Options{Port: 4369})
+	for _, port := range []uint16{5555, 4369, 1111} {
 		n := neighbour
-		n.Node = name
+		n.EPMDPort = port
 		if err := reg.SetNeighbour(n); err != nil {
 			t.Fatal(err)
 		}
 	}
 	conn := b.client(t)
-	root(t, conn)
+	signals := subscribe(t, conn)
+	sum := newSum(t, root(t, conn))
+	sum.until(t, signals, func() bool { return len(sum.nodes) == 3 })
 	paths := make(map[godbus.ObjectPath]bool)
-	for _, name := range []string{"b@198.51.100.12", "b@hostb.example", "b@hostb.local"} {
-		obj := lookup(t, conn, name)
-		paths[obj.Path()] = true
-		if got := getAll(t, obj, nodeInterface)["Node"]; got != name {
-			t.Errorf("%s is node %v; want %s", obj.Path(), got, name)
-		}
+	for path := range sum.nodes {
+		paths[path] = true
+	}
+	if got := getAll(t, lookup(t, conn, neighbour.Node), nodeInterface)["EPMDPort"]; got != uint16(4369) {
+		t.Errorf("looked up is the node at the epmd on port %v; want 4369", got)
 	}
 	base := godbus.ObjectPath(dbus.Root + "/b_40hostb_2elocal")
 	if want := map[godbus.ObjectPath]bool{base: true, base + "__2": true, base + "__3": true}; !maps.Equal(paths, want) {

@@ -65,7 +65,7 @@ func (s *Service) session(ctx context.Context) error {
 		ctx:     ctx,
 		inbox:   make(chan *dbus.Message, inboxSize),
 		replies: make(chan *dbus.Call, 2),
-		objects: newObjects(),
+		objects: newObjects(s.opts.Port),
 		timer:   time.NewTimer(0),
 	}
 	defer c.timer.Stop()

@@ -33,7 +33,10 @@ const (
 //
 //	+ node=a@hosta.local name=a host=hosta.local address=198.51.100.11 port=41237 type=normal origin=lan
 //	= nodes=1 lan=on
-//	- node=a@hosta.local host=hosta.local address=198.51.100.11 port=41237 origin=lan
+//	- node=a@hosta.local name=a host=hosta.local address=198.51.100.11 port=41237 origin=lan epmd=4369
+//
+// A local node is known by its name, one of another host by name, host and epmd: what is told of the same replaces what
+// was, also where the full name is another by then.
 //
 // In values space, "%", control characters and what is not printable are percent-encoded. Keys that
 // are not known are to be skipped. Those of a node are
@@ -51,7 +54,7 @@ const (
 //	sure       no: node was put together from name and host
 //	high, low  distribution versions spoken, if known
 //	proto      if high is there: 0 for TCP/IPv4, as ALIVE2_REQ has it
-//	epmd       port of the epmd of its host; LAN nodes only
+//	epmd       port of the epmd that it is registered with; LAN nodes only
 //	reachable  yes or no: whether the epmd of its host answers and has it; missing until that was asked
 //	pid        process that holds the name; local nodes only, if known, as the next two
 //	uid        user ID of that process, in decimal
@@ -221,9 +224,7 @@ func (l Line) holder() (*registry.Holder, error) {
 func appendNode(dst []byte, kind LineKind, n *registry.Node) []byte {
 	dst = append(dst, byte(kind))
 	dst = appendField(dst, "node", n.Node)
-	if kind == NodeKnown {
-		dst = appendField(dst, "name", n.Name)
-	}
+	dst = appendField(dst, "name", n.Name)
 	dst = appendField(dst, "host", n.Host)
 	if len(n.Addresses) > 0 {
 		dst = appendField(dst, "address", n.Addresses[0].String())
@@ -235,6 +236,8 @@ func appendNode(dst []byte, kind LineKind, n *registry.Node) []byte {
 	dst = appendField(dst, "origin", n.Origin.String())
 	if kind == NodeKnown {
 		dst = appendDetails(dst, n)
+	} else {
+		dst = appendEPMD(dst, n)
 	}
 	return append(dst, '\n')
 }
@@ -262,13 +265,18 @@ func appendDetails(dst []byte, n *registry.Node) []byte {
 		dst = appendField(dst, "low", strconv.Itoa(int(n.Low)))
 		dst = appendField(dst, "proto", strconv.Itoa(int(n.Protocol)))
 	}
-	if n.EPMDPort != 0 {
-		dst = appendField(dst, "epmd", strconv.Itoa(int(n.EPMDPort)))
-	}
+	dst = appendEPMD(dst, n)
 	if n.Reach != registry.Unchecked {
 		dst = appendField(dst, "reachable", n.Reach.String())
 	}
 	return appendHolder(dst, n.Holder)
+}
+
+func appendEPMD(dst []byte, n *registry.Node) []byte {
+	if n.EPMDPort == 0 {
+		return dst
+	}
+	return appendField(dst, "epmd", strconv.Itoa(int(n.EPMDPort)))
 }
 
 func appendHolder(dst []byte, h *registry.Holder) []byte {

@@ -44,15 +44,15 @@ func TestAppendNode(t *testing.T) {
 		{NodeKnown, lanNode, "+ node=a@hosta.local name=a host=hosta.local address=198.51.100.11 port=41237 type=normal" +
 			" origin=lan creation=1795367590 dist=tls since=2026-01-02T03:04:05Z addresses=198.51.100.11,fe80::1%25eth0" +
 			" high=6 low=5 proto=1 epmd=4370 reachable=no\n"},
-		{NodeGone, lanNode, "- node=a@hosta.local host=hosta.local address=198.51.100.11 port=41237 origin=lan\n"},
+		{NodeGone, lanNode, "- node=a@hosta.local name=a host=hosta.local address=198.51.100.11 port=41237 origin=lan epmd=4370\n"},
 		{NodeKnown, guessedNode, "+ node=Björn%25@h name=%1B[2J%0A%C2%85%E2%80%8E%E3%80%80%FF= host= port=0 type=hidden" +
 			" origin=local since=2026-01-02T03:04:05Z sure=no\n"},
 		{NodeKnown, heldNode, "+ node=c@hosta.local name=c host=hosta.local port=1 type=normal origin=local" +
 			` since=2026-01-02T03:04:05Z reachable=yes pid=812 uid=4294967294 unit=c\x2d%20d.service` + "\n"},
 		{NodeKnown, rootsNode, "+ node=d@hosta.local name=d host=hosta.local port=1 type=normal origin=local" +
 			" since=2026-01-02T03:04:05Z uid=0\n"},
-		{NodeGone, heldNode, "- node=c@hosta.local host=hosta.local port=1 origin=local\n"},
-		{NodeGone, guessedNode, "- node=Björn%25@h host= port=0 origin=local\n"},
+		{NodeGone, heldNode, "- node=c@hosta.local name=c host=hosta.local port=1 origin=local\n"},
+		{NodeGone, guessedNode, "- node=Björn%25@h name=%1B[2J%0A%C2%85%E2%80%8E%E3%80%80%FF= host= port=0 origin=local\n"},
 	} {
 		tt.want = strings.Replace(tt.want, "Björn", "Bjö%20rn", 1)
 		if got := string(appendNode(nil, tt.kind, &tt.node)); got != tt.want {

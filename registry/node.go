@@ -98,6 +98,17 @@ func (n *Node) Peer() netip.AddrPort {
 	return netip.AddrPortFrom(n.Addresses[0], n.PeerPort)
 }
 
+// NeighbourKey is what makes a neighbour: an alive name at an epmd, which is a host and a port. Two epmds of a host may
+// have a node of the same name each, and two hosts may claim the same full name.
+type NeighbourKey struct {
+	Name     string // alive name
+	Host     string
+	EPMDPort uint16
+}
+
+// NeighbourKey returns the key of a neighbour.
+func (n *Node) NeighbourKey() NeighbourKey { return NeighbourKey{n.Name, n.Host, n.EPMDPort} }
+
 // Holder is the process that holds a local node's name by its connection.
 type Holder struct {
 	Unit string // systemd unit it runs in, a service or a scope; empty: none, or not known

@@ -50,14 +50,11 @@ type Registry struct {
 	oldLast  *oldName
 	maxOld   int
 
-	neighbours map[neighbourKey]*Node
+	neighbours map[NeighbourKey]*Node
 	perHost    map[string]int
 
 	subscriptions map[*Subscription]struct{}
 }
-
-// neighbourKey is what makes a neighbour: two hosts may claim the same node name.
-type neighbourKey struct{ node, host string }
 
 // Registration is a place in the registry that a local node holds until Unregister.
 type Registration struct {
@@ -89,7 +86,7 @@ func New(host string, maxOld int) *Registry {
 		maxOld:        maxOld,
 		local:         make(map[string]*Registration),
 		old:           make(map[string]*oldName),
-		neighbours:    make(map[neighbourKey]*Node),
+		neighbours:    make(map[NeighbourKey]*Node),
 		perHost:       make(map[string]int),
 		subscriptions: make(map[*Subscription]struct{}),
 	}
@@ -298,13 +295,14 @@ func (r *Registry) SetHolder(n *Node, h *Holder) {
 	r.changed(Event{Changed, reg.node})
 }
 
-// SetNeighbour enters a node of another host or changes what is known of it. What makes it the same
-// node are Node and Host. It returns ErrTooManyNeighbours or ErrTooManyOfHost for a new one past the
-// limits; Since is kept from when it was first seen, and Reach as SetReach left it.
+// SetNeighbour enters a node of another host or changes what is known of it. A node of the same
+// NeighbourKey is the same node, also when its full name becomes known or changes. SetNeighbour returns
+// ErrTooManyNeighbours or ErrTooManyOfHost for a new one past the limits. Since is kept from when it was first seen,
+// and Reach as SetReach left it.
 func (r *Registry) SetNeighbour(n Node) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	key := neighbourKey{n.Node, n.Host}
+	key := n.NeighbourKey()
 	n.Origin = LAN
 	was := r.neighbours[key]
 	if was == nil {
@@ -318,7 +316,7 @@ func (r *Registry) SetNeighbour(n Node) error {
 	return nil
 }
 
-func (r *Registry) addNeighbour(key neighbourKey, n Node) error {
+func (r *Registry) addNeighbour(key NeighbourKey, n Node) error {
 	if len(r.neighbours) >= MaxNeighbours {
 		return fmt.Errorf("neighbour %q of %q: %w", n.Node, n.Host, ErrTooManyNeighbours)
 	}
@@ -340,7 +338,7 @@ func (r *Registry) addNeighbour(key neighbourKey, n Node) error {
 func (r *Registry) SetReach(n *Node, reach Reach) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	key := neighbourKey{n.Node, n.Host}
+	key := n.NeighbourKey()
 	now := r.neighbours[key]
 	if now == nil || now.ID != n.ID || now.Reach == reach {
 		return
@@ -351,18 +349,17 @@ func (r *Registry) SetReach(n *Node, reach Reach) {
 	r.changed(Event{Changed, &m})
 }
 
-// RemoveNeighbour removes the node of that full name and host.
-func (r *Registry) RemoveNeighbour(node, host string) {
+// RemoveNeighbour removes a node of another host. It does nothing if there is none of that key.
+func (r *Registry) RemoveNeighbour(key NeighbourKey) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	key := neighbourKey{node, host}
 	n := r.neighbours[key]
 	if n == nil {
 		return
 	}
 	delete(r.neighbours, key)
-	if r.perHost[host]--; r.perHost[host] == 0 {
-		delete(r.perHost, host)
+	if r.perHost[key.Host]--; r.perHost[key.Host] == 0 {
+		delete(r.perHost, key.Host)
 	}
 	r.changed(Event{Down, n})
 }

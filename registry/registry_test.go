@@ -417,7 +417,7 @@ func TestSetReach(t *testing.T) {
 	if n := see(); n.Reach != Unreachable || n.Port != 2 {
 		t.Errorf("announced anew: %+v; want the new port, and not reachable", n)
 	}
-	r.RemoveNeighbour("b@hostb.local", "hostb.local")
+	r.RemoveNeighbour(n.NeighbourKey())
 	r.SetReach(n, Reachable)
 	if _, err := s.Take(); err != nil {
 		t.Fatal(err)
@@ -500,37 +500,43 @@ func TestNeighbour(t *testing.T) {
 		}
 	}
 	addrs := func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("198.51.100.11")} }
-	n := Node{Node: "a@hostb.local", Name: "a", Host: "hostb.local", Port: 1, Addresses: addrs()}
+	n := Node{Node: "a@hostb.local", Name: "a", Host: "hostb.local", EPMDPort: 4369, Port: 1, Addresses: addrs()}
 	set(n)
 	again := n
 	again.Addresses = addrs()
 	set(again) // no change
 	n.Port = 2
 	set(n)
-	set(Node{Node: "a@hostb.local", Name: "a", Host: "impostor.local", Port: 3})
-	r.RemoveNeighbour("a@hostb.local", "nowhere.local") // not known
-	r.RemoveNeighbour("a@hostb.local", "hostb.local")
+	n.Node, n.Sure = "a@hostb", true // it has told its full name
+	set(n)
+	set(Node{Node: "a@hostb.local", Name: "a", Host: "hostb.local", EPMDPort: 5555, Port: 3}) // of another epmd there
+	set(Node{Node: "a@hostb.local", Name: "a", Host: "impostor.local", EPMDPort: 4369, Port: 4})
+	r.RemoveNeighbour(NeighbourKey{"a", "nowhere.local", 4369}) // not known
+	r.RemoveNeighbour(NeighbourKey{"a", "hostb.local", 4369})
 
 	var got []string
+	ids := make(map[uint64]bool)
 	events, err := s.Take()
 	for _, e := range events {
 		got = append(got, fmt.Sprintf("%v %s %s %d", e.Kind, e.Node.Node, e.Node.Host, e.Node.Port))
+		ids[e.Node.ID] = true
 	}
 	want := []string{
 		"up a@hostb.local hostb.local 1",
 		"changed a@hostb.local hostb.local 2",
-		"up a@hostb.local impostor.local 3",
-		"down a@hostb.local hostb.local 2",
+		"changed a@hostb hostb.local 2",
+		"up a@hostb.local hostb.local 3",
+		"up a@hostb.local impostor.local 4",
+		"down a@hostb hostb.local 2",
 	}
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("events %q, %v; want %q", got, err, want)
 	}
-	if events[0].Node.ID != events[1].Node.ID || events[0].Node.ID == events[2].Node.ID {
-		t.Errorf("IDs %d, %d, %d; want the first two the same, the third another",
-			events[0].Node.ID, events[1].Node.ID, events[2].Node.ID)
+	if len(ids) != 3 {
+		t.Errorf("%d IDs; want one for each of 3 neighbours", len(ids))
 	}
-	if local, neighbours := r.Counts(); local != 0 || neighbours != 1 {
-		t.Errorf("%d local nodes, %d neighbours; want 0 and 1", local, neighbours)
+	if local, neighbours := r.Counts(); local != 0 || neighbours != 2 {
+		t.Errorf("%d local nodes, %d neighbours; want 0 and 2", local, neighbours)
 	}
 	if r.LocalVersion() != 0 {
 		t.Error("a neighbour changed the version of the local nodes")
@@ -541,7 +547,7 @@ func TestNeighbourLimits(t *testing.T) {
 	r := New(testHost, OldNames)
 	of := func(host, i int) Node {
 		h := fmt.Sprintf("host%d.local", host)
-		return Node{Node: fmt.Sprintf("n%d@%s", i, h), Host: h}
+		return Node{Node: fmt.Sprintf("n%d@%s", i, h), Name: fmt.Sprint("n", i), Host: h}
 	}
 	for host := range MaxNeighbours / MaxNeighboursPerHost {
 		for i := range MaxNeighboursPerHost {
@@ -563,14 +569,14 @@ func TestNeighbourLimits(t *testing.T) {
 	if err := r.SetNeighbour(changed); err != nil || neighbour(r, changed.Node).Port != 9 {
 		t.Errorf("change of a known one at the limit: %v", err)
 	}
-	r.RemoveNeighbour(changed.Node, changed.Host)
+	r.RemoveNeighbour(changed.NeighbourKey())
 	if err := r.SetNeighbour(of(99, 0)); err != nil {
 		t.Errorf("after one has gone: %v", err)
 	}
 	for host := range 100 {
 		for i := range MaxNeighboursPerHost {
 			n := of(host, i)
-			r.RemoveNeighbour(n.Node, n.Host)
+			r.RemoveNeighbour(n.NeighbourKey())
 		}
 	}
 	if _, left := r.Counts(); left != 0 || len(r.perHost) != 0 {

@@ -187,11 +187,11 @@ func write(t *testing.T, r *Registry, rnd *rand.Rand, rounds int) {
 				}
 			}
 		case 6:
-			if err := r.SetNeighbour(Node{Node: name, Host: host, Port: uint16(rnd.IntN(3))}); err != nil {
+			if err := r.SetNeighbour(Node{Node: name, Name: name, Host: host, Port: uint16(rnd.IntN(3))}); err != nil {
 				t.Error(err)
 			}
 		case 7:
-			r.RemoveNeighbour(name, host)
+			r.RemoveNeighbour(NeighbourKey{Name: name, Host: host})
 			if rnd.IntN(50) == 0 {
 				r.SetHost(host)
 			}

@@ -188,13 +188,17 @@ func (h *host) lookup(ctx context.Context, name string) (resp epmd.PortResp, err
 func (h *host) register(t *testing.T, name string, port uint16) *epmd.Registration {
 	t.Helper()
 	var r *epmd.Registration
-	req := epmd.AliveReq{Name: name, Port: port, Type: registry.Normal, High: 6, Low: 5}
 	must(t, h.inside(func() (err error) {
-		r, err = h.client().Register(soon(t), req)
+		r, err = registerWith(soon(t), h.client(), name, port)
 		return err
 	}))
 	h.t.Cleanup(func() { r.Close() })
 	return r
+}
+
+// registerWith registers a node that is nothing but a connection with an epmd.
+func registerWith(ctx context.Context, c *epmd.Client, name string, port uint16) (*epmd.Registration, error) {
+	return c.Register(ctx, epmd.AliveReq{Name: name, Port: port, Type: registry.Normal, High: 6, Low: 5})
 }
 
 // erl starts a node that lives until it is ended, or the test.
@@ -363,10 +367,9 @@ func (w *watcher) note(line epmd.Line) error {
 	if err != nil {
 		return err
 	}
-	key := n.Origin.String() + " " + n.Node + " " + n.Host
-	if n.Origin == registry.Local { // its full name may still change
-		alive, _, _ := strings.Cut(n.Node, "@")
-		key = "local " + alive
+	key := fmt.Sprint(n.Origin, n.NeighbourKey())
+	if n.Origin == registry.Local { // its host may still change
+		key = "local " + n.Name
 	}
 	if line.Kind == epmd.NodeGone {
 		delete(w.known, key)

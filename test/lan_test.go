@@ -563,6 +563,49 @@ func TestLANFamilies(t *testing.T) {
 	})
 }
 
+// TestLANTwoEPMDs has a second epmd on a host, as any user can start one: the two hide nothing of each other.
+func TestLANTwoEPMDs(t *testing.T) {
+	t.Parallel()
+	n := lan.ForTest(t, tools...)
+	hosts := addHosts(t, n, lan.HostOptions{}, "hosta", "hostb")
+	a, b := hosts[0], hosts[1]
+	a.start(t, "-hosts_file", hostsPath)
+	b.start(t)
+	seen := a.watch(t)
+	second, err := b.Start(t.Context(), eclusBinary(t), "-port", "5555")
+	must(t, err)
+	other := epmd.NewClient(netip.MustParseAddrPort("127.0.0.1:5555"))
+	var registered *epmd.Registration
+	must(t, lan.Wait(soon(t), "the second epmd", func(ctx context.Context) (bool, error) {
+		return b.inside(func() (err error) {
+			registered, err = registerWith(ctx, other, "b", 4712)
+			return err
+		}) == nil, nil
+	}))
+	t.Cleanup(func() { registered.Close() })
+	seen.until(t, present("b@hostb.local", atEPMD(5555), onPort(4712)), neighbours(1))
+	first := b.register(t, "b", 4711)
+	seen.until(t, present("b@hostb.local", atEPMD(4369), onPort(4711)), present("b@hostb.local", atEPMD(5555), onPort(4712)), neighbours(2))
+	a.awaitHosts(t, "'hostb.local'.")
+	a.awaitTable(t, `(?s)SINCE +EPMD.*\nb@hostb\.local \S+ +\S+ +4711 [^\n]* yes [^\n]*\nb@hostb\.local \S+ +\S+ +4712 [^\n]* yes [^\n]* 5555\s`)
+	if listed := b.ask(t, "-nodes"); !strings.HasPrefix(listed, "epmd on port 4369: 1 node, 0 on the LAN\n") {
+		t.Errorf("B takes what its other epmd announces for a neighbour:\n%s", listed)
+	}
+
+	must(t, first.Close())
+	seen.until(t, present("b@hostb.local", atEPMD(5555)), neighbours(1))
+	a.awaitHosts(t, "")
+	b.register(t, "b", 4713)
+	seen.until(t, present("b@hostb.local", atEPMD(4369), onPort(4713)), neighbours(2))
+	must(t, second.Stop(soon(t)))
+	seen.until(t, present("b@hostb.local", atEPMD(4369), onPort(4713)), neighbours(1))
+	a.awaitHosts(t, "'hostb.local'.")
+}
+
+func atEPMD(port uint16) func(registry.Node) bool {
+	return func(n registry.Node) bool { return n.EPMDPort == port }
+}
+
 // TestLANForeign has others than ours announce nodes and epmds.
 func TestLANForeign(t *testing.T) {
 	t.Parallel()

@@ -163,7 +163,7 @@ func TestEventsInOrder(t *testing.T) {
 	if err := reg.SetNeighbour(neighbour); err != nil {
 		t.Fatal(err)
 	}
-	reg.RemoveNeighbour("b@hostb.local", "hostb.local")
+	reg.RemoveNeighbour(neighbour.NeighbourKey())
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	e.run(ctx)

@@ -11,7 +11,6 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"eclus/epmd"
@@ -32,7 +31,7 @@ func nodes(ctx context.Context, c config, s screen, stdout, stderr io.Writer) er
 	known.checkNeighbours(ctx, askEPMD)
 	out := bufio.NewWriter(stdout)
 	users := make(userNames)
-	var p nodePrinter = tablePrinter{out, s, time.Local, users}
+	var p nodePrinter = tablePrinter{out, s, time.Local, users, known.epmdPort}
 	if c.json {
 		p = jsonPrinter{out, c.watch, users}
 	}
@@ -82,21 +81,22 @@ type knownNodes struct {
 	filter   nodeFilter // which of them are shown
 }
 
-// nodeKey is what makes a node: the same name can be that of a node here and of one on the LAN.
+// nodeKey is what makes a node: the alive name of one of this host, the registry's key of a neighbour. Its full name may
+// still change.
 type nodeKey struct {
-	node, host string
-	origin     registry.Origin
-	local      string // alive name of a node of this host, whose full name may still change
+	registry.NeighbourKey
+	origin registry.Origin
 }
 
 func keyOf(n registry.Node) nodeKey {
 	if n.Origin == registry.Local {
-		return nodeKey{origin: n.Origin, local: n.Name}
+		return nodeKey{registry.NeighbourKey{Name: n.Name}, n.Origin}
 	}
-	return nodeKey{node: n.Node, host: n.Host, origin: n.Origin}
+	return nodeKey{n.NeighbourKey(), n.Origin}
 }
 
-// listed returns the nodes that are shown, in order: those of this host first, then by name.
+// listed returns the nodes that are shown, in order: those of this host first, then by name. Of one name, those of epmds
+// that listen on the same port as this host's lead: nodes here ask others at that port.
 func (k *knownNodes) listed() []registry.Node {
 	var list []registry.Node
 	for _, n := range k.nodes {
@@ -105,9 +105,18 @@ func (k *knownNodes) listed() []registry.Node {
 		}
 	}
 	slices.SortFunc(list, func(a, b registry.Node) int {
-		return cmp.Or(cmp.Compare(a.Origin, b.Origin), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Host, b.Host))
+		return cmp.Or(cmp.Compare(a.Origin, b.Origin), cmp.Compare(a.Node, b.Node), cmp.Compare(k.portRank(a), k.portRank(b)),
+			cmp.Compare(a.Host, b.Host), cmp.Compare(a.EPMDPort, b.EPMDPort))
 	})
 	return list
+}
+
+// portRank returns 1 for a node that nodes here would ask for in vain, as its epmd listens on another port than theirs.
+func (k *knownNodes) portRank(n registry.Node) int {
+	if n.EPMDPort == 0 || uint32(n.EPMDPort) == k.epmdPort {
+		return 0
+	}
+	return 1
 }
 
 // count says how many nodes are listed, and of how many if those are not all that could be.
@@ -173,9 +182,6 @@ func (k *knownNodes) apply(line epmd.Line, p nodePrinter) error {
 	if err != nil {
 		return err
 	}
-	if line.Kind == epmd.NodeGone && n.Origin == registry.Local {
-		n.Name = aliveName(n.Node)
-	}
 	was, isKnown := k.nodes[keyOf(n)]
 	if line.Kind == epmd.NodeGone {
 		delete(k.nodes, keyOf(n))
@@ -193,11 +199,6 @@ func (k *knownNodes) apply(line epmd.Line, p nodePrinter) error {
 		p.change(registry.Changed, n)
 	}
 	return nil
-}
-
-// aliveName returns the part of a full node name that is not the host's.
-func aliveName(node string) string {
-	return node[:max(0, strings.LastIndexByte(node, '@'))]
 }
 
 // userNames are the names of users that have been looked up, by user ID.

@@ -45,11 +45,39 @@ func TestTable(t *testing.T) {
 	k := known()
 	k.lanOff = "avahi-daemon is not running"
 	var out strings.Builder
-	p := tablePrinter{&out, screen{}, time.UTC, nil}
+	p := tablePrinter{&out, screen{}, time.UTC, nil, 4369}
 	p.snapshot(k)
 	p.change(registry.Down, k.listed()[2])
 	if got := out.String(); got != wantTable {
 		t.Errorf("got\n%s\nwant\n%s", got, wantTable)
+	}
+}
+
+const wantEPMDs = `epmd on port 4369: 3 nodes, 3 on the LAN
+
+NODE           ADDRESS  PORT  TYPE    ORIGIN  REACHABLE  SINCE                EPMD
+b@hostb.local  -        1     normal  lan     -          2026-03-01 12:00:00  -
+b@hostb.local  -        3     normal  lan     -          2026-03-01 12:00:00  1111
+b@hostb.local  -        2     normal  lan     -          2026-03-01 12:00:00  5555
+- b@hostb.local  -  2  normal  lan  -  2026-03-01 12:00:00  5555
+- b@hostb.local  -  1  normal  lan  -  2026-03-01 12:00:00
+`
+
+// TestTableEPMDs lists nodes of one name at several epmds of a host, that of the usual port first.
+func TestTableEPMDs(t *testing.T) {
+	k := &knownNodes{epmdPort: 4369, nodes: make(map[nodeKey]registry.Node)}
+	for i, port := range []uint16{4369, 5555, 1111} {
+		n := registry.Node{Node: "b@hostb.local", Name: "b", Host: "hostb.local", Port: uint16(1 + i), EPMDPort: port,
+			Origin: registry.LAN, Sure: true, Since: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
+		k.nodes[keyOf(n)] = n
+	}
+	var out strings.Builder
+	p := tablePrinter{&out, screen{}, time.UTC, nil, 4369}
+	p.snapshot(k)
+	p.change(registry.Down, k.listed()[2])
+	p.change(registry.Down, k.listed()[0])
+	if got := out.String(); got != wantEPMDs {
+		t.Errorf("got\n%s\nwant\n%s", got, wantEPMDs)
 	}
 }
 
@@ -90,12 +118,12 @@ b@hosta.local  -        1     normal  local   yes        2026-03-01 12:00:00  ro
 
 func TestTableHolders(t *testing.T) {
 	var out strings.Builder
-	p := tablePrinter{&out, screen{}, time.UTC, testUsers()}
+	p := tablePrinter{&out, screen{}, time.UTC, testUsers(), 4369}
 	k := held()
 	p.snapshot(k)
 	p.change(registry.Changed, k.listed()[0])
 	p.change(registry.Down, k.listed()[3])
-	maps.DeleteFunc(k.nodes, func(key nodeKey, _ registry.Node) bool { return key.local != "b" })
+	maps.DeleteFunc(k.nodes, func(key nodeKey, _ registry.Node) bool { return key.Name != "b" })
 	p.snapshot(k)
 	if got := out.String(); got != wantHeld {
 		t.Errorf("got\n%s\nwant\n%s", got, wantHeld)
@@ -133,7 +161,7 @@ func TestUserNames(t *testing.T) {
 
 func TestEmptyTable(t *testing.T) {
 	var out strings.Builder
-	tablePrinter{&out, screen{}, time.UTC, nil}.snapshot(&knownNodes{epmdPort: 4369})
+	tablePrinter{&out, screen{}, time.UTC, nil, 4369}.snapshot(&knownNodes{epmdPort: 4369})
 	if got, want := out.String(), "epmd on port 4369: 0 nodes, 0 on the LAN\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -170,9 +198,12 @@ var changes = []struct{ line, all, onlyReal, onlyLAN string }{
 	{"+ node=b@hostb name=b host=hostb port=2 origin=lan", "", "", ""},
 	{"+ node=b@hostb name=b host=hostb port=2 origin=lan reachable=no", "changed b@hostb", "", "changed b@hostb"},
 	{"+ node=a@other name=a port=1 origin=local", "changed a@other", "down a@real", ""},
-	{"- node=b@hostb host=hostb port=2 origin=lan", "down b@hostb", "", "down b@hostb"},
-	{"- node=b@hostb host=hostb port=2 origin=lan", "", "", ""},
-	{"- node=a@other port=1 origin=local", "down a@other", "", ""},
+	{"+ node=b@hostb name=b host=hostb port=3 origin=lan epmd=5555", "up b@hostb", "", "up b@hostb"},
+	{"+ node=b@real name=b host=hostb port=2 origin=lan", "changed b@real", "up b@real", "changed b@real"},
+	{"- node=b@real name=b host=hostb port=2 origin=lan", "down b@real", "down b@real", "down b@real"},
+	{"- node=b@real name=b host=hostb port=2 origin=lan", "", "", ""},
+	{"- node=b@hostb name=b host=hostb port=3 origin=lan epmd=5555", "down b@hostb", "", "down b@hostb"},
+	{"- node=a@other name=a port=1 origin=local", "down a@other", "", ""},
 	{"? node=c@new", "", "", ""},
 }
 
@@ -209,7 +240,7 @@ func TestCount(t *testing.T) {
 	k := known()
 	k.filter.pattern = "[bc]"
 	var out strings.Builder
-	tablePrinter{&out, screen{}, time.UTC, nil}.snapshot(k)
+	tablePrinter{&out, screen{}, time.UTC, nil, 4369}.snapshot(k)
 	if got, want := out.String(), "epmd on port 4369: 2 of 3 nodes, 2 on the LAN\n"; !strings.HasPrefix(got, want) {
 		t.Errorf("got\n%s\nwant it to begin with %s", got, want)
 	}

@@ -131,39 +131,25 @@ func (r *reacher) changed(e registry.Event) {
 	if n.Origin != registry.LAN {
 		return
 	}
-	key, was := r.find(n)
+	epmd := r.epmds[epmdKeyOf(n)]
 	if e.Kind == registry.Down {
-		r.remove(key, n.ID)
+		r.remove(n)
 		return
 	}
-	if was != nil && key == epmdKeyOf(n) && slices.Equal(was.Addresses, n.Addresses) {
-		r.epmds[key].nodes[n.ID] = n
+	if epmd != nil && epmd.nodes[n.ID] != nil && slices.Equal(epmd.nodes[n.ID].Addresses, n.Addresses) {
+		epmd.nodes[n.ID] = n
 		return
 	}
-	r.remove(key, n.ID)
 	r.add(n)
 }
 
-// find returns the epmd that a neighbour was last known to be at, and what was known.
-func (r *reacher) find(n *registry.Node) (epmdKey, *registry.Node) {
+func (r *reacher) remove(n *registry.Node) {
 	key := epmdKeyOf(n)
-	if e := r.epmds[key]; e != nil && e.nodes[n.ID] != nil {
-		return key, e.nodes[n.ID]
-	}
-	for key, e := range r.epmds { // its epmd has moved to another port
-		if key.host == n.Host && e.nodes[n.ID] != nil {
-			return key, e.nodes[n.ID]
-		}
-	}
-	return key, nil
-}
-
-func (r *reacher) remove(key epmdKey, id uint64) {
 	e := r.epmds[key]
 	if e == nil {
 		return
 	}
-	if delete(e.nodes, id); len(e.nodes) == 0 {
+	if delete(e.nodes, n.ID); len(e.nodes) == 0 {
 		delete(r.epmds, key)
 	}
 }

@@ -109,6 +109,10 @@ func (l *lanEPMDs) see(t *testing.T, name, host, addr string, port uint16) {
 	}
 }
 
+func (l *lanEPMDs) remove(name, host string, port uint16) {
+	l.reg.RemoveNeighbour(registry.NeighbourKey{Name: name, Host: host + ".local", EPMDPort: port})
+}
+
 // want compares what the registry has now.
 func (l *lanEPMDs) want(t *testing.T, when string, want map[string]registry.Reach) {
 	t.Helper()
@@ -151,13 +155,14 @@ func TestReach(t *testing.T) {
 			"b@hostb.local": registry.Reachable, "ghost@hostb.local": registry.Reachable, "c@hostb.local": registry.Unreachable})
 		l.questions(host)
 
-		l.reg.RemoveNeighbour("ghost@hostb.local", "hostb.local")
-		l.reg.RemoveNeighbour("c@hostb.local", "hostb.local")
+		l.remove("ghost", "hostb", 4369)
+		l.remove("c", "hostb", 4369)
 		l.answer(moved, "b")
+		l.remove("b", "hostb", 4369)
 		l.see(t, "b", "hostb", "198.51.100.12", 4370)
 		time.Sleep(reachPause)
 		l.want(t, "when the epmd had moved", map[string]registry.Reach{"b@hostb.local": registry.Reachable})
-		l.reg.RemoveNeighbour("b@hostb.local", "hostb.local")
+		l.remove("b", "hostb", 4370)
 		time.Sleep(10 * reachEvery)
 		synctest.Wait()
 		if here, there := l.questions(host), l.questions(moved); here != 0 || there != 1 {

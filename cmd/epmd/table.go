@@ -20,7 +20,8 @@ import (
 //	a@hosta.local   127.0.0.1      41233  normal  local   yes        2026-03-01 12:00:00
 //	b@hostb.local   198.51.100.12  41237  hidden  lan     no         2026-03-01 12:00:02
 //
-// and, as far as anything is known of any, PID, USER and UNIT of the process behind each node of this host. It
+// and, as far as there is anything to be said of any, EPMD, the port of its epmd where that is not this one's, and PID,
+// USER and UNIT of the process behind each node of this host. It
 // shows every change as a line that begins with "+" for a node that is new, "~" for one that has changed and "-"
 // for one that has gone. Columns that the screen is too narrow for are left out, and names cut.
 type tablePrinter struct {
@@ -28,9 +29,10 @@ type tablePrinter struct {
 	screen screen
 	zone   *time.Location
 	users  userNames
+	port   uint32 // of this epmd
 }
 
-// Columns of the table. Those from pidColumn on are left out where they are empty.
+// Columns of the table. Those from epmdColumn on are left out where they are empty.
 const (
 	nodeColumn = iota
 	addressColumn
@@ -39,13 +41,14 @@ const (
 	originColumn
 	reachColumn
 	sinceColumn
+	epmdColumn
 	pidColumn
 	userColumn
 	unitColumn
 	columnCount
 )
 
-var tableHead = [columnCount]string{"NODE", "ADDRESS", "PORT", "TYPE", "ORIGIN", "REACHABLE", "SINCE", "PID", "USER", "UNIT"}
+var tableHead = [columnCount]string{"NODE", "ADDRESS", "PORT", "TYPE", "ORIGIN", "REACHABLE", "SINCE", "EPMD", "PID", "USER", "UNIT"}
 
 // cell is what a column says of a node. It is printable.
 type cell struct {
@@ -140,6 +143,7 @@ func (p tablePrinter) row(n registry.Node) row {
 		originColumn:  {text: n.Origin.String()},
 		reachColumn:   reachCell(n.Reach),
 		sinceColumn:   {text: n.Since.In(p.zone).Format(time.DateTime)},
+		epmdColumn:    {text: p.epmdCell(n)},
 		pidColumn:     {text: pid},
 		userColumn:    {text: owner},
 		unitColumn:    {text: unit},
@@ -154,6 +158,14 @@ func reachCell(r registry.Reach) cell {
 		return cell{text: r.String(), look: red}
 	}
 	return cell{text: r.String()}
+}
+
+// epmdCell returns the port of a node's epmd where it is another than this one's.
+func (p tablePrinter) epmdCell(n registry.Node) string {
+	if n.EPMDPort == 0 || uint32(n.EPMDPort) == p.port {
+		return emptyCell
+	}
+	return strconv.Itoa(int(n.EPMDPort))
 }
 
 // holderCells returns what is shown of the process behind a node.
@@ -176,7 +188,7 @@ type layout struct {
 
 // What is left out of a table that is too wide, first to last. From shortNames on it is left out only if names would
 // have to be cut below minNameWidth otherwise.
-var expendable = []int{unitColumn, userColumn, pidColumn, sinceColumn, originColumn, typeColumn, addressColumn, portColumn, reachColumn}
+var expendable = []int{unitColumn, userColumn, pidColumn, sinceColumn, originColumn, typeColumn, epmdColumn, addressColumn, portColumn, reachColumn}
 
 const (
 	shortNames   = 4
@@ -190,7 +202,7 @@ func layOut(rows []row, width int) layout {
 		for _, r := range rows {
 			l.widths[column] = max(l.widths[column], r[column].width())
 		}
-		if column < pidColumn || !isEmptyColumn(rows, column) {
+		if column < epmdColumn || !isEmptyColumn(rows, column) {
 			l.columns = append(l.columns, column)
 		}
 	}

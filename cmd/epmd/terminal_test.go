@@ -40,7 +40,7 @@ func TestCut(t *testing.T) {
 // shownOn returns what is printed of a network on a screen.
 func shownOn(s screen, k *knownNodes) string {
 	var out strings.Builder
-	p := tablePrinter{&out, s, time.UTC, testUsers()}
+	p := tablePrinter{&out, s, time.UTC, testUsers(), 4369}
 	p.snapshot(k)
 	for i, n := range k.listed() {
 		p.change([]registry.EventKind{registry.Up, registry.Changed, registry.Down}[i%3], n)
@@ -54,7 +54,7 @@ func ofWidth(columns int) screen { return screen{width: func() int { return colu
 func crowd() *knownNodes {
 	k := known()
 	maps.Copy(k.nodes, held().nodes)
-	n := registry.Node{Node: strings.Repeat("長", 40) + "@hostd.local", Name: "long", Host: "hostd.local", Origin: registry.LAN, Port: 1}
+	n := registry.Node{Node: strings.Repeat("長", 40) + "@hostd.local", Name: "long", Host: "hostd.local", Origin: registry.LAN, Port: 1, EPMDPort: 54321}
 	n.Addresses = []netip.Addr{netip.MustParseAddr("2001:db8:1111:2222:3333:4444:5555:6666")}
 	k.nodes[keyOf(n)] = n
 	return k
