@@ -95,7 +95,7 @@ func (b *Browser) browse(ctx context.Context, s *session, known *neighbours) err
 	known.doubt(rebirth)
 	defer known.doubt(absence)
 	s.onSignal = br.signal
-	known.relink(linkPrefixes(s.interfaces))
+	br.readdress()
 	br.start(s.interfaces)
 	return br.follow()
 }
@@ -116,6 +116,7 @@ type browsing struct {
 	full      *list.List // items for which Avahi has no place
 
 	announcers map[epmdKey]int // items of each epmd that announces its nodes itself
+	own        ownAddresses
 
 	resolved  int
 	admitted  int // items whose epmds are asked, at most maxAsked
@@ -135,7 +136,8 @@ type item struct {
 	client   *client         // that has the resolver, or is about to
 	resolver dbus.ObjectPath // once Avahi has made it
 
-	resolved bool
+	record   *record // what it was last resolved to; nil: it is not
+	resolved bool    // and that can be used
 	kind     kind
 	node     registry.Node   // what parse has made of it
 	told     map[string]bool // alive names that the epmd has told
@@ -188,8 +190,25 @@ func (b *browsing) relink() error {
 		}
 	}
 	b.start(come)
-	b.known.relink(linkPrefixes(b.session.interfaces))
+	b.readdress()
 	return nil
+}
+
+// readdress follows the addresses of this host.
+func (b *browsing) readdress() {
+	b.known.relink(linkPrefixes(b.session.interfaces))
+	own, err := readOwnAddresses()
+	if err != nil {
+		b.failed = err
+		return
+	}
+	was := b.own
+	b.own = own
+	for _, it := range b.items {
+		if r := it.record; r != nil && was.has(r.addr, it.iface) != own.has(r.addr, it.iface) {
+			b.consider(it, *r)
+		}
+	}
 }
 
 // follow deals with what comes in until the session is over.
@@ -353,6 +372,7 @@ func (b *browsing) release(c *client) {
 // lost ends the resolver and forgets what it found.
 func (b *browsing) lost(it *item) {
 	b.forget(it)
+	it.record = nil
 	if it.resolver != "" {
 		delete(b.resolvers, it.resolver)
 		it.client.call(it.resolver, ifaceResolve, "Free", nil)
@@ -416,8 +436,15 @@ func (b *browsing) found(it *item, sig signal) error {
 	return nil
 }
 
-// consider checks what an instance has been resolved to.
+// consider checks what an instance has been resolved to. What leads to an address of this host is no news of another: a
+// second name of this host, a reflector, or a lie.
 func (b *browsing) consider(it *item, r record) {
+	it.record = &r
+	if b.own.has(r.addr, it.iface) {
+		b.link.log.Debug("announcement leads to this host", "instance", it.label, "host", r.host, "address", r.addr)
+		b.forget(it)
+		return
+	}
 	kind, n, err := parse(r)
 	if err != nil {
 		b.forget(it)

@@ -602,6 +602,40 @@ func TestLANTwoEPMDs(t *testing.T) {
 	a.awaitHosts(t, "'hostb.local'.")
 }
 
+// TestLANOwnAddress has another host announce what leads to an address of this one: own nodes don't come back by it.
+func TestLANOwnAddress(t *testing.T) {
+	t.Parallel()
+	a, b := pair(t)
+	seen := a.watch(t)
+	a.register(t, "own", 4711)
+	address := func(name string, addr netip.Addr) {
+		t.Helper()
+		p, err := b.Start(t.Context(), "avahi-publish", "-a", "-R", name, addr.String())
+		must(t, err)
+		_, err = p.WaitOutput(soon(t), "Established")
+		must(t, err)
+	}
+	address("thatname.local", a.Address())
+	publish(t, b, "epmd of thatname", "-H", "thatname.local", "_epmd._tcp", "4369")
+	publish(t, b, "own@thatname", "-H", "thatname.local", "_epmd._tcp", "4711")
+	publish(t, b, "its", "-H", "thatname.local", "_epmd._tcp", "4712", "node=its@thatname.local")
+	const address2 = "198.51.100.77"
+	address("moving.local", netip.MustParseAddr(address2))
+	publish(t, b, "moving", "-H", "moving.local", "_epmd._tcp", "4713")
+	seen.until(t, present("moving@moving.local"))
+	passTime(t, b, a)
+	seen.until(t, neighbours(1))
+
+	must(t, a.AddAddress(soon(t), "eth0", netip.MustParsePrefix(address2+"/24")))
+	seen.until(t, neighbours(0))
+	_, err := a.Output(soon(t), "ip", "addr", "del", address2+"/24", "dev", "eth0")
+	must(t, err)
+	seen.until(t, present("moving@moving.local"), neighbours(1))
+	if lines := seen.history(); strings.Contains(lines, "thatname") {
+		t.Errorf("A has seen its own nodes on the LAN:\n%s", lines)
+	}
+}
+
 func atEPMD(port uint16) func(registry.Node) bool {
 	return func(n registry.Node) bool { return n.EPMDPort == port }
 }
