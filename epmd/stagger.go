@@ -50,7 +50,7 @@ func (errs AddrErrors) Unwrap() []error {
 }
 
 // FirstOf calls try for each address in its order, the next one when one has failed or has taken 100 ms,
-// and returns the first success, else AddrErrors. What succeeds besides is given to discard. All calls
+// and returns the first success, else AddrErrors. A single address is tried in the caller's goroutine. What succeeds besides is given to discard. All calls
 // have ended when FirstOf returns: then, or when ctx ends, their context does. After an ErrNotRegistered
 // the others have 500 ms left.
 func FirstOf[T any](
@@ -58,6 +58,13 @@ func FirstOf[T any](
 ) (first T, err error) {
 	if len(addrs) == 0 {
 		return first, errors.New("no address")
+	}
+	if len(addrs) == 1 {
+		first, err = try(ctx, addrs[0])
+		if err != nil {
+			err = AddrErrors{{Addr: addrs[0], Err: err}}
+		}
+		return first, err
 	}
 	trying, cancel := context.WithCancel(ctx)
 	var tries sync.WaitGroup

@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -169,7 +170,9 @@ func (s *supervised) inside(f func() error) error {
 }
 
 // client asks the host's epmd; only inside.
-func (s *supervised) client() *epmd.Client { return epmd.NewLocalClient(epmd.DefaultPort) }
+func (s *supervised) client() *epmd.Client {
+	return epmd.NewClient(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), epmd.DefaultPort))
+}
 
 // raw is a node that is nothing but a connection to epmd.
 type raw struct {
