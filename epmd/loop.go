@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -601,22 +602,21 @@ func (s *Server) drop(n *registry.Node, reason string) {
 	}
 }
 
-// poll handles what has happened to the connections in the table. It need not ask until there is
-// nothing more: whatever happens next makes the epoll descriptor readable anew.
+// poll handles what has happened to the connections in the table, until epoll has nothing more to
+// tell. Go's poller watches the epoll descriptor edge-triggered: it calls again for what happens after
+// the last look, but never for what was left unread before, such as the FIN behind a request's end.
 func (s *Server) poll(epfd int) error {
 	var events [128]unix.EpollEvent
-	for {
+	for s.ctx.Err() == nil {
 		n, err := epollWait(epfd, events[:])
-		if err != nil {
+		if n == 0 || err != nil {
 			return err
 		}
 		for _, ev := range events[:n] {
 			s.happened(int(ev.Fd), uint32(ev.Pad))
 		}
-		if n < len(events) {
-			return nil
-		}
 	}
+	return nil
 }
 
 // happened goes on with the connection of that descriptor and generation, unless it has been closed
@@ -628,6 +628,11 @@ func (s *Server) happened(fd int, generation uint32) {
 	if c == nil || c.generation != generation {
 		return
 	}
+	s.goOn(c)
+}
+
+// goOn sends or reads on, whichever the connection waits for.
+func (s *Server) goOn(c *conn) {
 	if c.wait != nil && c.wait.unsent != nil {
 		s.sendOn(c)
 	} else {
@@ -641,8 +646,10 @@ func (s *Server) sendOn(c *conn) {
 		s.end(c, "")
 		return
 	}
+	if len(rest) < len(c.wait.unsent) {
+		c.wait.active = time.Now()
+	}
 	c.wait.unsent = rest
-	c.wait.active = time.Now()
 }
 
 // readOn reads what has come on a connection in the table. No more is read than belongs to the request
@@ -672,10 +679,14 @@ func (s *Server) readOn(c *conn) {
 	}
 }
 
+// silence returns how long a connection may say nothing. OTP's epmd compares whole seconds and closes
+// once they exceed the time-out, up to a second after it is over. Ours gives everybody that second.
+func (s *Server) silence() time.Duration { return s.cfg.PacketTimeout + time.Second }
+
 // startTimer sees to it that expire is called as long as connections wait.
 func (s *Server) startTimer() {
 	if s.timer == nil {
-		s.timer = time.AfterFunc(s.cfg.PacketTimeout, s.expire)
+		s.timer = time.AfterFunc(s.silence(), s.expire)
 	}
 }
 
@@ -688,26 +699,51 @@ func (s *Server) expire() {
 		return
 	}
 	now := time.Now()
-	var earliest time.Time
-	for e := s.waiting.Front(); e != nil; {
-		c := e.Value.(*conn)
-		e = e.Next()
-		due := c.wait.active.Add(s.cfg.PacketTimeout)
-		if c.wait.said {
+	for _, c := range s.overdue(now) {
+		if s.conns[c.fd] != c {
 			continue
 		}
-		if !due.After(now) {
+		s.goOn(c) // the peer may have spoken in time while this process was stopped
+		if s.conns[c.fd] == c && s.due(c, now) <= 0 {
 			s.log.Debug("connection timed out", "peer", c.peer)
 			s.end(c, "")
-		} else if earliest.IsZero() || due.Before(earliest) {
-			earliest = due
 		}
 	}
-	if earliest.IsZero() {
-		s.timer = nil
-		return
+	s.timer = nil
+	if next := s.nextDue(now); next != never {
+		s.timer = time.AfterFunc(max(next, time.Second), s.expire)
 	}
-	s.timer.Reset(max(earliest.Sub(now), min(time.Second, s.cfg.PacketTimeout)))
+}
+
+// never is when a connection without a time limit is due.
+const never = time.Duration(math.MaxInt64)
+
+// due returns for how long c may still say nothing.
+func (s *Server) due(c *conn, now time.Time) time.Duration {
+	if c.wait == nil || c.wait.said {
+		return never
+	}
+	return c.wait.active.Add(s.silence()).Sub(now)
+}
+
+// overdue returns the connections that have said nothing for too long.
+func (s *Server) overdue(now time.Time) []*conn {
+	var all []*conn
+	for e := s.waiting.Front(); e != nil; e = e.Next() {
+		if c := e.Value.(*conn); s.due(c, now) <= 0 {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// nextDue returns how long it takes until the next connection is due.
+func (s *Server) nextDue(now time.Time) time.Duration {
+	next := never
+	for e := s.waiting.Front(); e != nil; e = e.Next() {
+		next = min(next, s.due(e.Value.(*conn), now))
+	}
+	return next
 }
 
 // startStream hands a connection over to a goroutine of its own.

@@ -433,6 +433,23 @@ func (p *peer) send(b []byte) {
 	}
 }
 
+// sendEnd sends bytes and a FIN in one segment.
+func (p *peer) sendEnd(b []byte) {
+	p.tb.Helper()
+	raw, err := p.SyscallConn()
+	if err != nil {
+		p.tb.Fatal(err)
+	}
+	var sent error
+	err = raw.Write(func(fd uintptr) bool {
+		sent = unix.Sendto(int(fd), b, unix.MSG_MORE|unix.MSG_NOSIGNAL, nil)
+		return true
+	})
+	if err := errors.Join(err, sent, p.CloseWrite()); err != nil {
+		p.tb.Fatal(err)
+	}
+}
+
 func (p *peer) sendHex(hex string) {
 	p.tb.Helper()
 	p.send(unhex(p.tb, hex))

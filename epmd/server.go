@@ -11,7 +11,7 @@ import (
 	"eclus/registry"
 )
 
-// DefaultPacketTimeout is how long a connection that has not registered may say nothing.
+// DefaultPacketTimeout is the default of Config.PacketTimeout.
 const DefaultPacketTimeout = 60 * time.Second
 
 // Errors of Serve.
@@ -48,9 +48,12 @@ type Config struct {
 	Access   Access       // who is answered
 	Relaxed  bool         // grant StopReq, and KillReq while nodes are registered
 
-	PacketTimeout time.Duration // 0: DefaultPacketTimeout; each byte starts it anew
-	DelayAccept   time.Duration // before each round of accepting, to simulate a busy server
-	DelayWrite    time.Duration // before each answer, to simulate a busy server
+	// PacketTimeout is how long a connection that has not registered may say nothing. Each byte starts it
+	// anew. As OTP's epmd does, the server closes up to a second later. 0: DefaultPacketTimeout.
+	PacketTimeout time.Duration
+
+	DelayAccept time.Duration // before each round of accepting, to simulate a busy server
+	DelayWrite  time.Duration // before each answer, to simulate a busy server
 
 	// Files bounds the connections: at most Files-64 nodes can be registered, or Files/2 if that is more,
 	// which leaves some for lookups and for the rest of the process. 0: the process's limit on open files.

@@ -459,7 +459,8 @@ func TestWaitingLimitWithNodes(t *testing.T) {
 	}
 }
 
-// TestPacketTimeout ends those who say nothing for too long, and nobody else.
+// TestPacketTimeout ends those who say nothing for too long, and nobody else. Pauses that are as long as the
+// time-out are not too long.
 func TestPacketTimeout(t *testing.T) {
 	checkLeaks(t)
 	s := serve(t, Config{PacketTimeout: time.Second})
@@ -470,9 +471,9 @@ func TestPacketTimeout(t *testing.T) {
 	silent, half := dial(t, s.addr), dial(t, s.addr)
 	half.sendHex("0002 7a")
 
-	tick := time.NewTicker(250 * time.Millisecond)
+	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for _, b := range unhex(t, "0008 6e 00 00 00 00 00 00") { // for two time-outs
+	for _, b := range unhex(t, "0003 6e 00") {
 		slow.send([]byte{b})
 		<-tick.C
 	}
@@ -487,6 +488,58 @@ func TestPacketTimeout(t *testing.T) {
 		defer s.mu.Unlock()
 		return s.timer == nil
 	})
+}
+
+// TestPacketTimeoutStopped lets a client go on in time while the server can't do anything until the
+// time-out is over.
+func TestPacketTimeoutStopped(t *testing.T) {
+	checkLeaks(t)
+	s := serve(t, Config{PacketTimeout: time.Millisecond})
+	p := dial(t, s.addr)
+	p.sendHex("0001")
+	eventually(t, "the length has come", func() bool { return s.received1() == 2 })
+	s.mu.Lock()
+	p.sendHex("6e")
+	time.AfterFunc(2*s.silence(), s.mu.Unlock)
+	p.wantAll("00001111")
+}
+
+// TestEndBehindRequest sends the end of a request and what ends the connection in one segment. The server
+// must see both at once.
+func TestEndBehindRequest(t *testing.T) {
+	checkLeaks(t)
+	s := serve(t, Config{})
+	s.addNodes(1, "taken")
+	for _, tt := range []struct {
+		name  string
+		alive string
+		more  []byte
+	}{
+		{"registered, FIN", "a", nil},
+		{"registered, surplus", "a", []byte{0}},
+		{"refused, FIN", "taken0", nil},
+		{"refused, surplus", "taken0", []byte{0}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for range 300 {
+				frame, err := AppendFrame(nil, AliveReq{Port: 41233, High: 6, Name: tt.alive})
+				if err != nil {
+					t.Fatal(err)
+				}
+				p := dial(t, s.addr)
+				p.send(frame[:5])
+				eventually(t, "the first part has come", func() bool { return s.received1() == 5 })
+				if tt.more == nil {
+					p.sendEnd(frame[5:])
+				} else {
+					p.send(append(frame[5:], tt.more...))
+				}
+				p.all() // the answer may be lost
+				eventually(t, "nothing is left", func() bool { return s.state() == state{} })
+				p.Close()
+			}
+		})
+	}
 }
 
 // TestTrickle lets clients send a byte now and then while others ask.
