@@ -17,8 +17,9 @@ const (
 
 // AddrError is what came of one of several addresses.
 type AddrError struct {
-	Addr netip.AddrPort
-	Err  error
+	Addr  netip.AddrPort
+	Err   error
+	After time.Duration // from the beginning of the try
 }
 
 // Error names the address.
@@ -50,21 +51,22 @@ func (errs AddrErrors) Unwrap() []error {
 }
 
 // FirstOf calls try for each address in its order, the next one when one has failed or has taken 100 ms,
-// and returns the first success, else AddrErrors. A single address is tried in the caller's goroutine. What succeeds besides is given to discard. All calls
+// and returns the first success, else AddrErrors. What succeeds besides is given to discard. All calls
 // have ended when FirstOf returns: then, or when ctx ends, their context does. After an ErrNotRegistered
-// the others have 500 ms left.
+// the others have 500 ms left. A single address is tried in the caller's goroutine, which may be locked
+// to a thread with a network of its own.
 func FirstOf[T any](
 	ctx context.Context, addrs []netip.AddrPort, try func(context.Context, netip.AddrPort) (T, error), discard func(T),
 ) (first T, err error) {
-	if len(addrs) == 0 {
+	switch len(addrs) {
+	case 0:
 		return first, errors.New("no address")
-	}
-	if len(addrs) == 1 {
-		first, err = try(ctx, addrs[0])
-		if err != nil {
-			err = AddrErrors{{Addr: addrs[0], Err: err}}
+	case 1:
+		r := tryOne(ctx, addrs[0], try)
+		if r.err != nil {
+			return first, AddrErrors{r.failed}
 		}
-		return first, err
+		return r.value, nil
 	}
 	trying, cancel := context.WithCancel(ctx)
 	var tries sync.WaitGroup
@@ -91,16 +93,13 @@ func FirstOf[T any](
 			}
 			addr := left[0]
 			left = left[1:]
-			tries.Go(func() {
-				value, err := try(trying, addr)
-				results <- result[T]{value, addr, err}
-			})
+			tries.Go(func() { results <- tryOne(trying, addr, try) })
 			next.Reset(stagger)
 		case r := <-results:
 			if r.err == nil {
 				return r.value, nil
 			}
-			if errs.add(r.addr, r.err) && over == nil {
+			if errs.add(r.failed) && over == nil {
 				over = time.After(grace)
 			}
 			next.Reset(0)
@@ -111,16 +110,21 @@ func FirstOf[T any](
 	return first, errs
 }
 
+func tryOne[T any](ctx context.Context, addr netip.AddrPort, try func(context.Context, netip.AddrPort) (T, error)) result[T] {
+	began := time.Now()
+	value, err := try(ctx, addr)
+	return result[T]{value, err, &AddrError{addr, err, time.Since(began)}}
+}
+
 type result[T any] struct {
-	value T
-	addr  netip.AddrPort
-	err   error
+	value  T
+	err    error
+	failed *AddrError // err, if that is one
 }
 
 // add adds an error and reports whether it is an ErrNotRegistered. The first of these leads.
-func (errs *AddrErrors) add(addr netip.AddrPort, err error) (absent bool) {
-	e := &AddrError{addr, err}
-	absent = errors.Is(err, ErrNotRegistered)
+func (errs *AddrErrors) add(e *AddrError) (absent bool) {
+	absent = errors.Is(e, ErrNotRegistered)
 	if absent && !errors.Is(*errs, ErrNotRegistered) {
 		*errs = append(AddrErrors{e}, *errs...)
 	} else {

@@ -57,7 +57,7 @@ func pair(t *testing.T) (a, b *host) {
 }
 
 // tools are what tests on the LAN run on hosts.
-var tools = []string{"erl", "avahi-browse", "avahi-publish", "avahi-set-host-name", "dbus-monitor", "dbus-send"}
+var tools = []string{"erl", "avahi-browse", "avahi-publish", "avahi-set-host-name", "dbus-monitor", "dbus-send", "nft"}
 
 func soon(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), limit)

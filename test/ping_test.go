@@ -65,9 +65,10 @@ func TestLANPing(t *testing.T) {
 	seen := a.watch(t)
 	node := b.erl(t, "-name", "b@hostb.local")
 	seen.until(t, present("b@hostb.local", sure)) // the epmd on B has asked it for its name
+	b.register(t, "two\nlines", 4710)             // of which nobody but -names takes notice
 	eval(t, node, "net_kernel:monitor_nodes(true).", "ok")
 	value(t, node, "erlang:system_info(atom_count).")
-	if p := a.ping(t, "b@hostb.local"); !p.Pong || len(p.Steps) != 8 || p.Dist != "tcp" || p.Type != "normal" {
+	if p := a.ping(t, "b@hostb.local"); !p.Pong || len(p.Steps) != 9 || p.Dist != "tcp" || p.Type != "normal" {
 		t.Fatalf("no pong: %+v", p)
 	}
 	before := value(t, node, "erlang:system_info(atom_count).")
@@ -107,6 +108,15 @@ func TestLANPing(t *testing.T) {
 		b.register(t, "nothing", 4711)
 		a.ping(t, "nothing@hostb.local").checkFails(t, "connect", "nothing listens on 198.51.100.12:4711", "inet_dist_use_interface")
 	})
+	t.Run("rejected", func(t *testing.T) { testPingRejected(t, a, b) })
+	t.Run("large", func(t *testing.T) {
+		b.filter(t, "output", "ip length > 1200 drop")
+		a.ping(t, "b@hostb.local").checkFails(t, "large", "8 kB does not arrive", "MTU")
+		b.Output(soon(t), "nft", "flush ruleset")
+		if p := a.ping(t, "b@hostb.local"); !p.Pong {
+			t.Errorf("no pong without the filter: %+v", p)
+		}
+	})
 	t.Run("identify", func(t *testing.T) { testPingIdentify(t, a, b) })
 	t.Run("cookie", func(t *testing.T) {
 		must(t, a.WriteFile(lan.Home+"/wrong", "wrong\n", 0o600))
@@ -126,6 +136,14 @@ func TestLANPing(t *testing.T) {
 		a.ping(t, "b@hostb.local").checkFails(t, "identify", "takes connections, but does not answer", "suspended")
 		must(t, node.Signal(syscall.SIGCONT))
 	})
+	t.Run("renamed", func(t *testing.T) {
+		must(t, b.SetHostName(soon(t), "hostb-2"))
+		seen.until(t, present("b@hostb.local", onHost("hostb-2.local")))
+		a.ping(t, "b@hostb.local").checkFails(t, "resolve", "hostb.local", `announces itself as hostb-2\.local \(198\.51\.100\.12.*\n.*renames.*\n.*-name b@hostb-2\.local`)
+		a.ping(t, "b@hostb-2.local").checkFails(t, "identify", "calls itself b@hostb.local", `hostb\.local resolves nowhere here`)
+		must(t, b.SetHostName(soon(t), "hostb"))
+		seen.until(t, present("b@hostb.local", onHost("hostb.local")))
+	})
 	t.Run("epmd", func(t *testing.T) {
 		b.stop(t)
 		a.ping(t, "b@hostb.local").checkFails(t, "epmd", "nothing listens on 198.51.100.12:4369", "loopback only")
@@ -136,6 +154,49 @@ func TestLANPing(t *testing.T) {
 	})
 }
 
+// testPingRejected has a firewall reject connections as some do: with the error of a host that is not there.
+func testPingRejected(t *testing.T, a, b *host) {
+	const reject = "reject with icmp host-unreachable"
+	b.filter(t, "input", "tcp dport 4369 "+reject)
+	a.ping(t, "b@hostb.local").checkFails(t, "epmd", "connections to 198.51.100.12:4369 are rejected", "The host is there, and a firewall rejects")
+	b.filter(t, "input", "tcp dport > 4369 "+reject)
+	a.ping(t, "b@hostb.local").checkFails(t, "connect", "connections to 198.51.100.12:.* are rejected", "The epmd answers there, so a firewall rejects")
+	b.Output(soon(t), "nft", "flush ruleset")
+}
+
+// filter has packets of the host pass this one rule.
+func (h *host) filter(t *testing.T, hook, rule string) {
+	t.Helper()
+	_, err := h.Output(soon(t), "nft", fmt.Sprintf(
+		"flush ruleset; table inet test { chain one { type filter hook %s priority 0; %s; }; }", hook, rule))
+	must(t, err)
+}
+
+// TestPingLocalhost pings nodes of this host by names that OTP understands: of an address at which the node does not
+// listen, and of no address at all.
+func TestPingLocalhost(t *testing.T) {
+	t.Parallel()
+	h := loopback(t)
+	must(t, h.WriteFile("/etc/hosts", "127.0.0.1 localhost\n::1 localhost ip6-localhost\n", 0o644))
+	must(t, h.WriteFile("/etc/nsswitch.conf", "hosts: files\n", 0o644))
+	h.start(t, "-lan", "off")
+	for _, node := range []string{"c@localhost", "c@hosta", "c@ip6-localhost"} {
+		e := h.erl(t, "-sname", node)
+		if p := h.ping(t, node); p.Pong != (node != "c@ip6-localhost") {
+			t.Errorf("%s: %+v", node, p)
+		}
+		if node != "c@ip6-localhost" {
+			h.peek(t, node)
+		}
+		must(t, e.Stop(soon(t)))
+	}
+	six := h.erl(t, "-proto_dist", "inet6_tcp", "-name", "six@::1", "-kernel", "inet_dist_use_interface", "{0,0,0,0,0,0,0,1}")
+	if p := h.ping(t, "six@localhost"); p.Pong || p.Steps[4].Found == "" || !strings.Contains(p.Steps[5].Found, "calls itself six@::1") {
+		t.Errorf("a node at one address: %+v", p)
+	}
+	must(t, six.Stop(soon(t)))
+}
+
 // TestPingTLS goes the way to nodes that speak TLS. One that demands a certificate can't be talked to.
 func TestPingTLS(t *testing.T) {
 	t.Parallel()
@@ -144,7 +205,7 @@ func TestPingTLS(t *testing.T) {
 	secure := []string{"-proto_dist", "inet_tls", "-ssl_dist_optfile"}
 	for _, server := range []string{"", ",{versions,['tlsv1.2']},{ciphers,[\"ECDHE-ECDSA-AES128-SHA256\"]}"} {
 		node := h.erl(t, append([]string{"-name", "tls@127.0.0.1"}, append(secure, tlsOptions(t, server))...)...)
-		if p := h.ping(t, "tls@127.0.0.1"); !p.Pong || p.Dist != "tls" || len(p.Steps) != 8 {
+		if p := h.ping(t, "tls@127.0.0.1"); !p.Pong || p.Dist != "tls" || len(p.Steps) != 9 {
 			t.Errorf("%s: no pong: %+v", server, p)
 		}
 		if p := h.peek(t, "tls@127.0.0.1"); p.OTP == "" || p.Processes.Count < 30 {

@@ -6,11 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
-	"os"
+	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"eclus/epmd"
@@ -21,8 +19,10 @@ import (
 const (
 	resolveTime   = 6 * time.Second // multicast DNS gives up after 5 s
 	pingStepTime  = 3 * time.Second
-	handshakeTime = 8 * time.Second // the first TLS connection of a node's life takes long
-	busyTime      = 2 * time.Second // that another epmd of this host may be connected to the node
+	localTime     = 500 * time.Millisecond // that the epmd of this host has to tell what it knows
+	handshakeTime = 8 * time.Second        // the first TLS connection of a node's life takes long
+	smallTime     = time.Second            // for an answer of a byte, by which a large one is judged
+	busyTime      = 2 * time.Second        // that another epmd of this host may be connected to the node
 	busyPause     = 20 * time.Millisecond
 )
 
@@ -54,13 +54,14 @@ type pingReport struct {
 type pinger struct {
 	config config
 	getenv func(string) (string, bool)
+	net    world
 	show   func(pingStep)
 	report pingReport
 
 	alive, host string
 	addrs       []netip.Addr
 	epmd        netip.AddrPort
-	names       []string // that the epmd has
+	answer      epmd.PortResp // of the epmd; Result is not 0 if it does not know the node
 	addr        netip.AddrPort
 	identity    node.Identity
 	cookie      node.Cookie
@@ -82,6 +83,7 @@ var pingSteps = []struct {
 	{"identify", (*pinger).identify},
 	{"cookie", (*pinger).authenticate},
 	{"ping", (*pinger).ping},
+	{"large", (*pinger).askLarge},
 }
 
 // failure is why a step has failed, with what to do about it.
@@ -102,7 +104,7 @@ func ping(ctx context.Context, c config, s screen, getenv func(string) (string, 
 		p.show = func(step pingStep) { printStep(stdout, s, step) }
 	}
 	began := time.Now()
-	p.report.Pong = p.walkTo(ctx, "ping")
+	p.report.Pong = p.walkTo(ctx, "large")
 	p.report.Millis = millis(time.Since(began))
 	if p.conn != nil {
 		p.conn.Close()
@@ -119,7 +121,7 @@ func ping(ctx context.Context, c config, s screen, getenv func(string) (string, 
 // newPinger returns a pinger that shows nothing.
 func newPinger(c config, getenv func(string) (string, bool)) *pinger {
 	return &pinger{
-		config: c, getenv: getenv, show: func(pingStep) {},
+		config: c, getenv: getenv, net: realWorld(c), show: func(pingStep) {},
 		report: pingReport{Version: jsonVersion, Node: c.name, Steps: []pingStep{}},
 	}
 }
@@ -205,145 +207,76 @@ func isLong(host string) bool { return strings.ContainsAny(host, ".:") }
 func (p *pinger) resolveHost(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, resolveTime)
 	defer cancel()
-	addrs, err := resolve(ctx, p.host)
+	addrs, err := p.net.addresses(ctx, p.host)
 	if err != nil {
-		return "", failed(err.Error(), resolveAdvice(p.host)...)
+		return "", failed(err.Error(), p.resolveAdvice(ctx)...)
 	}
-	p.addrs = addrs
 	texts := make([]string, len(addrs))
 	for i, a := range addrs {
 		texts[i] = a.String()
 	}
+	if !slices.ContainsFunc(addrs, func(a netip.Addr) bool { return !lacksZone(a) }) {
+		return "", failed(fmt.Sprintf("%s is %s, a link-local address without its zone", p.host, strings.Join(texts, ", ")), zoneAdvice)
+	}
+	p.addrs = addrs
 	return fmt.Sprintf("%s is %s", p.host, strings.Join(texts, ", ")), nil
 }
 
-// resolveAdvice says why a host may have no address.
-func resolveAdvice(host string) []string {
-	switch {
-	case strings.HasSuffix(host, ".local") && !resolvesLocal():
-		return []string{"Names in .local are resolved by multicast DNS, for which this host lacks a resolver: install libnss-mdns."}
-	case strings.HasSuffix(host, ".local"):
-		return []string{
-			"Nobody on the LAN answers to that name. Is the host up, on this network, and avahi-daemon running there and here?",
-			"See: avahi-resolve -n " + host,
-		}
-	case isLong(host):
-		return []string{"DNS and /etc/hosts don't have that host. See: getent ahosts " + host}
-	}
-	return []string{
-		"A short name is looked up as it is, in /etc/hosts and the search domains of DNS.",
-		"If the host is known by multicast DNS alone, start its node with -name " + "NAME@" + host + ".local.",
-	}
-}
+// lacksZone reports whether nobody can tell at which interface an address is.
+func lacksZone(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() && a.Zone() == "" }
 
-// resolvesLocal tells whether the system looks names up by multicast DNS.
-func resolvesLocal() bool {
-	text, err := os.ReadFile("/etc/nsswitch.conf")
-	if err != nil {
-		return true // it can't be told
-	}
-	for line := range strings.Lines(string(text)) {
-		if hosts, found := strings.CutPrefix(strings.TrimSpace(line), "hosts:"); found {
-			return strings.Contains(hosts, "mdns") || strings.Contains(hosts, "resolve")
-		}
-	}
-	return false
-}
-
-// askEPMD asks the epmd of the host for its names, at each of the addresses until one answers.
+// askEPMD asks the epmd of the host for the node, at all addresses. What it says is for lookUp.
 func (p *pinger) askEPMD(ctx context.Context) (string, error) {
-	var failures []failure
-	for _, addr := range p.addrs {
-		at := netip.AddrPortFrom(addr, p.config.port)
-		stepping, cancel := context.WithTimeout(ctx, pingStepTime)
-		names, err := askNames(stepping, at)
-		cancel()
-		if err != nil {
-			failures = append(failures, epmdFailure(at, err))
-			continue
-		}
-		p.epmd, p.report.Address = at, addr.String()
-		for _, n := range names {
-			p.names = append(p.names, n.Name)
-		}
-		return fmt.Sprintf("%v answers and has %s", at, counted(len(names), "node")), nil
-	}
-	all := failures[0] // of the address that is the most likely to work
-	for _, f := range failures[1:] {
-		all.found += "; " + f.found
-	}
-	return "", all
-}
-
-// epmdFailure says what became of asking the epmd.
-func epmdFailure(at netip.AddrPort, err error) failure {
-	switch {
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return failed(fmt.Sprintf("nothing listens on %v for us", at),
-			"The host is up, but no epmd takes connections there. Does one run (systemctl status epmd.socket; epmd -names on that host)?",
-			"It may listen on loopback only: see its -address, and ERL_EPMD_ADDRESS.")
-	case isTimeout(err):
-		return failed(fmt.Sprintf("no answer from %v", at),
-			fmt.Sprintf("The host is down, or a firewall drops what is for TCP port %d.", at.Port()))
-	case errors.Is(err, epmd.ErrNoAnswer), errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF):
-		return failed(fmt.Sprintf("%v closes the connection without an answer", at),
-			"The epmd there refuses this host, as -allow has it; its log says so (journalctl -u epmd). Or another program listens there.")
-	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
-		return failed(fmt.Sprintf("no way to %v", at), "The host is down or on another network: "+err.Error())
-	}
-	return failed(fmt.Sprintf("%v: %v", at, err), "What listens there may be no epmd.")
-}
-
-func isTimeout(err error) bool {
-	var timeout interface{ Timeout() bool }
-	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
-}
-
-// lookUp asks for the node's port.
-func (p *pinger) lookUp(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, pingStepTime)
 	defer cancel()
-	resp, err := epmd.NewClient(p.epmd).Lookup(ctx, p.alive)
+	answer, at, err := p.net.lookup(ctx, atPort(p.addrs, p.config.port), p.alive)
 	switch {
 	case errors.Is(err, epmd.ErrNotRegistered):
-		return "", failed(fmt.Sprintf("%q is not registered there", p.alive), p.othersAdvice()...)
+		answer.Result = 1
 	case err != nil:
-		return "", failed(err.Error())
+		return "", p.eachFailed(ctx, err, p.epmdFailure)
 	}
-	p.addr = netip.AddrPortFrom(p.epmd.Addr(), resp.Port)
-	p.report.Port = resp.Port
-	return fmt.Sprintf("%s is registered, at port %d", p.alive, resp.Port), nil
+	p.answer, p.epmd, p.report.Address = answer, at, at.Addr().String()
+	return fmt.Sprintf("%v answers", at), nil
 }
 
-// othersAdvice says which names are registered.
-func (p *pinger) othersAdvice() []string {
-	const most = 20
-	switch n := len(p.names); {
-	case n == 0:
-		return []string{"Nor is any other: is the node started with -name or -sname, and not with -start_epmd false or another epmd module?"}
-	case n > most:
-		return []string{fmt.Sprintf("These are, and %d more: %s", n-most, strings.Join(p.names[:most], ", "))}
+// atPort returns that port at addresses.
+func atPort(addrs []netip.Addr, port uint16) []netip.AddrPort {
+	list := make([]netip.AddrPort, len(addrs))
+	for i, a := range addrs {
+		list[i] = netip.AddrPortFrom(a, port)
 	}
-	return []string{"These are: " + strings.Join(p.names, ", ")}
+	return list
 }
 
-// connect opens the distribution port and closes it again.
+// lookUp looks at what the epmd says of the node.
+func (p *pinger) lookUp(ctx context.Context) (string, error) {
+	if p.answer.Result != 0 {
+		ctx, cancel := context.WithTimeout(ctx, pingStepTime)
+		defer cancel()
+		names, err := p.net.names(ctx, p.epmd)
+		return "", failed(fmt.Sprintf("%q is not registered there", p.alive), othersAdvice(names, err)...)
+	}
+	p.report.Port = p.answer.Port
+	return fmt.Sprintf("%s is registered, at port %d", p.alive, p.answer.Port), nil
+}
+
+// connect opens the distribution port and closes it again, at the address where the epmd answered or another
+// one of the host.
 func (p *pinger) connect(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, pingStepTime)
 	defer cancel()
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", p.addr.String())
-	switch {
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return "", failed(fmt.Sprintf("nothing listens on %v for us", p.addr),
-			"The node may listen on one address only (inet_dist_use_interface), or a firewall rejects the port.")
-	case isTimeout(err):
-		return "", failed(fmt.Sprintf("no answer from %v", p.addr),
-			"A firewall drops what is for that port. Nodes take any port unless told a range (-kernel inet_dist_listen_min and _max): open it.")
-	case err != nil:
-		return "", failed(fmt.Sprintf("%v: %v", p.addr, err))
+	addrs := epmd.AtPort(p.addrs, p.epmd.Addr(), p.answer.Port)
+	at, err := p.net.connect(ctx, addrs)
+	if err != nil {
+		return "", p.eachFailed(ctx, err, p.connectFailure)
 	}
-	conn.Close()
-	return fmt.Sprintf("%v is open", p.addr), nil
+	p.addr, p.report.Address = at, at.Addr().String()
+	found := fmt.Sprintf("%v is open", at)
+	if at != addrs[0] {
+		found += fmt.Sprintf("; %v is not", addrs[0])
+	}
+	return found, nil
 }
 
 // identify asks the node for its own name.
@@ -366,7 +299,7 @@ func (p *pinger) identify(ctx context.Context) (string, error) {
 	}
 	p.report.Flags, p.report.Creation = fmt.Sprintf("%#x", uint64(id.Flags)), id.Creation
 	if id.Name != p.config.name {
-		return "", failed(fmt.Sprintf("the node calls itself %s", id.Name), p.nameAdvice()...)
+		return "", failed(fmt.Sprintf("the node calls itself %s", id.Name), p.nameAdvice(ctx)...)
 	}
 	return fmt.Sprintf("%s, %s node, %s, flags %#x", id.Name, p.report.Type, carrier, uint64(id.Flags)), nil
 }
@@ -376,7 +309,7 @@ func (p *pinger) ask(ctx context.Context) (node.Identity, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
 	for until := time.Now().Add(busyTime); ; {
-		id, err := node.Identify(ctx, p.addr, p.self())
+		id, err := p.net.identify(ctx, p.addr, p.self())
 		var refused *node.StatusError
 		busy := errors.As(err, &refused) && refused.Code != node.NotAllowed
 		if !busy || time.Now().After(until) {
@@ -388,16 +321,6 @@ func (p *pinger) ask(ctx context.Context) (node.Identity, error) {
 			return id, err
 		}
 	}
-}
-
-// nameAdvice says what another name means.
-func (p *pinger) nameAdvice() []string {
-	_, host, _ := strings.Cut(p.identity.Name, "@")
-	advice := []string{"Nodes talk to it by that name only: epmd -ping " + p.identity.Name}
-	if isLong(host) != isLong(p.host) {
-		advice = append(advice, "Nodes with short names (-sname) and nodes with long ones (-name) can't be connected.")
-	}
-	return advice
 }
 
 func (p *pinger) identifyFailure(err error) error {
@@ -429,7 +352,7 @@ func (p *pinger) authenticate(ctx context.Context) (string, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
-	p.conn, err = p.dialer().DialAddr(ctx, p.config.name, p.addr)
+	p.conn, err = p.net.dial(p.dialer(), ctx, p.config.name, p.addr)
 	switch {
 	case errors.Is(err, node.ErrCookie):
 		return "", failed(fmt.Sprintf("the cookie of %s is not the node's", p.from),
@@ -453,8 +376,35 @@ func (p *pinger) dialer() *node.Dialer {
 func (p *pinger) ping(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, pingStepTime)
 	defer cancel()
-	if err := p.conn.Ping(ctx); err != nil {
-		return "", failed(err.Error(), "The node is connected, but its net_kernel does not answer: it is overloaded or hanging.")
+	if err := p.net.ping(ctx, p.conn); err != nil {
+		return "", pingFailure(err)
 	}
 	return "pong", nil
+}
+
+// largeAnswer is how many bytes the last step asks for: more than the largest packets carry (jumbo frames of
+// 9,000 bytes are for networks that are known to take them).
+const largeAnswer = 8192
+
+// askLarge asks for a large answer. A path can lose large packets and let all small ones through: then a node
+// looks well until something of consequence is said. A node that runs no functions for others, as one that is
+// written in another language, has nothing to say.
+func (p *pinger) askLarge(ctx context.Context) (string, error) {
+	small, cancel := context.WithTimeout(ctx, smallTime)
+	defer cancel()
+	err := p.net.answer(small, p.conn, 1)
+	switch {
+	case err != nil && isClosed(err):
+		return "", pingFailure(err)
+	case err != nil && p.identity.Flags&node.Spawn == 0, err != nil && !isTimeout(err):
+		return "no large answer to ask for: the node runs no functions for others", nil
+	case err != nil:
+		return "", failed(err.Error(), "The node is connected, but starts no process for us: it is overloaded or hanging.")
+	}
+	large, cancel := context.WithTimeout(ctx, pingStepTime)
+	defer cancel()
+	if err := p.net.answer(large, p.conn, largeAnswer); err != nil {
+		return "", largeFailure(err)
+	}
+	return fmt.Sprintf("an answer of %d kB arrives", largeAnswer>>10), nil
 }

@@ -1,0 +1,294 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"eclus/epmd"
+	"eclus/node"
+	"eclus/registry"
+)
+
+// What a step of -ping says when it fails: what was seen, and what that means.
+
+const zoneAdvice = "Add the interface that leads there, as in fe80::1%eth0, or give the host's name or another address."
+
+// resolveAdvice says why the host may have no address, and who on the LAN announces the node.
+func (p *pinger) resolveAdvice(ctx context.Context) []string {
+	known, isKnown := p.announced(ctx)
+	isLocal := strings.HasSuffix(p.host, ".local")
+	switch resolver := p.mdnsResolver(); {
+	case isLocal && resolver == mdnsNone:
+		return []string{"Names in .local are resolved by multicast DNS, for which this host lacks a resolver: install libnss-mdns."}
+	case isKnown && known.Host != p.host:
+		return renamedAdvice(p.config.name, p.host, known)
+	case isLocal && resolver == mdnsIPv4 && !p.hasIPv4(known):
+		return []string{"/etc/nsswitch.conf has mdns4_minimal, which looks for IPv4 addresses alone, and none is known: write mdns_minimal there."}
+	case isLocal:
+		return []string{
+			"Nobody on the LAN answers to that name. Is the host up, on this network, and avahi-daemon running there and here?",
+			"See: avahi-resolve -n " + p.host,
+		}
+	case isLong(p.host):
+		return []string{"DNS and /etc/hosts don't have that host. See: getent ahosts " + p.host}
+	}
+	return []string{
+		"A short name is looked up as it is, in /etc/hosts and the search domains of DNS.",
+		"If the host is known by multicast DNS alone, start its node with -name NAME@" + p.host + ".local.",
+	}
+}
+
+// announced returns the node as the epmd of this host knows it from the LAN, else another node of its host.
+func (p *pinger) announced(ctx context.Context) (found registry.Node, isKnown bool) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), localTime)
+	defer cancel()
+	neighbours, err := p.net.neighbours(ctx)
+	if err != nil {
+		return found, false
+	}
+	for _, n := range neighbours {
+		switch {
+		case n.Node == p.config.name:
+			return n, true
+		case n.Host == p.host, strings.HasSuffix(n.Node, "@"+p.host):
+			found, isKnown = n, true
+		}
+	}
+	return found, isKnown
+}
+
+// renamedAdvice says what to do where a host has another name on the LAN than in its nodes' names.
+func renamedAdvice(node, host string, known registry.Node) []string {
+	alive, _, _ := strings.Cut(node, "@")
+	addrs := make([]string, len(known.Addresses))
+	for i, a := range known.Addresses {
+		addrs[i] = a.String()
+	}
+	advice := []string{fmt.Sprintf("The host that has it announces itself as %s (%s).", known.Host, strings.Join(addrs, ", "))}
+	if strings.HasSuffix(host, ".local") {
+		advice = append(advice, "Avahi renames a host whose name another one has, or that has an underscore in its name.")
+	}
+	return append(advice, fmt.Sprintf("Start the node with -name %s@%s, or put %s and its address into /etc/hosts.", alive, known.Host, host))
+}
+
+// mdnsKind is what the system looks up by multicast DNS.
+type mdnsKind int
+
+const (
+	mdnsNone mdnsKind = iota
+	mdnsIPv4
+	mdnsBoth
+)
+
+// mdnsResolver returns what nsswitch.conf says. Where it can't be read it is no suspect.
+func (p *pinger) mdnsResolver() mdnsKind {
+	text, err := p.net.switching()
+	if err != nil {
+		return mdnsBoth
+	}
+	kind := mdnsNone
+	for line := range strings.Lines(string(text)) {
+		line, _, _ = strings.Cut(line, "#")
+		hosts, found := strings.CutPrefix(strings.TrimSpace(line), "hosts:")
+		if !found {
+			continue
+		}
+		for _, word := range strings.Fields(hosts) {
+			switch {
+			case strings.HasPrefix(word, "mdns4"):
+				kind = max(kind, mdnsIPv4)
+			case strings.HasPrefix(word, "mdns"), word == "resolve":
+				kind = mdnsBoth
+			}
+		}
+	}
+	return kind
+}
+
+// hasIPv4 reports whether a neighbour has an IPv4 address or, if that is not known, whether this host has one by
+// which others could be reached.
+func (p *pinger) hasIPv4(known registry.Node) bool {
+	is4 := func(a netip.Addr) bool { return a.Is4() && !a.IsLoopback() }
+	if len(known.Addresses) > 0 {
+		return slices.ContainsFunc(known.Addresses, is4)
+	}
+	prefixes, err := p.net.prefixes()
+	return err != nil || slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return is4(p.Addr()) })
+}
+
+// eachFailed returns what came of each address of the host, and the different pieces of advice.
+func (p *pinger) eachFailed(ctx context.Context, err error, of func(context.Context, *epmd.AddrError) failure) failure {
+	var errs epmd.AddrErrors
+	if !errors.As(err, &errs) {
+		return failure{found: err.Error()}
+	}
+	var all failure
+	var found []string
+	for _, e := range errs {
+		f := of(ctx, e)
+		found = append(found, f.found)
+		for _, line := range f.advice {
+			if !slices.Contains(all.advice, line) {
+				all.advice = append(all.advice, line)
+			}
+		}
+	}
+	all.found = strings.Join(found, "; ")
+	return all
+}
+
+// epmdFailure says what became of asking the epmd at an address.
+func (p *pinger) epmdFailure(ctx context.Context, e *epmd.AddrError) failure {
+	at := e.Addr
+	switch {
+	case lacksZone(at.Addr()):
+		return failed(fmt.Sprintf("%v is a link-local address without its zone", at.Addr()), zoneAdvice)
+	case errors.Is(e, syscall.ECONNREFUSED):
+		return failed(fmt.Sprintf("nothing listens on %v for us", at),
+			"The host is up, but no epmd takes connections there. Does one run (systemctl status epmd.socket; epmd -names on that host)?",
+			"It may listen on loopback only: see its -address, and ERL_EPMD_ADDRESS.")
+	case isTimeout(e.Err):
+		return failed(fmt.Sprintf("no answer from %v", at),
+			fmt.Sprintf("The host is down, or a firewall drops what is for TCP port %d.", at.Port()))
+	case errors.Is(e, epmd.ErrNoAnswer), isClosed(e.Err):
+		return failed(fmt.Sprintf("%v closes the connection without an answer", at),
+			"The epmd there refuses this host, as -allow has it; its log says so (journalctl -u epmd). Or another program listens there.")
+	case errors.Is(e, syscall.EHOSTUNREACH):
+		return p.unreachable(ctx, e)
+	case errors.Is(e, syscall.ENETUNREACH):
+		return failed(fmt.Sprintf("no way to %v", at), "This host has no route to that address: "+e.Err.Error())
+	}
+	return failed(e.Error(), "What listens there may be no epmd.")
+}
+
+// rejectTime is how long a packet filter takes to reject a connection, with a way there and back. Without one, a
+// host of the LAN is found missing after about 3 s.
+const rejectTime = 700 * time.Millisecond
+
+// unreachable tells a host that is missing from a packet filter that rejects a connection with the same error. The
+// latter does so at once, and again: what began to look for a missing host earlier ends at once too, but once.
+func (p *pinger) unreachable(ctx context.Context, e *epmd.AddrError) failure {
+	found := fmt.Sprintf("no way to %v", e.Addr)
+	down := failed(found, "The host is down or on another network: "+e.Err.Error())
+	if e.After > rejectTime {
+		return down
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rejectTime)
+	defer cancel()
+	if _, err := p.net.connect(ctx, []netip.AddrPort{e.Addr}); !errors.Is(err, syscall.EHOSTUNREACH) {
+		return down
+	}
+	if p.isOnLink(e.Addr.Addr()) {
+		return failed(fmt.Sprintf("connections to %v are rejected", e.Addr),
+			fmt.Sprintf("The host is there, and a firewall rejects what is for TCP port %d (with \"host unreachable\"): open it there.", e.Addr.Port()))
+	}
+	return failed(found, fmt.Sprintf("A router says so at once: the host is down, or a firewall rejects what is for TCP port %d.", e.Addr.Port()))
+}
+
+func (p *pinger) isOnLink(a netip.Addr) bool {
+	prefixes, err := p.net.prefixes()
+	return err == nil && slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(a.WithZone("")) })
+}
+
+func isTimeout(err error) bool {
+	var timeout interface{ Timeout() bool }
+	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
+}
+
+// isClosed reports whether the other side has ended a connection.
+func isClosed(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// othersAdvice says which names are registered.
+func othersAdvice(names epmd.Names, err error) []string {
+	const most = 20
+	if err != nil {
+		return []string{"Which nodes are can't be told: " + err.Error()}
+	}
+	var list []string
+	for _, n := range names.Nodes {
+		list = append(list, n.Name)
+	}
+	switch n := len(list); {
+	case n == 0:
+		return []string{"Nor is any other: is the node started with -name or -sname, and not with -start_epmd false or another epmd module?"}
+	case n > most && names.Cut:
+		return []string{"These are, and many more: " + strings.Join(list[:most], ", ")}
+	case n > most:
+		return []string{fmt.Sprintf("These are, and %d more: %s", n-most, strings.Join(list[:most], ", "))}
+	}
+	return []string{"These are: " + strings.Join(list, ", ")}
+}
+
+// connectFailure says what became of connecting to the node's port at an address.
+func (p *pinger) connectFailure(_ context.Context, e *epmd.AddrError) failure {
+	at := e.Addr
+	switch {
+	case lacksZone(at.Addr()):
+		return failed(fmt.Sprintf("%v is a link-local address without its zone", at.Addr()))
+	case errors.Is(e, syscall.ECONNREFUSED):
+		return failed(fmt.Sprintf("nothing listens on %v for us", at),
+			"The node may listen on one address only (inet_dist_use_interface), or a firewall rejects the port.")
+	case isTimeout(e.Err):
+		return failed(fmt.Sprintf("no answer from %v", at), "A firewall drops what is for that port. "+portRangeAdvice)
+	case errors.Is(e, syscall.EHOSTUNREACH) && at.Addr() == p.epmd.Addr():
+		return failed(fmt.Sprintf("connections to %v are rejected", at), "The epmd answers there, so a firewall rejects that port. "+portRangeAdvice)
+	case errors.Is(e, syscall.EHOSTUNREACH), errors.Is(e, syscall.ENETUNREACH):
+		return failed(fmt.Sprintf("no way to %v", at))
+	}
+	return failed(e.Error())
+}
+
+const portRangeAdvice = "Nodes take any port unless told a range (-kernel inet_dist_listen_min and _max): open it."
+
+// nameAdvice says what it means that the node has another name.
+func (p *pinger) nameAdvice(ctx context.Context) []string {
+	const patience = 2 * time.Second
+	_, host, _ := strings.Cut(p.identity.Name, "@")
+	advice := []string{"Nodes talk to it by that name only: epmd -ping " + p.identity.Name}
+	if isLong(host) != isLong(p.host) {
+		advice = append(advice, "Nodes with short names (-sname) and nodes with long ones (-name) can't be connected.")
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if _, err := p.net.addresses(ctx, host); err != nil {
+		advice[0] = fmt.Sprintf("Nodes talk to it by that name only, and %s resolves nowhere here: its host is known as %s.", host, p.host)
+		advice = append(advice, fmt.Sprintf("Start the node with -name %s, or put %s and its address %v into /etc/hosts.", p.config.name, host, p.addr.Addr()))
+	}
+	return advice
+}
+
+// pingFailure says what became of a ping over a connection that has been made.
+func pingFailure(err error) error {
+	switch {
+	case isClosed(err):
+		return failed(err.Error(), "The connection was closed after the cookie had been accepted. The node's log may say why.")
+	case errors.Is(err, node.ErrPang):
+		return failed(err.Error(), "The node is connected, but its net_kernel does not take us for a node.")
+	}
+	return failed(err.Error(), "The node is connected, but its net_kernel does not answer: it is overloaded or hanging.")
+}
+
+// largeFailure says what became of a large answer, where a small one has come.
+func largeFailure(err error) error {
+	found := fmt.Sprintf("an answer of %d kB does not arrive, though small ones do", largeAnswer>>10)
+	if isClosed(err) {
+		return failed(found+": "+err.Error(), "The node, or a firewall on the way, has closed the connection.")
+	}
+	if !isTimeout(err) {
+		return failed(found + ": " + err.Error())
+	}
+	return failed(found,
+		"Large packets are lost on the way: an interface or a tunnel there takes smaller ones only (MTU), and a firewall drops the ICMP messages that would say so.",
+		"See what passes with ping -M do -s 1472 HOST, smaller until it does. Let ICMP \"fragmentation needed\" pass, or lower the MTU on the node's host.")
+}

@@ -1,0 +1,262 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"eclus/epmd"
+	"eclus/node"
+	"eclus/registry"
+)
+
+// goodWorld is one in which the node b@hostb.local is well.
+func goodWorld(t *testing.T) world {
+	t.Helper()
+	return world{
+		addresses: func(context.Context, string) ([]netip.Addr, error) { return []netip.Addr{addr("198.51.100.12")}, nil },
+		lookup: func(_ context.Context, at []netip.AddrPort, name string) (epmd.PortResp, netip.AddrPort, error) {
+			return epmd.PortResp{Name: name, Port: 4711}, at[0], nil
+		},
+		names:    func(context.Context, netip.AddrPort) (epmd.Names, error) { return epmd.Names{}, nil },
+		connect:  func(_ context.Context, at []netip.AddrPort) (netip.AddrPort, error) { return at[0], nil },
+		identify: identifiedAs("b@hostb.local"),
+		dial: func(*node.Dialer, context.Context, string, ...netip.AddrPort) (*node.Conn, error) {
+			return nil, nil
+		},
+		ping:       func(context.Context, *node.Conn) error { return nil },
+		answer:     func(context.Context, *node.Conn, int) error { return nil },
+		neighbours: func(context.Context) ([]registry.Node, error) { return nil, errors.New("no epmd here") },
+		prefixes:   func() ([]netip.Prefix, error) { return []netip.Prefix{netip.MustParsePrefix("198.51.100.11/24")}, nil },
+		switching:  func() ([]byte, error) { return []byte("hosts: files mdns4_minimal [NOTFOUND=return] dns\n"), nil },
+	}
+}
+
+func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+func identifiedAs(name string) func(context.Context, netip.AddrPort, string) (node.Identity, error) {
+	return func(context.Context, netip.AddrPort, string) (node.Identity, error) {
+		return node.Identity{Name: name, Flags: node.Published | node.Spawn}, nil
+	}
+}
+
+// each is the error of several addresses.
+func each(addrsAndErrors ...any) error {
+	var errs epmd.AddrErrors
+	for i := 0; i < len(addrsAndErrors); i += 2 {
+		errs = append(errs, &epmd.AddrError{
+			Addr: netip.MustParseAddrPort(addrsAndErrors[i].(string)), Err: addrsAndErrors[i+1].(error), After: time.Millisecond})
+	}
+	return fmt.Errorf("ask epmd: %w", errs)
+}
+
+const (
+	epmdAt = "198.51.100.12:4369"
+	nodeAt = "198.51.100.12:4711"
+)
+
+// TestPingAdvice has -ping end in every way that it has advice for.
+func TestPingAdvice(t *testing.T) {
+	resolves := func(addrs ...string) func(*world) {
+		return func(w *world) {
+			w.addresses = func(context.Context, string) (list []netip.Addr, err error) {
+				for _, a := range addrs {
+					list = append(list, addr(a))
+				}
+				if len(list) == 0 {
+					err = errors.New("no address is known")
+				}
+				return list, err
+			}
+		}
+	}
+	asked := func(err error) func(*world) {
+		return func(w *world) {
+			w.lookup = func(context.Context, []netip.AddrPort, string) (epmd.PortResp, netip.AddrPort, error) {
+				return epmd.PortResp{}, netip.AddrPort{}, err
+			}
+			w.connect = func(_ context.Context, at []netip.AddrPort) (netip.AddrPort, error) { return netip.AddrPort{}, err }
+		}
+	}
+	connected := func(err error) func(*world) {
+		return func(w *world) {
+			w.connect = func(context.Context, []netip.AddrPort) (netip.AddrPort, error) { return netip.AddrPort{}, err }
+		}
+	}
+	announces := func(n registry.Node) func(*world) {
+		return func(w *world) {
+			w.neighbours = func(context.Context) ([]registry.Node, error) { return []registry.Node{{Node: "x@y"}, n}, nil }
+		}
+	}
+	answers := func(small, large error) func(*world) {
+		return func(w *world) {
+			w.answer = func(_ context.Context, _ *node.Conn, size int) error {
+				if size == 1 {
+					return small
+				}
+				return large
+			}
+		}
+	}
+	absent := func(names epmd.Names, err error) func(*world) {
+		return func(w *world) {
+			w.lookup = func(_ context.Context, at []netip.AddrPort, _ string) (epmd.PortResp, netip.AddrPort, error) {
+				return epmd.PortResp{}, at[0], epmd.ErrNotRegistered
+			}
+			w.names = func(context.Context, netip.AddrPort) (epmd.Names, error) { return names, err }
+		}
+	}
+	switched := func(text string) func(*world) {
+		return func(w *world) { w.switching = func() ([]byte, error) { return []byte(text), nil } }
+	}
+	interfaces := func(prefixes ...string) func(*world) {
+		return func(w *world) {
+			w.prefixes = func() (list []netip.Prefix, err error) {
+				for _, p := range prefixes {
+					list = append(list, netip.MustParsePrefix(p))
+				}
+				return list, nil
+			}
+		}
+	}
+	pinged := func(err error) func(*world) {
+		return func(w *world) { w.ping = func(context.Context, *node.Conn) error { return err } }
+	}
+	many := func(n int) (names epmd.Names) {
+		for range n {
+			names.Nodes = append(names.Nodes, epmd.NamedPort{Name: "x"})
+		}
+		return names
+	}
+	reset := fmt.Errorf("read: %w", os.NewSyscallError("read", syscall.ECONNRESET))
+	for _, tt := range []struct {
+		name          string
+		node          string // b@hostb.local if empty
+		world         []func(*world)
+		step          string // "" means a pong
+		found, advice string
+	}{
+		{name: "pong"},
+		{name: "no full name", node: "b", step: "name", found: "NAME@HOST", advice: "full node name"},
+		{name: "no multicast DNS", world: []func(*world){resolves(), switched("hosts: files dns # mdns4\n")},
+			step: "resolve", found: "no address is known", advice: "libnss-mdns"},
+		{name: "IPv4 alone is looked up, and the neighbour has IPv6",
+			world: []func(*world){resolves(), announces(registry.Node{Node: "c@hostb.local", Host: "hostb.local", Addresses: []netip.Addr{addr("fe80::1%eth0")}})},
+			step:  "resolve", found: "no address", advice: "nsswitch.conf has mdns4_minimal.*write mdns_minimal"},
+		{name: "IPv4 alone is looked up, and this host has IPv6", world: []func(*world){resolves(), interfaces("127.0.0.1/8", "2001:db8::1/64")},
+			step: "resolve", advice: "nsswitch.conf has mdns4_minimal"},
+		{name: "both are looked up", world: []func(*world){resolves(), interfaces("2001:db8::1/64"), switched("hosts: files mdns_minimal\n")},
+			step: "resolve", advice: "Nobody on the LAN"},
+		{name: "nobody of that name", world: []func(*world){resolves()}, step: "resolve", advice: "Nobody on the LAN.*avahi-resolve -n hostb.local"},
+		{name: "renamed by Avahi",
+			world: []func(*world){resolves(), announces(registry.Node{Node: "b@hostb.local", Host: "hostb-2.local", Addresses: []netip.Addr{addr("198.51.100.12")}})},
+			step:  "resolve", advice: `announces itself as hostb-2\.local \(198\.51\.100\.12\).*Avahi renames.*-name b@hostb-2\.local, or put hostb\.local`},
+		{name: "other name than in DNS", node: "b@db.example.com",
+			world: []func(*world){resolves(), announces(registry.Node{Node: "b@db.example.com", Host: "hostb.local"})},
+			step:  "resolve", advice: `^The host that has it announces itself as hostb\.local \(\)\.\nStart`},
+		{name: "DNS", node: "b@db.example.com", world: []func(*world){resolves()}, step: "resolve", advice: "getent ahosts db.example.com"},
+		{name: "short name", node: "b@hostb", world: []func(*world){resolves()}, step: "resolve", advice: "short name.*-name NAME@hostb.local"},
+		{name: "no zone", node: "b@fe80::1", world: []func(*world){resolves("fe80::1")}, step: "resolve", found: "fe80::1, a link-local address without its zone", advice: "fe80::1%eth0"},
+		{name: "epmd refuses", world: []func(*world){asked(each(epmdAt, syscall.ECONNREFUSED))},
+			step: "epmd", found: "nothing listens on " + epmdAt, advice: "no epmd takes connections.*loopback only"},
+		{name: "epmd silent", world: []func(*world){asked(each(epmdAt, context.DeadlineExceeded))}, step: "epmd", found: "no answer from " + epmdAt, advice: "down, or a firewall drops.*4369"},
+		{name: "epmd closes", world: []func(*world){asked(each(epmdAt, epmd.ErrNoAnswer))}, step: "epmd", found: "closes the connection", advice: "-allow"},
+		{name: "no epmd", world: []func(*world){asked(each(epmdAt, errors.New("no epmd has port 1213486160")))}, step: "epmd", found: "no epmd has port", advice: "may be no epmd"},
+		{name: "no route", world: []func(*world){asked(each(epmdAt, syscall.ENETUNREACH))}, step: "epmd", found: "no way", advice: "no route"},
+		{name: "rejected", world: []func(*world){asked(each(epmdAt, syscall.EHOSTUNREACH))}, step: "epmd", found: "rejected", advice: `firewall rejects.*4369 \(with "host unreachable"\)`},
+		{name: "unreachable by a router", world: []func(*world){asked(each(epmdAt, syscall.EHOSTUNREACH)), interfaces("192.0.2.1/24")},
+			step: "epmd", found: "no way", advice: "router says so.*down, or a firewall"},
+		{name: "missing", world: []func(*world){asked(each(epmdAt, syscall.EHOSTUNREACH)), connected(context.DeadlineExceeded)},
+			step: "epmd", found: "no way", advice: "down or on another network"},
+		{name: "each address", world: []func(*world){resolves("198.51.100.12", "fe80::1", "2001:db8::2"),
+			asked(each(epmdAt, syscall.ECONNREFUSED, "[fe80::1]:4369", syscall.EINVAL, "[2001:db8::2]:4369", syscall.ENETUNREACH))},
+			step: "epmd", found: `nothing listens on .*:4369 for us; fe80::1 is a link-local address without its zone; no way to \[2001:db8::2\]`,
+			advice: "(?s)The host is up.*Add the interface.*no route"},
+		{name: "none registered", world: []func(*world){absent(epmd.Names{}, nil)}, step: "lookup", found: `"b" is not registered`, advice: "Nor is any other"},
+		{name: "others registered", world: []func(*world){absent(many(2), nil)}, step: "lookup", advice: "^These are: x, x$"},
+		{name: "many registered", world: []func(*world){absent(many(23), nil)}, step: "lookup", advice: "^These are, and 3 more: x, x"},
+		{name: "others not told", world: []func(*world){absent(epmd.Names{}, io.ErrUnexpectedEOF)}, step: "lookup", advice: "can't be told"},
+		{name: "port closed", world: []func(*world){connected(each(nodeAt, syscall.ECONNREFUSED))}, step: "connect", found: "nothing listens on " + nodeAt, advice: "inet_dist_use_interface"},
+		{name: "port dropped", world: []func(*world){connected(each(nodeAt, context.DeadlineExceeded))}, step: "connect", found: "no answer", advice: "firewall drops.*inet_dist_listen_min"},
+		{name: "port rejected", world: []func(*world){connected(each(nodeAt, syscall.EHOSTUNREACH))}, step: "connect", found: "rejected", advice: "epmd answers there, so a firewall rejects"},
+		{name: "port at each address", world: []func(*world){connected(each(nodeAt, syscall.ECONNREFUSED, "[2001:db8::2]:4711", syscall.EHOSTUNREACH, "[fe80::1]:4711", syscall.EINVAL))},
+			step: "connect", found: `nothing listens on .*:4711 for us; no way to \[2001:db8::2\]:4711; fe80::1 is a link-local`},
+		{name: "another name", world: []func(*world){func(w *world) { w.identify = identifiedAs("b@hostb") }},
+			step: "identify", found: "calls itself b@hostb", advice: "(?s)epmd -ping b@hostb\n.*can't be connected"},
+		{name: "another name, of a host that was renamed", node: "b@hostb-2.local", world: []func(*world){func(w *world) {
+			w.addresses = func(_ context.Context, host string) ([]netip.Addr, error) {
+				if host == "hostb-2.local" {
+					return []netip.Addr{addr("198.51.100.12")}, nil
+				}
+				return nil, errors.New("no address")
+			}
+		}}, step: "identify", advice: `hostb\.local resolves nowhere here: its host is known as hostb-2\.local\.\nStart the node with -name b@hostb-2\.local, or put hostb\.local and its address 198\.51`},
+		{name: "suspended", world: []func(*world){func(w *world) {
+			w.identify = func(context.Context, netip.AddrPort, string) (node.Identity, error) {
+				return node.Identity{}, context.DeadlineExceeded
+			}
+		}}, step: "identify", found: "does not answer", advice: "suspended, overloaded or hanging"},
+		{name: "no pong in time", world: []func(*world){pinged(context.DeadlineExceeded)}, step: "ping", advice: "overloaded or hanging"},
+		{name: "reset", world: []func(*world){pinged(reset)}, step: "ping", found: "reset", advice: "closed after the cookie"},
+		{name: "no pong", world: []func(*world){pinged(node.ErrPang)}, step: "ping", advice: "does not take us for a node"},
+		{name: "large answer lost", world: []func(*world){answers(nil, context.DeadlineExceeded)}, step: "large", found: "8 kB does not arrive", advice: "(?s)MTU.*ping -M do"},
+		{name: "large answer closes", world: []func(*world){answers(nil, reset)}, step: "large", found: "reset", advice: "has closed the connection"},
+		{name: "small answer lost", world: []func(*world){answers(context.DeadlineExceeded, nil)}, step: "large", advice: "overloaded or hanging"},
+		{name: "no functions", world: []func(*world){answers(errors.New("rex has ended"), nil)}},
+		{name: "a foreign node", world: []func(*world){answers(context.DeadlineExceeded, nil), func(w *world) {
+			w.identify = func(context.Context, netip.AddrPort, string) (node.Identity, error) {
+				return node.Identity{Name: "b@hostb.local"}, nil
+			}
+		}}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := config{name: tt.node, port: epmd.DefaultPort}
+			if c.name == "" {
+				c.name = "b@hostb.local"
+			}
+			p := newPinger(c, func(name string) (string, bool) { return "secret", name == envCookie })
+			p.net = goodWorld(t)
+			for _, change := range tt.world {
+				change(&p.net)
+			}
+			pong := p.walkTo(t.Context(), "large")
+			last := p.report.Steps[len(p.report.Steps)-1]
+			if pong != (tt.step == "") || !pong && last.Step != tt.step {
+				t.Fatalf("pong %v, ends with %+v; want it to end at %q", pong, last, tt.step)
+			}
+			advice := strings.Join(last.Advice, "\n")
+			for text, pattern := range map[string]string{last.Found: tt.found, advice: tt.advice} {
+				if !regexp.MustCompile("(?s)" + pattern).MatchString(text) {
+					t.Errorf("got %q; want %q", text, pattern)
+				}
+			}
+			if pong && (advice != "" || len(p.report.Steps) != len(pingSteps)) {
+				t.Errorf("a pong after %d steps, with advice %q", len(p.report.Steps), advice)
+			}
+		})
+	}
+}
+
+// TestPingOtherAddress goes on with another address of the host where the first one's port is closed.
+func TestPingOtherAddress(t *testing.T) {
+	p := newPinger(config{name: "b@hostb.local", port: epmd.DefaultPort}, func(name string) (string, bool) { return "secret", name == envCookie })
+	p.net = goodWorld(t)
+	p.net.addresses = func(context.Context, string) ([]netip.Addr, error) {
+		return []netip.Addr{addr("::1"), addr("127.0.0.1")}, nil
+	}
+	p.net.connect = func(_ context.Context, at []netip.AddrPort) (netip.AddrPort, error) { return at[1], nil }
+	if !p.walkTo(t.Context(), "large") || p.report.Address != "127.0.0.1" || p.report.Port != 4711 {
+		t.Errorf("got %+v", p.report)
+	}
+	if found := p.report.Steps[4].Found; found != "127.0.0.1:4711 is open; [::1]:4711 is not" {
+		t.Errorf("found %q", found)
+	}
+}
