@@ -24,7 +24,7 @@ import (
 )
 
 // limit is how long one step may take before it counts as broken, on however busy a machine.
-const limit = time.Minute
+const limit = 3 * time.Minute
 
 // host is a host of the virtual LAN on which our epmd runs.
 type host struct {

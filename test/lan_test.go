@@ -855,7 +855,7 @@ func shippedPair(t *testing.T) (a, b *host) {
 const (
 	idleTime    = 10 * time.Second // how long nothing happens on the LAN
 	settleTime  = 15 * time.Second // and before that, until all is over that news lead to in a Go program
-	maxSwitches = 50               // in idleTime; what wakes up ten times a second has twice as many
+	maxSwitches = 70               // in idleTime; what wakes up ten times a second has a hundred
 )
 
 // TestLANIdle counts how often epmd wakes up when nothing happens.
@@ -888,7 +888,8 @@ func shippedBinary(t *testing.T) string {
 	return shipped(t, "test")
 }
 
-// switches returns how often the threads of epmd on the host have given up or been taken a processor.
+// switches returns how often the threads of epmd on the host have given up a processor, as they do after each time that
+// something wakes them up. How often others take it from them says how busy the machine is.
 func switches(t *testing.T, h *host) int {
 	t.Helper()
 	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", h.epmd.Pid()))
@@ -906,7 +907,7 @@ func switches(t *testing.T, h *host) int {
 	return sum
 }
 
-var contextSwitches = regexp.MustCompile(`(?m)voluntary_ctxt_switches:\t(\d+)$`)
+var contextSwitches = regexp.MustCompile(`(?m)^voluntary_ctxt_switches:\t(\d+)$`)
 
 func median(d []time.Duration) time.Duration {
 	slices.Sort(d)

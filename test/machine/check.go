@@ -45,7 +45,7 @@ func Need(t lan.TB, tools ...string) {
 }
 
 // bootLimit is how long a host may take to boot, on however busy a machine.
-const bootLimit = time.Minute
+const bootLimit = 3 * time.Minute
 
 // ForTest returns a host on a network, or, if that is nil, on one of its own, which is gone when the test ends. If the
 // test has failed, the journal is logged. tools are as for Need.
