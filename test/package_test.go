@@ -218,7 +218,25 @@ func TestMakeDeb(t *testing.T) {
 			t.Errorf("no %s of root in\n%s", path, contents)
 		}
 	}
-	control := t.TempDir()
+	root, control := t.TempDir(), t.TempDir()
+	outputOf(t, "dpkg-deb", "-x", deb, root)
+	copyright, err := os.ReadFile(filepath.Join(root, "usr/share/doc/eclus/copyright"))
+	must(t, err)
+	for _, module := range []string{"github.com/coreos/go-systemd/v22", "github.com/godbus/dbus/v5"} {
+		dir := strings.TrimSpace(outputOf(t, "go", "list", "-m", "-f", "{{.Dir}}", module))
+		notices, err := filepath.Glob(dir + "/[LN][IO][CT][EI]*") // LICENSE and NOTICE
+		must(t, err)
+		for _, notice := range notices {
+			text, err := os.ReadFile(notice)
+			must(t, err)
+			if !strings.Contains(string(copyright), string(text)) {
+				t.Errorf("no %s of %s in the package", filepath.Base(notice), module)
+			}
+		}
+		if len(notices) == 0 {
+			t.Errorf("no license of %s found", module)
+		}
+	}
 	outputOf(t, "dpkg-deb", "-e", deb, control)
 	for _, script := range []string{"preinst", "postinst", "prerm", "postrm"} {
 		outputOf(t, "sh", "-n", filepath.Join(control, script))
