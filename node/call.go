@@ -66,6 +66,13 @@ func (c *Conn) take(ref Ref) *waiter {
 	return w
 }
 
+// waitsFor reports whether the outcome of ref is waited for.
+func (c *Conn) waitsFor(ref Ref) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.waiting[ref] != nil
+}
+
 // found says that ref stands for a monitor of pid.
 func (c *Conn) found(ref Ref, pid Pid) {
 	c.mu.Lock()

@@ -12,6 +12,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -61,7 +62,7 @@ type Handler func(*Conn, Message)
 // Message is what came for a process.
 type Message struct {
 	To   Atom // registered name; empty for the Conn's own pid
-	From Pid  // sender, zero for what was sent to a pid
+	From Pid  // sender; zero: not told, which old nodes don't for what they send to a pid
 	Term RawTerm
 }
 
@@ -82,6 +83,8 @@ type Conn struct {
 	answers chan []byte  // the same, of the reader
 	in      chan Message // to be handled
 	wrote   atomic.Int64 // when something was last sent, in Unix nanoseconds
+	said    atomic.Bool  // a message was sent, ticks aside
+	heard   atomic.Bool  // a message has come, ticks aside
 
 	mu      sync.Mutex
 	refs    uint64          // references made
@@ -170,8 +173,11 @@ func (c *Conn) writeAll() {
 			c.flush()
 			return
 		}
+		if len(m) > messageLenSize {
+			c.said.Store(true)
+		}
 		if err := c.write(m); err != nil {
-			c.fail(fmt.Errorf("send to node: %w", err))
+			c.fail(fmt.Errorf("send to node: %w", c.lost(err)))
 			return
 		}
 		tick.Reset(every)
@@ -216,10 +222,18 @@ func (c *Conn) readAll() {
 			err = c.receive(m)
 		}
 		if err != nil {
-			c.fail(fmt.Errorf("receive from node: %w", err))
+			c.fail(fmt.Errorf("receive from node: %w", c.lost(err)))
 			return
 		}
 	}
+}
+
+// lost makes an ErrFirstMessage of the end of a connection over which no message has come, but one has gone.
+func (c *Conn) lost(err error) error {
+	if (isClosed(err) || errors.Is(err, syscall.EPIPE)) && c.said.Load() && !c.heard.Load() {
+		return fmt.Errorf("%w: %w", ErrFirstMessage, err)
+	}
+	return err
 }
 
 // watchedReader reads from a connection and fails when the peer is silent for too long.
@@ -260,6 +274,7 @@ func readMessage(r io.Reader, most int) ([]byte, error) {
 // never stop, so a tick shortly after something was sent is not answered.
 func (c *Conn) receive(m []byte) error {
 	if len(m) > 0 {
+		c.heard.Store(true)
 		return c.dispatch(m)
 	}
 	if time.Since(time.Unix(0, c.wrote.Load())) < answerPause {

@@ -567,3 +567,156 @@ func TestCallsConcurrently(t *testing.T) {
 		t.Errorf("%d still wait", n)
 	}
 }
+
+// TestDispatchPayloads has a peer send what it does for the flags that a Conn announces.
+func TestDispatchPayloads(t *testing.T) {
+	c, _ := testConn(t, Options{Processes: map[Atom]Handler{"": func(*Conn, Message) {}}})
+	far := Pid{Node: "them@there", ID: 7, Creation: 1}
+	token := Tuple{0, Atom("label"), 0, far, 0}
+	dispatch := func(control Tuple, payload ...any) {
+		t.Helper()
+		m, err := encodeMessage(control, payload...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.dispatch(m[messageLenSize:]); err != nil {
+			t.Errorf("%v: %v", control, err)
+		}
+	}
+	wait := func() (Ref, chan outcome) {
+		done := make(chan outcome, 1)
+		ref, err := c.wait(nil, func(o outcome) { done <- o })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ref, done
+	}
+	want := func(what string, got RawTerm, value any) {
+		t.Helper()
+		if v := decoded(t, got); v != value {
+			t.Errorf("%s: got %v, want %v", what, v, value)
+		}
+	}
+	for _, op := range []int{opSendSender, opSendSenderTT} {
+		dispatch(Tuple{op, far, c.pid, token}[:op-opSendSender+3], Atom("hello"))
+		m := <-c.in
+		if want("message", m.Term, Atom("hello")); m.From != far || m.To != "" {
+			t.Errorf("message %+v; want it from %v", m, far)
+		}
+	}
+	ref, done := wait()
+	dispatch(Tuple{opSendSender, far, c.pid}, Tuple{ref, 1})
+	want("answer", (<-done).term, int64(1))
+	for _, op := range []int{opAliasSend, opAliasSendTT} {
+		ref, done = wait()
+		dispatch(Tuple{op, far, ref, token}[:op-opAliasSend+3], Tuple{ref, 2})
+		want("answer to an alias", (<-done).term, int64(2))
+	}
+	dispatch(Tuple{opAliasSend, far, ref}, Atom("late"))
+	if len(c.in) != 0 {
+		t.Errorf("a message to an alias that has gone: %+v", <-c.in)
+	}
+	ref, done = wait()
+	dispatch(Tuple{opPayloadDown, far, c.pid, ref}, Atom("badarg"))
+	want("reason", (<-done).term, Atom("badarg"))
+	for _, op := range []int{opPayloadExit, opPayloadExitTT} {
+		l, _, err := c.linked(far)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dispatch(Tuple{op, far, c.pid, token}[:op-opPayloadExit+3], Atom("badarg"))
+		want("exit", (<-l.Down()).Reason, Atom("badarg"))
+	}
+	dispatch(Tuple{opRegSendTT, far, Atom(""), netKernel, Tuple{0, Tuple{Atom("any"), 1.5}, 0, far, 0}}, Atom("a label of any kind"))
+	if len(c.answers) != 0 {
+		t.Error("answered what asks for nothing")
+	}
+}
+
+// TestFirstMessage has a peer close when the first message comes, and when it is not the first.
+func TestFirstMessage(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		peer func(net.Conn, []byte)
+		want bool
+	}{
+		{"first", func(c net.Conn, _ []byte) {}, true},
+		{"after a tick", func(c net.Conn, _ []byte) { c.Write(make([]byte, messageLenSize)) }, true},
+		{"after a message", func(c net.Conn, m []byte) { c.Write(m) }, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c, theirs := testConn(t, Options{})
+			go func() {
+				m, _ := readMessage(theirs, 1<<20)
+				tt.peer(theirs, append(binary.BigEndian.AppendUint32(nil, uint32(len(m))), m...))
+				theirs.Close()
+			}()
+			c.start()
+			err := c.SendName("a", Atom("hello"))
+			ended(t, c, nil)
+			if got := errors.Is(c.Err(), ErrFirstMessage); err != nil || got != tt.want {
+				t.Errorf("sent: %v, ended with %v; want ErrFirstMessage: %v", err, c.Err(), tt.want)
+			}
+			c.Close()
+		})
+	}
+	c, theirs := testConn(t, Options{})
+	c.start()
+	theirs.Close()
+	ended(t, c, nil)
+	if errors.Is(c.Err(), ErrFirstMessage) {
+		t.Errorf("nothing sent, ended with %v", c.Err())
+	}
+}
+
+// TestServeNames gives a node that asks for a name one of its host, and has names of its own by who asks.
+func TestServeNames(t *testing.T) {
+	s := &Server{Name: "us@here", Cookie: "secret", NameFor: func(peer string, local net.Addr) string {
+		if _, host, _ := strings.Cut(peer, "@"); host == "short" && local != nil {
+			return "us@short"
+		}
+		return "us@here.example"
+	}}
+	addr := served(t, s)
+	for _, tt := range []struct {
+		sent   SendName
+		status StatusCode
+		want   string
+	}{
+		{SendName{connected, 1, "a@short"}, OK, "us@short"},
+		{SendName{connected, 1, "a@long.example"}, OK, "us@here.example"},
+		{SendName{connected | NameMe, 0, "short"}, Named, "us@short"},
+		{SendName{connected | NameMe, 0, "long.example"}, Named, "us@here.example"},
+		{SendName{connected, 1, "us@short"}, NotAllowed, ""},
+		{SendName{connected | NameMe, 0, "a@b"}, NotAllowed, ""},
+	} {
+		t.Run(tt.sent.Name, func(t *testing.T) {
+			c, err := net.Dial("tcp", addr.String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			f := frames{c, plainLenSize}
+			if err := f.write(tt.sent.Append(nil)); err != nil {
+				t.Fatal(err)
+			}
+			b, err := f.read()
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := ParseStatus(b)
+			if err != nil || got.Code != tt.status {
+				t.Fatalf("got %+v, %v; want %q", got, err, tt.status)
+			}
+			if tt.status == Named && (CheckName(got.Name) != nil || !strings.HasSuffix(got.Name, "@"+tt.sent.Name) || got.Creation < 4) {
+				t.Errorf("named %q, creation %d", got.Name, got.Creation)
+			}
+			if tt.want == "" {
+				return
+			}
+			if m, err := readChallenge(f); err != nil || m.Name != tt.want {
+				t.Errorf("challenge of %q, %v; want %q", m.Name, err, tt.want)
+			}
+		})
+	}
+}

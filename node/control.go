@@ -22,10 +22,17 @@ const (
 	opMonitor        = 19
 	opDemonitor      = 20
 	opMonitorExit    = 21
+	opSendSender     = 22
+	opSendSenderTT   = 23
+	opPayloadExit    = 24
+	opPayloadExitTT  = 25
+	opPayloadDown    = 28 // PAYLOAD_MONITOR_P_EXIT
 	opSpawnRequest   = 29
 	opSpawnRequestTT = 30
 	opSpawnReply     = 31
 	opSpawnReplyTT   = 32
+	opAliasSend      = 33
+	opAliasSendTT    = 34
 	opUnlinkID       = 35
 	opUnlinkIDAck    = 36
 )
@@ -37,6 +44,11 @@ const (
 	atomNoProc  Atom = "noproc"
 	atomNotSup  Atom = "notsup"
 	atomMonitor Atom = "monitor"
+)
+
+var (
+	errTooShort  = errors.New("too short")
+	errNoPayload = errors.New("message without a payload")
 )
 
 var errNoControl = errors.New("control message that is no tuple with a number in front")
@@ -103,24 +115,33 @@ func (c *Conn) dispatch(m []byte) error {
 		return err
 	}
 	switch msg.op {
-	case opSend, opSendTT, opRegSend, opRegSendTT:
+	case opSend, opSendTT, opSendSender, opSendSenderTT, opRegSend, opRegSendTT:
 		err = c.gotMessage(msg)
+	case opAliasSend, opAliasSendTT:
+		err = c.gotAliased(msg)
 	case opMonitor:
 		err = c.gotMonitor(msg)
 	case opMonitorExit:
 		err = c.gotDown(msg)
+	case opPayloadDown:
+		err = c.gotPayloadDown(msg)
 	case opSpawnReply, opSpawnReplyTT:
 		err = c.gotSpawned(msg)
 	case opSpawnRequest, opSpawnRequestTT:
 		err = c.refuseSpawn(msg)
 	case opExit, opExitTT:
 		err = c.gotExit(msg)
+	case opPayloadExit, opPayloadExitTT:
+		err = c.gotPayloadExit(msg)
 	case opLink:
 		err = c.gotLink(msg)
 	case opUnlink:
 		err = c.gotOldUnlink(msg)
 	case opUnlinkID:
 		err = c.gotUnlink(msg)
+	}
+	if unfit := (*TypeError)(nil); errors.As(err, &unfit) { // its text has Go types of ours
+		return fmt.Errorf("control message %d: %s is of no use there", msg.op, unfit.Term)
 	}
 	if err != nil {
 		return fmt.Errorf("control message %d: %w", msg.op, err)
@@ -137,23 +158,28 @@ func (c *Conn) reply(control Tuple) error {
 	return c.answer(m)
 }
 
-// gotMessage is for {SEND, ”, To}, {REG_SEND, From, ”, ToName}, and the same with a trace token.
+// gotMessage is for {SEND, ”, To}, {SEND_SENDER, From, To}, {REG_SEND, From, ”, ToName}, and the same with a
+// trace token.
 func (c *Conn) gotMessage(msg control) error {
 	var t Tuple
 	if err := msg.unmarshal(&t); err != nil {
 		return err
 	}
 	if msg.payload == nil {
-		return errors.New("message without a payload")
+		return errNoPayload
 	}
-	if (msg.op == opSend || msg.op == opSendTT) && len(t) >= 3 {
+	if msg.op != opRegSend && msg.op != opRegSendTT {
+		if len(t) < 3 {
+			return errTooShort
+		}
 		if to, ok := t[2].(Pid); ok && to == c.pid {
-			return c.toSelf(msg.payload)
+			from, _ := t[1].(Pid) // none in a SEND
+			return c.toSelf(from, msg.payload)
 		}
 		return nil // it may be a process of an earlier connection
 	}
 	if len(t) < 4 {
-		return errors.New("too short")
+		return errTooShort
 	}
 	from, isPid := t[1].(Pid)
 	to, isAtom := t[3].(Atom)
@@ -163,8 +189,28 @@ func (c *Conn) gotMessage(msg control) error {
 	return c.toProcess(Message{To: to, From: from, Term: msg.payload})
 }
 
+// gotAliased is for {ALIAS_SEND, From, Alias}, and the same with a trace token. The alias can be the reference
+// of something asked, as that of a monitor; others have never been made.
+func (c *Conn) gotAliased(msg control) error {
+	var t Tuple
+	if err := msg.unmarshal(&t); err != nil {
+		return err
+	}
+	if len(t) < 3 {
+		return errTooShort
+	}
+	if msg.payload == nil {
+		return errNoPayload
+	}
+	if alias, ok := t[2].(Ref); ok && c.waitsFor(alias) {
+		from, _ := t[1].(Pid)
+		return c.toSelf(from, msg.payload)
+	}
+	return nil
+}
+
 // toSelf is for an answer to something asked, {Ref, Reply}, or another message.
-func (c *Conn) toSelf(term RawTerm) error {
+func (c *Conn) toSelf(from Pid, term RawTerm) error {
 	var reply struct {
 		_     struct{} `erl:",tuple"`
 		Ref   Ref
@@ -173,7 +219,7 @@ func (c *Conn) toSelf(term RawTerm) error {
 	if err := decodeRaw(term, &reply); err == nil && c.deliver(reply.Ref, outcome{term: reply.Reply, reply: true}) {
 		return nil
 	}
-	return c.toProcess(Message{Term: term})
+	return c.toProcess(Message{From: from, Term: term})
 }
 
 // toProcess leaves m to its handler, if there is one, and answers what every node does otherwise.
@@ -232,6 +278,24 @@ func (c *Conn) gotDown(msg control) error {
 	return err
 }
 
+// gotPayloadDown is for {PAYLOAD_MONITOR_P_EXIT, From, To, Ref}, whose payload is the reason.
+func (c *Conn) gotPayloadDown(msg control) error {
+	var m struct {
+		_        struct{} `erl:",tuple"`
+		Op       int
+		From, To RawTerm
+		Ref      Ref
+	}
+	err := msg.unmarshal(&m)
+	if err == nil && msg.payload == nil {
+		err = errNoPayload
+	}
+	if err == nil {
+		c.deliver(m.Ref, outcome{term: msg.payload})
+	}
+	return err
+}
+
 // gotSpawned is for {SPAWN_REPLY, Ref, To, Flags, PidOrReason}, which may have a trace token.
 func (c *Conn) gotSpawned(msg control) error {
 	var t Tuple
@@ -239,7 +303,7 @@ func (c *Conn) gotSpawned(msg control) error {
 		return err
 	}
 	if len(t) < 5 {
-		return errors.New("too short")
+		return errTooShort
 	}
 	ref, _ := t[1].(Ref)
 	switch result := t[4].(type) {
@@ -261,7 +325,7 @@ func (c *Conn) refuseSpawn(msg control) error {
 		return err
 	}
 	if len(t) < 6 {
-		return errors.New("too short")
+		return errTooShort
 	}
 	ref, isRef := t[1].(Ref)
 	from, isPid := t[2].(Pid)

@@ -25,6 +25,10 @@ var (
 	ErrWantsTLS = errors.New("node speaks TLS")
 	// ErrCookie is the error of a node that was not convinced by our cookie, or that did not know it itself.
 	ErrCookie = errors.New("cookies differ")
+	// ErrFirstMessage is the error of a node that closes the connection when it gets the first message. It may
+	// take only messages that begin with a distribution header, which OTP leaves away unless both ends announce
+	// DistHdrAtomCache, and a Conn does not.
+	ErrFirstMessage = errors.New("node closed the connection on our first message")
 	// ErrSilent is the error of a connection over which nothing, not even a tick, has come or could be
 	// sent for too long.
 	ErrSilent = errors.New("node is silent")

@@ -23,13 +23,22 @@ const (
 	ExportPtrTag       Flags = 1 << 9
 	BitBinaries        Flags = 1 << 10
 	NewFloats          Flags = 1 << 11
+	UnicodeIO          Flags = 1 << 12
+	DistHdrAtomCache   Flags = 1 << 13 // messages have a distribution header, with an atom cache
+	SmallAtomTags      Flags = 1 << 14
 	UTF8Atoms          Flags = 1 << 16
 	MapTag             Flags = 1 << 17
 	BigCreation        Flags = 1 << 18
+	SendSender         Flags = 1 << 19 // SEND_SENDER
+	BigSeqtraceLabels  Flags = 1 << 20
+	ExitPayload        Flags = 1 << 22 // PAYLOAD_EXIT and its like
+	Fragments          Flags = 1 << 23 // messages come in pieces
 	Handshake23        Flags = 1 << 24 // the handshake of OTP 23, version 6
 	UnlinkID           Flags = 1 << 25 // mandatory since OTP 26
 	Spawn              Flags = 1 << 32 // SPAWN_REQUEST; erpc is built on it
+	NameMe             Flags = 1 << 33 // the node wants to be told its name; it gives that of its host alone
 	V4NC               Flags = 1 << 34 // mandatory since OTP 26
+	Alias              Flags = 1 << 35 // ALIAS_SEND
 	Mandatory25Digest  Flags = 1 << 36 // mandatory since OTP 27
 )
 
@@ -39,8 +48,13 @@ const (
 const Mandatory = ExtendedReferences | FunTags | NewFunTags | ExtendedPidsPorts | ExportPtrTag | BitBinaries |
 	NewFloats | UTF8Atoms | MapTag | BigCreation | Handshake23 | UnlinkID | V4NC | Mandatory25Digest
 
-// connected is what a Conn announces: no atom cache, no fragments, no payloads of exits, no aliases.
-const connected = Mandatory | DistMonitor | DistMonitorName | Spawn
+// connected is what a Conn announces: all that OTP 25 does, but no atom cache and no fragments. AtomVM
+// demands all of it.
+const connected = Mandatory | DistMonitor | DistMonitorName | UnicodeIO | SmallAtomTags | SendSender | BigSeqtraceLabels |
+	ExitPayload | Spawn | Alias
+
+// probing is what Identify announces: all that OTP 25 does. It ends before a message is sent.
+const probing = connected | DistHdrAtomCache | Fragments
 
 // missing returns what a peer with flags f can't do and a Conn needs. From OTP 25 on one flag may stand for
 // most others.

@@ -24,6 +24,9 @@ const (
 // has no certificate.
 var ErrTLS = errors.New("TLS handshake not completed")
 
+// ErrHungUp is the error of a node that closes the connection instead of an answer to the prober's name.
+var ErrHungUp = errors.New("connection closed without an answer")
+
 // StatusError is the error of a node that did not accept the prober's name.
 type StatusError struct {
 	Code StatusCode // NotOK, Alive and NotAllowed are the ones OTP sends
@@ -78,6 +81,9 @@ func Identify(ctx context.Context, addr netip.AddrPort, prober string) (Identity
 	id, err := identifyTLS(ctx, addr, prober)
 	if errors.Is(err, errPlain) {
 		id, err = identifyPlain(ctx, addr, prober)
+		if opErr := (*net.OpError)(nil); errors.As(err, &opErr) && opErr.Op == "dial" { // it was there a moment ago
+			err = fmt.Errorf("%w: then %v", ErrHungUp, err)
+		}
 	}
 	if err == nil {
 		return id, nil
@@ -99,7 +105,7 @@ func identifyPlain(ctx context.Context, addr netip.AddrPort, prober string) (Ide
 
 // ask goes through the handshake as far as the challenge.
 func ask(f frames, prober string) (Identity, error) {
-	if err := f.write(SendName{Flags: Mandatory, Name: prober}.Append(nil)); err != nil {
+	if err := f.write(SendName{Flags: probing, Name: prober}.Append(nil)); err != nil {
 		return Identity{}, fmt.Errorf("send name: %w", err)
 	}
 	if err := readStatus(f); err != nil {
@@ -128,6 +134,9 @@ func readChallenge(f frames) (Challenge, error) {
 // readStatus reads the answer to the prober's name; nil says that the challenge comes next.
 func readStatus(f frames) error {
 	b, err := f.read()
+	if isClosed(err) {
+		return fmt.Errorf("%w: read status: %w", ErrHungUp, err)
+	}
 	if err != nil {
 		return fmt.Errorf("read status: %w", err)
 	}

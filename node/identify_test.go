@@ -64,7 +64,7 @@ func TestIdentify(t *testing.T) {
 					c.Write(unhex(t, tt.greet))
 					return
 				}
-				want := SendName{Flags: Mandatory, Name: prober}
+				want := SendName{Flags: probing, Name: prober}
 				if got, err := ParseSendName(m); err != nil || got != want {
 					t.Errorf("node was sent %x: %+v, %v; want %+v", m, got, err, want)
 				}

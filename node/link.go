@@ -162,3 +162,22 @@ func (c *Conn) gotExit(msg control) error {
 	}
 	return err
 }
+
+// gotPayloadExit is for {PAYLOAD_EXIT, From, To}, whose payload is the reason, and the same with a trace token.
+func (c *Conn) gotPayloadExit(msg control) error {
+	var t Tuple
+	if err := msg.unmarshal(&t); err != nil {
+		return err
+	}
+	if len(t) < 3 {
+		return errTooShort
+	}
+	if msg.payload == nil {
+		return errNoPayload
+	}
+	from, isPid := t[1].(Pid)
+	if to, _ := t[2].(Pid); isPid && to == c.pid { // else of an earlier connection
+		c.endLink(from, Down{Reason: msg.payload})
+	}
+	return nil
+}

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -20,9 +21,12 @@ const (
 // Server is a hidden node that others connect to. It registers nowhere: how others find it is its owner's
 // affair. A node that has not proved that it knows the cookie gets no further than the handshake.
 type Server struct {
-	Name   string // full node name
-	Cookie Cookie
-	TLS    *tls.Config // for distribution over TLS; nil for a plain node
+	Name string // full node name
+	// NameFor returns the full node name to have towards the node called peer, which has connected to the
+	// address local: that node closes the connection if this is not the name it wants. Nil: Name, always.
+	NameFor func(peer string, local net.Addr) string
+	Cookie  Cookie
+	TLS     *tls.Config // for distribution over TLS; nil for a plain node
 	Options
 	// Connected is called with each connection accepted, after its handshake, if it is set. The connection
 	// lasts until either side closes it.
@@ -156,12 +160,23 @@ func (s *Server) accept(ctx context.Context, us self, c net.Conn) (*Conn, error)
 	if s.TLS != nil {
 		f = frames{tls.Server(c, s.TLS), secureLenSize}
 	}
-	name, err := readName(f, us.name)
+	name, err := readName(f)
 	if err != nil {
 		return nil, fmt.Errorf("accept node: %w", err)
 	}
+	if s.NameFor != nil {
+		us.name = s.NameFor(name.Name, c.LocalAddr())
+	}
+	if name.Name == us.name {
+		f.write(Status{Code: NotAllowed}.Append(nil))
+		return nil, fmt.Errorf("accept node: peer has our own name %q", us.name)
+	}
 	code, attempt := s.peers.accept(us.name, name.Name)
-	err = us.greet(f, code)
+	status := Status{Code: code}
+	if code == OK && name.Flags&NameMe != 0 {
+		status = Status{Named, name.Name, name.Creation}
+	}
+	err = us.greet(f, status)
 	if err == nil && !stop() {
 		err = context.Cause(ctx)
 	}
@@ -174,18 +189,19 @@ func (s *Server) accept(ctx context.Context, us self, c net.Conn) (*Conn, error)
 	return conn, nil
 }
 
-// readName reads the name of a node that may connect, as far as its name and its flags go.
-func readName(f frames, own string) (SendName, error) {
+// readName reads the name of a node that may connect, as far as its name and its flags go. A node that
+// asks for a name (erl -sname undefined) tells its host alone, and gets one that nobody has.
+func readName(f frames) (SendName, error) {
 	b, err := f.read()
 	if err != nil {
 		return SendName{}, fmt.Errorf("read name: %w", err)
 	}
 	m, err := ParseSendName(b)
+	if err == nil && m.Flags&NameMe != 0 {
+		m.Name, m.Creation = rand.Text()+"@"+m.Name, random()|4
+	}
 	if err == nil {
 		err = CheckName(m.Name)
-	}
-	if err == nil && m.Name == own {
-		err = fmt.Errorf("peer has our own name %q", own)
 	}
 	if err == nil && m.Flags.missing() != 0 {
 		err = &FlagsError{m.Flags.missing()}
@@ -197,22 +213,22 @@ func readName(f frames, own string) (SendName, error) {
 }
 
 // greet goes through the rest of the handshake of the accepting side.
-func (s self) greet(f frames, code StatusCode) error {
-	if err := admit(f, code); err != nil {
+func (s self) greet(f frames, status Status) error {
+	if err := admit(f, status); err != nil {
 		return err
 	}
 	return s.challenge(f)
 }
 
 // admit tells the peer how it stands with its name.
-func admit(f frames, code StatusCode) error {
-	if err := f.write(Status{Code: code}.Append(nil)); err != nil {
+func admit(f frames, status Status) error {
+	if err := f.write(status.Append(nil)); err != nil {
 		return fmt.Errorf("send status: %w", err)
 	}
-	switch code {
+	switch status.Code {
 	case NotOK:
 		return errors.New("in a handshake already")
-	case OK, OKSimultaneous:
+	case OK, OKSimultaneous, Named:
 		return nil
 	}
 	b, err := f.read()

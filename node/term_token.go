@@ -419,13 +419,19 @@ func (d *decoder) float(tag byte) (token, error) {
 	var f float64
 	if tag == extNewFloat {
 		f = math.Float64frombits(binary.BigEndian.Uint64(b))
-	} else if f, err = strconv.ParseFloat(string(bytes.TrimRight(b, "\x00")), 64); err != nil {
+	} else if f, err = textFloat(b); err != nil {
 		return token{}, d.bad("float %q", b)
 	}
 	if math.IsInf(f, 0) || math.IsNaN(f) {
 		return token{}, d.bad("float %v", f)
 	}
 	return token{kind: kindFloat, n: int64(math.Float64bits(f))}, nil
+}
+
+// textFloat returns the number that a C string stands for. What follows its NUL is whatever was in memory.
+func textFloat(b []byte) (float64, error) {
+	text, _, _ := bytes.Cut(b, []byte{0})
+	return strconv.ParseFloat(string(text), 64)
 }
 
 // big reads an integer after the number of its bytes: its sign, then its magnitude, little-endian.
@@ -628,9 +634,9 @@ func (d *decoder) fun(t token) error {
 }
 
 // newFun reads size=4 (itself included), arity=1, uniq=16, index=4, numfree=4, then module, old index,
-// old uniq, pid and the free variables.
+// old uniq, pid and the free variables. OTP ignores the size, which is wrong in OTP 23 and 24 when a
+// bitstring or an external fun is among the free variables.
 func (d *decoder) newFun() error {
-	start := d.off
 	b, err := d.fixed(4 + 1 + 16 + 4 + 4)
 	if err != nil {
 		return err
@@ -638,13 +644,7 @@ func (d *decoder) newFun() error {
 	if err := d.kinds(kindAtom, kindInt, kindInt, kindPid); err != nil {
 		return err
 	}
-	if err := d.discardAll(int64(binary.BigEndian.Uint32(b[25:]))); err != nil {
-		return err
-	}
-	if size := int64(binary.BigEndian.Uint32(b)); size != int64(d.off-start) {
-		return d.bad("fun of %d bytes says it has %d", d.off-start, size)
-	}
-	return nil
+	return d.discardAll(int64(binary.BigEndian.Uint32(b[25:])))
 }
 
 // oldFun reads numfree=4, then pid, module, index, uniq and the free variables.
