@@ -10,15 +10,19 @@ import (
 // PORT2_RESP. OTP registers all its nodes as Normal and tells the hidden ones apart in the handshake.
 type NodeType uint8
 
-// The node types of OTP's "Distribution Protocol" guide. Others are passed on as they are.
+// The node types of OTP's "Distribution Protocol" guide, and those with which its libraries register.
+// Others are passed on as they are.
 const (
 	Normal NodeType = 'M' // 77
 	Hidden NodeType = 'H' // 72
+	CNode  NodeType = 'h' // 104, of erl_interface: hidden
+	Java   NodeType = 'n' // 110, of jinterface: normal
 )
 
-// String returns "hidden" for Hidden and "normal" for all else, as TXT records and lists have it.
+// String returns "hidden" for Hidden and CNode, and "normal" for all else, as TXT records and lists have
+// it.
 func (t NodeType) String() string {
-	if t == Hidden {
+	if t == Hidden || t == CNode {
 		return "hidden"
 	}
 	return "normal"
@@ -88,6 +92,7 @@ type Node struct {
 	Origin    Origin
 	Reach     Reach
 	Sure      bool // Node is what the node calls itself; otherwise it was put together from Name and Host
+	Mute      bool // it was asked for its full name and did not tell; local nodes only
 }
 
 // Peer returns a local node's end of its connection. It is not valid if that is not known.
@@ -114,6 +119,10 @@ type Holder struct {
 	Unit string // systemd unit it runs in, a service or a scope; empty: none, or not known
 	PID  int32  // 0: not known
 	UID  uint32 // whose it is
+
+	// Foreign says that this is no node of OTP: the process does not run OTP's emulator, nor, if the process
+	// is not known, does any in the control group that the connection was made in.
+	Foreign bool
 }
 
 // String returns "pid 812, uid 107, rabbitmq-server.service", as much of it as is known.

@@ -101,7 +101,7 @@ func (r *Registry) Register(n Node) (*Registration, error) {
 	if _, taken := r.local[n.Name]; taken {
 		return nil, fmt.Errorf("register %q: %w", n.Name, ErrNameTaken)
 	}
-	n.Sure, n.Told = false, n.Type
+	n.Sure, n.Mute, n.Told = false, false, n.Type
 	n.Counter = r.nextCounter(n.Name)
 	n.Creation = creation(n.Counter, n.High)
 	n.Since = time.Now()
@@ -111,7 +111,7 @@ func (r *Registry) Register(n Node) (*Registration, error) {
 }
 
 // Restore enters a node of this host as Register does, but one that was registered with an earlier
-// process: its ID, Counter, Creation, Since, Type and Told are kept, and Node and Dist if it is Sure. All are restored before the first is
+// process: its ID, Counter, Creation, Since, Type, Told and Mute are kept, and Node and Dist if it is Sure. All are restored before the first is
 // registered.
 func (r *Registry) Restore(n Node) (*Registration, error) {
 	r.mu.Lock()
@@ -268,7 +268,7 @@ func (r *Registry) Identify(n *Node, id Identity) error {
 		return nil
 	}
 	m := *reg.node
-	m.Node, m.Sure, m.Dist = id.Node, true, id.Dist
+	m.Node, m.Sure, m.Mute, m.Dist = id.Node, true, false, id.Dist
 	if id.Hidden {
 		m.Type = Hidden
 	}
@@ -278,6 +278,22 @@ func (r *Registry) Identify(n *Node, id Identity) error {
 	reg.node = &m
 	r.changed(Event{Changed, reg.node})
 	return nil
+}
+
+// SetMute enters that a local node was asked for its full name and did not tell. As with Identify, nothing
+// happens if n has gone or was registered anew. It returns the node as it is now, or nil.
+func (r *Registry) SetMute(n *Node) *Node {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	reg := r.local[n.Name]
+	if reg == nil || reg.node.ID != n.ID {
+		return nil
+	}
+	m := *reg.node
+	m.Mute = true
+	reg.node = &m
+	r.changed(Event{Changed, reg.node})
+	return reg.node
 }
 
 // SetHolder enters which process is behind a local node. As with Identify, nothing happens if n has gone or was

@@ -23,7 +23,7 @@ type Connection struct {
 // FindHolders returns which process has the other end of each connection: nil where there is none on this
 // host, at least in this network namespace. The kernel tells the user of any socket. The process, the
 // youngest if several share the socket, can be told only if we are root or the same user; the unit otherwise
-// too, as long as its control group is there.
+// too, as long as its control group is there. Foreign is told by whichever of these is known.
 //
 // It looks at all processes of those users and all their open files, once for all connections: that can take
 // some milliseconds, or much longer on a host with very many, so it must not be waited for by who answers

@@ -47,6 +47,7 @@ type record struct {
 	FD       int32             `json:"fd"`
 	Node     string            `json:"node,omitempty"` // full name; this and the next if it was asked
 	Dist     string            `json:"dist,omitempty"`
+	Mute     bool              `json:"mute,omitempty"` // it was asked and did not tell
 	Gone     bool              `json:"gone,omitempty"`
 }
 
@@ -54,7 +55,7 @@ func recordOf(n *registry.Node, gone bool) record {
 	r := record{
 		ID: n.ID, Name: n.Name, Port: n.Port, Type: n.Told, Protocol: n.Protocol, High: n.High, Low: n.Low,
 		Extra: []byte(n.Extra), Creation: n.Creation, Counter: n.Counter, Since: n.Since, FD: n.FD, Gone: gone,
-		PeerPort: n.PeerPort,
+		PeerPort: n.PeerPort, Mute: n.Mute,
 	}
 	if len(n.Addresses) > 0 {
 		r.Address = n.Addresses[0]
@@ -72,7 +73,7 @@ func (r record) node(fd int) registry.Node {
 		ID: r.ID, Name: r.Name, Port: r.Port, Type: r.Type, Told: r.Type, Protocol: r.Protocol, High: r.High, Low: r.Low,
 		Extra: string(r.Extra), Creation: r.Creation, Counter: r.Counter, Since: r.Since, FD: int32(fd),
 		PeerPort: r.PeerPort,
-		Node:     r.Node, Dist: r.Dist, Sure: r.Node != "",
+		Node:     r.Node, Dist: r.Dist, Sure: r.Node != "", Mute: r.Mute,
 	}
 	if r.Hidden {
 		n.Type = registry.Hidden

@@ -14,8 +14,8 @@ import (
 	"eclus/registry"
 )
 
-// setUnits enters the unit of each holder: that of its process, or if that is not known, that of the control
-// group in which its socket was made.
+// setUnits enters the unit of each holder, and whether it is foreign: by its process, or if that is not known, by
+// the control group in which its socket was made.
 func setUnits(ctx context.Context, cgroups map[*registry.Holder]uint64) {
 	wanted := make(map[uint64][]*registry.Holder)
 	units := make(map[int32]string) // of processes; one can have many nodes
@@ -28,6 +28,7 @@ func setUnits(ctx context.Context, cgroups map[*registry.Holder]uint64) {
 				units[h.PID] = unit
 			}
 			h.Unit = unit
+			h.Foreign = isForeign([]string{strconv.Itoa(int(h.PID))})
 		case cgroup != 0:
 			wanted[cgroup] = append(wanted[cgroup], h)
 		}
@@ -93,7 +94,7 @@ func isUnitName(s string) bool {
 	}) < 0
 }
 
-// findCgroups enters the units of control groups, by their inode numbers.
+// findCgroups enters what is known by control groups, by their inode numbers.
 func findCgroups(ctx context.Context, wanted map[uint64][]*registry.Holder) {
 	left := len(wanted)
 	_ = filepath.WalkDir(cgroupRoot(), func(path string, d fs.DirEntry, err error) error {
@@ -106,8 +107,9 @@ func findCgroups(ctx context.Context, wanted map[uint64][]*registry.Holder) {
 		inode, isLeaf := cgroupOf(d)
 		if holders := wanted[inode]; holders != nil {
 			left--
+			foreign := isForeign(processesOf(path))
 			for _, h := range holders {
-				h.Unit = unitOf(path)
+				h.Unit, h.Foreign = unitOf(path), foreign
 			}
 		}
 		if isLeaf {

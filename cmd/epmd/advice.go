@@ -271,6 +271,10 @@ func (p *pinger) nameAdvice(ctx context.Context) []string {
 // pingFailure says what became of a ping over a connection that has been made.
 func pingFailure(err error) error {
 	switch {
+	case errors.Is(err, node.ErrFirstMessage):
+		return failed(err.Error(),
+			"The handshake and the cookie are right. The node may take only messages that begin with a distribution header, as some written in Go do: "+
+				"epmd sends none, nor does a C node.")
 	case isClosed(err):
 		return failed(err.Error(), "The connection was closed after the cookie had been accepted. The node's log may say why.")
 	case errors.Is(err, node.ErrPang):

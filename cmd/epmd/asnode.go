@@ -1,11 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
+	"strings"
 	"time"
 
 	"eclus/epmd"
@@ -22,7 +25,7 @@ const (
 	lastNodeRetry  = time.Minute
 )
 
-// asNode is the epmd as a hidden node, epmd@HOST, which answers
+// asNode is the epmd as a hidden node, epmd@HOST or the name that -node gives it, which answers
 //
 //	net_adm:ping(Node)
 //	gen_server:call({epmd, Node}, nodes)    a list of maps, one for each known node
@@ -35,16 +38,20 @@ type asNode struct {
 	port    uint16 // of the epmd
 	address string // where to listen
 	cookie  node.Cookie
+	name    string               // full; empty: nodeName@HOST, whatever the other node calls this host
+	known   func(*registry.Node) // told of this node when it has registered
 	log     *slog.Logger
 }
 
-func newAsNode(c config, reg *registry.Registry, lns []*net.TCPListener, log *slog.Logger) *asNode {
+func newAsNode(c config, reg *registry.Registry, lns []*net.TCPListener, known func(*registry.Node), log *slog.Logger) *asNode {
 	n := &asNode{
 		reg:     reg,
 		access:  c.access,
 		port:    lns[0].Addr().(*net.TCPAddr).AddrPort().Port(),
 		address: ":0",
 		cookie:  c.cookie,
+		name:    c.nodeName,
+		known:   known,
 		log:     log,
 	}
 	if isLoopbackOnly(lns) {
@@ -77,10 +84,11 @@ func (n *asNode) serve(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	// As a hidden node of OTP does, it registers as a normal one, and is asked for its name.
-	registration, err := epmd.NewLocalClient(n.port).Register(ctx, epmd.AliveReq{
-		Port: uint16(ln.Addr().(*net.TCPAddr).Port), Type: registry.Normal, High: 6, Low: 6, Name: nodeName,
-	})
+	name := cmp.Or(n.name, nodeName+"@"+n.reg.Host())
+	alive, _, _ := strings.Cut(name, "@")
+	// As a hidden node of OTP does, it registers as a normal one.
+	req := epmd.AliveReq{Port: uint16(ln.Addr().(*net.TCPAddr).Port), Type: registry.Normal, High: 6, Low: 6, Name: alive}
+	registration, err := epmd.NewLocalClient(n.port).Register(ctx, req)
 	if err != nil {
 		ln.Close()
 		return err
@@ -90,8 +98,10 @@ func (n *asNode) serve(ctx context.Context) error {
 		registration.Done()
 		cancel(errors.New("registration has ended"))
 	}()
+	n.introduce(req, registry.Identity{Node: name, Dist: "tcp", Hidden: true, Creation: registration.Creation})
 	server := &node.Server{
-		Name:    nodeName + "@" + n.reg.Host(),
+		Name:    name,
+		NameFor: n.nameFor,
 		Cookie:  n.cookie,
 		Options: node.Options{Creation: registration.Creation, Processes: map[node.Atom]node.Handler{nodeName: n.handle}},
 		Refused: func(peer net.Addr, err error) { n.log.Debug("node refused", "peer", peer, "err", err) },
@@ -102,6 +112,63 @@ func (n *asNode) serve(ctx context.Context) error {
 		err = cause
 	}
 	return err
+}
+
+// introduce enters what this node would say of itself. Nobody asks it.
+func (n *asNode) introduce(req epmd.AliveReq, id registry.Identity) {
+	own := n.reg.Lookup(req.Name)
+	if own == nil || own.Port != req.Port {
+		return // it is gone already: epmd is not this one
+	}
+	if err := n.reg.Identify(own, id); err != nil {
+		n.log.Warn("epmd's own node not identified", "err", err)
+		return
+	}
+	if own = n.reg.Lookup(req.Name); own != nil {
+		n.known(own)
+	}
+}
+
+// fqdnTime is how long the resolver may take to tell this host's name in DNS.
+const fqdnTime = 2 * time.Second
+
+// nameFor returns the name that a node of the name peer will have connected to, as nodes with short names
+// (-sname) and with long ones (-name) call the same host differently: by its first label, by the name that
+// multicast DNS has for it, by its name in DNS, or by the address that was connected to.
+func (n *asNode) nameFor(peer string, local net.Addr) string {
+	if n.name != "" {
+		return n.name
+	}
+	_, host, _ := strings.Cut(peer, "@")
+	_, noIP := netip.ParseAddr(host)
+	switch {
+	case noIP == nil:
+		host = addrOf(local).Unmap().WithZone("").String()
+	case host == "localhost": // which is this host for all that call it so
+	case !isLong(host):
+		host = hostName()
+	case strings.HasSuffix(host, ".local"):
+		host = n.reg.Host()
+	default:
+		host = cmp.Or(dnsName(), n.reg.Host())
+	}
+	return nodeName + "@" + host
+}
+
+// dnsName returns the name of this host with its domain, as "hostname -f" does, or "".
+func dnsName() string {
+	host, err := os.Hostname()
+	if err != nil || isLong(host) {
+		return host
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), fqdnTime)
+	defer cancel()
+	name, err := net.DefaultResolver.LookupCNAME(ctx, host)
+	name = strings.TrimSuffix(name, ".")
+	if err != nil || !isLong(name) || node.CheckName(nodeName+"@"+name) != nil {
+		return ""
+	}
+	return name
 }
 
 // admitted is a listener that takes no connections of whom -allow refuses.
@@ -120,7 +187,9 @@ func (a admitted) Accept() (net.Conn, error) {
 	}
 }
 
-func addrOf(a net.Addr) netip.Addr { return a.(*net.TCPAddr).AddrPort().Addr() }
+func addrOf(a net.Addr) netip.Addr {
+	return a.(interface{ AddrPort() netip.AddrPort }).AddrPort().Addr()
+}
 
 // handle answers a message to the process epmd. What is no call gets no answer.
 func (n *asNode) handle(c *node.Conn, m node.Message) {

@@ -12,8 +12,10 @@ import (
 	"eclus/node"
 )
 
-// maxCookie is how long a cookie is at most, in characters: it is an atom.
-const maxCookie = 255
+const (
+	maxCookie     = 255     // characters: it is an atom
+	maxCookieFile = 4 << 10 // bytes that are read
+)
 
 // errNoCookie is why nothing is done that takes a cookie.
 var errNoCookie = errors.New("no cookie: neither -cookie_file nor " + envCookie + " is given, and there is no ~/.erlang.cookie")
@@ -76,27 +78,32 @@ func readCookie(path string) (node.Cookie, error) {
 		return "", fmt.Errorf("cookie file: %w", err)
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, 2*maxCookie))
+	text, err := io.ReadAll(io.LimitReader(f, maxCookieFile))
 	if err != nil {
 		return "", fmt.Errorf("cookie file: %w", err)
 	}
-	line, _, _ := strings.Cut(string(text), "\n")
-	cookie, err := checkCookie(strings.TrimRight(line, " \t\r"))
+	cookie, err := checkCookie(string(text))
 	if err != nil {
 		return "", fmt.Errorf("cookie file %q: %w", path, err)
 	}
 	return cookie, nil
 }
 
-// checkCookie says what is wrong with a cookie without showing it.
+// checkCookie returns the cookie in a text, as OTP reads its file: the characters from blank to ~ that it begins
+// with. Only blanks and ends of lines may follow. An error does not show the cookie.
 func checkCookie(s string) (node.Cookie, error) {
-	switch {
-	case s == "":
-		return "", errors.New("the cookie is empty")
-	case len(s) > maxCookie:
-		return "", fmt.Errorf("the cookie has more than %d characters", maxCookie)
-	case strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }):
-		return "", errors.New("the cookie has characters that are no printable ASCII")
+	end := strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r > '~' })
+	if end < 0 {
+		end = len(s)
 	}
-	return node.Cookie(s), nil
+	cookie, rest := s[:end], s[end:]
+	switch {
+	case strings.Trim(rest, " \r\n") != "":
+		return "", errors.New("the cookie has characters that are no printable ASCII")
+	case cookie == "":
+		return "", errors.New("the cookie is empty")
+	case len(cookie) > maxCookie:
+		return "", fmt.Errorf("the cookie has more than %d characters", maxCookie)
+	}
+	return node.Cookie(cookie), nil
 }

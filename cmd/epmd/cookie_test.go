@@ -38,13 +38,13 @@ func TestFindCookie(t *testing.T) {
 	check("config without", "", "", "", "no cookie")
 	inConfig = write(filepath.Join(config, "erlang/.erlang.cookie"), "CONFIG2\r\n", 0o600)
 	check("config", "", "CONFIG2", inConfig, "")
-	inHome := write(filepath.Join(home, ".erlang.cookie"), "HOME\nmore", 0o400)
+	inHome := write(filepath.Join(home, ".erlang.cookie"), "HOME\n\r \n", 0o400)
 	check("home", "", "HOME", inHome, "")
 	env["ERLANG_COOKIE"] = "ENVIRONMENT"
 	check("environment", "", "ENVIRONMENT", "ERLANG_COOKIE", "")
 	file := write(filepath.Join(home, "file"), "FILE  \n", 0o600)
-	check("file", file, "FILE", file, "")
-	env["ERLANG_COOKIE"] = "bad cookie"
+	check("file", file, "FILE  ", file, "")
+	env["ERLANG_COOKIE"] = "bad\tcookie"
 	check("bad environment", "", "", "", "cookie in ERLANG_COOKIE: the cookie has characters")
 	check("absent", filepath.Join(home, "absent"), "", "", "no such file")
 	check("fifo", fifo, "", "", "no regular file")

@@ -35,12 +35,16 @@ type events struct {
 	changes *registry.Subscription
 	lastID  uint64        // of all nodes that are in the log, or were known at the beginning
 	took    time.Duration // to find the last holders
+
+	// arrived is told of each node of this host that has come, with its holder if that was found; partly says
+	// that there was no time to look at everything.
+	arrived func(n *registry.Node, partly bool)
 }
 
 // newEvents returns what writes of every change from now on. Nodes that are there already, which is to say
 // restored, are not written of when they are found.
-func newEvents(reg *registry.Registry, log *slog.Logger) *events {
-	e := &events{reg: reg, log: log}
+func newEvents(reg *registry.Registry, arrived func(*registry.Node, bool), log *slog.Logger) *events {
+	e := &events{reg: reg, log: log, arrived: arrived}
 	e.known, e.changes = reg.Subscribe()
 	for _, n := range e.known {
 		e.lastID = max(e.lastID, n.ID)
@@ -114,40 +118,53 @@ func arrived(batch []registry.Event) []*registry.Node {
 
 // findHolders finds the processes behind those nodes that are of this host, and tells the registry.
 func (e *events) findHolders(ctx context.Context, nodes []*registry.Node) {
-	var local []*registry.Node
-	var conns []systemd.Connection
-	for _, n := range nodes {
-		if c, ok := e.connection(n); ok {
-			local, conns = append(local, n), append(conns, c)
-		}
-	}
-	if len(conns) == 0 {
-		return
-	}
 	begin := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, maxHolderTime)
+	looking, cancel := context.WithTimeout(ctx, maxHolderTime)
 	defer cancel()
-	holders, err := systemd.FindHolders(ctx, conns)
-	if err != nil {
-		e.log.Debug("holders of names not found", "err", err)
-		return
+	if setHolders(looking, e.reg, nodes, e.log) {
+		e.took = time.Since(begin)
 	}
-	e.took = time.Since(begin)
-	for i, h := range holders {
-		if h != nil {
-			e.reg.SetHolder(local[i], h)
+	for _, n := range nodes {
+		if n.Origin == registry.Local {
+			e.arrived(n, looking.Err() != nil)
 		}
 	}
 }
 
+// setHolders finds the processes behind those nodes that are of this host, and tells the registry. It reports
+// whether it has looked.
+func setHolders(ctx context.Context, reg *registry.Registry, nodes []*registry.Node, log *slog.Logger) bool {
+	var local []*registry.Node
+	var conns []systemd.Connection
+	for _, n := range nodes {
+		if c, ok := connection(reg, n); ok {
+			local, conns = append(local, n), append(conns, c)
+		}
+	}
+	if len(conns) == 0 {
+		return false
+	}
+	holders, err := systemd.FindHolders(ctx, conns)
+	if err != nil {
+		log.Debug("holders of names not found", "err", err)
+		return false
+	}
+	for i, h := range holders {
+		if h != nil {
+			reg.SetHolder(local[i], h)
+		}
+	}
+	return true
+}
+
 // connection returns the connection that a node of this host has registered by.
-func (e *events) connection(n *registry.Node) (systemd.Connection, bool) {
+func connection(reg *registry.Registry, n *registry.Node) (systemd.Connection, bool) {
 	if n.Origin != registry.Local || n.PeerPort == 0 {
 		return systemd.Connection{}, false
 	}
 	sa, err := unix.Getsockname(int(n.FD))
 	// The descriptor is that of another connection by now if the node has gone.
-	if now := e.reg.Lookup(n.Name); err != nil || now == nil || now.ID != n.ID {
+	if now := reg.Lookup(n.Name); err != nil || now == nil || now.ID != n.ID {
 		return systemd.Connection{}, false
 	}
 	return systemd.Connection{Local: addrPort(sa), Peer: n.Peer()}, true

@@ -122,10 +122,13 @@ func entry(text, name string, n *registry.Node) string {
 	return s + "\n"
 }
 
+// unasked is told of nodes that nobody asks for their names.
+func unasked(*registry.Node, bool) {}
+
 func TestEventsNode(t *testing.T) {
 	reg := registry.New("hosta.local", 0)
 	var log eventLog
-	end := runEvents(t, newEvents(reg, log.logger(slog.LevelInfo)))
+	end := runEvents(t, newEvents(reg, unasked, log.logger(slog.LevelInfo)))
 	r := enter(t, reg, "a")
 	awaitLines(t, &log, entry("node up", "a", reg.Node(r)))
 	n := reg.Node(r)
@@ -144,7 +147,7 @@ func TestEventsNode(t *testing.T) {
 func TestEventsInOrder(t *testing.T) {
 	reg := registry.New("hosta.local", 0)
 	var log eventLog
-	e := newEvents(reg, log.logger(slog.LevelInfo))
+	e := newEvents(reg, unasked, log.logger(slog.LevelInfo))
 	register := func(name string, port uint16) *registry.Registration {
 		r, err := reg.Register(registry.Node{Name: name, Port: port, Addresses: []netip.Addr{netip.IPv6Loopback()}, PeerPort: 9, FD: -1})
 		if err != nil {
@@ -195,7 +198,7 @@ func TestEventsRestored(t *testing.T) {
 	reg := registry.New("hosta.local", 0)
 	var log eventLog
 	r := enter(t, reg, "a")
-	runEvents(t, newEvents(reg, log.logger(slog.LevelInfo)))
+	runEvents(t, newEvents(reg, unasked, log.logger(slog.LevelInfo)))
 	second := enter(t, reg, "b")
 	awaitLines(t, &log, entry("node up", "b", reg.Node(second)))
 	if h := reg.Node(r).Holder; h == nil || int(h.PID) != os.Getpid() {
@@ -207,7 +210,7 @@ func TestEventsRestored(t *testing.T) {
 func TestEventsUnlogged(t *testing.T) {
 	reg := registry.New("hosta.local", 0)
 	var log eventLog
-	runEvents(t, newEvents(reg, log.logger(slog.LevelWarn)))
+	runEvents(t, newEvents(reg, unasked, log.logger(slog.LevelWarn)))
 	_, changes := reg.Subscribe()
 	defer changes.Close()
 	r := enter(t, reg, "a")
@@ -229,7 +232,7 @@ func TestEventsBehind(t *testing.T) {
 	if _, err := reg.Register(registry.Node{Name: "before", FD: -1}); err != nil {
 		t.Fatal(err)
 	}
-	e := newEvents(reg, log.logger(slog.LevelInfo))
+	e := newEvents(reg, unasked, log.logger(slog.LevelInfo))
 	var last *registry.Registration
 	for i := range many {
 		if last != nil {
@@ -251,16 +254,14 @@ func TestEventsBehind(t *testing.T) {
 // TestEventsOtherConnection registers a node whose descriptor is not that of a connection any more.
 func TestEventsOtherConnection(t *testing.T) {
 	reg := registry.New("hosta.local", 0)
-	var log eventLog
-	e := newEvents(reg, log.logger(slog.LevelInfo))
 	r := enter(t, reg, "a")
 	stale := reg.Node(r)
 	reg.Unregister(r)
-	if c, ok := e.connection(stale); ok {
+	if c, ok := connection(reg, stale); ok {
 		t.Errorf("connection %v of a node that has gone", c)
 	}
 	enter(t, reg, "a")
-	if c, ok := e.connection(stale); ok {
+	if c, ok := connection(reg, stale); ok {
 		t.Errorf("connection %v of a node whose name is another's by now", c)
 	}
 	if got := addrPort(&unix.SockaddrUnix{}); got.IsValid() {

@@ -28,6 +28,7 @@ const (
 	envHosts   = "ECLUS_HOSTS_FILE"
 	envBus     = "ECLUS_BUS"
 	envCookie  = "ERLANG_COOKIE"
+	envAsk     = "ECLUS_IDENTIFY"
 )
 
 // command is what the command line asks for.
@@ -69,6 +70,8 @@ type config struct {
 	bus        dbus.Bus    // zero: none
 	cookieFile string      // empty: where OTP looks
 	asNode     bool        // be a hidden node too
+	nodeName   string      // of that node; empty: as other nodes call this host
+	identify   bool        // ask nodes of this host for their names
 	cookie     node.Cookie // for asNode, set by checkFiles
 
 	json, watch bool
@@ -130,7 +133,7 @@ func (p *parser) next() error {
 	case "-systemd":
 		p.systemd = true
 	case "-node":
-		p.asNode = true
+		return p.setNode()
 	case "-json", "-watch", "-local", "-lan_only":
 		p.list(flag)
 	case "-nodes":
@@ -354,6 +357,28 @@ func (p *parser) setBus(s string) (err error) {
 	return nil
 }
 
+// setNode deals with -node, which a full node name may follow.
+func (p *parser) setNode() error {
+	p.asNode = true
+	if len(p.rest) == 0 || strings.HasPrefix(p.rest[0], "-") {
+		return nil
+	}
+	p.nodeName, p.rest = p.rest[0], p.rest[1:]
+	if err := node.CheckName(p.nodeName); err != nil {
+		return mistake("-node", "-node: %v", err)
+	}
+	return nil
+}
+
+// setIdentify is for a variable alone: there is no flag.
+func (p *parser) setIdentify(s string) error {
+	if s != "on" && s != "off" {
+		return errors.New("not one of on, off")
+	}
+	p.identify = s == "on"
+	return nil
+}
+
 func (p *parser) setCookieFile(s string) error {
 	if s == "" {
 		return errors.New("no path")
@@ -407,6 +432,7 @@ func (p *parser) environment(getenv func(string) (string, bool)) error {
 		fill("-allow", envAllow, "lan", p.setAllow),
 		fill("-hosts_file", envHosts, "", p.setHostsFile),
 		fill("-bus", envBus, "system", p.setBus),
+		fill("", envAsk, "on", p.setIdentify),
 	)
 }
 

@@ -13,7 +13,7 @@ import (
 
 // serving is what an empty command line and environment mean, changed by change.
 func serving(change func(*config)) config {
-	c := config{port: 4369, lan: lanMode{publish: true, browse: true}, bus: bus("system")}
+	c := config{port: 4369, lan: lanMode{publish: true, browse: true}, bus: bus("system"), identify: true}
 	change(&c)
 	return c
 }
@@ -68,6 +68,8 @@ var parseTests = []struct {
 	{"-peek a@b -ping a@b", "", config{}, "-ping contradicts -peek"},
 	{"-peek a@b -local", "", config{}, "-local goes with -nodes only"},
 	{"-node -cookie_file c", "", serving(func(c *config) { c.asNode, c.cookieFile = true, "c" }), ""},
+	{"-node x@host.example -cookie_file c", "", serving(func(c *config) { c.asNode, c.nodeName, c.cookieFile = true, "x@host.example", "c" }), ""},
+	{"-node x", "", config{}, `-node: node name "x": not NAME@HOST`},
 	{"-node -ping a@b", "", config{}, "-node contradicts -ping"},
 	{"-node -names", "", config{}, "-node contradicts"},
 	{"-ping", "", config{}, "-ping: node missing"},
@@ -103,6 +105,8 @@ var parseTests = []struct {
 	{"", "ECLUS_ALLOW=lan,any", config{}, `ECLUS_ALLOW "lan,any"`},
 	{"-interface eth0,", "", config{}, `-interface "eth0,"`},
 	{"-bus /run/b", "", config{}, `-bus "/run/b": not system, session, off`},
+	{"", "ECLUS_IDENTIFY=off", serving(func(c *config) { c.identify = false }), ""},
+	{"", "ECLUS_IDENTIFY=no", config{}, `ECLUS_IDENTIFY "no"`},
 	{"", "ECLUS_BUS=", config{}, `ECLUS_BUS ""`},
 	{"-hosts_file hosts", "", config{}, `-hosts_file "hosts": not the absolute path`},
 	{"-hosts_file /run/", "", config{}, `-hosts_file "/run/"`},

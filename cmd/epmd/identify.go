@@ -5,7 +5,6 @@ import (
 	"errors"
 	"iter"
 	"log/slog"
-	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -17,20 +16,41 @@ import (
 )
 
 const (
-	identifySettle = 100 * time.Millisecond // a node gone within this time is not asked; what is announced waits for 150 ms
-	identifyTime   = 10 * time.Second       // all that a node is given: the first TLS connection of its life takes long
-	identifyAtOnce = 8                      // nodes asked at once
-	identifyCalm   = 3 * time.Second        // after so long without a new node, memory is given back
+	identifyTime   = 10 * time.Second // all that a node is given: the first TLS connection of its life takes long
+	identifyAtOnce = 8                // nodes asked at once
+	identifyCalm   = 3 * time.Second  // after so long without a new node, memory is given back
 )
 
-// identifier asks each node that registers for its full name, once, and tells the registry.
+// identifier asks each node that registers for its full name, once, and tells the registry. A node that is
+// none of OTP may serve a single connection, or complain of one that is broken off. So only those are asked
+// that may be of OTP: see mayAsk.
 type identifier struct {
 	reg    *registry.Registry
 	prober string               // the name it asks under: always the same, for a node never forgets one
-	known  func(*registry.Node) // told of each node that has said who it is
+	known  func(*registry.Node) // told of each node that was asked
 	log    *slog.Logger
 	slots  chan struct{} // one in it for each node that is being asked
+	wake   chan struct{} // one in it when there is more in waiting
+
+	mu      sync.Mutex
+	waiting []arrival // to be asked
+	mute    map[holderName]struct{}
 }
+
+// arrival is a node that has come. If there was no time to look for its holder everywhere, partly is set.
+type arrival struct {
+	node   *registry.Node
+	partly bool
+}
+
+// holderName is an alive name and the user who has registered it.
+type holderName struct {
+	name string
+	uid  uint32
+}
+
+// maxMute is how many names are remembered whose nodes were asked and did not tell.
+const maxMute = 1024
 
 func newIdentifier(reg *registry.Registry, host string, known func(*registry.Node), log *slog.Logger) *identifier {
 	return &identifier{
@@ -39,6 +59,19 @@ func newIdentifier(reg *registry.Registry, host string, known func(*registry.Nod
 		known:  known,
 		log:    log,
 		slots:  make(chan struct{}, identifyAtOnce),
+		wake:   make(chan struct{}, 1),
+		mute:   make(map[holderName]struct{}),
+	}
+}
+
+// ask has a node asked that has come; see events.arrived. It does not wait.
+func (i *identifier) ask(n *registry.Node, partly bool) {
+	i.mu.Lock()
+	i.waiting = append(i.waiting, arrival{n, partly})
+	i.mu.Unlock()
+	select {
+	case i.wake <- struct{}{}:
+	default: // it will find these too
 	}
 }
 
@@ -46,20 +79,22 @@ func newIdentifier(reg *registry.Registry, host string, known func(*registry.Nod
 func (i *identifier) run(ctx context.Context) {
 	var asking sync.WaitGroup
 	defer asking.Wait()
-	nodes, changes := i.reg.Subscribe()
-	defer func() { changes.Close() }()
 	calm := time.AfterFunc(identifyCalm, i.giveBack)
 	defer calm.Stop()
-	for ctx.Err() == nil {
-		for _, n := range nodes {
-			i.start(ctx, &asking, n)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-i.wake:
+		}
+		i.mu.Lock()
+		arrived := i.waiting
+		i.waiting = nil
+		i.mu.Unlock()
+		for _, a := range arrived {
+			i.start(ctx, &asking, a)
 		}
 		calm.Reset(identifyCalm)
-		var err error
-		if nodes, err = registered(ctx, changes); errors.Is(err, registry.ErrBehind) {
-			nodes, changes = i.reg.Subscribe()
-			nodes = slices.DeleteFunc(nodes, func(n *registry.Node) bool { return n.Sure })
-		}
 	}
 }
 
@@ -70,36 +105,8 @@ func (i *identifier) giveBack() {
 	}
 }
 
-// registered waits for nodes to register and returns those that are still there a little later: one
-// wake-up and one glance for however many come together.
-func registered(ctx context.Context, changes *registry.Subscription) ([]*registry.Node, error) {
-	first, err := changes.Next(ctx)
-	if err != nil {
-		return nil, err
-	}
-	pause(ctx, identifySettle)
-	more, err := changes.Take()
-	if err != nil {
-		return nil, err
-	}
-	there := make(map[uint64]*registry.Node)
-	for _, e := range slices.Concat(first, more) {
-		switch {
-		case e.Node.Origin != registry.Local:
-		case e.Kind == registry.Up:
-			there[e.Node.ID] = e.Node
-		case e.Kind == registry.Down:
-			delete(there, e.Node.ID)
-		}
-	}
-	return slices.Collect(maps.Values(there)), nil
-}
-
 // start begins to ask a node as soon as there is a slot for it.
-func (i *identifier) start(ctx context.Context, asking *sync.WaitGroup, n *registry.Node) {
-	if n.Origin != registry.Local || n.Sure || n.Type == registry.Hidden {
-		return // OTP registers its hidden nodes as normal; what does not may take a single connection at a time
-	}
+func (i *identifier) start(ctx context.Context, asking *sync.WaitGroup, a arrival) {
 	select {
 	case <-ctx.Done():
 		return
@@ -107,21 +114,57 @@ func (i *identifier) start(ctx context.Context, asking *sync.WaitGroup, n *regis
 	}
 	asking.Go(func() {
 		defer func() { <-i.slots }()
-		i.identify(ctx, n)
+		asking, cancel := context.WithTimeout(ctx, identifyTime)
+		defer cancel()
+		if a.partly {
+			setHolders(asking, i.reg, []*registry.Node{a.node}, i.log)
+		}
+		if now := i.reg.Lookup(a.node.Name); now != nil && now.ID == a.node.ID && i.mayAsk(now) {
+			i.identify(asking, now)
+		}
 	})
 }
 
-// identify asks a node if it is still there. A node that can't be asked, or does not tell, keeps the name
-// that was put together for it.
-func (i *identifier) identify(ctx context.Context, n *registry.Node) {
-	if now := i.reg.Lookup(n.Name); now == nil || now.ID != n.ID {
-		return
+// mayAsk reports whether a node is to be asked for its name. Nodes of OTP register as normal ones, hidden
+// nodes too. Of what else does so, some is told by its process, and some by an earlier question: a node of
+// the same name and user, or this one, that was asked and did not tell.
+func (i *identifier) mayAsk(n *registry.Node) bool {
+	switch h := n.Holder; {
+	case n.Sure, n.Mute, n.Told != registry.Normal:
+		return false
+	case h == nil:
+		return !i.isMute(n)
+	case h.PID != 0:
+		return !h.Foreign
+	default:
+		return !h.Foreign && !i.isMute(n)
 	}
-	ctx, cancel := context.WithTimeout(ctx, identifyTime)
-	defer cancel()
-	id, err := i.ask(ctx, n)
+}
+
+// muteName is what is remembered of a node that does not tell its name.
+func muteName(n *registry.Node) holderName {
+	const nobody = 1<<32 - 1
+	if n.Holder == nil {
+		return holderName{n.Name, nobody}
+	}
+	return holderName{n.Name, n.Holder.UID}
+}
+
+func (i *identifier) isMute(n *registry.Node) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	_, mute := i.mute[muteName(n)]
+	return mute
+}
+
+// identify asks a node. One that does not tell keeps the name that was put together for it.
+func (i *identifier) identify(ctx context.Context, n *registry.Node) {
+	id, err := i.askAt(ctx, n)
 	if err != nil {
 		i.log.Debug("node not identified", "node", n.Name, "port", n.Port, "err", err)
+		if !errors.Is(err, context.Canceled) && cutShort(err) { // canceled: epmd ends
+			i.setMute(n)
+		}
 		return
 	}
 	dist := "tcp"
@@ -138,8 +181,39 @@ func (i *identifier) identify(ctx context.Context, n *registry.Node) {
 	}
 }
 
-// ask asks a node at the addresses where it can be, until one answers in any way.
-func (i *identifier) ask(ctx context.Context, n *registry.Node) (node.Identity, error) {
+// cutShort reports whether a question that failed did reach something that is better not asked again. That is
+// not so if nobody was there, or if the node was busy with another one.
+func cutShort(err error) bool {
+	var refused *node.StatusError
+	if errors.As(err, &refused) {
+		return refused.Code == node.NotAllowed // which the node has logged
+	}
+	return !isDialError(err)
+}
+
+func isDialError(err error) bool {
+	var opErr *net.OpError
+	return errors.As(err, &opErr) && opErr.Op == "dial"
+}
+
+// setMute remembers that a node did not tell its name.
+func (i *identifier) setMute(n *registry.Node) {
+	i.mu.Lock()
+	if len(i.mute) == maxMute {
+		for other := range i.mute {
+			delete(i.mute, other)
+			break
+		}
+	}
+	i.mute[muteName(n)] = struct{}{}
+	i.mu.Unlock()
+	if now := i.reg.SetMute(n); now != nil {
+		i.known(now)
+	}
+}
+
+// askAt asks a node at the addresses where it can be, until one answers in any way.
+func (i *identifier) askAt(ctx context.Context, n *registry.Node) (node.Identity, error) {
 	var errs []error
 	for addr := range likelyAddresses(n.Addresses) {
 		id, err := node.Identify(ctx, netip.AddrPortFrom(addr, n.Port), i.prober)
@@ -147,7 +221,7 @@ func (i *identifier) ask(ctx context.Context, n *registry.Node) (node.Identity, 
 			return id, nil
 		}
 		errs = append(errs, err)
-		if opErr := (*net.OpError)(nil); !errors.As(err, &opErr) || opErr.Op != "dial" {
+		if !isDialError(err) {
 			break
 		}
 	}

@@ -166,7 +166,11 @@ func (p *peeker) ask(ctx context.Context, value any, module, function string, ar
 	if err != nil {
 		return err
 	}
-	if err := raw.Unmarshal(value); err != nil {
+	err = raw.Unmarshal(value)
+	if unfit := (*node.TypeError)(nil); errors.As(err, &unfit) { // whose text is for programmers
+		return fmt.Errorf("%s:%s: %s in the answer, which OTP's does not have there", module, function, unfit.Term)
+	}
+	if err != nil {
 		return fmt.Errorf("%s:%s: %w", module, function, err)
 	}
 	return nil

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -13,6 +15,7 @@ import (
 
 	"eclus/epmd"
 	"eclus/node"
+	"eclus/registry"
 )
 
 // How long steps of -ping may take. A node that is well takes milliseconds.
@@ -267,6 +270,10 @@ func (p *pinger) connect(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, pingStepTime)
 	defer cancel()
 	addrs := epmd.AtPort(p.addrs, p.epmd.Addr(), p.answer.Port)
+	if p.isLibrary() {
+		p.addr = addrs[0]
+		return "left to the step cookie: a C or Java node may accept a single connection", nil
+	}
 	at, err := p.net.connect(ctx, addrs)
 	if err != nil {
 		return "", p.eachFailed(ctx, err, p.connectFailure)
@@ -281,6 +288,10 @@ func (p *pinger) connect(ctx context.Context) (string, error) {
 
 // identify asks the node for its own name.
 func (p *pinger) identify(ctx context.Context) (string, error) {
+	if p.isLibrary() {
+		p.report.Type = p.answer.Type.String()
+		return fmt.Sprintf("left to the step cookie: registered as a node of type %d", p.answer.Type), nil
+	}
 	id, err := p.ask(ctx)
 	if id.TLS {
 		p.report.Dist = "tls"
@@ -323,17 +334,32 @@ func (p *pinger) ask(ctx context.Context) (node.Identity, error) {
 	}
 }
 
+// isLibrary reports whether the node has registered as nodes of OTP don't, but those of erl_interface and
+// jinterface do.
+func (p *pinger) isLibrary() bool {
+	return p.answer.Type == registry.Hidden || p.answer.Type == registry.CNode || p.answer.Type == registry.Java
+}
+
 func (p *pinger) identifyFailure(err error) error {
 	var refused *node.StatusError
+	var old *node.FlagsError
 	switch {
 	case errors.Is(err, node.ErrTLS):
 		return failed("the node speaks TLS and does not complete a handshake with us",
 			"It may demand a certificate of whoever connects (verify_peer with fail_if_no_peer_cert), which epmd has none of.")
 	case errors.As(err, &refused) && refused.Code == node.NotAllowed:
-		return failed("the node refuses "+p.self(), "net_kernel:allow/1 in the node restricts who may connect.")
+		return failed("the node refuses "+p.self(),
+			"Either net_kernel:allow/1 in the node restricts who may connect, or the node demands distribution flags that epmd does not announce.",
+			"Its log says which.")
 	case errors.As(err, &refused):
 		return failed(fmt.Sprintf("the node is busy with another connection of %s: %q", p.self(), string(refused.Code)),
 			"Another epmd -ping or -peek of this host is connected to it. Try again when that has ended.")
+	case errors.As(err, &old), errors.Is(err, node.ErrHungUp) && p.answer.High < 6:
+		return failed("an old node: "+err.Error(),
+			"It speaks version 5 of the distribution's handshake, as OTP before 23 and some libraries do. epmd, and OTP since 25, speak version 6 alone.")
+	case errors.Is(err, node.ErrHungUp):
+		return failed(err.Error(),
+			"What listens there may be no Erlang node, or one written in another language that does not understand the handshake. Its log may say more.")
 	case isTimeout(err):
 		return failed("the node takes connections, but does not answer",
 			"It is suspended, overloaded or hanging: see the process on its host (ps, top), and its log.")
@@ -341,8 +367,28 @@ func (p *pinger) identifyFailure(err error) error {
 	return failed(err.Error(), "What listens there may be no Erlang node.")
 }
 
-// self is the name that this host asks under; see newIdentifier.
-func (p *pinger) self() string { return "eclus@" + hostName() }
+// self is the name that this host asks under: of the kind that the node's own name is, short, with a domain
+// or with an address. A node may go by whom it talks to; see asNode.nameFor.
+func (p *pinger) self() string {
+	_, domain, long := strings.Cut(p.host, ".")
+	switch _, noIP := netip.ParseAddr(p.host); {
+	case noIP == nil && p.addr.IsValid():
+		return "eclus@" + cmp.Or(sourceOf(p.addr), hostName())
+	case noIP == nil || !long:
+		return "eclus@" + hostName()
+	}
+	return "eclus@" + hostName() + "." + domain
+}
+
+// sourceOf returns the address of this host from which packets go to another one, or "". It sends none.
+func sourceOf(to netip.AddrPort) string {
+	c, err := net.Dial("udp", to.String())
+	if err != nil {
+		return ""
+	}
+	defer c.Close()
+	return addrOf(c.LocalAddr()).Unmap().WithZone("").String()
+}
 
 // authenticate connects with the cookie.
 func (p *pinger) authenticate(ctx context.Context) (string, error) {
@@ -377,6 +423,10 @@ func (p *pinger) ping(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, pingStepTime)
 	defer cancel()
 	if err := p.net.ping(ctx, p.conn); err != nil {
+		if p.isLibrary() && isTimeout(err) {
+			return "", failed("connected, but no pong",
+				"That is as it should be with a C or Java node, unless its program itself answers what comes for net_kernel. Messages reach it.")
+		}
 		return "", pingFailure(err)
 	}
 	return "pong", nil

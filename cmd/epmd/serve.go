@@ -47,7 +47,7 @@ func serve(ctx context.Context, c config, args []string, stderr io.Writer) error
 	defer context.AfterFunc(ctx, stop)() // a second signal finds the default action
 	s := newService(c, in, log.Logger)
 	if c.asNode {
-		s.node = newAsNode(c, s.reg, in.Listeners, log.Logger)
+		s.node = newAsNode(c, s.reg, in.Listeners, s.known, log.Logger)
 	}
 	s.args, s.hangup, s.writeLog = args, hangup, log.run
 	err = s.run(ctx, in.Listeners)
@@ -62,7 +62,7 @@ type service struct {
 	reg     *registry.Registry
 	config  epmd.Config
 	lan     *lan
-	asker   *identifier
+	asker   *identifier // nil: not wanted
 	reacher *reacher
 	hosts   *hosts        // nil: not wanted
 	bus     *dbus.Service // nil: not wanted
@@ -112,8 +112,12 @@ func newService(c config, in systemd.Inherited, log *slog.Logger) *service {
 	}
 	s.lanChanged = lan.watch()
 	s.storeMax.Store(-1)
-	s.events = newEvents(reg, log)
-	s.asker = newIdentifier(reg, host, s.known, log)
+	arrived := func(*registry.Node, bool) {}
+	if c.identify {
+		s.asker = newIdentifier(reg, host, s.known, log)
+		arrived = s.asker.ask
+	}
+	s.events = newEvents(reg, arrived, log)
 	s.reacher = newReacher(reg, askEPMD, log)
 	if c.hostsFile != "" {
 		s.hosts = newHosts(reg, c.hostsFile, port, log)
@@ -150,7 +154,7 @@ func (s *service) openStore(in systemd.Inherited) {
 	}
 }
 
-// known is told of a node that has said who it is.
+// known is told of a node that was asked who it is.
 func (s *service) known(n *registry.Node) {
 	if s.store != nil {
 		s.store.Update(n)
@@ -199,7 +203,9 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 			return nil
 		})
 	}
-	background("identifying ended", func(ctx context.Context) error { s.asker.run(ctx); return nil })
+	if s.asker != nil {
+		background("identifying ended", func(ctx context.Context) error { s.asker.run(ctx); return nil })
+	}
 	background("events ended", func(ctx context.Context) error { s.events.run(ctx); return nil })
 	background("neighbours no longer checked", func(ctx context.Context) error { s.checkReach(ctx); return nil })
 	if s.hosts != nil {
