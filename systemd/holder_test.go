@@ -153,7 +153,7 @@ func TestFindHolders(t *testing.T) {
 		{name: "other user", how: "connect", listen: "127.0.0.1", to: "127.0.0.1", nobody: true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			want := registry.Holder{UID: uint32(os.Geteuid()), Unit: unitOfProcess(int32(os.Getpid()))}
+			want := registry.Holder{Foreign: true, UID: uint32(os.Geteuid()), Unit: unitOfProcess(int32(os.Getpid()))}
 			var attr *syscall.SysProcAttr
 			if tt.nobody {
 				needRoot(t)
@@ -253,7 +253,7 @@ func TestFindHoldersUnprivileged(t *testing.T) {
 	needRoot(t)
 	unit := fmt.Sprintf("eclus-test-%d.scope", os.Getpid())
 	h := startConnected(t, "connect", "127.0.0.1", "127.0.0.1", inCgroup(t, unit))
-	want := registry.Holder{PID: int32(h.cmd.Process.Pid), UID: 0, Unit: unit}
+	want := registry.Holder{Foreign: true, PID: int32(h.cmd.Process.Pid), UID: 0, Unit: unit}
 	if got := findHolder(t, connectionOf(h.conn)); got == nil || *got != want {
 		t.Errorf("root finds %v; want %v", got, &want)
 	}

@@ -20,7 +20,7 @@ func self(t *testing.T) Listener {
 	}
 	pid := int32(os.Getpid())
 	return Listener{
-		Holder:  registry.Holder{PID: pid, UID: uint32(os.Geteuid()), Unit: unitOfProcess(pid)},
+		Holder:  registry.Holder{Foreign: true, PID: pid, UID: uint32(os.Geteuid()), Unit: unitOfProcess(pid)},
 		Program: strings.TrimSpace(string(name)),
 	}
 }

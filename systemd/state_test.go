@@ -203,7 +203,7 @@ func TestNodeRecord(t *testing.T) {
 	n := registry.Node{
 		ID: 3, Node: "a@h", Name: "a", Extra: "x", Dist: "tls", Addresses: []netip.Addr{netip.IPv6Loopback()},
 		Since: time.Unix(1, 5).UTC(), Creation: 6, Counter: 5, FD: 7, Port: 8, PeerPort: 9, High: 6, Low: 5,
-		Type: registry.Hidden, Told: registry.Normal, Protocol: 1, Sure: true,
+		Type: registry.Hidden, Told: registry.Normal, Protocol: 1, Sure: true, Mute: true,
 	}
 	anew := []string{"Host", "Holder", "Origin", "EPMDPort", "Reach"} // the last two are of neighbours only
 	for i, v := 0, reflect.ValueOf(n); i < v.NumField(); i++ {

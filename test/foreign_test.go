@@ -1,0 +1,103 @@
+package test
+
+import (
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"eclus/test/lan"
+)
+
+// foreigners is how many nodes of each kind there are.
+const foreigners = 20
+
+// TestForeignNodes has nodes that OTP's libraries for C and Java make, which accept one connection each, with
+// both epmds. Each gets a message and sends it back.
+func TestForeignNodes(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	cnode := filepath.Join(dir, "cnode")
+	build(t, "gcc", "-Wall", "-D_REENTRANT", "-o", cnode, "foreign/cnode.c", "-lei", "-lpthread")
+	const jar = "/usr/share/java/OtpErlang.jar"
+	build(t, "ecj", "-proc:none", "-source", "11", "-target", "11", "-cp", jar, "-d", dir, "foreign/JNode.java")
+	for _, tt := range []struct{ name, epmd string }{{"eclus", eclusBinary(t)}, {"stock", stockEpmd}} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := loopback(t)
+			h.run(t, tt.epmd)
+			cookie := value(t, h.erl(t, "-name", "first@127.0.0.1"), "erlang:get_cookie().")
+			var nodes []string
+			var programs []*lan.Process
+			start := func(name string, args ...string) {
+				p, err := h.Start(t.Context(), name, args...)
+				must(t, err)
+				programs = append(programs, p)
+			}
+			java := []string{"-cp", jar + ":" + dir, "JNode", cookie}
+			for i := range foreigners {
+				c, j := fmt.Sprintf("c%d@127.0.0.1", i), fmt.Sprintf("j%d@127.0.0.1", i)
+				start(cnode, c, "127.0.0.1", cookie)
+				java = append(java, j)
+				nodes = append(nodes, c, j)
+			}
+			start("java", java...)
+			for _, p := range programs[:foreigners] {
+				_, err := p.WaitOutput(soon(t), "(?m)^published$")
+				must(t, err)
+			}
+			_, err := programs[foreigners].WaitOutput(soon(t), fmt.Sprintf(`(?s)(published\n.*){%d}`, foreigners))
+			must(t, err)
+			if tt.name == "eclus" {
+				h.checkTypes(t, foreigners)
+			}
+			// What comes after them is asked after them.
+			e := h.erl(t, "-name", "last@127.0.0.1")
+			if tt.name == "eclus" {
+				h.watch(t).until(t, local("last@127.0.0.1", sure))
+			}
+			for _, n := range nodes {
+				eval(t, e, fmt.Sprintf("{any, '%s'} ! {self(), {hello, [1, 2.5]}}, receive M -> M after 20000 -> silence end.", n), "{hello,[1,2.5]}")
+			}
+			for _, p := range programs[:foreigners] {
+				if err := p.Wait(soon(t)); err != nil || !strings.HasSuffix(p.Output(), "answered\nunpublished\n") {
+					t.Errorf("a C node wrote %q, %v", p.Output(), err)
+				}
+			}
+			_, err = programs[foreigners].WaitOutput(soon(t), fmt.Sprintf(`(?s)( unpublished\n.*){%d}`, foreigners))
+			must(t, err)
+			if out := programs[foreigners].Output(); strings.Contains(out, "failed") {
+				t.Errorf("a Java node wrote\n%s", out)
+			}
+			if names := h.ask(t, "-names"); regexp.MustCompile(`name [cj]\d`).MatchString(names) {
+				t.Errorf("still registered:\n%s", names)
+			}
+			checkSilent(t, e)
+		})
+	}
+}
+
+// build runs a compiler. Where it is missing, the test is skipped, unless all must be there.
+func build(t *testing.T, compiler string, args ...string) {
+	t.Helper()
+	need(t, compiler)
+	if out, err := exec.Command(compiler, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", compiler, err, out)
+	}
+}
+
+// checkTypes checks how C and Java nodes are listed, so many of each.
+func (h *host) checkTypes(t *testing.T, count int) {
+	t.Helper()
+	types := make(map[string]int)
+	for _, n := range h.nodes(t) {
+		if n.Sure {
+			continue
+		}
+		types[n.Name[:1]+" "+n.Type]++
+	}
+	if want := fmt.Sprint(map[string]int{"c hidden": count, "j normal": count}); fmt.Sprint(types) != want {
+		t.Errorf("listed as %v; want %s", types, want)
+	}
+}
