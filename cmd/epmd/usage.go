@@ -79,9 +79,9 @@ LAN options
         Answer this host only, also the local network and private
         addresses (default), everybody, or this host and these
         prefixes. Also ECLUS_ALLOW in the environment.
-    -node [-cookie_file Path]
-        Be a hidden node too, epmd@HOST, that answers net_adm:ping/1
-        and gen_server:call({epmd, Node}, nodes).
+    -node [NAME@HOST] [-cookie_file Path]
+        Be a hidden node too, epmd@HOST by default, that answers
+        net_adm:ping/1 and gen_server:call({epmd, Node}, nodes).
     -nodes [Pattern] [-local|-lan_only] [-json] [-watch]
         List all known nodes, of this host and of the local network,
         or those whose name matches the pattern ('rabbit*', '*@hostb*').
