@@ -77,6 +77,8 @@ type Node struct {
 	Extra     string       // opaque bytes of ALIVE2_REQ; local nodes only
 	Dist      string       // distribution carrier, "tcp" or "tls"; empty: not known
 	Addresses []netip.Addr // most likely to be reached first; of a local node where it registered from
+	Listens   []netip.Addr // addresses at which its port is open, 0.0.0.0 and :: for all of their family; local nodes only, nil: not known
+	Why       Why          // why no other host can reach it; local nodes only
 	Since     time.Time    // registered, or first seen
 	Creation  uint32       // 0: not known
 	Counter   uint32       // what Creation was made of; local nodes only

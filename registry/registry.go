@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"reflect"
 	"strings"
 	"sync"
@@ -37,9 +38,10 @@ var (
 
 // Registry is what is known. Make one with New.
 type Registry struct {
-	mu     sync.RWMutex
-	host   string
-	lastID uint64
+	mu       sync.RWMutex
+	host     string
+	lanAddrs []netip.Addr // of this host, on interfaces to a LAN
+	lastID   uint64
 
 	local          map[string]*Registration
 	oldest, newest *Registration // the list of local, in order of registration
@@ -152,10 +154,11 @@ func (r *Registry) RestoreOld(o Old) {
 
 // add enters a local node whose name is free.
 func (r *Registry) add(n Node) *Registration {
-	n.Origin, n.Host, n.Reach = Local, r.host, Reachable
+	n.Origin, n.Host, n.Reach, n.Listens = Local, r.host, Reachable, nil
 	if !n.Sure {
 		n.Node = n.Name + "@" + r.host
 	}
+	n.Why = r.why(&n)
 	reg := &Registration{node: &n}
 	r.local[n.Name] = reg
 	r.link(reg)
@@ -248,8 +251,7 @@ func (r *Registry) SetHost(host string) {
 		if !n.Sure {
 			n.Node = n.Name + "@" + host
 		}
-		reg.node = &n
-		r.changed(Event{Changed, reg.node})
+		r.replace(reg, n)
 	}
 }
 
@@ -275,8 +277,7 @@ func (r *Registry) Identify(n *Node, id Identity) error {
 	if id.Creation != 0 {
 		m.Creation = id.Creation
 	}
-	reg.node = &m
-	r.changed(Event{Changed, reg.node})
+	r.replace(reg, m)
 	return nil
 }
 
@@ -307,8 +308,7 @@ func (r *Registry) SetHolder(n *Node, h *Holder) {
 	}
 	m := *reg.node
 	m.Holder = h
-	reg.node = &m
-	r.changed(Event{Changed, reg.node})
+	r.replace(reg, m)
 }
 
 // SetNeighbour enters a node of another host or changes what is known of it. A node of the same
