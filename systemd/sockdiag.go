@@ -198,15 +198,23 @@ func diagError(body []byte) error {
 
 // parseCgroupID returns the control group from the attributes; 0 if it is not among them.
 func parseCgroupID(attrs []byte) uint64 {
+	if value := diagAttribute(attrs, diagCgroupID); len(value) == 8 {
+		return binary.NativeEndian.Uint64(value)
+	}
+	return 0
+}
+
+// diagAttribute returns the value of the first attribute of a type, or nil.
+func diagAttribute(attrs []byte, kind uint16) []byte {
 	for len(attrs) >= unix.SizeofNlAttr {
 		length := int(binary.NativeEndian.Uint16(attrs))
 		if length < unix.SizeofNlAttr || length > len(attrs) {
-			return 0
+			return nil
 		}
-		if binary.NativeEndian.Uint16(attrs[2:]) == diagCgroupID && length == unix.SizeofNlAttr+8 {
-			return binary.NativeEndian.Uint64(attrs[unix.SizeofNlAttr:])
+		if binary.NativeEndian.Uint16(attrs[2:]) == kind {
+			return attrs[unix.SizeofNlAttr:length]
 		}
 		attrs = attrs[min(len(attrs), (length+3)&^3):]
 	}
-	return 0
+	return nil
 }
