@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -154,20 +153,64 @@ func noLinks(names []string) error {
 	return fmt.Errorf("no network interface named %q", strings.Join(names, ","))
 }
 
+// LANAddresses returns the addresses, without zones, of the interfaces to a LAN, or of those of the
+// names if there are any; see [Options].
+func LANAddresses(names []string) ([]netip.Addr, error) {
+	chosen, err := chooseLinks(names)
+	if err != nil {
+		return nil, err
+	}
+	var addrs []netip.Addr
+	for _, p := range linkPrefixes(chosen) {
+		addrs = append(addrs, p.Addr())
+	}
+	return addrs, nil
+}
+
 // linkPrefixes returns the addresses of interfaces with their subnets. One that goes at the moment has none.
 func linkPrefixes(indexes []int32) []netip.Prefix {
+	all, err := readAddrs()
+	if err != nil {
+		return nil
+	}
 	var prefixes []netip.Prefix
 	for _, index := range indexes {
-		i, err := net.InterfaceByIndex(int(index))
-		if err != nil {
-			continue
-		}
-		addrs, _ := i.Addrs()
-		for _, a := range addrs {
-			if p, err := netip.ParsePrefix(a.String()); err == nil {
-				prefixes = append(prefixes, p)
-			}
-		}
+		prefixes = append(prefixes, all[index]...)
 	}
 	return prefixes
+}
+
+// readAddrs returns the addresses of each interface, without zones, with their subnets.
+func readAddrs() (map[int32][]netip.Prefix, error) {
+	dump, err := syscall.NetlinkRIB(unix.RTM_GETADDR, unix.AF_UNSPEC)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	messages, err := syscall.ParseNetlinkMessage(dump)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	addrs := make(map[int32][]netip.Prefix)
+	for _, m := range messages {
+		if m.Header.Type != unix.RTM_NEWADDR || len(m.Data) < unix.SizeofIfAddrmsg {
+			continue
+		}
+		if p := parseAddr(&m); p.IsValid() {
+			index := int32(binary.NativeEndian.Uint32(m.Data[4:]))
+			addrs[index] = append(addrs[index], p)
+		}
+	}
+	return addrs, nil
+}
+
+// parseAddr reads an ifaddrmsg (see linkNews.addr) and its attributes. IFA_LOCAL, if there, is the
+// address, and IFA_ADDRESS then that of the other end.
+func parseAddr(m *syscall.NetlinkMessage) netip.Prefix {
+	var addr netip.Addr
+	for _, a := range attributes(m) {
+		if a.Attr.Type == unix.IFA_LOCAL || a.Attr.Type == unix.IFA_ADDRESS && !addr.IsValid() {
+			addr, _ = netip.AddrFromSlice(a.Value)
+		}
+	}
+	return netip.PrefixFrom(addr, int(m.Data[1]))
 }

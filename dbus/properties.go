@@ -31,6 +31,7 @@ var nodeProperties = []property[*registry.Node]{
 	{"Since", func(n *registry.Node) any { return uint64(max(n.Since.UnixMicro(), 0)) }},
 	{"Sure", func(n *registry.Node) any { return n.Sure }},
 	{"Reachable", func(n *registry.Node) any { return n.Reach.String() }},
+	{"Why", func(n *registry.Node) any { return text(string(n.Why)) }},
 	{"Dist", func(n *registry.Node) any { return text(n.Dist) }},
 	{"EPMDPort", func(n *registry.Node) any { return n.EPMDPort }},
 	{"High", func(n *registry.Node) any { return n.High }},

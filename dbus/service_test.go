@@ -73,7 +73,7 @@ func TestNodeProperties(t *testing.T) {
 		"Node": "b@hostb.local", "Name": "b", "Host": "hostb.local", "Dist": "tcp", "Port": uint16(41237), "EPMDPort": uint16(4370),
 		"Addresses": []string{"198.51.100.12", "fe80::1%eth0"}, "High": uint16(6), "Low": uint16(5), "Type": "hidden",
 		"Sure": true, "Creation": uint32(1795367590), "Origin": "lan", "Reachable": "unknown", "Protocol": uint8(0),
-		"PID": uint32(0), "UID": uint32(1<<32 - 1), "Unit": "",
+		"PID": uint32(0), "UID": uint32(1<<32 - 1), "Unit": "", "Why": "",
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("neighbour has properties\n%v; want\n%v", got, want)

@@ -56,6 +56,8 @@ const (
 //	proto      if high is there: 0 for TCP/IPv4, as ALIVE2_REQ has it
 //	epmd       port of the epmd that it is registered with; LAN nodes only
 //	reachable  yes or no: whether the epmd of its host answers and has it; missing until that was asked
+//	lan        no: no other host can reach it, and none is told of it; local nodes only
+//	why        if lan=no is there: the reason, see [registry.Why]
 //	pid        process that holds the name; local nodes only, if known, as the next two
 //	uid        user ID of that process, in decimal
 //	unit       systemd unit that it runs in
@@ -133,6 +135,9 @@ func (l Line) Node() (registry.Node, error) {
 		n.Reach = registry.Reachable
 	case registry.Unreachable.String():
 		n.Reach = registry.Unreachable
+	}
+	if l.Get("lan") == "no" {
+		n.Why = cmp.Or(registry.Why(l.Get("why")), "unknown")
 	}
 	if err := l.nodeNumbers(&n); err != nil {
 		return registry.Node{}, fmt.Errorf("node %q: %w", n.Node, err)
@@ -268,6 +273,10 @@ func appendDetails(dst []byte, n *registry.Node) []byte {
 	dst = appendEPMD(dst, n)
 	if n.Reach != registry.Unchecked {
 		dst = appendField(dst, "reachable", n.Reach.String())
+	}
+	if n.Why != "" {
+		dst = appendField(dst, "lan", "no")
+		dst = appendField(dst, "why", string(n.Why))
 	}
 	return appendHolder(dst, n.Holder)
 }

@@ -25,7 +25,7 @@ var (
 	}
 	heldNode = registry.Node{
 		Node: "c@hosta.local", Name: "c", Host: "hosta.local", Port: 1, Type: registry.Normal, Sure: true,
-		Reach:  registry.Reachable,
+		Reach: registry.Reachable, Why: registry.WhyLoopback,
 		Since:  time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
 		Holder: &registry.Holder{PID: 812, UID: 4294967294, Unit: `c\x2d d.service`},
 	}
@@ -48,7 +48,7 @@ func TestAppendNode(t *testing.T) {
 		{NodeKnown, guessedNode, "+ node=Björn%25@h name=%1B[2J%0A%C2%85%E2%80%8E%E3%80%80%FF= host= port=0 type=hidden" +
 			" origin=local since=2026-01-02T03:04:05Z sure=no\n"},
 		{NodeKnown, heldNode, "+ node=c@hosta.local name=c host=hosta.local port=1 type=normal origin=local" +
-			` since=2026-01-02T03:04:05Z reachable=yes pid=812 uid=4294967294 unit=c\x2d%20d.service` + "\n"},
+			` since=2026-01-02T03:04:05Z reachable=yes lan=no why=loopback pid=812 uid=4294967294 unit=c\x2d%20d.service` + "\n"},
 		{NodeKnown, rootsNode, "+ node=d@hosta.local name=d host=hosta.local port=1 type=normal origin=local" +
 			" since=2026-01-02T03:04:05Z uid=0\n"},
 		{NodeGone, heldNode, "- node=c@hosta.local name=c host=hosta.local port=1 origin=local\n"},

@@ -43,7 +43,7 @@ func TestNodes(t *testing.T) {
 		Node: "Björn@test.local", Name: "Björn", Host: "test.local", Port: 41233, Type: registry.Normal,
 		Addresses: []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})},
 		Creation:  s.reg.Lookup("Björn").Creation, Since: local.Since,
-		High: 6, Low: 5, Reach: registry.Reachable,
+		High: 6, Low: 5, Reach: registry.Reachable, Why: registry.WhyName,
 	}
 	if err != nil || !reflect.DeepEqual(local, want) || time.Since(local.Since) > time.Hour {
 		t.Errorf("local node %+v, %v; want %+v", local, err, want)

@@ -22,8 +22,8 @@ const jsonVersion = 1
 //	"origin":"lan","since":"2026-03-01T12:00:02Z","sure":true,"high":6,"low":5,"proto":0,"epmd":4369,"reachable":true}
 //
 // (here broken into two). v is jsonVersion. The other keys are those of the line protocol, see [epmd.Line], with numbers
-// as numbers, addresses as a list, sure, which is always there, and reachable as true or false, and user for the name
-// that goes with uid. What is not known is left out.
+// as numbers, addresses as a list, sure, which is always there, and reachable and lan as true or false, and user for the
+// name that goes with uid. What is not known is left out.
 //
 // With -watch each has a key event after v: "up" (also for nodes known already), "changed" or "down". After the nodes
 // known already comes
@@ -58,6 +58,8 @@ type nodeObject struct {
 	Protocol  *uint8       `json:"proto,omitempty"` // 0: TCP/IPv4
 	EPMDPort  uint16       `json:"epmd,omitempty"`
 	Reachable *bool        `json:"reachable,omitempty"`
+	LAN       *bool        `json:"lan,omitempty"` // false, with Why, or not there
+	Why       registry.Why `json:"why,omitempty"`
 	PID       int32        `json:"pid,omitempty"`
 	UID       *uint32      `json:"uid,omitempty"` // 0 is somebody
 	User      string       `json:"user,omitempty"`
@@ -122,6 +124,9 @@ func newNodeObject(n *registry.Node) nodeObject {
 	if n.Reach != registry.Unchecked {
 		isReachable := n.Reach == registry.Reachable
 		o.Reachable = &isReachable
+	}
+	if n.Why != "" {
+		o.LAN, o.Why = new(bool), n.Why
 	}
 	if h := n.Holder; h != nil {
 		o.PID, o.UID, o.Unit = h.PID, &h.UID, h.Unit

@@ -21,7 +21,7 @@ func known() *knownNodes {
 			High: 6, Low: 5, EPMDPort: 4369, Reach: registry.Unreachable},
 		{Node: "å\x1b[31m\U000e0001@hosta.local", Name: "å\x1b[31m\U000e0001", Host: "hosta.local", Port: 5, Type: registry.Normal,
 			Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Since: since, Creation: 7,
-			High: 6, Protocol: 1, Reach: registry.Reachable},
+			High: 6, Protocol: 1, Reach: registry.Reachable, Why: registry.WhyName},
 		{Node: "c@hostc.local", Name: "c", Host: "hostc.local", Port: 65535, Origin: registry.LAN, Since: since, Sure: true},
 	} {
 		k.nodes[keyOf(n)] = n
@@ -33,11 +33,14 @@ const wantTable = `epmd on port 4369: 3 nodes, 2 on the LAN
 LAN discovery off: avahi-daemon is not running
 
 NODE                   ADDRESS        PORT   TYPE    ORIGIN  REACHABLE  SINCE
-å?[31m?@hosta.local ?  127.0.0.1      5      normal  local   yes        2026-03-01 12:00:00
+å?[31m?@hosta.local ?  127.0.0.1      5      normal  local   name       2026-03-01 12:00:00
 b@hostb.local          198.51.100.12  41237  hidden  lan     no         2026-03-01 12:00:00
 c@hostc.local          -              65535  normal  lan     -          2026-03-01 12:00:00
 
 ?: full name not confirmed by the node
+
+kept from the LAN:
+name: OTP takes no such name
 - c@hostc.local  -  65535  normal  lan  -  2026-03-01 12:00:00
 `
 
@@ -167,7 +170,7 @@ func TestEmptyTable(t *testing.T) {
 	}
 }
 
-const wantJSON = `{"v":1,"event":"up","node":"å\u001b[31m\udb40\udc01@hosta.local","name":"å\u001b[31m\udb40\udc01","host":"hosta.local","address":"127.0.0.1","port":5,"type":"normal","origin":"local","creation":7,"since":"2026-03-01T12:00:00Z","sure":false,"high":6,"low":0,"proto":1,"reachable":true}
+const wantJSON = `{"v":1,"event":"up","node":"å\u001b[31m\udb40\udc01@hosta.local","name":"å\u001b[31m\udb40\udc01","host":"hosta.local","address":"127.0.0.1","port":5,"type":"normal","origin":"local","creation":7,"since":"2026-03-01T12:00:00Z","sure":false,"high":6,"low":0,"proto":1,"reachable":true,"lan":false,"why":"name"}
 {"v":1,"event":"up","node":"b@hostb.local","name":"b","host":"hostb.local","address":"198.51.100.12","addresses":["198.51.100.12","fe80::1"],"port":41237,"type":"hidden","origin":"lan","since":"2026-03-01T12:00:00Z","sure":true,"high":6,"low":5,"proto":0,"epmd":4369,"reachable":false}
 {"v":1,"event":"up","node":"c@hostc.local","name":"c","host":"hostc.local","port":65535,"type":"normal","origin":"lan","since":"2026-03-01T12:00:00Z","sure":true}
 {"v":1,"event":"snapshot","port":4369,"nodes":3,"lan":"on"}

@@ -63,6 +63,7 @@ type service struct {
 	config  epmd.Config
 	lan     *lan
 	asker   *identifier // nil: not wanted
+	listens *listening
 	reacher *reacher
 	hosts   *hosts        // nil: not wanted
 	bus     *dbus.Service // nil: not wanted
@@ -118,6 +119,7 @@ func newService(c config, in systemd.Inherited, log *slog.Logger) *service {
 		arrived = s.asker.ask
 	}
 	s.events = newEvents(reg, arrived, log)
+	s.listens = newListening(reg, c.interfaces, log)
 	s.reacher = newReacher(reg, askEPMD, log)
 	if c.hostsFile != "" {
 		s.hosts = newHosts(reg, c.hostsFile, port, log)
@@ -203,6 +205,7 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 			return nil
 		})
 	}
+	background("no longer looked where nodes listen", func(ctx context.Context) error { s.listens.run(ctx); return nil })
 	if s.asker != nil {
 		background("identifying ended", func(ctx context.Context) error { s.asker.run(ctx); return nil })
 	}

@@ -67,13 +67,27 @@ const (
 	columnsApart = 2
 )
 
+// whyTexts explain why nodes of this host are not announced, in short lines.
+var whyTexts = []struct {
+	why  registry.Why
+	text string
+}{
+	{registry.WhyName, "OTP takes no such name"},
+	{registry.WhyHost, "its host is loopback"},
+	{registry.WhyClosed, "nobody listens there"},
+	{registry.WhyLoopback, "listens on loopback only"},
+	{registry.WhyInterface, "listens on none to a LAN"},
+}
+
 // unsureMark follows the name of a node that did not tell it.
 const unsureMark = " ?"
 
 func (p tablePrinter) snapshot(k *knownNodes) {
 	list := k.listed()
 	lan, unsure := 0, 0
+	why := make(map[registry.Why]bool)
 	for _, n := range list {
+		why[n.Why] = true
 		if n.Origin == registry.LAN {
 			lan++
 		}
@@ -91,6 +105,18 @@ func (p tablePrinter) snapshot(k *knownNodes) {
 	}
 	if unsure > 0 {
 		fmt.Fprintf(p.out, "\n%s: full name not confirmed by the node\n", strings.TrimSpace(unsureMark))
+	}
+	p.explain(why)
+}
+
+// explain says what the reasons mean for which nodes are not announced.
+func (p tablePrinter) explain(why map[registry.Why]bool) {
+	first := "\nkept from the LAN:\n"
+	for _, w := range whyTexts {
+		if why[w.why] {
+			fmt.Fprintf(p.out, "%s%s: %s\n", first, w.why, w.text)
+			first = ""
+		}
 	}
 }
 
@@ -141,7 +167,7 @@ func (p tablePrinter) row(n registry.Node) row {
 		portColumn:    {text: strconv.Itoa(int(n.Port))},
 		typeColumn:    {text: n.Type.String()},
 		originColumn:  {text: n.Origin.String()},
-		reachColumn:   reachCell(n.Reach),
+		reachColumn:   reachCell(n),
 		sinceColumn:   {text: n.Since.In(p.zone).Format(time.DateTime)},
 		epmdColumn:    {text: p.epmdCell(n)},
 		pidColumn:     {text: pid},
@@ -150,14 +176,16 @@ func (p tablePrinter) row(n registry.Node) row {
 	}
 }
 
-func reachCell(r registry.Reach) cell {
-	switch r {
-	case registry.Unchecked:
+func reachCell(n registry.Node) cell {
+	switch {
+	case n.Why != "":
+		return cell{text: printable(string(n.Why)), look: yellow}
+	case n.Reach == registry.Unchecked:
 		return cell{text: emptyCell}
-	case registry.Unreachable:
-		return cell{text: r.String(), look: red}
+	case n.Reach == registry.Unreachable:
+		return cell{text: n.Reach.String(), look: red}
 	}
-	return cell{text: r.String()}
+	return cell{text: n.Reach.String()}
 }
 
 // epmdCell returns the port of a node's epmd where it is another than this one's.
