@@ -40,13 +40,17 @@ type Options struct {
 	// not use them all: it needs an address, and its configuration may exclude some.
 	Interfaces []string
 
-	// OnState, if not nil, is called by Run's goroutine when the state has changed. It must return
-	// soon.
+	// OnState, if not nil, is called when the state has changed, by one goroutine at a time. It must
+	// return soon.
 	OnState func(State)
 
 	// Port is where epmd listens, and Version what it calls itself. Publisher only.
 	Port    uint16
 	Version string
+
+	// Listens are the addresses at which epmd listens, without zones, 0.0.0.0 and :: standing for all of their family.
+	// Nothing is published where it does not. If nil, that is everywhere. Publisher only.
+	Listens []netip.Addr
 
 	// Names asks the epmd at that address which nodes it has. If nil, epmds that announce themselves but not
 	// their nodes are ignored. It is called by several goroutines at once and should end with ctx. Browser only.

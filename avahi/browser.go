@@ -64,9 +64,6 @@ func NewBrowser(reg *registry.Registry, opts Options, log *slog.Logger) *Browser
 	return &Browser{link: newLink("browsing", reg, opts, log)}
 }
 
-// State returns how it is doing. It may be called at any time.
-func (b *Browser) State() State { return *b.state.Load() }
-
 // Run browses until ctx ends, then removes the neighbours from the registry.
 func (b *Browser) Run(ctx context.Context) {
 	known := newNeighbours(b.reg, b.log)
@@ -94,6 +91,7 @@ func (b *Browser) browse(ctx context.Context, s *session, known *neighbours) err
 	defer br.end(cancel)
 	known.doubt(rebirth)
 	defer known.doubt(absence)
+	b.on(s)
 	s.onSignal = br.signal
 	br.readdress()
 	br.start(s.interfaces)
@@ -158,6 +156,7 @@ func (b *browsing) start(interfaces []int32) {
 				return
 			}
 			b.browsers[path] = i
+			b.session.reached = true
 			if !slices.Contains(b.session.interfaces, i) {
 				b.stop(path)
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/godbus/dbus/v5"
 )
@@ -18,6 +19,10 @@ const (
 	ifaceResolve = "org.freedesktop.Avahi.ServiceResolver"
 	errCollision = "org.freedesktop.Avahi.CollisionError"
 	errObjects   = "org.freedesktop.Avahi.TooManyObjectsError"
+	errClients   = "org.freedesktop.Avahi.TooManyClientsError"
+	errForbidden = "org.freedesktop.Avahi.NotPermittedError"
+	errTimeout   = "org.freedesktop.Avahi.TimeoutError"
+	errDenied    = "org.freedesktop.DBus.Error.AccessDenied"
 
 	serverPath = dbus.ObjectPath("/")
 
@@ -39,9 +44,15 @@ const maxObjects = 1000
 // enough for registry.MaxNeighbours, and little of what dbus-daemon allows a user (256).
 const maxClients = 10
 
+// maxSilence is how long avahi-daemon may take to answer any of the calls that wait. It gives up
+// itself after 5 s where it asks the network.
+const maxSilence = 8 * time.Second
+
 // Reasons for which a session ends. Each is followed by a new one.
 var (
 	errBusGone   = errors.New("the system bus has gone")
+	errBusSilent = errors.New("the system bus does not answer")
+	errSilent    = errors.New("avahi-daemon does not answer")
 	errAvahiGone = errors.New("avahi-daemon has gone")
 	errHostName  = errors.New("avahi-daemon is establishing its host name")
 	errNoLAN     = errors.New("no network interface leads to a LAN (-interface names others)")
@@ -96,7 +107,12 @@ type client struct {
 	queue   []call                 // wait for their turn
 	signal  func(*client, signal) error
 	objects int  // in use at avahi-daemon
+	limit   int  // of objects
 	closed  bool // what arrives late doesn't matter
+
+	progress time.Time   // an answer has come, or there was none to come
+	silence  *time.Timer // to maxSilence after that; runs while there are answers to come
+	heard    func(bool)  // told of each answer, and of silence
 }
 
 type call struct {
@@ -137,9 +153,10 @@ type signal struct {
 }
 
 // dial connects to the bus at address. What arrives is posted to mail; signals are handed to
-// onSignal. The connection ends with ctx or by close.
-func dial(ctx context.Context, address string, mail *mailbox, onSignal func(*client, signal) error) (*client, error) {
-	c := &client{sent: make(map[uint32]func(reply)), signal: onSignal}
+// onSignal, and heard is told of each answer, and when there is none for maxSilence. The connection
+// ends with ctx or by close.
+func dial(ctx context.Context, address string, mail *mailbox, onSignal func(*client, signal) error, heard func(bool)) (*client, error) {
+	c := &client{sent: make(map[uint32]func(reply)), signal: onSignal, limit: maxObjects, heard: heard}
 	conn, err := dbus.Dial(address, dbus.WithContext(ctx), dbus.WithIncomingInterceptor(func(msg *dbus.Message) {
 		mail.post(func() error { return c.handle(msg) })
 	}))
@@ -156,12 +173,15 @@ func dial(ctx context.Context, address string, mail *mailbox, onSignal func(*cli
 		return nil, fmt.Errorf("system bus: say hello: %w", err)
 	}
 	context.AfterFunc(conn.Context(), func() { mail.post(c.gone) })
+	c.silence = time.AfterFunc(maxSilence, func() { mail.post(c.checkSilence) })
+	c.expect()
 	return c, nil
 }
 
 // close ends the connection, and with it all that avahi-daemon holds for it.
 func (c *client) close() {
 	c.closed = true
+	c.silence.Stop()
 	c.conn.Close() // fails only where the socket has gone already
 }
 
@@ -171,6 +191,24 @@ func (c *client) gone() error {
 		return nil
 	}
 	return errBusGone
+}
+
+// expect begins to wait for the next answer, if there is one to come.
+func (c *client) expect() {
+	c.progress = time.Now()
+	if len(c.sent) == 0 {
+		c.silence.Stop()
+		return
+	}
+	c.silence.Reset(maxSilence)
+}
+
+// checkSilence deals with answers that don't come.
+func (c *client) checkSilence() error {
+	if !c.closed && len(c.sent) > 0 && time.Since(c.progress) >= maxSilence {
+		c.heard(false)
+	}
+	return nil
 }
 
 // call calls a method of an object of avahi-daemon, after those called before. The reply is handed
@@ -207,16 +245,9 @@ func (c *client) send(q call) {
 	}
 	c.conn.Send(msg, nil)
 	c.sent[msg.Serial()] = q.then
-}
-
-// ask calls a method of the avahi-daemon and waits for its reply, which is stored in result.
-func (c *client) ask(ctx context.Context, method string, result any, args ...any) error {
-	obj := c.conn.Object(c.owner, serverPath)
-	err := obj.CallWithContext(ctx, ifaceServer+"."+method, dbus.FlagNoAutoStart, args...).Store(result)
-	if err != nil {
-		return fmt.Errorf("ask avahi-daemon for %s: %w", method, err)
+	if len(c.sent) == 1 {
+		c.expect()
 	}
-	return nil
 }
 
 // handle deals with one message.
@@ -248,6 +279,8 @@ func (c *client) answered(msg *dbus.Message, err error) {
 		return // of a call that was waited for
 	}
 	delete(c.sent, serial)
+	c.expect()
+	c.heard(true)
 	if then != nil {
 		then(reply{msg.Body, err})
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"runtime"
 	"strings"
@@ -165,6 +166,7 @@ func (s *side) registerOnly(name string, port uint16) *registry.Registration {
 	s.t.Helper()
 	r, err := s.reg.Register(registry.Node{Name: name, Port: port, Type: registry.Normal, High: 6, Low: 5})
 	must(s.t, err)
+	s.reg.SetListens(s.reg.Node(r), []netip.Addr{netip.IPv4Unspecified()})
 	return r
 }
 

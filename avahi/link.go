@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -27,7 +28,9 @@ type link struct {
 	// a session has; only tests change them.
 	maxObjects, maxClients int
 
-	state atomic.Pointer[State]
+	state   atomic.Pointer[State]
+	silent  atomic.Bool // no answer comes from avahi-daemon or the bus
+	present atomic.Pointer[session]
 }
 
 func newLink(part string, reg *registry.Registry, opts Options, log *slog.Logger) *link {
@@ -38,8 +41,14 @@ func newLink(part string, reg *registry.Registry, opts Options, log *slog.Logger
 	return l
 }
 
+// State returns how it is doing. It may be called at any time.
+func (l *link) State() State { return *l.state.Load() }
+
 // setState tells the world of the state if it is another than before.
 func (l *link) setState(s State) {
+	if l.silent.Load() {
+		s = State{Off: errSilent.Error()}
+	}
 	if *l.state.Load() == s {
 		return
 	}
@@ -61,6 +70,36 @@ func (l *link) off(reason error) {
 	}
 }
 
+// on notes that there is a session in which something is done.
+func (l *link) on(s *session) {
+	l.setState(State{})
+	l.log.Info("LAN discovery on", "host", s.fqdn)
+}
+
+// heard notes whether avahi-daemon answers. What it has been told while it did not is made up by
+// itself.
+func (l *link) heard(answers bool) {
+	switch {
+	case answers && l.silent.Load():
+		l.silent.Store(false)
+		l.log.Info("avahi-daemon answers again")
+	case !answers && !l.silent.Load():
+		l.off(errSilent)
+		l.silent.Store(true)
+	}
+}
+
+// Ping looks whether avahi-daemon answers, which otherwise shows only when there is something to ask
+// it. State tells. It returns at once.
+func (l *link) Ping() {
+	if s := l.present.Load(); s != nil {
+		s.mail.post(func() error {
+			s.main.call(serverPath, ifaceServer, "GetState", nil)
+			return nil
+		})
+	}
+}
+
 // session is the time from finding an avahi-daemon at work to losing it in some way.
 type session struct {
 	link       *link
@@ -70,47 +109,48 @@ type session struct {
 	clients    []*client // main first
 	running    bool
 	host, fqdn string  // of this host, as Avahi has it: hosta, hosta.local
+	reached    bool    // it has done what it is for, if only for a moment
 	interfaces []int32 // indexes of those to use, at least one
+	names      map[int32]string
+	addresses  map[int32][]netip.Addr // without zones
 	links      *LinkWatch
 	onSignal   func(signal) error // what isn't for the session itself
 }
 
-// Sessions that end sooner than this are followed by a pause, which doubles until it is lastRetry.
-const briefSession = time.Second
-
 // run has one session after the other until ctx ends. serve is called in each of them and returns why it
-// is over.
+// is over. After each comes a pause, which doubles until it is lastRetry, or begins anew once a session has done what
+// it is for.
 func (l *link) run(ctx context.Context, serve func(context.Context, *session) error) {
-	for pause := firstRetry; ctx.Err() == nil; {
-		began := time.Now()
-		err := l.session(ctx, serve)
+	for pause := firstRetry; ctx.Err() == nil; pause = min(2*pause, lastRetry) {
+		reached, err := l.session(ctx, serve)
 		if ctx.Err() != nil {
 			break
 		}
 		l.off(err)
-		if time.Since(began) > briefSession {
+		if reached {
 			pause = firstRetry
-			continue
 		}
 		_ = sleepUntil(ctx, time.Now().Add(pause))
-		pause = min(2*pause, lastRetry)
 	}
+	l.silent.Store(false)
 	l.setState(State{Off: "stopped"})
 }
 
-func (l *link) session(ctx context.Context, serve func(context.Context, *session) error) error {
+func (l *link) session(ctx context.Context, serve func(context.Context, *session) error) (reached bool, err error) {
 	s := &session{link: l, ctx: ctx, mail: newMailbox()}
 	defer s.close()
 	if err := s.open(ctx); err != nil {
-		return err
+		return false, err
 	}
 	l.reg.SetHost(s.fqdn)
-	l.setState(State{})
-	l.log.Info("LAN discovery on", "host", s.fqdn)
-	return serve(ctx, s)
+	l.present.Store(s)
+	err = serve(ctx, s)
+	return s.reached, err
 }
 
 func (s *session) close() {
+	s.link.present.Store(nil)
+	s.link.silent.Store(false)
 	s.links.Close()
 	for _, c := range s.clients {
 		c.close()
@@ -133,10 +173,10 @@ func (s *session) open(ctx context.Context) (err error) {
 	if err := s.awaitRunning(ctx); err != nil {
 		return err
 	}
-	if err := s.main.ask(ctx, "GetHostName", &s.host); err != nil {
+	if err := s.ask(ctx, "GetHostName", &s.host); err != nil {
 		return err
 	}
-	if err := s.main.ask(ctx, "GetHostNameFqdn", &s.fqdn); err != nil {
+	if err := s.ask(ctx, "GetHostNameFqdn", &s.fqdn); err != nil {
 		return err
 	}
 	return s.awaitInterfaces(ctx)
@@ -144,10 +184,12 @@ func (s *session) open(ctx context.Context) (err error) {
 
 // dial adds another connection to the session.
 func (s *session) dial() (*client, error) {
-	c, err := dial(s.ctx, s.link.opts.BusAddress, s.mail, s.dispatch)
+	defer s.busSilence().Stop()
+	c, err := dial(s.ctx, s.link.opts.BusAddress, s.mail, s.dispatch, s.link.heard)
 	if err != nil {
 		return nil, err
 	}
+	c.limit = s.link.maxObjects
 	if s.main != nil {
 		c.owner = s.main.owner
 	}
@@ -155,14 +197,32 @@ func (s *session) dial() (*client, error) {
 	return c, nil
 }
 
-// hangUp ends a connection of the session.
-func (s *session) hangUp(c *client) {
-	s.clients = slices.DeleteFunc(s.clients, func(o *client) bool { return o == c })
-	c.close()
+// busSilence returns a timer that says, unless it is stopped before, that the bus does not answer.
+func (s *session) busSilence() *time.Timer {
+	return time.AfterFunc(maxSilence, func() { s.link.off(errBusSilent) })
+}
+
+// ask calls a method of avahi-daemon and waits for its reply, which is stored in result.
+func (s *session) ask(ctx context.Context, method string, result any) error {
+	var answer *reply
+	s.main.call(serverPath, ifaceServer, method, func(r reply) { answer = &r })
+	if err := s.until(ctx, func() bool { return answer != nil }); err != nil {
+		return err
+	}
+	err := answer.err
+	if err == nil {
+		err = dbus.Store(answer.body, result)
+	}
+	if err != nil {
+		return fmt.Errorf("ask avahi-daemon for %s: %w", method, err)
+	}
+	return nil
 }
 
 // awaitOwner waits until there is an avahi-daemon.
 func (s *session) awaitOwner(ctx context.Context) error {
+	silence := s.busSilence()
+	defer silence.Stop()
 	err := s.main.conn.AddMatchSignalContext(ctx, dbus.WithMatchSender(dbusName), dbus.WithMatchInterface(dbusName),
 		dbus.WithMatchMember(ownerChanged), dbus.WithMatchArg(0, busName))
 	if err != nil {
@@ -170,6 +230,7 @@ func (s *session) awaitOwner(ctx context.Context) error {
 	}
 	var owner string
 	err = s.main.conn.BusObject().CallWithContext(ctx, dbusName+".GetNameOwner", 0, busName).Store(&owner)
+	silence.Stop()
 	if r := (reply{err: err}); r.is(noSuchOwner) {
 		s.link.off(errors.New("avahi-daemon is not running"))
 		return s.until(ctx, func() bool { return s.main.owner != "" })
@@ -185,13 +246,16 @@ func (s *session) awaitOwner(ctx context.Context) error {
 
 // awaitRunning waits until avahi-daemon has established its host name.
 func (s *session) awaitRunning(ctx context.Context) error {
+	silence := s.busSilence()
+	defer silence.Stop()
 	err := s.main.conn.AddMatchSignalContext(ctx, dbus.WithMatchSender(s.main.owner),
 		dbus.WithMatchInterface(ifaceServer), dbus.WithMatchMember("StateChanged"))
 	if err != nil {
 		return fmt.Errorf("watch avahi-daemon: %w", err)
 	}
+	silence.Stop()
 	var state int32
-	if err := s.main.ask(ctx, "GetState", &state); err != nil {
+	if err := s.ask(ctx, "GetState", &state); err != nil {
 		return err
 	}
 	if s.running = state == goavahi.ServerRunning; !s.running {
@@ -211,9 +275,28 @@ func (s *session) awaitInterfaces(ctx context.Context) error {
 	return s.until(ctx, func() bool { return len(s.interfaces) > 0 })
 }
 
-func (s *session) chooseLinks() (err error) {
-	s.interfaces, err = chooseLinks(s.link.opts.Interfaces)
-	return err
+func (s *session) chooseLinks() error {
+	links, err := readLinks()
+	if err != nil {
+		return err
+	}
+	prefixes, err := readAddrs()
+	if err != nil {
+		return err
+	}
+	s.interfaces = pickLinks(links, s.link.opts.Interfaces)
+	s.names = make(map[int32]string)
+	for _, l := range links {
+		s.names[l.index] = l.name
+	}
+	s.addresses = make(map[int32][]netip.Addr)
+	for _, i := range s.interfaces {
+		for _, p := range prefixes[i] {
+			s.addresses[i] = append(s.addresses[i], p.Addr())
+		}
+		slices.SortFunc(s.addresses[i], netip.Addr.Compare)
+	}
+	return nil
 }
 
 // until handles what comes in until done says so.

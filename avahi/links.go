@@ -132,8 +132,12 @@ func chooseLinks(names []string) ([]int32, error) {
 	if err != nil {
 		return nil, err
 	}
+	return pickLinks(links, names), nil
+}
+
+func pickLinks(links []netLink, names []string) []int32 {
 	if len(names) == 0 {
-		return lanLinks(links), nil
+		return lanLinks(links)
 	}
 	var found []int32
 	for _, l := range links {
@@ -142,7 +146,7 @@ func chooseLinks(names []string) ([]int32, error) {
 		}
 	}
 	slices.Sort(found)
-	return found, nil
+	return found
 }
 
 // noLinks is why nothing is done while there are no interfaces.

@@ -3,6 +3,7 @@ package avahi
 import (
 	"bytes"
 	"log/slog"
+	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,8 +16,8 @@ import (
 // testPublication returns a publication that has so many places and no Avahi to publish with.
 func testPublication(places int, log *slog.Logger) *publication {
 	l := newLink("publishing", registry.New("hosta", 0), Options{}, log)
-	l.maxObjects = places
-	return newPublication(l, &session{}, 0, nil)
+	l.maxObjects, l.maxClients = places, 0
+	return newPublication(&publishing{link: l, session: &session{link: l}}, 0)
 }
 
 // TestMadeGone has Avahi refuse a group for a node that has gone meanwhile.
@@ -24,12 +25,13 @@ func TestMadeGone(t *testing.T) {
 	for _, name := range []string{errObjects, "org.freedesktop.Avahi.AccessDeniedError"} {
 		var log bytes.Buffer
 		p := testPublication(1, slog.New(slog.NewTextHandler(&log, nil)))
-		e := &entry{node: &registry.Node{ID: 1, Name: "a"}, placed: true}
+		c := &client{limit: 1, objects: 1}
+		e := &entry{pub: p, node: &registry.Node{ID: 1, Name: "a"}, client: c}
 		p.placed = 1
 		p.drop(e)
-		p.made(e, reply{err: dbus.Error{Name: name}})
-		if p.placed != 0 || p.limit != 1 || p.full.Len() != 0 {
-			t.Errorf("%s: %d placed of %d, %d wait; want 0 of 1, 0", name, p.placed, p.limit, p.full.Len())
+		p.made(e, c, reply{err: dbus.Error{Name: name}})
+		if p.placed != 0 || c.objects != 0 || c.limit != 1 || p.full.Len() != 0 {
+			t.Errorf("%s: %d placed, %d objects of %d, %d wait; want 0, 0 of 1, 0", name, p.placed, c.objects, c.limit, p.full.Len())
 		}
 		if log.Len() > 0 {
 			t.Errorf("%s: said %s", name, &log)
@@ -50,8 +52,10 @@ func TestSinceFuture(t *testing.T) {
 			}
 		}
 		now := time.Now()
+		everywhere := []netip.Addr{netip.IPv4Unspecified()}
+		p.addrs = []netip.Addr{netip.MustParseAddr("198.51.100.11")}
 		up := func(id uint64, since time.Time, sure bool) {
-			p.up(&registry.Node{ID: id, Name: "a", Since: since, Sure: sure, Origin: registry.Local})
+			p.up(&registry.Node{ID: id, Name: "a", Since: since, Sure: sure, Origin: registry.Local, Listens: everywhere})
 		}
 		up(1, now.Add(-time.Hour).Round(0), true)
 		due(1)
