@@ -62,7 +62,8 @@ const (
 //	uid        user ID of that process, in decimal
 //	unit       systemd unit that it runs in
 //
-// and at the end of the snapshot nodes, their number, lan, on or off, and reason, why it is off.
+// and at the end of the snapshot nodes, their number, lan, on or off, published, no if this host is not announced though
+// lan is on, and reason, why it is off or not announced.
 type Line struct {
 	Kind   LineKind
 	Fields []Field
@@ -303,12 +304,14 @@ func appendHolder(dst []byte, h *registry.Holder) []byte {
 }
 
 // appendSnapshotEnd appends the line that ends a snapshot of that many nodes. lanOff says why LAN
-// discovery is off; it is on if that is empty.
-func appendSnapshotEnd(dst []byte, nodes int, lanOff string) []byte {
+// discovery is off; it is on if that is empty, and unpublished then says why this host is not announced.
+func appendSnapshotEnd(dst []byte, nodes int, lanOff, unpublished string) []byte {
 	end := Line{SnapshotEnd, []Field{{"nodes", strconv.Itoa(nodes)}, {"lan", "on"}}}
 	if lanOff != "" {
 		end.Fields[1].Value = "off"
 		end.Fields = append(end.Fields, Field{"reason", lanOff})
+	} else if unpublished != "" {
+		end.Fields = append(end.Fields, Field{"published", "no"}, Field{"reason", unpublished})
 	}
 	return end.Append(dst)
 }

@@ -167,11 +167,15 @@ func TestLineNode(t *testing.T) {
 }
 
 func TestSnapshotEnd(t *testing.T) {
-	if got, want := string(appendSnapshotEnd(nil, 3, "")), "= nodes=3 lan=on\n"; got != want {
+	if got, want := string(appendSnapshotEnd(nil, 3, "", "")), "= nodes=3 lan=on\n"; got != want {
 		t.Errorf("got %q; want %q", got, want)
 	}
 	want := "= nodes=0 lan=off reason=no%20bus\n"
-	if got := string(appendSnapshotEnd(nil, 0, "no bus")); got != want {
+	const unpublished = "= nodes=1 lan=on published=no reason=avahi%20forbids%20it\n"
+	if got := string(appendSnapshotEnd(nil, 1, "", "avahi forbids it")); got != unpublished {
+		t.Errorf("got %q, want %q", got, unpublished)
+	}
+	if got := string(appendSnapshotEnd(nil, 0, "no bus", "no bus")); got != want {
 		t.Errorf("got %q; want %q", got, want)
 	}
 }

@@ -760,13 +760,14 @@ func (s *Server) startStream(c *conn, follow bool) {
 	s.remove(c)
 	s.streams[follow]++
 	ns := &nodeStream{
-		registry: s.cfg.Registry,
-		port:     s.cfg.Port,
-		lanOff:   s.cfg.LANOff,
-		follow:   follow,
-		conn:     os.NewFile(uintptr(c.fd), "subscriber"),
-		peer:     c.peer,
-		log:      s.log,
+		registry:    s.cfg.Registry,
+		port:        s.cfg.Port,
+		lanOff:      s.cfg.LANOff,
+		unpublished: s.cfg.Unpublished,
+		follow:      follow,
+		conn:        os.NewFile(uintptr(c.fd), "subscriber"),
+		peer:        c.peer,
+		log:         s.log,
 	}
 	s.streamsEnded.Go(func() {
 		ns.run(s.ctx)

@@ -68,6 +68,10 @@ type Config struct {
 
 	// LANOff returns why there is no LAN discovery, or "" if there is; WatchReq is told. nil: there is.
 	LANOff func() string
+
+	// Unpublished returns why the nodes of this host are not announced though others are looked for, or "" if they are;
+	// WatchReq is told. nil: they are.
+	Unpublished func() string
 }
 
 // Server is an epmd. It answers from the registry alone and waits for nothing else: connections are
@@ -93,6 +97,9 @@ func NewServer(cfg Config) *Server {
 	}
 	if cfg.LANOff == nil {
 		cfg.LANOff = func() string { return "" }
+	}
+	if cfg.Unpublished == nil {
+		cfg.Unpublished = func() string { return "" }
 	}
 	return &Server{cfg: cfg, log: cfg.Log}
 }

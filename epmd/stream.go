@@ -21,13 +21,14 @@ const (
 
 // nodeStream answers one NodesReq or WatchReq.
 type nodeStream struct {
-	registry *registry.Registry
-	port     uint16
-	lanOff   func() string
-	follow   bool
-	conn     *os.File // a non-blocking socket
-	peer     netip.AddrPort
-	log      *slog.Logger
+	registry    *registry.Registry
+	port        uint16
+	lanOff      func() string
+	unpublished func() string
+	follow      bool
+	conn        *os.File // a non-blocking socket
+	peer        netip.AddrPort
+	log         *slog.Logger
 }
 
 // run sends the snapshot and, if it is to follow, every change, until ctx ends, the peer does or falls
@@ -66,7 +67,7 @@ func (s *nodeStream) send(ctx context.Context) error {
 	if !s.follow {
 		return s.write(out)
 	}
-	out = appendSnapshotEnd(out, len(nodes), s.lanOff())
+	out = appendSnapshotEnd(out, len(nodes), s.lanOff(), s.unpublished())
 	for {
 		if err := s.write(out); err != nil {
 			return err

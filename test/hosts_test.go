@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"regexp"
@@ -31,6 +32,9 @@ type host struct {
 	*lan.Host
 	t    *testing.T // that has the host, and outlives its subtests
 	epmd *lan.Process
+
+	mu    sync.Mutex
+	ports map[uint16]bool // where listen listens
 }
 
 // addHosts makes hosts with the same options. No epmd runs there yet.
@@ -184,8 +188,45 @@ func (h *host) lookup(ctx context.Context, name string) (resp epmd.PortResp, err
 	return resp, err
 }
 
-// register registers a node that is nothing but a connection to epmd, and so can't be asked for its name.
+// listen has something listen at a port until the test that has the host is over. It closes all that connects.
+func (h *host) listen(t *testing.T, port uint16) {
+	t.Helper()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.ports[port] {
+		return
+	}
+	var l net.Listener
+	must(t, h.inside(func() (err error) {
+		l, err = (&net.ListenConfig{}).Listen(soon(t), "tcp", fmt.Sprintf(":%d", port))
+		return err
+	}))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for conn, err := l.Accept(); err == nil; conn, err = l.Accept() {
+			conn.Close()
+		}
+	}()
+	if h.ports == nil {
+		h.ports = make(map[uint16]bool)
+	}
+	h.ports[port] = true
+	h.t.Cleanup(func() {
+		l.Close()
+		<-done
+	})
+}
+
+// register registers a node that is nothing but a connection to epmd and an open port, and so can't be asked for its name.
 func (h *host) register(t *testing.T, name string, port uint16) *epmd.Registration {
+	t.Helper()
+	h.listen(t, port)
+	return h.registerOnly(t, name, port)
+}
+
+// registerOnly is register for a port that others open, or nobody.
+func (h *host) registerOnly(t *testing.T, name string, port uint16) *epmd.Registration {
 	t.Helper()
 	var r *epmd.Registration
 	must(t, h.inside(func() (err error) {

@@ -105,7 +105,7 @@ func TestLANPing(t *testing.T) {
 		a.ping(t, "c@hostb.local").checkFails(t, "lookup", `"c" is not registered`, "These are: b$")
 	})
 	t.Run("connect", func(t *testing.T) {
-		b.register(t, "nothing", 4711)
+		b.registerOnly(t, "nothing", 4711)
 		a.ping(t, "nothing@hostb.local").checkFails(t, "connect", "nothing listens on 198.51.100.12:4711", "inet_dist_use_interface")
 	})
 	t.Run("rejected", func(t *testing.T) { testPingRejected(t, a, b) })
@@ -230,7 +230,7 @@ func (h *host) pingArgs(t *testing.T, node string, args ...string) string {
 // testPingIdentify pings what is no node, and nodes by other names.
 func testPingIdentify(t *testing.T, a, b *host) {
 	port := b.serve(t, func(conn net.Conn) { fmt.Fprint(conn, "220 smtp\r\n\x1b[2J") })
-	b.register(t, "mail", port)
+	b.registerOnly(t, "mail", port)
 	a.ping(t, "mail@hostb.local").checkFails(t, "identify", ".", "no Erlang node")
 	short := b.erl(t, "-sname", "short", "-start_epmd", "false")
 	a.ping(t, "short@hostb.local").checkFails(t, "identify", "the node calls itself short@hostb$", "can't be connected")

@@ -30,7 +30,8 @@ const jsonVersion = 1
 //
 //	{"v":1,"event":"snapshot","port":4369,"nodes":2,"lan":"off","reason":"avahi-daemon is not running"}
 //
-// of which port is that of the epmd, nodes how many were listed, lan on or off, and reason only there if it is off.
+// of which port is that of the epmd, nodes how many were listed, and lan on or off. reason is there if it is off, or
+// after "published":false, which says that this host is not announced though lan is on.
 type jsonPrinter struct {
 	out   io.Writer
 	watch bool
@@ -73,6 +74,7 @@ type snapshotObject struct {
 	Port    uint32 `json:"port"`
 	Nodes   int    `json:"nodes"`
 	LAN     string `json:"lan"`
+	Publish *bool  `json:"published,omitempty"` // false, or not there
 	Reason  string `json:"reason,omitempty"`
 }
 
@@ -84,11 +86,14 @@ func (p jsonPrinter) snapshot(k *knownNodes) {
 	if !p.watch {
 		return
 	}
-	lan := "on"
-	if k.lanOff != "" {
-		lan = "off"
+	o := snapshotObject{Version: jsonVersion, Event: "snapshot", Port: k.epmdPort, Nodes: len(list), LAN: "on"}
+	switch {
+	case k.lanOff != "":
+		o.LAN, o.Reason = "off", k.lanOff
+	case k.silent != "":
+		o.Publish, o.Reason = new(bool), k.silent
 	}
-	p.print(snapshotObject{jsonVersion, "snapshot", k.epmdPort, len(list), lan, k.lanOff})
+	p.print(o)
 }
 
 func (p jsonPrinter) change(kind registry.EventKind, n registry.Node) {

@@ -10,6 +10,7 @@ import (
 	"eclus/avahi"
 	"eclus/epmd"
 	"eclus/registry"
+	"eclus/systemd"
 )
 
 // lan is LAN discovery, as much of it as is wanted.
@@ -20,11 +21,12 @@ type lan struct {
 	watchers  []chan struct{}  // each holds a token when state may have changed
 }
 
+// newLAN returns what is wanted, for an epmd on that port.
 func newLAN(c config, reg *registry.Registry, port uint16, loopbackOnly bool, log *slog.Logger) *lan {
 	l := &lan{}
 	options := avahi.Options{
 		Interfaces: c.interfaces,
-		OnState:    func(avahi.State) { l.poke() },
+		OnState:    l.changed,
 		Port:       port,
 		Version:    buildVersion(),
 		Names:      askNames,
@@ -36,6 +38,7 @@ func newLAN(c config, reg *registry.Registry, port uint16, loopbackOnly bool, lo
 	case c.access.LocalOnly():
 		l.private = "-allow local"
 	default:
+		options.Listens = ownListeners(port, log)
 		l.publisher = avahi.NewPublisher(reg, options, log)
 	}
 	if c.lan.browse {
@@ -45,6 +48,15 @@ func newLAN(c config, reg *registry.Registry, port uint16, loopbackOnly bool, lo
 		log.Info("not published", "reason", l.private)
 	}
 	return l
+}
+
+// ownListeners returns at which addresses epmd listens, or nil if that can't be found out.
+func ownListeners(port uint16, log *slog.Logger) []netip.Addr {
+	found, err := systemd.FindListeners([]uint16{port})
+	if err != nil {
+		log.Debug("not known where epmd listens", "err", err)
+	}
+	return found[port]
 }
 
 // run returns when ctx has ended and what was published is withdrawn.
@@ -57,6 +69,16 @@ func (l *lan) run(ctx context.Context) {
 		parts.Go(func() { l.browser.Run(ctx) })
 	}
 	parts.Wait()
+}
+
+// changed is told of what has become of one part. Both look whether Avahi still answers when one of them has lost
+// it: who has nothing to ask does not notice.
+func (l *lan) changed(s avahi.State) {
+	if s.Off != "" && l.publisher != nil && l.browser != nil {
+		l.publisher.Ping()
+		l.browser.Ping()
+	}
+	l.poke()
 }
 
 // watch returns a channel for one reader, which yields when state may have changed. It is called before run.
@@ -102,6 +124,17 @@ func (l *lan) off() string {
 	return states[0].Off
 }
 
+// unpublished returns why the nodes of this host are not announced while others are looked for, or "".
+func (l *lan) unpublished() string {
+	switch {
+	case l.off() != "":
+		return ""
+	case l.publisher != nil:
+		return l.publisher.State().Off
+	}
+	return l.private
+}
+
 // state says in a few words how LAN discovery does.
 func (l *lan) state() string {
 	states := l.states()
@@ -110,6 +143,15 @@ func (l *lan) state() string {
 		if s.Off == "" && s.Waiting > worst.Waiting || s.Off != "" && worst.Off == "" {
 			worst = s
 		}
+	}
+	if l.off() != "" {
+		return worst.String()
+	}
+	if reason := l.unpublished(); reason != "" {
+		return "LAN discovery on, but this host is not announced: " + reason
+	}
+	if worst.Off != "" {
+		return "LAN discovery on, but no other hosts are looked for: " + worst.Off
 	}
 	return worst.String()
 }

@@ -77,6 +77,7 @@ type nodePrinter interface {
 type knownNodes struct {
 	epmdPort uint32
 	lanOff   string // why there is no LAN discovery; empty: there is
+	silent   string // why this host is not announced, though there is LAN discovery; empty: it is
 	nodes    map[nodeKey]registry.Node
 	filter   nodeFilter // which of them are shown
 }
@@ -147,6 +148,8 @@ func readSnapshot(lines *epmd.Lines, filter nodeFilter) (*knownNodes, error) {
 		case epmd.SnapshotEnd:
 			if line.Get("lan") == "off" {
 				known.lanOff = cmp.Or(line.Get("reason"), "no reason given")
+			} else if line.Get("published") == "no" {
+				known.silent = cmp.Or(line.Get("reason"), "no reason given")
 			}
 			return known, nil
 		}

@@ -109,6 +109,7 @@ func newService(c config, in systemd.Inherited, log *slog.Logger) *service {
 			DelayWrite:    c.delayWrite,
 			Restored:      restore(reg, &in, log),
 			LANOff:        lan.off,
+			Unpublished:   lan.unpublished,
 		},
 	}
 	s.lanChanged = lan.watch()

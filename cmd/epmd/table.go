@@ -99,6 +99,9 @@ func (p tablePrinter) snapshot(k *knownNodes) {
 	if k.lanOff != "" {
 		fmt.Fprintf(p.out, "LAN discovery off: %s\n", printable(k.lanOff))
 	}
+	if k.silent != "" {
+		fmt.Fprintf(p.out, "this host is not announced: %s\n", printable(k.silent))
+	}
 	if len(list) > 0 {
 		fmt.Fprintln(p.out)
 		p.printRows(list)
