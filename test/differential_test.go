@@ -45,6 +45,7 @@ type opKind uint8
 
 const (
 	opSend    opKind = iota // connect unless connected, and send
+	opLast                  // send, and close the sending side, in one segment
 	opCheck                 // see whether the connection is still open
 	opHalf                  // close the sending side
 	opClose                 // close, by FIN
@@ -73,14 +74,14 @@ type step struct {
 
 func (s step) String() string {
 	switch s.op {
-	case opSend:
-		return fmt.Sprintf("%d: send %s", s.slot, abridged(s.data))
+	case opSend, opLast:
+		return fmt.Sprintf("%d: %s %s", s.slot, [...]string{"send", "send last"}[s.op], abridged(s.data))
 	case opBarrier:
 		return "names"
 	case opDump:
 		return "dump"
 	}
-	return fmt.Sprintf("%d: %s", s.slot, [...]string{"send", "check", "half-close", "close", "reset"}[s.op])
+	return fmt.Sprintf("%d: %s", s.slot, [...]string{"", "", "check", "half-close", "close", "reset"}[s.op])
 }
 
 func abridged(b []byte) string {
@@ -233,7 +234,7 @@ func (s *side) do(st step) (seen string, err error) {
 		return s.barrier()
 	case opDump:
 		return s.exchange("d")
-	case opSend:
+	case opSend, opLast:
 		return s.send(st)
 	case opCheck:
 		return s.observe(st.slot, wantOpen)
@@ -267,13 +268,20 @@ func (s *side) send(st step) (string, error) {
 		}
 		s.slots[st.slot] = fd
 	}
-	sent, err := unix.SendmsgN(s.slots[st.slot], st.data, nil, nil, unix.MSG_NOSIGNAL)
+	flags := unix.MSG_NOSIGNAL
+	if st.op == opLast {
+		flags |= unix.MSG_MORE // until the FIN
+	}
+	sent, err := unix.SendmsgN(s.slots[st.slot], st.data, nil, nil, flags)
 	if err == unix.EPIPE || err == unix.ECONNRESET {
 		s.hangUp(st.slot)
 		return "was closed", nil
 	}
 	if err != nil || sent < len(st.data) {
 		return "", fmt.Errorf("send to %s: %d of %d bytes: %w", s.name, sent, len(st.data), err)
+	}
+	if st.op == opLast {
+		unix.Shutdown(s.slots[st.slot], unix.SHUT_WR)
 	}
 	all := append(s.sent[st.slot], st.data...)
 	s.sent[st.slot] = all
@@ -338,11 +346,21 @@ func (s *side) receive(fd, flags int) (int, error) {
 	}
 }
 
-// barrier returns when the daemon has handled all that has reached it, and what NAMES_REQ says then.
-// What is new to it is accepted in order, so a request over a new connection comes after it. What
-// happens on connections that it has, it may see at another time, but in order too: the connection that
-// has been parked with half a request comes after that.
+// barrier returns when the daemon has handled all that has reached it, and what NAMES_REQ says then. It
+// takes two turns: of what has come on one connection a daemon may handle a request in one turn, and what is
+// behind its end in the next.
 func (s *side) barrier() (names string, err error) {
+	if _, err := s.turn(); err != nil {
+		return "", err
+	}
+	return s.turn()
+}
+
+// turn returns when the daemon has looked at every connection once. What is new to it is accepted in
+// order, so a request over a new connection comes after it. What happens on connections that it has, it
+// may see at another time, but in order too: the connection that has been parked with half a request
+// comes after that.
+func (s *side) turn() (names string, err error) {
 	if _, err := s.exchange("n"); err != nil {
 		return "", err
 	}
@@ -557,7 +575,7 @@ func (r *rivals) compare(steps []step) (difference string, err error) {
 func ending(steps []step) []step {
 	var slots []int
 	for _, st := range steps {
-		if st.op == opSend && !slices.Contains(slots, st.slot) {
+		if (st.op == opSend || st.op == opLast) && !slices.Contains(slots, st.slot) {
 			slots = append(slots, st.slot)
 		}
 	}
@@ -699,6 +717,49 @@ func TestDifferentialScripts(t *testing.T) {
 	}
 }
 
+// TestDifferentialCuts cuts requests at every place and puts something behind their end. The daemon has handled the
+// first piece when the second comes.
+func TestDifferentialCuts(t *testing.T) {
+	for _, mode := range differentialModes {
+		t.Run(mode.name, func(t *testing.T) {
+			r := startRivals(t, new(sync.RWMutex), mode.args...)
+			stayOnCore(t, 0)
+			bodies := []string{
+				aliveFields{port: 41233, kind: 77, high: 6, low: 5, name: "cut", extra: "xyz"}.body(),
+				plainNode("a").body(), // is taken
+				aliveFields{name: "long", moreExtra: 9}.body(), "za", "zb\x00", "n", "d", "sa", "?",
+			}
+			if mode.args == nil { // the others would be killed
+				bodies = append(bodies, "k")
+			}
+			for _, body := range bodies {
+				for at := range 2 + len(body) {
+					difference, err := r.play(cuts(framed(body), at))
+					if difference != "" || err != nil {
+						t.Fatalf("cut at %d: %s (error %v)", at, difference, err)
+					}
+				}
+			}
+		})
+	}
+}
+
+// cuts sends a request in two pieces, with all that can follow it. Of a node that is in the way of KILL_REQ nothing is
+// left at last.
+func cuts(frame []byte, at int) []step {
+	steps := script(registers(0, plainNode("a")))
+	for _, surplus := range []string{"", "\x00", "\x00\x01n", strings.Repeat("\xff", 4000)} {
+		for _, last := range []opKind{opSend, opLast} {
+			if at > 0 {
+				steps = append(steps, says(1, wantOpen, string(frame[:at])))
+			}
+			steps = append(steps, step{op: last, slot: 1, data: append(slices.Clone(frame[at:]), surplus...), want: wantOpen},
+				step{op: opClose, slot: 1}, step{op: opBarrier})
+		}
+	}
+	return append(steps, step{op: opDump})
+}
+
 var differentialModes = []struct {
 	name string
 	args []string
@@ -826,7 +887,7 @@ func (g *generator) next() []step {
 	case p < 74:
 		return []step{{op: opSend, slot: slot, data: g.garbage(), want: wantOpen}}
 	case p < 77:
-		return []step{{op: opSend, slot: slot, data: append(framed("z"+g.name()), g.bytes(1+g.IntN(20))...), want: wantOpen}}
+		return []step{{op: opSend, slot: slot, data: append(framed("z"+g.name()), g.surplus()...), want: wantOpen}}
 	case p < 80:
 		return []step{{op: opHalf, slot: slot, want: wantOpen}}
 	case p < 92:
@@ -839,26 +900,44 @@ func (g *generator) next() []step {
 	return []step{{op: opCheck, slot: slot}}
 }
 
-// deliver returns the steps that send data, at once or in pieces, mostly on a new connection. What was
-// said on an old one may make anything of it, so each piece is waited for then.
+// deliver returns the steps that send data, at once or in pieces, mostly on a new connection, sometimes with
+// something behind it, and sometimes with a FIN. What was said on an old one may make anything of it, so each piece is
+// waited for then. So it is with something behind the end, which counts for what it comes with.
 func (g *generator) deliver(slot int, data []byte, w want) []step {
 	var steps []step
-	fresh := g.IntN(4) > 0
+	fresh, surplus := g.IntN(4) > 0, g.IntN(6) == 0
 	if fresh {
 		steps = append(steps, step{op: opClose, slot: slot})
-	} else {
-		w = wantOpen
 	}
-	for g.IntN(5) == 0 && len(data) > 1 {
+	if surplus {
+		data = append(data, g.surplus()...)
+	}
+	last := step{op: opSend, slot: slot, want: w}
+	if g.IntN(8) == 0 {
+		last.op = opLast
+	}
+	if !fresh || surplus || last.op == opLast {
+		last.want = wantOpen
+	}
+	for g.IntN(2) == 0 && len(data) > 1 {
 		n := 1 + g.IntN(len(data)-1)
 		piece := step{op: opSend, slot: slot, data: data[:n]}
-		if !fresh || g.IntN(2) == 0 {
+		if !fresh || surplus || g.IntN(2) == 0 {
 			piece.want = wantOpen
 		}
 		steps = append(steps, piece)
 		data = data[n:]
 	}
-	return append(steps, step{op: opSend, slot: slot, data: data, want: w})
+	last.data = data
+	return append(steps, last)
+}
+
+// surplus returns what may stand behind a request: bytes, or another request.
+func (g *generator) surplus() []byte {
+	if g.IntN(2) == 0 {
+		return g.bytes([]int{1, 2, 20, 5000}[g.IntN(4)])
+	}
+	return framed(g.pick("n", "d", "za", plainNode("b").body()))
 }
 
 func (g *generator) pick(choices ...string) string { return choices[g.IntN(len(choices))] }
