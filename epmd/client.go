@@ -135,6 +135,11 @@ type Registration struct {
 // Close unregisters the node.
 func (r *Registration) Close() error { return r.conn.Close() }
 
+// LocalAddr returns the address that the epmd sees the node register from.
+func (r *Registration) LocalAddr() netip.AddrPort {
+	return r.conn.LocalAddr().(*net.TCPAddr).AddrPort()
+}
+
 // Done blocks until the epmd ends the registration, or Close does.
 func (r *Registration) Done() error {
 	_, err := r.conn.Read(make([]byte, 1))

@@ -63,6 +63,10 @@ type Config struct {
 	// registrations end with Serve.
 	Keeper Keeper
 
+	// Own reports whether a node that registered from there is this process itself, which is no reason to
+	// refuse KillReq. It must not block. nil: none is.
+	Own func(peer netip.AddrPort) bool
+
 	// Restored are registered nodes to begin with, which Serve takes over.
 	Restored []Restored
 
@@ -278,12 +282,23 @@ func (s *Server) handleStop(from caller, req []byte) answer {
 }
 
 func (s *Server) handleKill(from caller) answer {
-	if nodes, _ := s.cfg.Registry.Counts(); nodes > 0 && !s.cfg.Relaxed {
+	if nodes := s.living(); nodes > 0 && !s.cfg.Relaxed {
 		s.log.Warn("kill refused: nodes are registered", "nodes", nodes, "peer", from.peer)
 		return answer{out: []byte("NO"), shared: true}
 	}
 	s.log.Info("killed by request", "peer", from.peer)
 	return answer{verdict: kill, out: []byte("OK"), shared: true}
+}
+
+// living returns how many nodes are registered that are not this process itself.
+func (s *Server) living() int {
+	count := 0
+	for _, n := range s.cfg.Registry.Local() {
+		if s.cfg.Own == nil || !s.cfg.Own(n.Peer()) {
+			count++
+		}
+	}
+	return count
 }
 
 // names returns the answer to NamesReq, which is made anew only after something has changed.

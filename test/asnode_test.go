@@ -2,9 +2,12 @@ package test
 
 import (
 	"context"
+	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"eclus/registry"
 	"eclus/test/lan"
@@ -63,4 +66,35 @@ func TestSystemdAsNode(t *testing.T) {
 		_, err := s.Output(ctx, "env", "ERLANG_COOKIE=secret", "epmd", "-ping", "epmd@hosta.local")
 		return err == nil, nil
 	}))
+}
+
+// TestKillAsNode kills an epmd that is a node: the node is no reason not to, but others are.
+func TestKillAsNode(t *testing.T) {
+	need(t, stockEpmd)
+	cookie := filepath.Join(t.TempDir(), "cookie")
+	if err := os.WriteFile(cookie, []byte("secret"), 0o400); err != nil {
+		t.Fatal(err)
+	}
+	d := startEpmd(t, eclusBinary(t), "-d", "-node", "-cookie_file", cookie)
+	awaitNames(t, d.port, "epmd")
+	eventually(t, "epmd is a node", func() error {
+		if log := d.output.String(); !strings.Contains(log, "epmd is a node") {
+			return errors.New(log)
+		}
+		return nil
+	})
+	a := d.register(t, "a", 41000)
+	if got, want := command(t, stockEpmd, d.port, "-kill"), (result{"Killing not allowed - living nodes in database.\n", "", 1}); got != want {
+		t.Errorf("with another node: %v; want %v", got, want)
+	}
+	a.Close()
+	awaitNames(t, d.port, "epmd")
+	if got, want := command(t, stockEpmd, d.port, "-kill"), (result{"Killed\n", "", 0}); got != want {
+		t.Errorf("with none: %v; want %v", got, want)
+	}
+	select {
+	case <-d.ended:
+	case <-time.After(patience):
+		t.Error("still runs")
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"eclus/epmd"
@@ -41,6 +42,8 @@ type asNode struct {
 	name    string               // full; empty: nodeName@HOST, whatever the other node calls this host
 	known   func(*registry.Node) // told of this node when it has registered
 	log     *slog.Logger
+
+	peer atomic.Pointer[netip.AddrPort] // of the registration, as the epmd sees it; nil: there is none
 }
 
 func newAsNode(c config, reg *registry.Registry, lns []*net.TCPListener, known func(*registry.Node), log *slog.Logger) *asNode {
@@ -55,9 +58,15 @@ func newAsNode(c config, reg *registry.Registry, lns []*net.TCPListener, known f
 		log:     log,
 	}
 	if isLoopbackOnly(lns) {
-		n.address = "127.0.0.1:0"
+		n.address = netip.AddrPortFrom(addrOf(lns[0].Addr()), 0).String() // a host may have one loopback alone
 	}
 	return n
+}
+
+// owns reports whether the node that registered from there is this one.
+func (n *asNode) owns(peer netip.AddrPort) bool {
+	own := n.peer.Load()
+	return own != nil && *own == peer
 }
 
 // run is a node until ctx ends.
@@ -94,6 +103,9 @@ func (n *asNode) serve(ctx context.Context) error {
 		return err
 	}
 	defer registration.Close()
+	peer := registration.LocalAddr()
+	n.peer.Store(&peer)
+	defer n.peer.Store(nil)
 	go func() {
 		registration.Done()
 		cancel(errors.New("registration has ended"))

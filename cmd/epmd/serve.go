@@ -48,6 +48,7 @@ func serve(ctx context.Context, c config, args []string, stderr io.Writer) error
 	s := newService(c, in, log.Logger)
 	if c.asNode {
 		s.node = newAsNode(c, s.reg, in.Listeners, s.known, log.Logger)
+		s.config.Own = s.node.owns
 	}
 	s.args, s.hangup, s.writeLog = args, hangup, log.run
 	err = s.run(ctx, in.Listeners)
