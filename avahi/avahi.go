@@ -44,6 +44,10 @@ type Options struct {
 	// return soon.
 	OnState func(State)
 
+	// IsNews reports whether a reason for LAN discovery to be off is to be logged. Where a Publisher and a
+	// Browser run, both meet most reasons. It is called by Run's goroutine. nil: all are logged.
+	IsNews func(reason string) bool
+
 	// Port is where epmd listens, and Version what it calls itself. Publisher only.
 	Port    uint16
 	Version string

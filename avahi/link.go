@@ -63,7 +63,7 @@ func (l *link) setState(s State) {
 func (l *link) off(reason error) {
 	was := *l.state.Load()
 	l.setState(State{Off: reason.Error()})
-	if was.Off == "" || was.Off == "starting" {
+	if (was.Off == "" || was.Off == "starting") && (l.opts.IsNews == nil || l.opts.IsNews(reason.Error())) {
 		l.log.Warn("LAN discovery off", "reason", reason)
 	} else {
 		l.log.Debug("LAN discovery still off", "reason", reason)

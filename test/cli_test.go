@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"eclus/epmd"
 )
 
@@ -156,6 +158,28 @@ func (d *daemon) populate(t *testing.T, names []string, oldName string) {
 	}
 	for i, name := range names {
 		d.register(t, name, uint16(41000+i))
+	}
+}
+
+// TestBrokenAnswers compares what the commands say to something that closes or resets the connection too soon.
+func TestBrokenAnswers(t *testing.T) {
+	need(t, stockEpmd)
+	for _, says := range []string{"", "O", "NOEXIS"} {
+		for _, reset := range []bool{false, true} {
+			port := freePort(t)
+			listener(t, "127.0.0.1", port, func(c net.Conn) {
+				say(says)(c)
+				if reset {
+					c.(*net.TCPConn).SetLinger(0)
+				}
+			})
+			for _, args := range [][]string{{"-kill"}, {"-stop", "a"}, {"-names"}, {"-dump"}, {"-started"}} {
+				want := command(t, stockEpmd, port, args...).masked(port)
+				if got := command(t, eclusBinary(t), port, args...).masked(port); got.unexplained() != want {
+					t.Errorf("%q, then reset: %t; %q: got %v, want %v", says, reset, args, got, want)
+				}
+			}
+		}
 	}
 }
 
@@ -336,8 +360,8 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// TestDaemon checks that -daemon detaches: own session, no directory held, nothing inherited, and that
-// it answers as soon as the command has ended.
+// TestDaemon checks that -daemon detaches: a session of its own that it does not lead, no directory held, umask 0,
+// nothing inherited, and that it answers as soon as the command has ended.
 func TestDaemon(t *testing.T) {
 	port := freePort(t)
 	r, w, err := os.Pipe()
@@ -368,8 +392,50 @@ func TestDaemon(t *testing.T) {
 	if args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); !bytes.Contains(args, []byte("-daemon")) {
 		t.Errorf("arguments %q, %v; want -daemon among them", args, err)
 	}
-	if sid, _, errno := syscall.RawSyscall(syscall.SYS_GETSID, uintptr(pid), 0, 0); int(sid) != pid {
-		t.Errorf("session %d, %v; want its own, %d", sid, errno, pid)
+	if sid, err := unix.Getsid(pid); sid == pid || sid == ours(t) {
+		t.Errorf("session %d, %v; want one that is neither this one nor led by the daemon, %d", sid, err, pid)
+	}
+	if status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)); !strings.Contains(string(status), "\nUmask:\t0000\n") {
+		t.Errorf("status %s, %v; want umask 0", status, err)
+	}
+}
+
+// ours returns the session of the tests.
+func ours(t *testing.T) int {
+	t.Helper()
+	sid, err := unix.Getsid(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sid
+}
+
+// TestDaemonAsStock compares what a daemon is as a process.
+func TestDaemonAsStock(t *testing.T) {
+	need(t, stockEpmd)
+	seen := func(binary string) string {
+		port := freePort(t)
+		env := []string{"ERL_EPMD_PORT=" + strconv.Itoa(int(port)), "ERL_EPMD_ADDRESS=127.0.0.1", "ECLUS_BUS=off"}
+		if got := commandEnv(t, env, binary, "-daemon"); got != (result{}) {
+			t.Fatal(got)
+		}
+		t.Cleanup(func() { command(t, binary, port, "-kill") })
+		awaitEpmd(t, port, nil, new(output))
+		pid := listenerPID(t, port)
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		sid, sidErr := unix.Getsid(pid)
+		pgid, pgidErr := unix.Getpgid(pid)
+		cwd, cwdErr := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid))
+		if err := errors.Join(err, sidErr, pgidErr, cwdErr); err != nil {
+			t.Fatal(err)
+		}
+		umask := regexp.MustCompile(`(?m)^Umask:.*$`).FindString(string(status))
+		return fmt.Sprintf("%s; leads its session: %t, its group: %t; in our session: %t; in %s",
+			umask, sid == pid, pgid == pid, sid == ours(t), cwd)
+	}
+	want := seen(stockEpmd)
+	if got := seen(eclusBinary(t)); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
 
@@ -583,6 +649,75 @@ func listensAt(t *testing.T, binary, address string) string {
 		t.Fatalf("unshare: %v, output %s", err, out)
 	}
 	return string(out)
+}
+
+// TestMissingAddresses starts epmd on hosts without some of the loopback addresses. One that is implied may be absent,
+// one that the user named may not, and none may be in use.
+func TestMissingAddresses(t *testing.T) {
+	const (
+		noIPv4 = "ip link set lo up; ip -4 address flush dev lo"
+		noIPv6 = "ip link set lo up; echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6"
+		loDown = "ip link set lo down"
+		all    = "ip link set lo up"
+		lan    = "; ip link add lan type veth peer name other; ip link set lan up; ip address add 198.51.100.1/24 dev lan"
+		v4, v6 = "127.0.0.1:4369 ", "[::1]:4369 v6only:1 "
+	)
+	fails := func(addr string) string {
+		return "status 1 epmd: TIME: failed to bind on ipaddr " + addr + ": Cannot assign requested address\r"
+	}
+	for _, tt := range []struct{ host, address, want string }{
+		{noIPv4, "::1", v6},
+		{noIPv4, "::", "[::]:4369 v6only:1 "},
+		{noIPv4, "127.0.0.1", fails("127.0.0.1")},
+		{noIPv4, "127.0.0.1,::1", fails("127.0.0.1")},
+		{noIPv4, "", "0.0.0.0:4369 [::]:4369 v6only:1 "},
+		{noIPv6, "127.0.0.1", v4},
+		{noIPv6, "0.0.0.0", "0.0.0.0:4369 "},
+		{noIPv6, "::1", fails("::1")},
+		{loDown + lan, "198.51.100.1", "198.51.100.1:4369 "},
+		{loDown, "127.0.0.1", v4}, // Linux has it all the same
+		{loDown, "::1", fails("::1")},
+		{loDown, "0.0.0.0", "0.0.0.0:4369 "},
+		{all, "127.0.0.2", "127.0.0.1:4369 127.0.0.2:4369 " + v6},
+		{all, "198.51.100.1", fails("198.51.100.1")},
+		{noIPv4 + `; "$0" -address ::1 & other=$!; until ss -Hltn | grep -q 4369; do sleep 0.01; done; ` +
+			"ip address add 127.0.0.1/8 dev lo", "127.0.0.1", "status 0 "},
+	} {
+		t.Run(tt.host+"/"+tt.address, func(t *testing.T) {
+			t.Parallel()
+			if got := startsAt(t, tt.host, tt.address); got != tt.want {
+				t.Errorf("got %q; want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+// startsAt starts our epmd on a host of its own, which a script makes, and returns where it listens, or what it says.
+func startsAt(t *testing.T, host, address string) string {
+	t.Helper()
+	script := host + `
+		"$0" -address "$1" 2>said & epmd=$!
+		listening() { ss -Hltnpe | grep "pid=$epmd," ; }
+		until listening >/dev/null || ! kill -0 $epmd 2>/dev/null; do sleep 0.01; done
+		listening | awk '{v6 = ""; for (i = 5; i <= NF; i++) if ($i ~ /^v6only/) v6 = $i " "; print $4 " " v6}' | sort | tr -d '\n'
+		if listening >/dev/null; then
+			kill $epmd
+		else
+			wait $epmd
+			echo "status $? $(cat said)"
+		fi
+		[ -z "$other" ] || kill $other`
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "unshare", "--net", "sh", "-c", script, eclusBinary(t), address)
+	cmd.Dir = t.TempDir()
+	cmd.Env = append(os.Environ(), "ECLUS_LAN=off", "ECLUS_BUS=off", "ERL_EPMD_PORT=4369")
+	cmd.WaitDelay = time.Second
+	out, err := cmd.CombinedOutput()
+	if ctx.Err() != nil {
+		t.Fatalf("unshare: %v, output %s", err, out)
+	}
+	return strings.TrimSuffix(result{stdout: string(out)}.masked(0).stdout, "\n")
 }
 
 // TestSocketActivation starts epmd by its first caller.

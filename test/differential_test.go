@@ -115,13 +115,13 @@ func newSide(name string, argv ...string) *side {
 
 // start starts the daemon anew on a free port.
 func (s *side) start() error {
-	port, err := unusedPort()
+	port, err := claimPort()
 	if err != nil {
 		return err
 	}
-	s.port, s.killed = port, false
+	s.port, s.killed = int(port), false
 	s.slots, s.sent, s.last = make(map[int]int), make(map[int][]byte), make(map[string]*creations)
-	s.cmd = exec.Command(s.argv[0], append(slices.Clone(s.argv[1:]), "-address", "127.0.0.1", "-port", strconv.Itoa(port))...)
+	s.cmd = exec.Command(s.argv[0], append(slices.Clone(s.argv[1:]), "-address", "127.0.0.1", "-port", strconv.Itoa(s.port))...)
 	s.cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
 	if err := s.run(); err != nil {
 		return fmt.Errorf("start %s: %w", s.name, err)
@@ -175,23 +175,6 @@ func (s *side) stop() {
 		s.cmd.Process.Kill()
 		<-s.exited
 	}
-}
-
-// unusedPort returns a port that nothing listens on and outgoing connections are not given.
-func unusedPort() (int, error) {
-	for range 100 {
-		port := 20000 + rand.IntN(10000)
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return 0, fmt.Errorf("open socket: %w", err)
-		}
-		err = unix.Bind(fd, &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}})
-		unix.Close(fd)
-		if err == nil {
-			return port, nil
-		}
-	}
-	return 0, errors.New("no unused port found")
 }
 
 // dial returns a blocking socket of which nothing blocks for longer than the time-out.
@@ -561,7 +544,7 @@ func (r *rivals) compare(steps []step) (difference string, err error) {
 		if err != nil {
 			return "", fmt.Errorf("step %d, %v: %w", i, st, err)
 		}
-		if stock != ours {
+		if !alike(stock, ours) {
 			return describe(steps[:i+1], stock, ours), nil
 		}
 		if r.stock.killed {
@@ -569,6 +552,14 @@ func (r *rivals) compare(steps []step) (difference string, err error) {
 		}
 	}
 	return "", nil
+}
+
+// alike reports whether the same was seen. A daemon that closes with something unread resets the connection,
+// and the kernel drops what it had no time to send of the answer.
+func alike(stock, ours string) bool {
+	a, reset := strings.CutSuffix(stock, "reset")
+	b, too := strings.CutSuffix(ours, "reset")
+	return stock == ours || reset && too && (strings.HasPrefix(a, b) || strings.HasPrefix(b, a))
 }
 
 // ending returns the steps with which a sequence ends.

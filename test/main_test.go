@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"eclus/epmd"
 )
 
@@ -116,7 +118,7 @@ func startEpmd(t testing.TB, binary string, args ...string) *daemon {
 		d.cmd.Process.Kill()
 		<-d.ended
 	})
-	awaitEpmd(t, d.port, d.ended)
+	awaitEpmd(t, d.port, d.ended, &d.output)
 	return d
 }
 
@@ -147,14 +149,14 @@ func (d *daemon) register(t testing.TB, name string, port uint16) *epmd.Registra
 }
 
 // awaitEpmd returns when an epmd answers on that port of this host. It fails the test if ended is closed
-// before.
-func awaitEpmd(t testing.TB, port uint16, ended <-chan struct{}) {
+// before, with what the daemon has written.
+func awaitEpmd(t testing.TB, port uint16, ended <-chan struct{}, written *output) {
 	t.Helper()
 	client := epmd.NewLocalClient(port)
 	eventually(t, fmt.Sprintf("epmd answers on port %d", port), func() error {
 		select {
 		case <-ended:
-			t.Fatalf("epmd on port %d has ended", port)
+			t.Fatalf("epmd on port %d has ended; output:\n%s", port, written)
 		default:
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -183,21 +185,33 @@ func eventually(t testing.TB, what string, check func() error) {
 	}
 }
 
-// lent are the ports that freePort has returned, for tests run in parallel.
-var lent sync.Map
-
-// freePort returns a port that is free on both loopback addresses and not returned before. It is below those that the
-// kernel gives to connections.
+// freePort returns a port that is free on both loopback addresses and that no other test has got.
 func freePort(t testing.TB) uint16 {
 	t.Helper()
+	port, err := claimPort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
+// claimPort is freePort. The port is below those that the kernel gives to connections. Nothing listens on it yet, so
+// that it belongs to this process is in the name of a socket, which other runs of the tests see too. The socket lasts as
+// long as the process.
+func claimPort() (uint16, error) {
 	for range 1000 {
 		port := uint16(10000 + rand.IntN(20000))
-		if _, twice := lent.LoadOrStore(port, true); !twice && isFree("127.0.0.1", port) && isFree("::1", port) {
-			return port
+		claim, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return 0, err
 		}
+		err = unix.Bind(claim, &unix.SockaddrUnix{Name: fmt.Sprintf("@eclus-test-port-%d", port)})
+		if err == nil && isFree("127.0.0.1", port) && isFree("::1", port) {
+			return port, nil
+		}
+		unix.Close(claim)
 	}
-	t.Fatal("no free port")
-	return 0
+	return 0, errors.New("no free port")
 }
 
 // isFree tells whether nobody listens there; on a host without IPv6 that is so of all its addresses.

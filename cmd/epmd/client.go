@@ -24,14 +24,20 @@ func ask(ctx context.Context, c config, stdout, stderr io.Writer) error {
 		return exitStatus(1)
 	}
 	var conn net.Conn
+	var begun error // of the first byte
 	var answer *bufio.Reader
 	var err error
 	explainIfLate(ctx, c, stderr, func() {
 		if conn, err = epmd.NewLocalClient(c.port).Ask(ctx, c.request()); err == nil {
 			answer = bufio.NewReader(conn)
-			_, _ = answer.Peek(1) // an error comes back when it is read
+			_, begun = answer.Peek(1)
 		}
 	})
+	if isWriteError(err) {
+		fmt.Fprintln(stdout, "epmd: Can't write to epmd")
+		explain(ctx, c, unanswered, stderr)
+		return exitStatus(1)
+	}
 	if err != nil {
 		if c.command != commandStarted {
 			fmt.Fprintln(stderr, "epmd: Cannot connect to local epmd")
@@ -40,11 +46,17 @@ func ask(ctx context.Context, c config, stdout, stderr io.Writer) error {
 		return exitStatus(1)
 	}
 	defer conn.Close()
-	valid, err := printAnswer(c.command, answer, stdout)
+	valid, err := printAnswer(c.command, answer, begun, stdout)
 	if !valid {
 		explain(ctx, c, unanswered, stderr)
 	}
 	return err
+}
+
+// isWriteError reports whether a request was refused by a connection that stood.
+func isWriteError(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "write"
 }
 
 func (c config) request() epmd.Request {
@@ -59,14 +71,15 @@ func (c config) request() epmd.Request {
 	return epmd.NamesReq{}
 }
 
-// printAnswer prints the answer to a command as OTP's epmd does. The error is that command's; valid tells
-// whether an epmd could have answered so.
-func printAnswer(asked command, answer *bufio.Reader, stdout io.Writer) (valid bool, err error) {
+// printAnswer prints the answer to a command as OTP's epmd does. begun is the error of its first byte, which
+// is not returned again when that is read. The error is the command's; valid reports whether an epmd could
+// have answered so.
+func printAnswer(asked command, answer *bufio.Reader, begun error, stdout io.Writer) (valid bool, err error) {
 	switch asked {
 	case commandKill:
-		return printKilled(answer, stdout)
+		return printKilled(answer, begun, stdout)
 	case commandStop:
-		return printStopped(answer, stdout)
+		return printStopped(answer, begun, stdout)
 	case commandStarted:
 		return printNames(answer, io.Discard)
 	}
@@ -93,8 +106,8 @@ func printNames(answer *bufio.Reader, stdout io.Writer) (valid bool, err error) 
 func isPort(n int64) bool { return 0 < n && n <= 65535 }
 
 // printKilled prints an answer to KillReq.
-func printKilled(answer io.Reader, stdout io.Writer) (valid bool, err error) {
-	said, err := readShort(answer, len("OK"), stdout)
+func printKilled(answer io.Reader, begun error, stdout io.Writer) (valid bool, err error) {
+	said, err := readShort(answer, begun, len("OK"), stdout)
 	switch {
 	case err != nil:
 		return false, err
@@ -107,8 +120,8 @@ func printKilled(answer io.Reader, stdout io.Writer) (valid bool, err error) {
 }
 
 // printStopped prints the first 7 bytes of an answer to StopReq: "STOPPED" or "NOEXIST".
-func printStopped(answer io.Reader, stdout io.Writer) (valid bool, err error) {
-	said, err := readShort(answer, len("STOPPED"), stdout)
+func printStopped(answer io.Reader, begun error, stdout io.Writer) (valid bool, err error) {
+	said, err := readShort(answer, begun, len("STOPPED"), stdout)
 	if err != nil {
 		return false, err
 	}
@@ -117,9 +130,12 @@ func printStopped(answer io.Reader, stdout io.Writer) (valid bool, err error) {
 }
 
 // readShort reads an answer of that length and, if it is shorter, says so.
-func readShort(answer io.Reader, length int, stdout io.Writer) (string, error) {
+func readShort(answer io.Reader, begun error, length int, stdout io.Writer) (string, error) {
 	buf := make([]byte, length)
-	_, err := io.ReadFull(answer, buf)
+	err := begun
+	if err == nil {
+		_, err = io.ReadFull(answer, buf)
+	}
 	switch {
 	case err == nil:
 		return string(buf), nil

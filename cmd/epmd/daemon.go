@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -16,11 +17,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A daemon is this program started once more in a session of its own, without the terminal, the working
-// directory and the open files of the first, which ends when the second listens. To tell so, the second
-// has what a service manager would give it: a NOTIFY_SOCKET. That it is one of these, and meant for no other process,
-// is in the socket's name, which holds the process id of the first. The arguments remain what they were,
-// so that the daemon is listed as epmd -daemon.
+// A daemon is this program started once more, without the terminal, the working directory, the umask and the
+// open files of the first, which ends when the daemon listens. To tell so, the daemon has what a service
+// manager would give it: a NOTIFY_SOCKET. That it is one of these, and meant for no other process, is in
+// the socket's name, which holds the process id of the first. The arguments remain what they were, so
+// that the daemon is listed as epmd -daemon.
+//
+// Like OTP's epmd, the daemon does not lead its session, so no terminal that it opens becomes its own. A
+// process in between leads the session. It starts the daemon as a child of the first process, and ends.
 
 const (
 	envNotify    = "NOTIFY_SOCKET"
@@ -36,6 +40,18 @@ func isDaemon(getenv func(string) (string, bool)) bool {
 	return strings.HasPrefix(socket, daemonPrefix(os.Getppid()))
 }
 
+// leadsSession reports whether this process leads its session.
+func leadsSession() bool {
+	sid, err := unix.Getsid(0)
+	return err == nil && sid == os.Getpid()
+}
+
+// startInSession starts the daemon from the process that leads its session.
+func startInSession(args []string) error {
+	_, err := spawn(args, os.Environ(), &syscall.SysProcAttr{Cloneflags: unix.CLONE_PARENT})
+	return err
+}
+
 func daemonPrefix(pid int) string { return daemonSocket + strconv.Itoa(pid) + "-" }
 
 // startDaemon starts the daemon and returns when it listens, or has found that another does, which is
@@ -49,13 +65,17 @@ func startDaemon(ctx context.Context, args []string) error {
 		return fmt.Errorf("start daemon: %w", err)
 	}
 	defer conn.Close()
-	daemon, err := spawn(args, socket)
+	if err := keepFiles(); err != nil {
+		return fmt.Errorf("start daemon: %w", err)
+	}
+	unix.Umask(0)
+	leader, err := spawn(args, append(os.Environ(), envNotify+"="+socket), &syscall.SysProcAttr{Setsid: true})
 	if err != nil {
 		return fmt.Errorf("start daemon: %w", err)
 	}
 	ended := make(chan error, 1)
 	go func() {
-		ended <- daemon.Wait()
+		ended <- cmp.Or(leader.Wait(), awaitChild())
 		conn.Close()
 	}()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
@@ -73,20 +93,29 @@ func startDaemon(ctx context.Context, args []string) error {
 }
 
 // spawn starts this program once more.
-func spawn(args []string, socket string) (*exec.Cmd, error) {
-	if err := keepFiles(); err != nil {
-		return nil, err
-	}
+func spawn(args, env []string, attr *syscall.SysProcAttr) (*exec.Cmd, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	daemon := exec.Command(self)
-	daemon.Args = args
-	daemon.Env = append(os.Environ(), envNotify+"="+socket)
-	daemon.Dir = "/"
-	daemon.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	return daemon, daemon.Start()
+	cmd := exec.Command(self)
+	cmd.Args, cmd.Env, cmd.Dir, cmd.SysProcAttr = args, env, "/", attr
+	return cmd, cmd.Start()
+}
+
+// awaitChild waits until a process has ended that another started as this one's child.
+func awaitChild() error {
+	var status unix.WaitStatus
+	_, err := unix.Wait4(-1, &status, 0, nil)
+	switch {
+	case err != nil:
+		return err
+	case status.Signaled():
+		return errors.New(status.Signal().String())
+	case status.ExitStatus() != 0:
+		return exitStatus(status.ExitStatus())
+	}
+	return nil
 }
 
 // keepFiles keeps the files that this process was started with, beyond the standard ones, from the

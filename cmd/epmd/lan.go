@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 
 	"eclus/avahi"
 	"eclus/epmd"
@@ -19,6 +20,7 @@ type lan struct {
 	browser   *avahi.Browser   // nil: nothing is looked for
 	private   string           // why nothing is published though it was asked for; or empty
 	watchers  []chan struct{}  // each holds a token when state may have changed
+	said      atomic.Value     // string: why a part is off, until one is on
 }
 
 // newLAN returns what is wanted, for an epmd on that port.
@@ -27,6 +29,7 @@ func newLAN(c config, reg *registry.Registry, port uint16, loopbackOnly bool, lo
 	options := avahi.Options{
 		Interfaces: c.interfaces,
 		OnState:    l.changed,
+		IsNews:     func(reason string) bool { return l.said.Swap(reason) != reason },
 		Port:       port,
 		Version:    buildVersion(),
 		Names:      askNames,
@@ -77,6 +80,9 @@ func (l *lan) changed(s avahi.State) {
 	if s.Off != "" && l.publisher != nil && l.browser != nil {
 		l.publisher.Ping()
 		l.browser.Ping()
+	}
+	if s.Off == "" {
+		l.said.Store("")
 	}
 	l.poke()
 }

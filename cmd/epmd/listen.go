@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,6 +35,7 @@ func inherit(ctx context.Context, c config, log *slog.Logger) (systemd.Inherited
 // bind listens on all addresses that c tells of, or on none.
 func bind(ctx context.Context, c config, log *slog.Logger) ([]*net.TCPListener, error) {
 	var bound []*net.TCPListener
+	var absent error
 	for _, p := range places(c.addresses) {
 		l, err := listen(ctx, netip.AddrPortFrom(p.addr, c.port))
 		if err == nil {
@@ -41,8 +43,9 @@ func bind(ctx context.Context, c config, log *slog.Logger) ([]*net.TCPListener, 
 			continue
 		}
 		err = bindError(p.addr, err)
-		if p.optional && isAbsent(err) {
+		if p.implied && isAbsent(err) {
 			log.Info("not listening there", "address", p.addr, "err", err)
+			absent = cmp.Or(absent, err)
 			continue
 		}
 		for _, l := range bound {
@@ -50,13 +53,17 @@ func bind(ctx context.Context, c config, log *slog.Logger) ([]*net.TCPListener, 
 		}
 		return nil, err
 	}
+	if len(bound) == 0 {
+		return nil, absent
+	}
 	return bound, nil
 }
 
-// place is an address to listen on. An optional one may be of a kind that this host has none of.
+// place is an address to listen on. One that is implied, not named by the user, may be absent from this
+// host: without IPv4 or IPv6, or with its loopback interface down.
 type place struct {
-	addr     netip.Addr
-	optional bool
+	addr    netip.Addr
+	implied bool
 }
 
 // places returns where to listen: everywhere, or on both loopback addresses and those in the list. A
@@ -64,15 +71,16 @@ type place struct {
 func places(list []netip.Addr) []place {
 	v4, v6 := netip.IPv4Unspecified(), netip.IPv6Unspecified()
 	if len(list) == 0 {
-		return []place{{v4, false}, {v6, true}}
+		return []place{{v4, true}, {v6, true}}
 	}
 	var all []place
-	if !slices.Contains(list, v4) {
-		all = append(all, place{netip.AddrFrom4([4]byte{127, 0, 0, 1}), false})
+	imply := func(loopback, everywhere netip.Addr) {
+		if !slices.Contains(list, everywhere) {
+			all = append(all, place{loopback, !slices.Contains(list, loopback)})
+		}
 	}
-	if !slices.Contains(list, v6) {
-		all = append(all, place{netip.IPv6Loopback(), true})
-	}
+	imply(netip.AddrFrom4([4]byte{127, 0, 0, 1}), v4)
+	imply(netip.IPv6Loopback(), v6)
 	for _, addr := range list {
 		if !slices.ContainsFunc(all, func(p place) bool { return p.addr == addr }) {
 			all = append(all, place{addr, false})

@@ -55,8 +55,12 @@ func run(ctx context.Context, args []string, getenv func(string) (string, bool),
 		if rehearsal, err := systemd.Rehearsal(stdout); rehearsal {
 			return err
 		}
-		if c.daemon && !isDaemon(getenv) && !systemd.TakesOver() {
+		switch {
+		case !c.daemon || systemd.TakesOver():
+		case !isDaemon(getenv):
 			return startDaemon(ctx, args)
+		case leadsSession():
+			return startInSession(args)
 		}
 		return serve(ctx, c, args, stderr)
 	}
