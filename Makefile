@@ -19,7 +19,7 @@ TESTFLAGS  ?= -race
 GOTESTSUM  := gotest.tools/gotestsum@v1.13.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build demo test fresh releases bench lint install uninstall unowned files deb clean
+.PHONY: build demo test fuzz otp-suite fresh releases bench lint install uninstall unowned files deb clean
 
 build:
 	$(if $(filter unknown,$(VERSION)),@echo "$(NOVERSION)" >&2)
@@ -37,6 +37,14 @@ demo:
 test:
 	@$(SUDO) test/setup
 	$(SUDO) $(GO) run $(GOTESTSUM) --format testname -- -p 2 -parallel 4 -timeout 45m $(TESTFLAGS) ./...
+	test/fuzz 5s
+
+fuzz:
+	test/fuzz 2m
+
+otp-suite: build
+	@$(SUDO) test/setup
+	$(SUDO) test/otp-suite build/epmd
 
 fresh:
 	$(SUDO) test/fresh
