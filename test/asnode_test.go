@@ -48,15 +48,19 @@ func TestLANAsNode(t *testing.T) {
 	}
 }
 
-// TestSystemdAsNode has the service be a node, by the drop-in that is shipped as an example.
+// TestSystemdAsNode has the service be a node, by the drop-in that is shipped as an example. It says what it misses
+// and starts once that is there.
 func TestSystemdAsNode(t *testing.T) {
 	s := supervise(t)
 	dropIn, err := os.ReadFile("../systemd/examples/epmd.service.d/node.conf")
 	must(t, err)
 	must(t, s.WriteFile("/etc/systemd/system/epmd.service.d/node.conf", dropIn, 0o644))
-	s.output(t, "sh", "-c", "echo secret >/tmp/cookie && install -o epmd -m 400 /tmp/cookie /etc/epmd.cookie; echo 127.0.1.1 hosta.local >>/etc/hosts")
 	s.systemctl(t, "daemon-reload")
-	s.systemctl(t, "start", unit)
+	if err := s.Command(soon(t), "systemctl", "start", unit).Run(); err == nil {
+		t.Error("the service starts without the cookie")
+	}
+	s.awaitJournal(t, "epmd: -node: cookie file: stat /etc/epmd.cookie: no such file or directory")
+	s.output(t, "sh", "-c", "echo secret >/tmp/cookie && install -o epmd -m 400 /tmp/cookie /etc/epmd.cookie; echo 127.0.1.1 hosta.local >>/etc/hosts")
 	s.awaitJournal(t, "epmd is a node")
 	if out, err := s.Command(soon(t), "env", "ERLANG_COOKIE=secret", "epmd", "-ping", "epmd@hosta.local").CombinedOutput(); err != nil {
 		t.Errorf("%v:\n%s", err, out)
