@@ -25,7 +25,7 @@ build:
 	$(if $(filter unknown,$(VERSION)),@echo "$(NOVERSION)" >&2)
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o build/epmd ./cmd/epmd
 
-build/epmd:
+build/epmd: go.mod $(shell find . -path ./build -prune -o -name '*.go' ! -name '*_test.go' -print)
 	@$(MAKE) --no-print-directory build
 
 demo:
