@@ -854,11 +854,12 @@ func shippedPair(t *testing.T) (a, b *host) {
 
 const (
 	idleTime    = 10 * time.Second // how long nothing happens on the LAN
-	settleTime  = 15 * time.Second // and before that, until all is over that news lead to in a Go program
-	maxSwitches = 70               // in idleTime; what wakes up ten times a second has a hundred
+	idleTimes   = 6
+	maxSwitches = 50 // in an idleTime; what wakes up ten times a second has a hundred in each
 )
 
-// TestLANIdle counts how often epmd wakes up when nothing happens.
+// TestLANIdle counts how often epmd wakes up when nothing happens. In one of several times that has to be seldom: at
+// first there is what news lead to in a Go program, and on a busy machine threads wait for each other.
 func TestLANIdle(t *testing.T) {
 	t.Parallel()
 	a, b := shippedPair(t)
@@ -866,17 +867,25 @@ func TestLANIdle(t *testing.T) {
 	nodes := []*lan.Erl{a.erl(t, "-name", "a@hosta.local"), b.erl(t, "-name", "b@hostb.local")}
 	seenA.until(t, present("b@hostb.local", sure))
 	seenB.until(t, present("a@hosta.local", sure))
-	<-time.After(settleTime)
-	before := map[*host]int{a: switches(t, a), b: switches(t, b)}
-	<-time.After(idleTime)
-	for h, n := range before {
-		n = switches(t, h) - n
-		t.Logf("epmd on %s: %d context switches in %v of a quiet LAN", h.Name(), n, idleTime)
-		if n > maxSwitches {
-			t.Errorf("more than %d", maxSwitches)
+	busy := map[*host]bool{a: true, b: true}
+	for range idleTimes {
+		before := map[*host]int{a: switches(t, a), b: switches(t, b)}
+		<-time.After(idleTime)
+		for h := range busy {
+			n := switches(t, h) - before[h]
+			t.Logf("epmd on %s: %d context switches in %v of a quiet LAN", h.Name(), n, idleTime)
+			if n <= maxSwitches {
+				delete(busy, h)
+			}
+		}
+		if len(busy) == 0 {
+			checkSilent(t, nodes...)
+			return
 		}
 	}
-	checkSilent(t, nodes...)
+	for h := range busy {
+		t.Errorf("epmd on %s: more than %d context switches in each", h.Name(), maxSwitches)
+	}
 }
 
 // shippedBinary returns the path of our epmd as it is shipped. The race detector has a thread that wakes up all the time.
