@@ -19,7 +19,7 @@ TESTFLAGS  ?= -race
 GOTESTSUM  := gotest.tools/gotestsum@v1.13.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build demo test fuzz otp-suite fresh releases bench lint install uninstall unowned files deb clean
+.PHONY: build demo test fuzz otp-suite fresh soak releases bench lint install uninstall unowned files deb clean
 
 build:
 	$(if $(filter unknown,$(VERSION)),@echo "$(NOVERSION)" >&2)
@@ -48,6 +48,11 @@ otp-suite: build
 
 fresh:
 	$(SUDO) test/fresh
+
+# Minutes of load.
+soak:
+	@$(SUDO) test/setup
+	$(SUDO) $(GO) test -count=1 -tags soak -run Soak -timeout 60m -v ./test/...
 
 releases:
 	$(SUDO) test/releases

@@ -121,6 +121,8 @@ func (s *Server) open(ctx context.Context, stop context.CancelCauseFunc, listene
 			return fmt.Errorf("listen on %v: %w", l.Addr(), err)
 		}
 	}
+	s.mu.Lock() // against answerLate
+	defer s.mu.Unlock()
 	for _, r := range s.cfg.Restored {
 		s.takeBack(r)
 	}
@@ -131,7 +133,12 @@ func (s *Server) open(ctx context.Context, stop context.CancelCauseFunc, listene
 func (s *Server) takeBack(r Restored) {
 	n := s.cfg.Registry.Node(r.Registration)
 	if unanswered(r.FD) {
-		s.send(r.FD, AliveResp{Wide: n.High >= 6, Creation: n.Creation}.Append(nil), false)
+		out := AliveResp{Wide: n.High >= 6, Creation: n.Creation}.Append(nil)
+		if s.keep(r.FD, r.Registration) {
+			s.send(r.FD, out, false)
+		} else {
+			s.withheld[r.Registration] = out
+		}
 	}
 	s.settle(&conn{caller: caller{r.FD, n.Peer(), true}}, r.Registration)
 }
@@ -367,7 +374,6 @@ func (s *Server) carryOut(c *conn, a answer) {
 	case a.later:
 		s.settle(c, a.reg)
 		s.withheld[a.reg] = append([]byte(nil), a.out...)
-		time.AfterFunc(maxWithheld, func() { s.answerLate(a.reg) })
 		return
 	}
 	// The last answer of a connection waits for close, which sends it together with the FIN. Only where all
@@ -396,10 +402,6 @@ func (s *Server) carryOut(c *conn, a answer) {
 		s.end(c, "")
 	}
 }
-
-// maxWithheld is how long the answer to a registration waits for its connection to be kept: a service
-// manager that takes longer than this is in trouble, and would not start another epmd.
-const maxWithheld = 500 * time.Millisecond
 
 // answerLate answers a registration that was not to be answered before its connection was kept.
 func (s *Server) answerLate(reg *registry.Registration) {

@@ -23,15 +23,18 @@ var (
 	ErrHandOver = errors.New("handed over")
 )
 
-// Keeper keeps the connections of nodes for when this process has ended. Its methods must not block.
+// Keeper keeps the connections of nodes for when this process has ended. Keep and Release must not block.
 type Keeper interface {
-	// Keep is called before the registration of n is answered. Its connection is fd, which stays open
-	// until Release. It tells whether the connection is kept now. If not, kept is called when it is, by
-	// another goroutine and with no lock held that Keep or Release take; the answer waits for that, though
-	// not for long.
+	// Keep is called before the registration of n is answered, and again for a restored node that has had no
+	// answer. Its connection is fd, which stays open until Release. Keep reports whether the answer may be sent
+	// now: the connection is kept, or it is known that it can't be. If not, kept is called once it may,
+	// within some seconds, by another goroutine and with no lock held that Keep or Release take.
 	Keep(fd int, n *registry.Node, kept func()) bool
 	// Release is called when n has gone, or is to go, before its connection is closed.
 	Release(n *registry.Node)
+	// Flush is called when nobody registers any more and before connections are closed. It keeps what is
+	// not kept yet, calling kept for each, and gives up after some seconds.
+	Flush()
 }
 
 // Restored is a node that was registered with an earlier process, and its connection.
@@ -345,6 +348,9 @@ func (s *Server) Serve(ctx context.Context, listeners ...*net.TCPListener) error
 	}
 	err := s.run(ctx)
 	stop(nil) // for subscribers, if a listener broke
+	if s.cfg.Keeper != nil {
+		s.cfg.Keeper.Flush()
+	}
 	switch cause := context.Cause(ctx); {
 	case errors.Is(context.Cause(parent), ErrHandOver):
 		s.leave()

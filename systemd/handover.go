@@ -39,7 +39,7 @@ func TakesOver() bool {
 func Rehearse(ctx context.Context, program string, args []string, reg *registry.Registry) error {
 	ctx, cancel := context.WithTimeout(ctx, rehearsalTime)
 	defer cancel()
-	state, err := newState(reg)
+	state, err := newState(reg, unkept)
 	if err != nil {
 		return err
 	}
@@ -92,6 +92,7 @@ func Rehearsal(stdout io.Writer) (bool, error) {
 // whose descriptors are in the registry, and the sockets that listen. store may be nil. It returns only if it
 // fails; all is as before then.
 func HandOver(program string, args []string, reg *registry.Registry, store *Store, listeners []*os.File) error {
+	store.Flush()
 	state, stored, err := stateFor(reg, store)
 	if err != nil {
 		return err
@@ -99,7 +100,6 @@ func HandOver(program string, args []string, reg *registry.Registry, store *Stor
 	if store == nil {
 		defer state.Close()
 	}
-	store.flush()
 	files := append([]*os.File{state}, listeners...)
 	words := []string{strconv.Itoa(os.Getpid()), stored}
 	var fds []int
@@ -128,9 +128,10 @@ func HandOver(program string, args []string, reg *registry.Registry, store *Stor
 // for the former.
 func stateFor(reg *registry.Registry, store *Store) (f *os.File, stored string, err error) {
 	if store != nil {
-		return store.state.file, "1", nil
+		f, err := store.writeState()
+		return f, "1", err
 	}
-	s, err := newState(reg)
+	s, err := newState(reg, unkept)
 	if err != nil {
 		return nil, "", err
 	}
@@ -176,7 +177,7 @@ func (in *Inherited) takeOver(log *slog.Logger) error {
 	}
 	state := os.NewFile(uintptr(numbers[2]), "state")
 	unix.CloseOnExec(int(numbers[2]))
-	if err := in.takeNodes(state, log); err != nil {
+	if err := in.takeNodes(state, numbers[1] != 0, log); err != nil {
 		return err
 	}
 	if numbers[1] == 0 {
@@ -186,23 +187,26 @@ func (in *Inherited) takeOver(log *slog.Logger) error {
 	return nil
 }
 
-// takeNodes takes the connections that a state tells of, which are open here under the same descriptors.
-func (in *Inherited) takeNodes(f *os.File, log *slog.Logger) error {
+// takeNodes takes the connections that a state tells of, which are open here under the same descriptors. kept says
+// that systemd may have them too.
+func (in *Inherited) takeNodes(f *os.File, kept bool, log *slog.Logger) error {
 	p, err := readState(f)
 	if err != nil {
 		return err
 	}
 	in.Old, in.LastID = p.old, p.lastID
 	for _, r := range p.nodes {
-		fd := int(r.FD)
-		unix.CloseOnExec(fd)
-		if err := aliveFD(fd); err != nil {
+		d := descriptor{int(r.FD), r.Stored}
+		if r.Cookie == 0 && kept {
+			d.name = oldName(r.ID)
+		}
+		unix.CloseOnExec(d.fd)
+		if err := aliveFD(d.fd); err != nil {
 			in.lose(r, err, log)
-			in.superseded = append(in.superseded, nodeName(r.ID))
-			unix.Close(fd)
+			in.end(d.fd, d.name)
 			continue
 		}
-		in.Kept = append(in.Kept, Kept{FD: fd, Node: r.node(fd)})
+		in.keep(r, d)
 	}
 	return nil
 }

@@ -3,11 +3,13 @@ package systemd
 import (
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 
-	"github.com/coreos/go-systemd/v22/activation"
 	"golang.org/x/sys/unix"
 
 	"eclus/registry"
@@ -23,19 +25,34 @@ type Inherited struct {
 
 	state      *os.File // that is in the fd store; nil: none
 	superseded []string // names in the fd store of what is of no use any more
+	leaving    int      // connections in the fd store that systemd drops by itself
 }
 
 // Drop closes a connection that is of no use after all.
-func (in *Inherited) Drop(k Kept) {
-	in.superseded = append(in.superseded, nodeName(k.Node.ID))
-	unix.Shutdown(k.FD, unix.SHUT_RDWR) // systemd has it too
-	unix.Close(k.FD)
+func (in *Inherited) Drop(k Kept) { in.end(k.FD, k.stored) }
+
+// end closes a connection that is in the fd store under that name, or not there if it is empty. Systemd has it too, so
+// that closing it alone would not end it.
+func (in *Inherited) end(fd int, stored string) {
+	unix.Shutdown(fd, unix.SHUT_RDWR)
+	unix.Close(fd)
+	switch stored {
+	case "":
+	case nodeName:
+		in.leaving++
+	default:
+		in.superseded = append(in.superseded, stored)
+	}
 }
 
 // Kept is the connection of a node that is still registered.
 type Kept struct {
 	FD   int // non-blocking
 	Node registry.Node
+
+	stored string // FDNAME= of it; empty: it is not in the fd store
+	cookie uint64 // 0: uid and this are not known
+	uid    uint32
 }
 
 // Inherit takes what was inherited and takes the variables that tell of it out of the environment, so that they
@@ -48,24 +65,18 @@ func Inherit(log *slog.Logger) (Inherited, error) {
 		err := in.takeOver(log)
 		return in, err
 	}
-	stored := make(map[string]*os.File)
+	stored := newInStore()
 	var errs []error
-	for _, f := range activation.Files(true) {
-		if f.Name() == stateName || strings.HasPrefix(f.Name(), nodePrefix) {
-			if stored[f.Name()] != nil {
-				log.Warn("two descriptors of one name", "stored", f.Name())
-				f.Close()
-				continue
-			}
-			stored[f.Name()] = f
+	for _, d := range listenFDs() {
+		if stored.add(d, log) {
 			continue
 		}
-		if !listens(f) {
-			log.Warn("inherited descriptor is no socket that listens", "name", f.Name())
-			f.Close()
+		if !listens(d.fd) {
+			log.Warn("inherited descriptor is no socket that listens", "name", d.name)
+			unix.Close(d.fd)
 			continue
 		}
-		l, err := tcpListener(f)
+		l, err := tcpListener(os.NewFile(uintptr(d.fd), d.name))
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -74,11 +85,115 @@ func Inherit(log *slog.Logger) (Inherited, error) {
 	}
 	if len(errs) > 0 {
 		in.closeListeners()
-		closeFiles(stored)
+		stored.close()
 		return Inherited{}, errors.Join(errs...)
 	}
 	in.restore(stored, log)
 	return in, nil
+}
+
+// descriptor is a descriptor that systemd has passed.
+type descriptor struct {
+	fd   int
+	name string
+}
+
+// firstFD is the first descriptor that systemd passes; see sd_listen_fds(3).
+const firstFD = 3
+
+// listenFDs returns what systemd has passed to this process, and unsets the variables that tell of it. The
+// descriptors are taken as they are, without a duplicate of any: there may be as many as the limit allows.
+func listenFDs() []descriptor {
+	defer func() {
+		for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
+			os.Unsetenv(name)
+		}
+	}()
+	pid, err := strconv.Atoi(os.Getenv("LISTEN_PID"))
+	if err != nil || pid != os.Getpid() {
+		return nil
+	}
+	n, err := strconv.Atoi(os.Getenv("LISTEN_FDS"))
+	if err != nil || n < 0 {
+		return nil
+	}
+	names := strings.Split(os.Getenv("LISTEN_FDNAMES"), ":")
+	all := make([]descriptor, n)
+	for i := range all {
+		all[i] = descriptor{firstFD + i, "unknown"}
+		if i < len(names) {
+			all[i].name = names[i]
+		}
+		unix.CloseOnExec(all[i].fd)
+	}
+	return all
+}
+
+// inStore is what the fd store had: connections of nodes and the state.
+type inStore struct {
+	state   *os.File
+	byName  map[string]descriptor // of those with a name of their own
+	cookies map[uint64]descriptor
+}
+
+func newInStore() *inStore {
+	return &inStore{byName: make(map[string]descriptor), cookies: make(map[uint64]descriptor)}
+}
+
+// add takes a descriptor if it is from the fd store.
+func (s *inStore) add(d descriptor, log *slog.Logger) bool {
+	twice := false
+	cookie := cookieOf(d.fd)
+	switch {
+	case d.name == stateName:
+		if twice = s.state != nil; !twice {
+			s.state = os.NewFile(uintptr(d.fd), stateName)
+		}
+	case d.name == nodeName:
+		if _, twice = s.cookies[cookie]; !twice {
+			s.cookies[cookie] = d
+		}
+	case strings.HasPrefix(d.name, oldPrefix):
+		if _, twice = s.byName[d.name]; !twice {
+			s.byName[d.name] = d
+		}
+	default:
+		return false
+	}
+	if twice {
+		log.Warn("two descriptors of one name", "stored", d.name)
+		unix.Close(d.fd)
+	}
+	return true
+}
+
+// take returns the connection that a record is about.
+func (s *inStore) take(r record) (d descriptor, found bool) {
+	name := oldName(r.ID)
+	if d, found = s.byName[name]; found {
+		delete(s.byName, name)
+		return d, true
+	}
+	if r.Cookie == 0 {
+		return d, false
+	}
+	d, found = s.cookies[r.Cookie]
+	delete(s.cookies, r.Cookie)
+	return d, found
+}
+
+// rest returns the connections that are left.
+func (s *inStore) rest() []descriptor {
+	return slices.AppendSeq(slices.Collect(maps.Values(s.byName)), maps.Values(s.cookies))
+}
+
+func (s *inStore) close() {
+	for _, d := range s.rest() {
+		unix.Close(d.fd)
+	}
+	if s.state != nil {
+		s.state.Close()
+	}
 }
 
 func (in *Inherited) closeListeners() {
@@ -87,38 +202,30 @@ func (in *Inherited) closeListeners() {
 	}
 }
 
-func closeFiles(files map[string]*os.File) {
-	for _, f := range files {
-		f.Close()
-	}
-}
-
-// restore makes of the stored files what they were, and closes them.
-func (in *Inherited) restore(stored map[string]*os.File, log *slog.Logger) {
-	defer closeFiles(stored)
+// restore makes of what was stored what it was.
+func (in *Inherited) restore(stored *inStore, log *slog.Logger) {
 	for _, r := range in.readState(stored, log) {
-		name := nodeName(r.ID)
-		f := stored[name]
-		if f == nil {
+		d, found := stored.take(r)
+		if !found {
 			in.lose(r, errors.New("its connection was not kept"), log)
 			continue
 		}
-		kept, err := keep(f, r)
-		if err != nil {
-			in.superseded = append(in.superseded, name)
+		if err := aliveFD(d.fd); err != nil {
 			in.lose(r, err, log)
-		} else {
-			in.Kept = append(in.Kept, kept)
+			in.end(d.fd, d.name)
+			continue
 		}
-		f.Close()
-		delete(stored, name)
+		in.keep(r, d)
 	}
-	for name := range stored {
-		if strings.HasPrefix(name, nodePrefix) {
-			log.Debug("connection of a node that had gone", "stored", name) // systemd was still to be told
-			in.superseded = append(in.superseded, name)
-		}
+	for _, d := range stored.rest() {
+		log.Debug("connection of a node that had gone", "stored", d.name) // systemd was still to be told
+		in.end(d.fd, d.name)
 	}
+}
+
+// keep enters the node of a record, whose connection is d.
+func (in *Inherited) keep(r record, d descriptor) {
+	in.Kept = append(in.Kept, Kept{FD: d.fd, Node: r.node(d.fd), stored: d.name, cookie: r.Cookie, uid: r.UID})
 }
 
 // lose makes a registered node one that has gone.
@@ -128,17 +235,15 @@ func (in *Inherited) lose(r record, reason error, log *slog.Logger) {
 }
 
 // readState reads the state, takes it over, and returns the records of its nodes in order of registration.
-func (in *Inherited) readState(stored map[string]*os.File, log *slog.Logger) []record {
-	f := stored[stateName]
-	if f == nil {
-		if len(stored) > 0 {
-			log.Error("connections were kept, but no state: their nodes have to register anew", "connections", len(stored))
+func (in *Inherited) readState(stored *inStore, log *slog.Logger) []record {
+	if stored.state == nil {
+		if n := len(stored.rest()); n > 0 {
+			log.Error("connections were kept, but no state: their nodes have to register anew", "connections", n)
 		}
 		return nil
 	}
-	delete(stored, stateName)
-	in.state = f
-	p, err := readState(f)
+	in.state = stored.state
+	p, err := readState(in.state)
 	if err != nil {
 		log.Error("state not read to its end", "err", err)
 	}
@@ -146,26 +251,9 @@ func (in *Inherited) readState(stored map[string]*os.File, log *slog.Logger) []r
 	return p.nodes
 }
 
-// keep takes a stored connection over, if its node is there.
-func keep(f *os.File, r record) (kept Kept, err error) {
-	if err := control(f, aliveFD); err != nil {
-		return Kept{}, err
-	}
-	err = control(f, func(fd int) (err error) {
-		kept.FD, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-		return err
-	})
-	kept.Node = r.node(kept.FD)
-	return kept, err
-}
-
 // listens tells whether a descriptor is a socket that listens.
-func listens(f *os.File) bool {
-	var accepts int
-	err := control(f, func(fd int) (err error) {
-		accepts, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
-		return err
-	})
+func listens(fd int) bool {
+	accepts, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
 	return err == nil && accepts != 0
 }
 

@@ -32,6 +32,7 @@ type inheritance struct {
 	LastID     uint64
 	State      bool
 	Superseded []string
+	Leaving    int
 	Log        string
 	Err        string
 	Left       []string // variables that are still in the environment
@@ -75,7 +76,7 @@ func tellInherited(w io.Writer) Inherited {
 			told.Left = append(told.Left, name)
 		}
 	}
-	told.Superseded = in.superseded
+	told.Superseded, told.Leaving = in.superseded, in.leaving
 	json.NewEncoder(w).Encode(told)
 	return in
 }
@@ -228,11 +229,18 @@ var storedTests = []stored{
 	{name: "last", open: true},
 }
 
-// TestInherit restores nodes in all states they can be in.
+// TestInherit restores nodes in all states they can be in, stored under one name and found by their cookies, or
+// each under a name of its own, as an earlier epmd did.
 func TestInherit(t *testing.T) {
+	for _, old := range []bool{false, true} {
+		t.Run(fmt.Sprintf("old form: %t", old), func(t *testing.T) { testInherit(t, old) })
+	}
+}
+
+func testInherit(t *testing.T, oldForm bool) {
 	reg := registry.New("hosta.local", registry.OldNames)
 	reg.RestoreOld(registry.Old{Name: "earlier", Port: 3, FD: 4, Counter: 5})
-	state, err := newState(reg)
+	state, err := newState(reg, unkept)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +258,14 @@ func TestInherit(t *testing.T) {
 			t.Fatal(err)
 		}
 		n := reg.Node(r)
-		if err := state.append(recordOf(n, tt.gone)); err != nil {
+		record := recordOf(n, tt.gone)
+		name := nodeName
+		if oldForm {
+			name = oldName(n.ID)
+		} else {
+			record.Cookie = cookieOf(int(f.Fd()))
+		}
+		if err := state.append(record); err != nil {
 			t.Fatal(err)
 		}
 		if tt.does != nil {
@@ -264,7 +279,7 @@ func TestInherit(t *testing.T) {
 		if tt.none {
 			f.Close()
 		} else {
-			descriptors, files = append(descriptors, nodeName(n.ID)), append(files, f)
+			descriptors, files = append(descriptors, name), append(files, f)
 		}
 		o := registry.Old{Name: tt.name, Port: 4711, FD: 77, Counter: n.Counter}
 		switch {
@@ -275,14 +290,21 @@ func TestInherit(t *testing.T) {
 		default:
 			want.Kept = append(want.Kept, fmt.Sprint(n.ID, " ", tt.name))
 		}
-		if !tt.none && !tt.open {
-			want.Superseded = append(want.Superseded, nodeName(n.ID))
+		switch {
+		case tt.none || tt.open:
+		case oldForm:
+			want.Superseded = append(want.Superseded, name)
+		default:
+			want.Leaving++
 		}
 		want.LastID = n.ID
 	}
 	want.Old = slices.Concat(want.Old, wentFirst, lost)
 	// The last node comes twice, somebody else's socket among them, and nodes in another order than theirs.
 	twice, twicePeer := connect(t)
+	if !oldForm { // then it can only be another one
+		want.Leaving++
+	}
 	foreign, foreignPeer := connect(t)
 	unknown, unknownPeer := connect(t)
 	slices.Reverse(descriptors[2:])
@@ -308,11 +330,14 @@ func TestInherit(t *testing.T) {
 	for _, c := range []net.Conn{twicePeer, foreignPeer, unknownPeer} {
 		wantSaid(t, c, "", false)
 	}
-	for _, line := range []string{
+	lines := []string{
 		`"inherited descriptor is no socket that listens" name=stored`,
-		`"two descriptors of one name" stored=node-`,
 		`"connection of a node that had gone" stored=node-4711`,
-	} {
+	}
+	if oldForm {
+		lines = append(lines, `"two descriptors of one name" stored=node-`)
+	}
+	for _, line := range lines {
 		if !strings.Contains(got.Log, line) {
 			t.Errorf("log without %q:\n%s", line, got.Log)
 		}
@@ -335,6 +360,7 @@ func checkInherited(t *testing.T, got, want inheritance) {
 		{"last ID", got.LastID, want.LastID},
 		{"state", got.State, want.State},
 		{"superseded", got.Superseded, want.Superseded},
+		{"leaving", got.Leaving, want.Leaving},
 	} {
 		if g, w := fmt.Sprint(tt.got), fmt.Sprint(tt.want); g != w {
 			t.Errorf("%s: got %s; want %s", tt.what, g, w)

@@ -47,6 +47,35 @@ func (d *sockDiag) find(local, peer netip.AddrPort) (diagSocket, error) {
 	return sock, err
 }
 
+// peerUser returns the user at the other end of a TCP connection that this host has with itself.
+func (d *sockDiag) peerUser(fd int) (uint32, error) {
+	local, err := unix.Getsockname(fd)
+	if err != nil {
+		return 0, fmt.Errorf("address of descriptor %d: %w", fd, err)
+	}
+	peer, err := unix.Getpeername(fd)
+	if err != nil {
+		return 0, fmt.Errorf("peer of descriptor %d: %w", fd, err)
+	}
+	sock, err := d.find(addrPortOf(peer), addrPortOf(local))
+	return sock.uid, err
+}
+
+// addrPortOf returns a socket address in Go's other form; the zero one if it is not of TCP.
+func addrPortOf(sa unix.Sockaddr) netip.AddrPort {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		addr := netip.AddrFrom16(sa.Addr).Unmap()
+		if sa.ZoneId != 0 {
+			addr = addr.WithZone(strconv.FormatUint(uint64(sa.ZoneId), 10))
+		}
+		return netip.AddrPortFrom(addr, uint16(sa.Port))
+	}
+	return netip.AddrPort{}
+}
+
 // ask returns the socket that has the connection from local to peer or, if there is no such connection, one
 // that listens and would accept it.
 func (d *sockDiag) ask(local, peer netip.AddrPort) (diagSocket, error) {

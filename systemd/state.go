@@ -49,6 +49,12 @@ type record struct {
 	Dist     string            `json:"dist,omitempty"`
 	Mute     bool              `json:"mute,omitempty"` // it was asked and did not tell
 	Gone     bool              `json:"gone,omitempty"`
+
+	// Where the connection is. A record without a cookie is of an epmd that stored each connection under a
+	// name of its own, see oldName.
+	Cookie uint64 `json:"cookie,omitempty"` // SO_COOKIE of the socket
+	UID    uint32 `json:"uid"`              // user of its peer; unknownUser if the kernel did not say
+	Stored string `json:"stored,omitempty"` // FDNAME= that it has been sent with when this was written
 }
 
 func recordOf(n *registry.Node, gone bool) record {
@@ -102,28 +108,28 @@ type state struct {
 // minFull keeps small states from being written anew all the time.
 const minFull = 1 << 20
 
-// newState returns a state of all that reg has.
-func newState(reg *registry.Registry) (*state, error) {
+// newState returns a state of all that reg has, each node as of says.
+func newState(reg *registry.Registry, of func(*registry.Node) record) (*state, error) {
 	fd, err := unix.MemfdCreate("epmd state", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("create state: %w", err)
 	}
-	s, err := continueState(os.NewFile(uintptr(fd), "epmd state"), reg)
-	if err != nil {
-		return nil, err
-	}
-	return s, nil
+	return continueState(os.NewFile(uintptr(fd), "epmd state"), reg, of)
 }
 
-// continueState takes over a state that there is, and writes all that reg has to it. f is closed if that fails.
-func continueState(f *os.File, reg *registry.Registry) (*state, error) {
+// unkept is the record of a node whose connection is not in the fd store.
+func unkept(n *registry.Node) record { return recordOf(n, false) }
+
+// continueState takes over a state that there is, and writes all that reg has to it, each node as of says. f
+// is closed if that fails.
+func continueState(f *os.File, reg *registry.Registry, of func(*registry.Node) record) (*state, error) {
 	info, err := f.Stat()
 	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("continue state: %w", err)
 	}
 	s := &state{file: f, size: max(info.Size(), int64(stateHeader))}
-	if err := s.renew(reg); err != nil {
+	if err := s.renew(reg, of); err != nil {
 		f.Close()
 		return nil, err
 	}
@@ -131,7 +137,7 @@ func continueState(f *os.File, reg *registry.Registry) (*state, error) {
 }
 
 // renew writes all that reg has, which from then on is the state.
-func (s *state) renew(reg *registry.Registry) error {
+func (s *state) renew(reg *registry.Registry, of func(*registry.Node) record) error {
 	var b bytes.Buffer
 	lines := json.NewEncoder(&b)
 	err := lines.Encode(record{ID: reg.LastID(), Gone: true})
@@ -139,7 +145,7 @@ func (s *state) renew(reg *registry.Registry) error {
 		err = errors.Join(err, lines.Encode(record{Name: o.Name, Port: o.Port, FD: o.FD, Counter: o.Counter, Gone: true}))
 	}
 	for _, n := range slices.Backward(reg.Local()) {
-		err = errors.Join(err, lines.Encode(recordOf(n, false)))
+		err = errors.Join(err, lines.Encode(of(n)))
 	}
 	begin := s.size
 	if err = errors.Join(err, s.write(b.Bytes())); err != nil {

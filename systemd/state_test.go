@@ -103,7 +103,7 @@ func FuzzReadState(f *testing.F) {
 		}
 		reg := registry.New("hosta.local", registry.OldNames)
 		enter(reg, p)
-		s, err := newState(reg)
+		s, err := newState(reg, unkept)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -181,7 +181,7 @@ func fullRegistry(t *testing.T) *registry.Registry {
 // TestStateRoundTrip writes all that there is of nodes and reads it back.
 func TestStateRoundTrip(t *testing.T) {
 	reg := fullRegistry(t)
-	s, err := newState(reg)
+	s, err := newState(reg, unkept)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -264,7 +264,7 @@ func TestStateRenewed(t *testing.T) {
 // TestContinueState takes over a state that its writer left in the middle of a line.
 func TestContinueState(t *testing.T) {
 	reg := fullRegistry(t)
-	s, err := newState(reg)
+	s, err := newState(reg, unkept)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -278,7 +278,7 @@ func TestContinueState(t *testing.T) {
 		t.Fatal(err)
 	}
 	enter(restored, p)
-	continued, err := continueState(s.file, restored)
+	continued, err := continueState(s.file, restored, unkept)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -298,10 +298,10 @@ func TestContinueState(t *testing.T) {
 	if got, want := describe(again), describe(reg); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
-	if _, err := continueState(continued.file, again); err != nil {
+	if _, err := continueState(continued.file, again, unkept); err != nil {
 		t.Error(err)
 	}
-	if _, err := continueState(os.NewFile(^uintptr(0), "none"), again); err == nil {
+	if _, err := continueState(os.NewFile(^uintptr(0), "none"), again, unkept); err == nil {
 		t.Error("no file: want an error")
 	}
 }

@@ -2,14 +2,12 @@ package systemd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -19,42 +17,114 @@ import (
 	"eclus/registry"
 )
 
-// Names of descriptors in the fd store (FDNAME=, at most 255 ASCII characters without ":"): a connection
-// has that of its node's ID, so that the name says nothing that would have to be escaped.
+// Names of descriptors in the fd store (FDNAME=). systemd hands all of them over in one variable,
+// LISTEN_FDNAMES, so that of a connection is as short as can be. Its record finds it by the cookie
+// of its socket.
 const (
-	nodePrefix = "node-"
-	stateName  = "state"
+	nodeName  = "n"
+	stateName = "state"
+	oldPrefix = "node-" // and the node's ID: the connections that epmd stored before it knew cookies
 )
+
+// maxNames is how many bytes the names of stored descriptors may take, each with a colon: execve(2) takes at most
+// 128 KiB for a variable, and the sockets that listen have names too.
+const maxNames = 124 << 10
+
+// PerUser is how many nodes of one user the store keeps unless [Options] say otherwise. systemd compares each
+// descriptor with all that it has.
+const PerUser = 4096
+
+// maxWithheld is how long the answer to a registration waits for systemd: OTP gives up after 10 s.
+const maxWithheld = 8 * time.Second
 
 // Store keeps the connections of registered nodes in systemd's file descriptor store, and beside them what
 // is needed to rebuild the registry: they are there when the service is started again, however it ended. See
 // sd_notify(3), FDSTORE=1, and systemd.service(5), FileDescriptorStoreMax=.
 //
-// Keep and Release never wait: what systemd's socket does not take at once is sent by Run, in order.
-// systemd answers none of this; a store that is off or full drops descriptors in silence, see StoreSize.
+// Keep and Release never wait. What systemd's socket does not take at once is sent by Run, up to 253
+// descriptors in a message. What is in that socket is safe: systemd reads it before it looks at how a service has
+// ended. It answers none of this, so the Store counts what it has sent, and asks systemd how many it has.
+//
+// systemd drops the connection of a node by itself (FDPOLL=1) once epmd has called shutdown(2) on it.
 type Store struct {
-	reg  *registry.Registry
-	log  *slog.Logger
-	conn *net.UnixConn
+	reg      *registry.Registry
+	log      *slog.Logger
+	conn     *net.UnixConn
+	changed  func()
+	perUser  int
+	patience time.Duration // maxWithheld
+	calm     time.Duration // calmPause
+	count    func(context.Context) (int, error)
 
-	mu      sync.Mutex
-	state   *state
-	queue   []message     // what systemd has yet to take
-	queued  chan struct{} // holds a token while queue may be not empty
-	failing bool          // the last message failed, which is in the log
+	queued chan struct{} // holds a token while there may be something to send
+	doubts chan struct{} // holds a token while systemd is to be asked
+
+	mu          sync.Mutex
+	state       *state
+	owners      *sockDiag                // nil: the kernel can't be asked
+	connections map[uint64]*connection   // of registered nodes, by ID
+	queue       []*connection            // to be sent, those that wait for longest first
+	removals    []string                 // names that systemd is to drop
+	unfit       map[uint32][]*connection // for which there is no room, by user
+	size        int                      // FileDescriptorStoreMax=; unknownSize: not known
+	learning    bool                     // size is about to be known
+	sent        int                      // connections in the store
+	reserved    int                      // these and those in queue for the first time
+	users       map[uint32]int           // of reserved, by user
+	names       int                      // bytes in LISTEN_FDNAMES of reserved
+	leaving     int                      // have ended and may be in the store still
+	ended       int                      // connections of sent that have ever ended
+	messages    uint64                   // how many brought connections
+	counted     uint64                   // of messages: all that these brought was there once
+	again       time.Time                // when what may be missing was sent again
+	missing     int                      // of sent, are not in the store
+	shortages   [shortageKinds]int       // connections that are not kept
+	failing     bool                     // the last message failed, which is in the log
+	said        string                   // the last complaint in the log
+	saidAt      time.Time
 }
 
-// message is a datagram to systemd.
-type message struct {
-	text string
-	name string // FDNAME= of the descriptor it stores; empty: it stores none
-	fd   int    // what is stored
-	sent func() // called when systemd has it, without the lock held; may be nil
+// connection is the connection of a node.
+type connection struct {
+	id      uint64
+	cookie  uint64 // SO_COOKIE
+	message uint64 // the last that brought it
+	fd      int32
+	uid     uint32 // of its peer
+	old     bool   // it has a name of its own
+	queued  bool
+	sent    bool
+	lack    shortage
+	kept    func() // sends the answer that is withheld; nil: there is none
+	timer   *time.Timer
+}
+
+// shortage is why a connection is not kept though its node has had an answer.
+type shortage uint8
+
+const (
+	none     shortage = iota
+	noRoom            // the store is full, or off
+	userFull          // its user has too many
+	noNames           // LISTEN_FDNAMES is full
+	late              // systemd does not take it
+	shortageKinds
+)
+
+const (
+	unknownUser = 1<<32 - 1
+	unknownSize = -1
+)
+
+// Options say how a Store differs from the usual one.
+type Options struct {
+	PerUser int    // nodes of one user that are kept; 0: PerUser
+	Changed func() // called when Shortage says something else, with a lock held; nil: nobody wants to know
 }
 
 // OpenStore returns a Store for the service that this process is, or nil if it is none. The registry has been
 // restored from inherited.
-func OpenStore(reg *registry.Registry, inherited Inherited, log *slog.Logger) (*Store, error) {
+func OpenStore(reg *registry.Registry, inherited Inherited, opt Options, log *slog.Logger) (*Store, error) {
 	path := os.Getenv("NOTIFY_SOCKET")
 	if path == "" {
 		return nil, nil
@@ -63,44 +133,174 @@ func OpenStore(reg *registry.Registry, inherited Inherited, log *slog.Logger) (*
 	if err != nil {
 		return nil, fmt.Errorf("connect to the service manager: %w", err)
 	}
-	s := &Store{reg: reg, log: log, conn: conn, queued: make(chan struct{}, 1)}
+	s := &Store{
+		reg: reg, log: log, conn: conn, changed: opt.Changed, perUser: opt.PerUser, patience: maxWithheld, calm: calmPause, count: storeCount,
+		queued: make(chan struct{}, 1), doubts: make(chan struct{}, 1),
+		connections: make(map[uint64]*connection), unfit: make(map[uint32][]*connection), users: make(map[uint32]int),
+		leaving: inherited.leaving,
+	}
+	if s.changed == nil {
+		s.changed = func() {}
+	}
+	if s.perUser == 0 {
+		s.perUser = PerUser
+	}
+	if s.owners, err = openSockDiag(); err != nil {
+		log.Warn("users of nodes not known", "err", err)
+	}
+	s.size, s.learning = toldSize()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.takeBack(inherited.Kept)
 	if err := s.openState(inherited.state); err != nil {
 		conn.Close()
 		return nil, err
 	}
-	for _, name := range inherited.superseded {
-		s.send(message{text: remove(name)})
-	}
+	s.removals = append(s.removals, inherited.superseded...)
+	s.send()
 	return s, nil
+}
+
+// takeBack enters the connections that were inherited.
+func (s *Store) takeBack(kept []Kept) {
+	for _, k := range kept {
+		n := s.reg.Lookup(k.Node.Name)
+		if n == nil || n.ID != k.Node.ID {
+			continue // it was dropped
+		}
+		c := &connection{id: n.ID, cookie: k.cookie, uid: k.uid, fd: n.FD, old: k.stored != "" && k.stored != nodeName}
+		if c.cookie == 0 {
+			c.cookie, c.uid = cookieOf(k.FD), s.owner(k.FD)
+		}
+		s.connections[c.id] = c
+		if k.stored == "" {
+			s.admit(c)
+			continue
+		}
+		s.reserve(c, 1)
+		c.sent = true
+		s.sent++
+	}
 }
 
 // openState continues the state that is stored, or begins one and stores it before anything else, so that
 // however little systemd keeps, it keeps that.
 func (s *Store) openState(stored *os.File) (err error) {
 	if stored != nil {
-		s.state, err = continueState(stored, s.reg)
+		s.state, err = continueState(stored, s.reg, s.recordOf)
 		return err
 	}
-	if s.state, err = newState(s.reg); err != nil {
+	if s.state, err = newState(s.reg, s.recordOf); err != nil {
 		return err
 	}
 	return control(s.state.file, func(fd int) error {
-		s.send(message{text: "FDSTORE=1", name: stateName, fd: fd})
-		return nil
+		_, err := s.try("FDSTORE=1\nFDNAME="+stateName+"\nFDPOLL=0", []int{fd})
+		return err
 	})
 }
 
-func nodeName(id uint64) string { return nodePrefix + strconv.FormatUint(id, 10) }
-func remove(name string) string { return "FDSTOREREMOVE=1\nFDNAME=" + name }
+func oldName(id uint64) string { return oldPrefix + strconv.FormatUint(id, 10) }
+
+// name returns FDNAME= of a connection.
+func (c *connection) name() string {
+	if c.old {
+		return oldName(c.id)
+	}
+	return nodeName
+}
+
+// cookieOf returns what tells a socket from all others for as long as the system runs; 0 if it can't be told.
+func cookieOf(fd int) uint64 {
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+	if err != nil {
+		return 0
+	}
+	return cookie
+}
+
+// owner returns the user at the other end of a connection.
+func (s *Store) owner(fd int) uint32 {
+	if s.owners == nil {
+		return unknownUser
+	}
+	uid, err := s.owners.peerUser(fd)
+	if err != nil {
+		return unknownUser
+	}
+	return uid
+}
+
+// recordOf returns the record of a registered node.
+func (s *Store) recordOf(n *registry.Node) record {
+	r := recordOf(n, false)
+	if c := s.connections[n.ID]; c != nil {
+		r.Cookie, r.UID = c.cookie, c.uid
+		if c.sent {
+			r.Stored = c.name()
+		}
+	}
+	return r
+}
+
+// writeState writes all anew, which tells of each connection whether it is stored, and returns the file.
+func (s *Store) writeState() (*os.File, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state.file, s.state.renew(s.reg, s.recordOf)
+}
 
 // Keep stores the connection of a node that is being registered. It implements epmd.Keeper.
 func (s *Store) Keep(fd int, n *registry.Node, kept func()) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.record(recordOf(n, false))
-	return s.send(message{text: "FDSTORE=1", name: nodeName(n.ID), fd: fd, sent: kept})
+	c := s.connections[n.ID]
+	if c == nil {
+		c = &connection{id: n.ID, cookie: cookieOf(fd), fd: int32(fd), uid: s.owner(fd)}
+		s.connections[n.ID] = c
+		s.record(s.recordOf(n))
+		s.admit(c)
+	}
+	if len(s.queue) == 1 {
+		s.send()
+	}
+	if c.sent || !c.queued {
+		return true
+	}
+	c.answer()
+	c.kept = kept
+	c.timer = time.AfterFunc(s.patience, func() { s.giveUp(c) })
+	return false
+}
+
+// giveUp has a node answered that has waited for long enough. Time may have passed while this process was
+// stopped, so systemd gets another chance first.
+func (s *Store) giveUp(c *connection) {
+	s.mu.Lock()
+	answers := s.send()
+	if c.kept != nil {
+		s.setLack(c, late)
+		answers = append(answers, c.answer()...)
+	}
+	s.complain()
+	s.mu.Unlock()
+	call(answers)
+}
+
+// answer returns the answer that is withheld, if there is one, which is not withheld then.
+func (c *connection) answer() (answer []func()) {
+	if c.kept == nil {
+		return nil
+	}
+	c.timer.Stop()
+	answer = []func(){c.kept}
+	c.kept, c.timer = nil, nil
+	return answer
+}
+
+func call(functions []func()) {
+	for _, f := range functions {
+		f()
+	}
 }
 
 // Release forgets the connection of a node that has gone or is to go. It implements epmd.Keeper.
@@ -108,12 +308,33 @@ func (s *Store) Release(n *registry.Node) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.record(recordOf(n, true))
-	name := nodeName(n.ID)
-	if i := slices.IndexFunc(s.queue, func(m message) bool { return m.name == name }); i >= 0 {
-		s.queue = slices.Delete(s.queue, i, i+1) // its descriptor will be another's
+	c := s.connections[n.ID]
+	if c == nil {
 		return
 	}
-	s.send(message{text: remove(name)})
+	delete(s.connections, n.ID)
+	s.setLack(c, none)
+	c.answer()    // is not to be sent
+	if c.queued { // its descriptor will be another's
+		s.queue = slices.DeleteFunc(s.queue, func(q *connection) bool { return q == c })
+	}
+	switch {
+	case c.sent:
+		s.reserve(c, -1)
+		s.sent--
+		s.ended++
+		s.leaving++
+	case c.queued:
+		s.reserve(c, -1)
+	default:
+		s.setUnfit(c.uid, slices.DeleteFunc(s.unfit[c.uid], func(u *connection) bool { return u == c }))
+	}
+	if c.old && c.sent {
+		s.removals = append(s.removals, oldName(c.id))
+	}
+	if len(s.removals) > 0 || len(s.unfit) > 0 {
+		s.wake()
+	}
 }
 
 // Update notes that more is known of a node, if it is still registered.
@@ -123,56 +344,91 @@ func (s *Store) Update(n *registry.Node) {
 	if now := s.reg.Lookup(n.Name); now == nil || now.ID != n.ID {
 		return
 	}
-	s.record(recordOf(n, false))
+	s.record(s.recordOf(n))
 }
 
 // record writes to the state, and begins a new one when most of it is of the past.
 func (s *Store) record(r record) {
 	err := s.state.append(r)
 	if err == nil && s.state.size > s.state.full {
-		err = s.state.renew(s.reg)
+		err = s.state.renew(s.reg, s.recordOf)
 	}
 	if err != nil {
 		s.log.Error("registration not kept", "node", r.Name, "err", err)
 	}
 }
 
-// send sends a message at once if systemd takes it, after those that wait, and tells whether it did.
-func (s *Store) send(m message) bool {
-	if len(s.queue) == 0 && s.try(m) {
-		return true
+// reserve counts a connection that is in the store or on its way there, or takes it out of the count.
+func (s *Store) reserve(c *connection, one int) {
+	s.reserved += one
+	s.names += one * (len(c.name()) + 1)
+	if s.users[c.uid] += one; s.users[c.uid] == 0 {
+		delete(s.users, c.uid)
 	}
-	s.queue = append(s.queue, m)
+}
+
+// lack returns why there is no room for another connection of that user.
+func (s *Store) lack(uid uint32) shortage {
+	const stateItself = 1
+	switch {
+	case s.size != unknownSize && stateItself+s.reserved >= s.size:
+		return noRoom
+	case s.users[uid] >= s.perUser:
+		return userFull
+	case s.names+len(nodeName)+1 > maxNames:
+		return noNames
+	}
+	return none
+}
+
+// admit puts a connection into the queue, or aside if there is no room.
+func (s *Store) admit(c *connection) {
+	s.setLack(c, s.lack(c.uid))
+	if c.lack != none {
+		s.setUnfit(c.uid, append(s.unfit[c.uid], c))
+		s.wake() // which complains
+		return
+	}
+	s.reserve(c, 1)
+	s.enqueue(c)
+}
+
+func (s *Store) enqueue(c *connection) {
+	c.queued = true
+	s.queue = append(s.queue, c)
 	s.wake()
-	return false
 }
 
-// wake has Run look at the queue.
-func (s *Store) wake() {
-	select {
-	case s.queued <- struct{}{}:
-	default: // the token is there already
+func (s *Store) setUnfit(uid uint32, list []*connection) {
+	if s.unfit[uid] = list; len(list) == 0 {
+		delete(s.unfit, uid)
 	}
 }
 
-// try sends a message and tells whether it is done with, by success or by an error that will not pass.
-func (s *Store) try(m message) bool {
-	text, rights := m.text, []byte(nil)
-	if m.name != "" {
-		text += "\nFDNAME=" + m.name + "\nFDPOLL=0"
-		rights = unix.UnixRights(m.fd)
+// promote puts connections into the queue that there was no room for and is now.
+func (s *Store) promote() {
+	for uid, list := range s.unfit {
+		for len(list) > 0 && s.lack(uid) == none {
+			c := list[0]
+			list = list[1:]
+			s.setUnfit(uid, list)
+			s.admit(c)
+			if c.queued {
+				s.setLack(c, late)
+			}
+		}
 	}
-	err := control(s.conn, func(fd int) error {
-		return unix.Sendmsg(fd, []byte(text), rights, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-	})
-	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ENOBUFS) {
-		return false
+}
+
+// setLack notes why a connection is not kept.
+func (s *Store) setLack(c *connection, lack shortage) {
+	if c.lack == lack {
+		return
 	}
-	if err != nil && !s.failing && !errors.Is(err, net.ErrClosed) {
-		s.log.Error("service manager not told", "message", strings.ReplaceAll(text, "\n", " "), "err", err)
-	}
-	s.failing = err != nil
-	return true
+	s.shortages[c.lack]--
+	s.shortages[lack]++
+	c.lack = lack
+	s.changed()
 }
 
 // control calls op with the descriptor of c.
@@ -188,72 +444,15 @@ func control(c syscall.Conn, op func(fd int) error) error {
 	return opErr
 }
 
-// flush sends what waits for systemd, if that goes quickly.
-func (s *Store) flush() {
-	if s == nil {
-		return
-	}
-	s.conn.SetWriteDeadline(time.Now().Add(flushTime))
-	_ = s.drain() // what is not sent is as lost as if the process had been killed
-	s.conn.SetWriteDeadline(time.Time{})
-}
+// wake has Run look at what is to be sent.
+func (s *Store) wake() { signal(s.queued) }
 
-// flushTime is how long a process that is to be replaced waits for systemd.
-const flushTime = 100 * time.Millisecond
+// doubt has Run ask systemd how many descriptors it has.
+func (s *Store) doubt() { signal(s.doubts) }
 
-// Run sends what waits for systemd until ctx ends. What can't be sent then is lost, as the process is.
-func (s *Store) Run(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() { s.conn.Close() })
-	defer stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-s.queued:
-		}
-		err := s.drain()
-		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded): // that of flush, after which there may be another program or not
-			s.wake()
-		case err != nil && ctx.Err() == nil:
-			return err
-		}
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // the token is there already
 	}
-}
-
-// drain waits for room in systemd's socket and sends, until nothing waits.
-func (s *Store) drain() error {
-	raw, err := s.conn.SyscallConn()
-	if err != nil {
-		return err
-	}
-	return raw.Write(func(uintptr) bool {
-		for {
-			sent, more := s.sendNext()
-			if sent == nil {
-				return !more
-			}
-			sent()
-		}
-	})
-}
-
-// sendNext sends what has waited for longest, and returns what is to be called then. If that is nil, nothing
-// could be sent, and more tells whether anything waits.
-func (s *Store) sendNext() (sent func(), more bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.queue) == 0 {
-		s.queue = nil
-		return nil, false
-	}
-	m := s.queue[0]
-	if !s.try(m) {
-		return nil, true
-	}
-	s.queue = s.queue[1:]
-	if m.sent == nil {
-		return func() {}, true
-	}
-	return m.sent, true
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -37,14 +38,28 @@ func startManager(t *testing.T) *manager {
 	}
 	t.Cleanup(func() { conn.Close() })
 	t.Setenv("NOTIFY_SOCKET", path)
+	t.Setenv("FDSTORE", "100000")
 	return &manager{t, conn}
 }
 
 // receive returns the next message and the descriptor that came with it, nil if there was none.
 func (m *manager) receive() (text string, f *os.File) {
 	m.t.Helper()
+	text, files := m.receiveAll()
+	if len(files) > 1 {
+		m.t.Fatalf("%q with %d descriptors; want 1", text, len(files))
+	}
+	if len(files) == 1 {
+		f = files[0]
+	}
+	return text, f
+}
+
+// receiveAll returns the next message and the descriptors that came with it.
+func (m *manager) receiveAll() (text string, files []*os.File) {
+	m.t.Helper()
 	m.conn.SetReadDeadline(time.Now().Add(patience))
-	buf, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4*16))
+	buf, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4*perMessage))
 	n, oobn, flags, _, err := m.conn.ReadMsgUnix(buf, oob)
 	if err != nil {
 		m.t.Fatal(err)
@@ -61,12 +76,15 @@ func (m *manager) receive() (text string, f *os.File) {
 		m.t.Fatalf("%q with %d control messages, %v; want 1", text, len(messages), err)
 	}
 	fds, err := unix.ParseUnixRights(&messages[0])
-	if err != nil || len(fds) != 1 {
-		m.t.Fatalf("%q with descriptors %v, %v; want 1", text, fds, err)
+	if err != nil {
+		m.t.Fatal(err)
 	}
-	f = os.NewFile(uintptr(fds[0]), text)
-	m.t.Cleanup(func() { f.Close() })
-	return text, f
+	for _, fd := range fds {
+		f := os.NewFile(uintptr(fd), text)
+		m.t.Cleanup(func() { f.Close() })
+		files = append(files, f)
+	}
+	return text, files
 }
 
 // want receives a message, which must say that and bring the very file of descriptor fd, or none if that is -1.
@@ -85,9 +103,21 @@ func (m *manager) want(text string, fd int) {
 	}
 }
 
-func (m *manager) wantStored(name string, fd int) {
+// nodesStored is the message that stores the connections of nodes.
+const nodesStored = "FDSTORE=1\nFDNAME=n\nFDPOLL=1"
+
+// wantStored receives a message, which must store the connections of these nodes.
+func (m *manager) wantStored(nodes ...*registry.Node) {
 	m.t.Helper()
-	m.want("FDSTORE=1\nFDNAME="+name+"\nFDPOLL=0", fd)
+	text, files := m.receiveAll()
+	if text != nodesStored || len(files) != len(nodes) {
+		m.t.Fatalf("got %q with %d descriptors; want %q with %d", text, len(files), nodesStored, len(nodes))
+	}
+	for i, n := range nodes {
+		if inode(m.t, int(files[i].Fd())) != inode(m.t, int(n.FD)) {
+			m.t.Errorf("descriptor %d is not that of %s", i, n.Name)
+		}
+	}
 }
 
 func (m *manager) wantRemoved(name string) {
@@ -153,9 +183,14 @@ type storeTest struct {
 
 func openStore(t *testing.T, in Inherited) *storeTest {
 	t.Helper()
-	s := &storeTest{t: t, reg: registry.New("hosta.local", registry.OldNames)}
+	return openStoreOf(t, registry.New("hosta.local", registry.OldNames), in)
+}
+
+func openStoreOf(t *testing.T, reg *registry.Registry, in Inherited) *storeTest {
+	t.Helper()
+	s := &storeTest{t: t, reg: reg}
 	var err error
-	s.Store, err = OpenStore(s.reg, in, slog.New(slog.NewTextHandler(&s.log, nil)))
+	s.Store, err = OpenStore(s.reg, in, Options{}, slog.New(slog.NewTextHandler(&s.log, nil)))
 	if s.Store == nil || err != nil {
 		t.Fatalf("got %v, %v; want a store", s.Store, err)
 	}
@@ -208,11 +243,11 @@ func never(t *testing.T, what string) func() { return func() { t.Errorf("called:
 func TestOpenStoreNobody(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
 	reg := registry.New("hosta.local", 10)
-	if s, err := OpenStore(reg, Inherited{}, slog.New(slog.DiscardHandler)); s != nil || err != nil {
+	if s, err := OpenStore(reg, Inherited{}, Options{}, slog.New(slog.DiscardHandler)); s != nil || err != nil {
 		t.Errorf("no service: got %v, %v; want nothing", s, err)
 	}
 	t.Setenv("NOTIFY_SOCKET", filepath.Join(t.TempDir(), "nobody"))
-	if s, err := OpenStore(reg, Inherited{}, slog.New(slog.DiscardHandler)); s != nil || err == nil {
+	if s, err := OpenStore(reg, Inherited{}, Options{}, slog.New(slog.DiscardHandler)); s != nil || err == nil {
 		t.Errorf("nobody listens: got %v, %v; want an error", s, err)
 	}
 }
@@ -234,9 +269,8 @@ func TestStore(t *testing.T) {
 	if text != "FDSTORE=1\nFDNAME=state\nFDPOLL=0" || stored == nil {
 		t.Fatalf("got %q, %v; want the state first", text, stored)
 	}
-	m.wantStored("node-1", int(a.FD))
-	m.wantStored("node-2", int(b.FD))
-	m.wantRemoved("node-1")
+	m.wantStored(a)
+	m.wantStored(b)
 	m.wantNothing()
 	p, err := readState(stored)
 	if err != nil || p.lastID != 2 || len(p.nodes) != 1 || p.nodes[0].Name != "b" || len(p.old) != 1 || p.old[0].Name != "a" {
@@ -260,7 +294,7 @@ func TestStoreContinued(t *testing.T) {
 	m.wantRemoved("node-3")
 	_, a := s.register("a")
 	s.keep(a, nil)
-	m.wantStored("node-1", int(a.FD))
+	m.wantStored(a)
 	m.wantNothing()
 	if p, err := readState(first.state.file); err != nil || len(p.nodes) != 1 || p.nodes[0].Name != "a" {
 		t.Errorf("the state is %+v, %v; want a", p, err)
@@ -274,7 +308,7 @@ func TestStoreFull(t *testing.T) {
 	_, sent := s.register("sent")
 	s.keep(sent, nil)
 	m.receive()
-	m.wantStored("node-1", int(sent.FD))
+	m.wantStored(sent)
 	filled := m.fill()
 	var kept []string
 	var all sync.WaitGroup
@@ -301,9 +335,7 @@ func TestStoreFull(t *testing.T) {
 	s.Release(sent)
 	s.run()
 	m.empty(filled - 1)
-	m.wantStored("node-2", int(a.FD))
-	m.wantStored("node-3", int(c.FD))
-	m.wantRemoved("node-1")
+	m.wantStored(a, c)
 	m.wantNothing()
 	all.Wait()
 	if got := strings.Join(kept, " "); got != "a c" {
@@ -321,6 +353,7 @@ func TestStoreRunEnds(t *testing.T) {
 			m.fill()
 			_, a := s.register("a")
 			s.keep(a, never(t, "kept"))
+			defer s.Release(a)
 		}
 		if err := s.run()(); err != nil {
 			t.Errorf("full: %t: Run returned %v", full, err)
@@ -330,7 +363,7 @@ func TestStoreRunEnds(t *testing.T) {
 
 // TestStoreFlush sends what waits without Run, unless systemd still takes nothing.
 func TestStoreFlush(t *testing.T) {
-	(*Store)(nil).flush()
+	(*Store)(nil).Flush()
 	m := startManager(t)
 	s := openStore(t, Inherited{})
 	m.receive()
@@ -339,15 +372,15 @@ func TestStoreFlush(t *testing.T) {
 	kept := 0
 	s.keep(a, func() { kept++ })
 	start := time.Now()
-	s.flush()
+	s.Flush()
 	if took := time.Since(start); took > patience || kept != 0 {
 		t.Errorf("full: flush took %v and kept %d; want it to give up", took, kept)
 	}
 	m.empty(filled)
-	s.flush()
-	m.wantStored("node-1", int(a.FD))
-	if kept != 1 {
-		t.Errorf("kept was called %d times; want 1", kept)
+	s.Flush()
+	m.wantStored(a)
+	if !s.keep(a, never(t, "kept")) || kept != 0 {
+		t.Errorf("kept was called %d times; want none after the first flush, and the node kept", kept)
 	}
 }
 
@@ -358,14 +391,12 @@ func TestStoreFlushBesideRun(t *testing.T) {
 	m.receive()
 	filled := m.fill()
 	_, a := s.register("a")
-	kept := make(chan struct{})
-	s.keep(a, func() { close(kept) })
+	s.keep(a, never(t, "kept"))
 	stop := s.run()
 	s.waitTaken()
-	s.flush()
+	s.Flush()
 	m.empty(filled)
-	m.wantStored("node-1", int(a.FD))
-	<-kept
+	m.wantStored(a)
 	if err := stop(); err != nil {
 		t.Errorf("Run returned %v", err)
 	}
@@ -385,20 +416,32 @@ func (s *storeTest) waitTaken() {
 func TestStoreErrors(t *testing.T) {
 	m := startManager(t)
 	s := openStore(t, Inherited{})
-	_, a := s.register("a")
-	wantTold := func(what, reason string, keep func() bool) {
+	nodes := 0
+	wantTold := func(what, reason string, fd int) {
 		t.Helper()
 		s.log.Reset()
-		kept := keep()
-		kept = keep() && kept
-		if log := s.log.String(); !kept || strings.Count(log, "service manager not told") != 1 || !strings.Contains(log, reason) {
-			t.Errorf("%s: kept: %t, logged %q; want one entry with %q", what, kept, log, reason)
+		for range 2 {
+			nodes++
+			_, n := s.register(fmt.Sprint("n", nodes))
+			if fd == 0 {
+				fd = int(n.FD)
+			}
+			if !s.Keep(fd, n, never(t, "kept")) {
+				t.Errorf("%s: the node is kept waiting", what)
+			}
+		}
+		if log := s.log.String(); strings.Count(log, "service manager not told") != 1 || !strings.Contains(log, reason) {
+			t.Errorf("%s: logged %q; want one entry with %q", what, log, reason)
 		}
 	}
-	wantTold("bad descriptor", "bad file descriptor", func() bool { return s.Keep(-1, a, never(t, "kept")) })
+	wantTold("bad descriptor", "bad file descriptor", -1)
+	_, a := s.register("a")
 	s.keep(a, nil)
 	m.conn.Close()
-	wantTold("nobody listens", "connection refused", func() bool { return s.keep(a, never(t, "kept")) })
+	wantTold("nobody listens", "connection refused", 0)
+	if text, _ := s.Shortage(); !strings.Contains(text, "4 of them are not kept") {
+		t.Errorf("%q; want 4 nodes that are not kept", text)
+	}
 	s.log.Reset()
 	s.state.file.Close()
 	s.Release(a)
@@ -465,21 +508,289 @@ func TestStoreConcurrent(t *testing.T) {
 			}
 		})
 	}
-	there := make(map[string]bool)
-	for range 2 * workers * rounds {
-		text, f := m.receive()
-		_, name, _ := strings.Cut(strings.TrimSuffix(text, "\nFDPOLL=0"), "FDNAME=")
-		if f != nil {
+	for got := 0; got < workers*rounds; {
+		text, files := m.receiveAll()
+		if text != nodesStored || len(files) == 0 || len(files) > workers {
+			t.Fatalf("got %q with %d descriptors", text, len(files))
+		}
+		for _, f := range files {
 			f.Close()
 		}
-		if there[name] == (f != nil) {
-			t.Errorf("%q out of order", text)
-		}
-		there[name] = f != nil
+		got += len(files)
 	}
 	all.Wait()
 	m.wantNothing()
 	if p, err := readState(s.state.file); err != nil || len(p.nodes) != 0 || len(p.old) != workers*rounds {
 		t.Errorf("the state has %d nodes and %d that went, %v; want 0 and %d", len(p.nodes), len(p.old), err, workers*rounds)
 	}
+}
+
+// awaitShortage waits until what is not kept is what a pattern says.
+func (s *storeTest) awaitShortage(pattern string) {
+	s.t.Helper()
+	re := regexp.MustCompile(pattern)
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		text, _ := s.Shortage()
+		if re.MatchString(text) {
+			return
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("not kept: %q; want %q", text, pattern)
+		}
+	}
+}
+
+// TestStoreBurst registers many nodes at once while systemd does other things: there is room for all in a few messages.
+func TestStoreBurst(t *testing.T) {
+	const burst = 1200
+	m := startManager(t)
+	s := openStore(t, Inherited{})
+	m.receive()
+	filled := m.fill()
+	var answered sync.WaitGroup
+	_, socket := s.register("socket")
+	for i := range burst {
+		r, err := s.reg.Register(registry.Node{Name: fmt.Sprint("n", i), FD: socket.FD})
+		if err != nil {
+			t.Fatal(err)
+		}
+		answered.Add(1)
+		if s.keep(s.reg.Node(r), answered.Done) {
+			t.Fatalf("node %d is kept although nobody reads", i)
+		}
+	}
+	m.empty(filled)
+	s.run()
+	messages := 0
+	for got := 0; got < burst; messages++ {
+		text, files := m.receiveAll()
+		if text != nodesStored || len(files) == 0 {
+			t.Fatalf("got %q with %d descriptors; want %q", text, len(files), nodesStored)
+		}
+		for _, f := range files {
+			f.Close()
+		}
+		got += len(files)
+	}
+	if want := (burst + perMessage - 1) / perMessage; messages != want {
+		t.Errorf("%d messages; want %d", messages, want)
+	}
+	answered.Wait()
+	m.wantNothing()
+}
+
+// TestStoreLate has nodes answered that systemd does not take in time, and stores them when it does.
+func TestStoreLate(t *testing.T) {
+	m := startManager(t)
+	s := openStore(t, Inherited{})
+	s.patience = time.Millisecond
+	m.receive()
+	filled := m.fill()
+	answered := make(chan struct{})
+	_, a := s.register("a")
+	if s.keep(a, func() { close(answered) }) {
+		t.Fatal("kept although nobody reads")
+	}
+	<-answered
+	s.awaitShortage("^1 of them are not kept: systemd has not taken them yet$")
+	m.empty(filled)
+	s.run()
+	m.wantStored(a)
+	s.awaitShortage("^$")
+	for _, want := range []string{`level=WARN msg="registrations not kept: they end with this process" nodes=1`} {
+		if !strings.Contains(s.log.String(), want) {
+			t.Errorf("log without %q:\n%s", want, s.log.String())
+		}
+	}
+}
+
+// TestStoreStopped lets the time of a node pass while this process does not run, as SIGSTOP does. systemd could have
+// taken it all along, so it has it before the answer.
+func TestStoreStopped(t *testing.T) {
+	m := startManager(t)
+	s := openStore(t, Inherited{})
+	m.receive()
+	filled := m.fill()
+	answered := 0
+	_, a := s.register("a")
+	_, b := s.register("b")
+	s.keep(a, func() { answered++ })
+	s.keep(b, func() { answered++ })
+	m.empty(filled)
+	s.giveUp(s.connections[a.ID])
+	m.wantStored(a, b)
+	if text, _ := s.Shortage(); text != "" || answered != 2 {
+		t.Errorf("%d nodes are answered, and %q; want both kept", answered, text)
+	}
+}
+
+// TestStoreNoRoom registers more nodes than fit. They are answered at once, and stored when systemd has dropped others.
+func TestStoreNoRoom(t *testing.T) {
+	m := startManager(t)
+	t.Setenv("FDSTORE", "3")
+	s := openStore(t, Inherited{})
+	inStore := 3 // as systemd says
+	asked := make(chan struct{}, 100)
+	s.count = func(context.Context) (int, error) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		asked <- struct{}{}
+		return inStore, nil
+	}
+	s.run()
+	m.receive()
+	ra, a := s.register("a")
+	_, b := s.register("b")
+	_, c := s.register("c")
+	_, d := s.register("d")
+	for _, n := range []*registry.Node{a, b} {
+		s.keep(n, nil)
+		m.wantStored(n)
+	}
+	for _, n := range []*registry.Node{c, d} {
+		if !s.keep(n, never(t, "kept of a node that is answered at once")) {
+			t.Errorf("%s waits for room", n.Name)
+		}
+	}
+	s.awaitShortage("^2 of them are not kept: FileDescriptorStoreMax= is 3$")
+	if _, bound := s.Shortage(); bound != 2 {
+		t.Errorf("%d nodes can be kept; want 2", bound)
+	}
+	m.wantNothing()
+	s.reg.Unregister(ra)
+	s.Release(a)
+	for len(asked) > 0 {
+		<-asked
+	}
+	<-asked // systemd has not dropped it yet
+	<-asked
+	m.wantNothing()
+	s.mu.Lock()
+	inStore = 2
+	s.mu.Unlock()
+	m.wantStored(c)
+	s.awaitShortage("^1 of them are not kept: FileDescriptorStoreMax= is 3$")
+}
+
+// TestStoreOff stores nothing where nothing is kept, and says so.
+func TestStoreOff(t *testing.T) {
+	m := startManager(t)
+	t.Setenv("FDSTORE", "0")
+	s := openStore(t, Inherited{})
+	m.receive()
+	_, a := s.register("a")
+	if !s.keep(a, never(t, "kept")) {
+		t.Error("a waits")
+	}
+	m.wantNothing()
+	s.awaitShortage("^registrations end with this process: FileDescriptorStoreMax= is 0$")
+}
+
+// TestStorePerUser lets a user have so many nodes and no more; another has room still.
+func TestStorePerUser(t *testing.T) {
+	m := startManager(t)
+	s := openStore(t, Inherited{})
+	s.perUser = 2
+	m.receive()
+	var nodes []*registry.Node
+	var regs []*registry.Registration
+	for i := range 3 {
+		r, n := s.register(fmt.Sprint("n", i))
+		s.keep(n, nil)
+		nodes, regs = append(nodes, n), append(regs, r)
+	}
+	m.wantStored(nodes[0])
+	m.wantStored(nodes[1])
+	m.wantNothing()
+	s.awaitShortage("^1 of them are not kept: their user has more than 2$")
+	f, _ := connect(t) // whose user is known
+	r, err := s.reg.Register(registry.Node{Name: "other", FD: int32(f.Fd())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.keep(s.reg.Node(r), nil)
+	m.wantStored(s.reg.Node(r))
+	if uid := s.connections[s.reg.Node(r).ID].uid; int(uid) != os.Getuid() {
+		t.Errorf("user %d; want %d", uid, os.Getuid())
+	}
+	s.run()
+	s.reg.Unregister(regs[0])
+	s.Release(nodes[0])
+	m.wantStored(nodes[2])
+	s.awaitShortage("^$")
+}
+
+// TestStoreNames stores no more than LISTEN_FDNAMES holds.
+func TestStoreNames(t *testing.T) {
+	m := startManager(t)
+	s := openStore(t, Inherited{})
+	m.receive()
+	s.names = maxNames - 3
+	_, a := s.register("a")
+	_, b := s.register("b")
+	s.keep(a, nil)
+	m.wantStored(a)
+	if !s.keep(b, never(t, "kept")) {
+		t.Error("b waits")
+	}
+	m.wantNothing()
+	s.awaitShortage("^1 of them are not kept: LISTEN_FDNAMES holds no more$")
+}
+
+// TestStoreMissing finds that systemd has less than it was sent: what is in doubt is sent again, and nothing else.
+func TestStoreMissing(t *testing.T) {
+	m := startManager(t)
+	s := openStore(t, Inherited{})
+	m.receive()
+	s.calm = time.Millisecond
+	counts := make(chan int)
+	s.count = func(ctx context.Context) (int, error) {
+		select {
+		case n := <-counts:
+			return n, nil
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+	s.run()
+	_, a := s.register("a")
+	s.keep(a, nil)
+	m.wantStored(a)
+	counts <- 2
+	_, b := s.register("b")
+	s.keep(b, nil)
+	m.wantStored(b)
+	counts <- 2
+	counts <- 2
+	m.wantStored(b)
+	s.awaitShortage("^1 of them are not kept: systemd has not taken them$")
+	counts <- 3
+	s.awaitShortage("^$")
+}
+
+// TestStoreOldForm has connections with names of their own, as an earlier epmd stored them: systemd is told when they go.
+func TestStoreOldForm(t *testing.T) {
+	m := startManager(t)
+	f, _ := connect(t)
+	reg := registry.New("hosta.local", registry.OldNames)
+	fd := int(f.Fd())
+	r, err := reg.Restore(registry.Node{ID: 7, Name: "a", FD: int32(fd)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := reg.Node(r)
+	s := openStoreOf(t, reg, Inherited{Kept: []Kept{{FD: fd, Node: *n, stored: "node-7"}}})
+	m.receive()
+	m.wantNothing()
+	if !s.keep(n, never(t, "kept")) {
+		t.Error("a waits, though it is stored")
+	}
+	p, err := readState(s.state.file)
+	if err != nil || len(p.nodes) != 1 || p.nodes[0].Cookie == 0 || p.nodes[0].Stored != "node-7" {
+		t.Errorf("the state is %+v, %v; want a with its cookie and name", p, err)
+	}
+	s.run()
+	reg.Unregister(r)
+	s.Release(n)
+	m.wantRemoved("node-7")
 }

@@ -213,6 +213,7 @@ func TestMakeDeb(t *testing.T) {
 		"usr/share/zsh/vendor-completions/_epmd",
 		"usr/share/doc/eclus/copyright",
 		"usr/share/doc/eclus/examples/epmd.socket.d/loopback-only.conf",
+		"usr/share/doc/eclus/examples/epmd.service.d/preserve.conf",
 	} {
 		if !regexp.MustCompile(`(?m)^-r\S+ root/root .* \./` + regexp.QuoteMeta(path) + `$`).MatchString(contents) {
 			t.Errorf("no %s of root in\n%s", path, contents)
@@ -395,6 +396,54 @@ func TestPackageLifecycle(t *testing.T) {
 	}
 	s.dpkg(t, "--purge", "eclus")
 	s.checkStock(t)
+}
+
+// TestPackageEmptiesStore runs the maintainer scripts with commands that say that they were called, which is all that
+// can be had of systemd 255 on Debian: the store is empty before units that keep less take the place of ours.
+func TestPackageEmptiesStore(t *testing.T) {
+	need(t, "unshare")
+	const (
+		stop   = "deb-systemd-invoke stop epmd.service epmd.socket"
+		clean  = "systemctl clean --what=fdstore epmd.service"
+		reload = "systemctl daemon-reload"
+	)
+	for _, tt := range []struct {
+		scripts string
+		want    []string
+	}{
+		{"prerm remove; postrm remove", []string{stop, clean, reload}},
+		{"prerm upgrade 1.9-1; postrm upgrade 1.9-1", []string{stop, clean}},
+		{"prerm upgrade 2.0-2; postrm upgrade 2.0-2", nil},
+		{"prerm upgrade 2.1-1; postrm upgrade 2.1-1", nil},
+	} {
+		commands, calls := t.TempDir(), filepath.Join(t.TempDir(), "calls")
+		must(t, os.WriteFile(calls, nil, 0o644))
+		for _, name := range []string{"systemctl", "deb-systemd-invoke", "deb-systemd-helper", "dpkg-divert", "dpkg-query"} {
+			script := fmt.Sprintf("#!/bin/sh\necho \"%s $*\" >>%s\n", name, calls)
+			if name == "dpkg-query" {
+				script = "#!/bin/sh\nprintf 2.0-2\n"
+			}
+			must(t, os.WriteFile(filepath.Join(commands, name), []byte(script), 0o755))
+		}
+		script := "set -e; mount -t tmpfs tmpfs /run; mkdir -p /run/systemd/system; mount -t tmpfs tmpfs /usr/lib/erlang"
+		for part := range strings.SplitSeq(tt.scripts, "; ") {
+			script += "; sh debian/" + part
+		}
+		run := exec.Command("unshare", "-m", "sh", "-c", script)
+		run.Dir = ".."
+		run.Env = append(os.Environ(), "PATH="+commands+":"+os.Getenv("PATH"))
+		if out, err := run.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", tt.scripts, err, out)
+		}
+		text, err := os.ReadFile(calls)
+		must(t, err)
+		got := slices.DeleteFunc(strings.Split(strings.TrimSpace(string(text)), "\n"), func(call string) bool {
+			return call != stop && call != clean && call != reload
+		})
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("%s: called %q; want %q", tt.scripts, got, tt.want)
+		}
+	}
 }
 
 func TestPackageLAN(t *testing.T) {

@@ -256,7 +256,7 @@ func TestSystemdStoreOff(t *testing.T) {
 	s := supervise(t, "FileDescriptorStoreMax=0")
 	nodes := s.register(t, "node", 2)
 	s.await(t, "StatusText", "^2 nodes registered.*FileDescriptorStoreMax= is 0")
-	s.awaitJournal(t, "FileDescriptorStoreMax= of the unit is 0")
+	s.awaitJournal(t, "FileDescriptorStoreMax= is 0")
 	s.crash(t)
 	for _, n := range nodes {
 		<-n.ended

@@ -29,6 +29,7 @@ const (
 	envBus     = "ECLUS_BUS"
 	envCookie  = "ERLANG_COOKIE"
 	envAsk     = "ECLUS_IDENTIFY"
+	envPerUser = "ECLUS_KEEP_PER_USER"
 )
 
 // command is what the command line asks for.
@@ -59,7 +60,9 @@ type config struct {
 	debug     int          // how many -d
 	daemon    bool
 	relaxed   bool
-	systemd   bool
+
+	keepPerUser int // nodes of one user that systemd keeps; 0: as many as usual
+	systemd     bool
 
 	packetTimeout, delayAccept, delayWrite time.Duration // 0: not given
 
@@ -379,6 +382,15 @@ func (p *parser) setIdentify(s string) error {
 	return nil
 }
 
+func (p *parser) setKeepPerUser(s string) error {
+	n, err := strconv.ParseUint(s, 10, 31)
+	if err != nil || n < 1 {
+		return errors.New("not a positive number of nodes")
+	}
+	p.keepPerUser = int(n)
+	return nil
+}
+
 func (p *parser) setCookieFile(s string) error {
 	if s == "" {
 		return errors.New("no path")
@@ -425,6 +437,11 @@ func (p *parser) environment(getenv func(string) (string, bool)) error {
 	}
 	if _, ok := getenv(envRelaxed); ok {
 		p.relaxed = true
+	}
+	if value, ok := getenv(envPerUser); ok {
+		if err := p.setKeepPerUser(value); err != nil {
+			return blame(envPerUser, value, err)
+		}
 	}
 	return cmp.Or(
 		fill("-address", envAddress, "", p.setAddress),

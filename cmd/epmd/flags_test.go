@@ -108,6 +108,8 @@ var parseTests = []struct {
 	{"", "ECLUS_IDENTIFY=off", serving(func(c *config) { c.identify = false }), ""},
 	{"", "ECLUS_IDENTIFY=no", config{}, `ECLUS_IDENTIFY "no"`},
 	{"", "ECLUS_BUS=", config{}, `ECLUS_BUS ""`},
+	{"", "ECLUS_KEEP_PER_USER=9000", serving(func(c *config) { c.keepPerUser = 9000 }), ""},
+	{"", "ECLUS_KEEP_PER_USER=0", config{}, `ECLUS_KEEP_PER_USER "0"`},
 	{"-hosts_file hosts", "", config{}, `-hosts_file "hosts": not the absolute path`},
 	{"-hosts_file /run/", "", config{}, `-hosts_file "/run/"`},
 	{"-lan publish -hosts_file /h", "", config{}, `-hosts_file "/h" needs LAN discovery`},

@@ -11,9 +11,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"strings"
-	"sync/atomic"
 	"syscall"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -81,8 +79,6 @@ type service struct {
 	args   []string       // of this process
 	hangup chan os.Signal // SIGHUP
 
-	storeMax  atomic.Int64 // what the service manager keeps; negative: not known
-	storeFull atomic.Bool  // that it is not enough is in the log
 }
 
 func newService(c config, in systemd.Inherited, log *slog.Logger) *service {
@@ -114,7 +110,6 @@ func newService(c config, in systemd.Inherited, log *slog.Logger) *service {
 		},
 	}
 	s.lanChanged = lan.watch()
-	s.storeMax.Store(-1)
 	arrived := func(*registry.Node, bool) {}
 	if c.identify {
 		s.asker = newIdentifier(reg, host, s.known, log)
@@ -129,7 +124,7 @@ func newService(c config, in systemd.Inherited, log *slog.Logger) *service {
 	if !c.bus.IsZero() {
 		s.bus = newBus(c, reg, port, lan, log)
 	}
-	s.openStore(in)
+	s.openStore(c, in)
 	return s
 }
 
@@ -145,11 +140,11 @@ func newBus(c config, reg *registry.Registry, port uint16, lan *lan, log *slog.L
 }
 
 // openStore begins to keep registrations, unless this is no service of systemd.
-func (s *service) openStore(in systemd.Inherited) {
+func (s *service) openStore(c config, in systemd.Inherited) {
 	if s.daemon {
 		return // NOTIFY_SOCKET is that of the process that started this one
 	}
-	store, err := systemd.OpenStore(s.reg, in, s.log)
+	store, err := systemd.OpenStore(s.reg, in, systemd.Options{PerUser: c.keepPerUser, Changed: s.lan.poke}, s.log)
 	if err != nil {
 		s.log.Warn("registrations end with this process", "err", err)
 	}
@@ -230,7 +225,6 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 	background("log no longer written", func(ctx context.Context) error { s.writeLog(ctx); return nil })
 	if s.store != nil {
 		background("registrations no longer kept", s.store.Run)
-		background("size of the fd store unknown", s.measureStore)
 	}
 	return g.Wait()
 }
@@ -283,38 +277,19 @@ func (s *service) tell(ctx context.Context) error {
 
 func (s *service) unwell(err error) { s.log.Error("epmd does not answer itself", "err", err) }
 
-// measureStore learns how much the service manager keeps, for status.
-func (s *service) measureStore(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, askTime)
-	defer cancel()
-	size, err := systemd.StoreMax(ctx)
-	if err != nil {
-		return err
-	}
-	s.storeMax.Store(int64(size))
-	if size == 0 {
-		s.log.Warn("registrations end with this process: FileDescriptorStoreMax= of the unit is 0")
-	}
-	s.lan.poke()
-	return nil
-}
-
-// askTime is how long a question to the bus may take.
-const askTime = 10 * time.Second
-
 // status says in a line how it goes.
 func (s *service) status() string {
 	local, neighbours := s.reg.Counts()
 	text := fmt.Sprintf("%s registered, %d on the LAN; %s", counted(local, "node"), neighbours, s.lan.state())
-	switch size := s.storeMax.Load(); {
-	case s.store == nil || size < 0:
-	case size == 0:
-		text += "; registrations end with this process: FileDescriptorStoreMax= is 0"
-	case int64(local) >= size: // the state takes a place too
-		text += fmt.Sprintf("; %d of them are not kept: FileDescriptorStoreMax= is %d", int64(local)-size+1, size)
-		if !s.storeFull.Swap(true) {
-			s.log.Warn(fmt.Sprintf("more nodes than are kept: FileDescriptorStoreMax= is %d", size), "nodes", local)
-		}
+	if s.store == nil {
+		return text
+	}
+	shortage, bound := s.store.Shortage()
+	switch {
+	case shortage != "":
+		text += "; " + shortage
+	case bound >= 0:
+		text += fmt.Sprintf("; up to %d are kept", bound)
 	}
 	return text
 }

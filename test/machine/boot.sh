@@ -1,7 +1,8 @@
 # Turns into the systemd-nspawn that boots a full host named $1, inside the namespaces of a light one, whose /etc
-# has the files that make a host of it. $2 is the cgroup for it, in every hierarchy there is.
+# has the files that make a host of it. $2 is the cgroup for it, in every hierarchy there is. $3 is
+# net.unix.max_dgram_qlen, or 0 for what systemd makes of it.
 set -eu
-name=$1 cgroup=$2
+name=$1 cgroup=$2 queue=$3
 base=/run/machine root=/run/machine/root
 
 # Over the machine's own file system, of which nothing is mounted but / itself.
@@ -40,6 +41,10 @@ while read -r _ hierarchy type _; do
 	echo $$ >"$own/cgroup.procs"
 done </proc/self/mounts
 
+if [ "$queue" != 0 ]; then
+	echo "$queue" >/proc/sys/net/unix/max_dgram_qlen
+	export SYSTEMD_NSPAWN_API_VFS_WRITABLE=no # or systemd would raise it
+fi
 export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
 exec systemd-nspawn --quiet --boot --directory=$root --machine="$name" --register=no --keep-unit \
 	--network-namespace-path=/proc/self/ns/net --resolv-conf=off --timezone=off --link-journal=no --console=pipe

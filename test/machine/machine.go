@@ -34,6 +34,7 @@ var bootScript string
 // Options say how a host differs from the usual one, which is the zero value.
 type Options struct {
 	Avahi bool // avahi-daemon runs, and is up when the host is
+	Queue int  // messages that systemd's sockets hold (net.unix.max_dgram_qlen); 0: as many as systemd wants
 }
 
 // Machine is a full host.
@@ -57,7 +58,7 @@ func New(ctx context.Context, n *lan.Network, name string, opt Options) (*Machin
 		return nil, err
 	}
 	m := &Machine{Link: h}
-	m.nspawn, err = h.Start(context.WithoutCancel(ctx), "sh", script, name, h.Cgroup())
+	m.nspawn, err = h.Start(context.WithoutCancel(ctx), "sh", script, name, h.Cgroup(), fmt.Sprint(opt.Queue))
 	if err != nil {
 		return nil, err
 	}

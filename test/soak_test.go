@@ -1,0 +1,115 @@
+//go:build soak
+
+package test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"eclus/test/lan"
+	"eclus/test/machine"
+)
+
+// TestSoakBurst has 1,200 nodes register at once, 5 times, and kills epmd the moment the last has its answer.
+func TestSoakBurst(t *testing.T) {
+	for _, queue := range []int{10, 512} {
+		t.Run(fmt.Sprint("max_dgram_qlen ", queue), func(t *testing.T) {
+			s := superviseOn(t, nil, "hosta", machine.Options{Queue: queue})
+			for range 5 {
+				if took := s.burstAndKill(t, 1200); took > 1500*time.Millisecond {
+					t.Errorf("the slowest answer took %v; want 1.5 s at most", took)
+				}
+			}
+		})
+	}
+}
+
+// TestSoakStore fills the store with more nodes than LISTEN_FDNAMES had room for when each had a name of its own, at a
+// pace that PID 1 can follow, and kills epmd. It logs what each descriptor cost PID 1.
+func TestSoakStore(t *testing.T) {
+	const nodes, users, step = 13500, 4, 250
+	s := supervise(t, "FileDescriptorStoreMax=16384")
+	s.fill(t, nodes, users, step)
+}
+
+// TestSoakIDs fills the store as it is shipped with nodes whose IDs have ten digits.
+func TestSoakIDs(t *testing.T) {
+	s := supervise(t)
+	_, _ = s.lookup(soon(t), "nobody")
+	s.skipIDs(t, 1e9)
+	s.crash(t)
+	s.fill(t, 8191, 2, 250)
+}
+
+// skipIDs appends to the state of epmd, which has to be killed then, that so many IDs were given to nodes.
+func (s *supervised) skipIDs(t *testing.T, last int) {
+	t.Helper()
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", s.outside(t, s.mainPID(t))))
+	must(t, err)
+	for _, file := range files {
+		if to, _ := os.Readlink(file); strings.HasPrefix(to, "/memfd:epmd state") {
+			f, err := os.OpenFile(file, os.O_WRONLY|os.O_APPEND, 0)
+			must(t, err)
+			defer f.Close()
+			_, err = fmt.Fprintf(f, `{"id":%d,"name":"","gone":true}`+"\n", last)
+			must(t, err)
+			return
+		}
+	}
+	t.Fatal("epmd has no state")
+}
+
+// fill registers nodes of several users and has epmd killed: all are still registered.
+func (s *supervised) fill(t *testing.T, count, users, step int) {
+	t.Helper()
+	var all []*raw
+	cpu := s.cpu(t)
+	for len(all) < count {
+		n := min(step, count-len(all))
+		uid := 10000 + len(all)*users/count
+		b, err := s.registerAtOnce(soon(t), uid, fmt.Sprint("n", len(all), "-"), n)
+		must(t, err)
+		for _, err := range b.errs {
+			t.Fatal(err)
+		}
+		defer b.leave()
+		all = append(all, b.nodes...)
+		must(t, lan.Wait(soon(t), fmt.Sprint(len(all), " nodes in the store"), func(ctx context.Context) (bool, error) {
+			got, err := s.Show(ctx, unit, "NFileDescriptorStore")
+			return got == strconv.Itoa(len(all)+1), err
+		}))
+		if len(all)%1000 == 0 || len(all) == count {
+			now := s.cpu(t)
+			t.Logf("%d nodes: PID 1 took %v for the last ones", len(all), now-cpu)
+			cpu = now
+		}
+	}
+	begin := time.Now()
+	pid := s.mainPID(t)
+	s.endBy(t, func() { must(t, syscall.Kill(s.outside(t, pid), syscall.SIGKILL)) })
+	t.Logf("%d nodes: another epmd after %v", len(all), time.Since(begin).Round(time.Millisecond))
+	s.checkOnly(t, all...)
+}
+
+// cpu returns how long PID 1 has run.
+func (s *supervised) cpu(t *testing.T) time.Duration {
+	t.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.Leader()))
+	must(t, err)
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	fields := strings.Fields(rest)
+	var ticks int64
+	for _, f := range fields[11:13] { // utime and stime, of 10 ms each
+		n, err := strconv.ParseInt(f, 10, 64)
+		must(t, err)
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
+}

@@ -1,0 +1,132 @@
+package test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"eclus/epmd"
+	"eclus/test/machine"
+)
+
+// outside returns the number by which a process of the host is known here.
+func (s *supervised) outside(t *testing.T, pid int) int {
+	t.Helper()
+	space := func(process string) string {
+		link, _ := os.Readlink("/proc/" + process + "/ns/pid") // of one that has ended: none
+		return link
+	}
+	host := space(fmt.Sprint(s.Leader()))
+	found, err := filepath.Glob("/proc/[0-9]*")
+	must(t, err)
+	for _, dir := range found {
+		status, _ := os.ReadFile(dir + "/status")
+		number := filepath.Base(dir)
+		if space(number) == host && regexp.MustCompile(fmt.Sprintf(`(?m)^NSpid:.*\t%d$`, pid)).Match(status) {
+			n, err := strconv.Atoi(number)
+			must(t, err)
+			return n
+		}
+	}
+	t.Fatalf("process %d of the host is not there", pid)
+	return 0
+}
+
+// burst is many nodes that register at once.
+type burst struct {
+	nodes   []*raw // that were told "registered"
+	slowest time.Duration
+	errs    []error
+}
+
+// registerAtOnce has many nodes of a user register at once, each over a connection that is there already, and returns
+// when the last has its answer.
+func (s *supervised) registerAtOnce(ctx context.Context, uid int, prefix string, count int) (b burst, err error) {
+	conns := make([]*net.TCPConn, count)
+	err = s.inside(func() error {
+		if err := unix.Setfsuid(uid); err != nil { // of this thread, which ends
+			return err
+		}
+		for i := range conns {
+			c, err := new(net.Dialer).DialContext(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", epmd.DefaultPort))
+			if err != nil {
+				return err
+			}
+			conns[i] = c.(*net.TCPConn)
+		}
+		return nil
+	})
+	if err != nil {
+		return b, err
+	}
+	defer context.AfterFunc(ctx, func() {
+		for _, c := range conns {
+			c.Close()
+		}
+	})()
+	begin := time.Now()
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	for i, c := range conns {
+		n := &raw{name: fmt.Sprint(prefix, i), port: uint16(20000 + i), conn: c, ended: make(chan struct{})}
+		all.Go(func() {
+			err := n.ask()
+			took := time.Since(begin)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				c.Close()
+				b.errs = append(b.errs, fmt.Errorf("register %s: %w", n.name, err))
+				return
+			}
+			b.nodes = append(b.nodes, n)
+			b.slowest = max(b.slowest, took)
+		})
+	}
+	all.Wait()
+	for _, n := range b.nodes {
+		go n.wait()
+	}
+	return b, nil
+}
+
+// leave ends all nodes.
+func (b burst) leave() {
+	for _, n := range b.nodes {
+		n.leave()
+	}
+}
+
+// TestSystemdBurst has many nodes register at once while systemd's socket holds as few messages as the kernel lets it
+// by itself, and kills epmd the moment the last has its answer. All that were told "registered" are.
+func TestSystemdBurst(t *testing.T) {
+	s := superviseOn(t, nil, "hosta", machine.Options{Queue: 10})
+	s.burstAndKill(t, 1200)
+}
+
+// burstAndKill checks that nothing is lost of a burst that is followed by a kill.
+func (s *supervised) burstAndKill(t *testing.T, count int) time.Duration {
+	t.Helper()
+	_, _ = s.lookup(soon(t), "nobody") // starts epmd
+	pid := s.mainPID(t)
+	b, err := s.registerAtOnce(soon(t), 0, "burst", count)
+	must(t, err)
+	s.endBy(t, func() { must(t, syscall.Kill(s.outside(t, pid), syscall.SIGKILL)) })
+	defer b.leave()
+	for _, err := range b.errs {
+		t.Error(err)
+	}
+	s.checkOnly(t, b.nodes...)
+	t.Logf("%d nodes at once: the slowest answer took %v", count, b.slowest.Round(time.Millisecond))
+	return b.slowest
+}
