@@ -714,8 +714,9 @@ func TestServeNames(t *testing.T) {
 			if tt.want == "" {
 				return
 			}
-			if m, err := readChallenge(f); err != nil || m.Name != tt.want {
-				t.Errorf("challenge of %q, %v; want %q", m.Name, err, tt.want)
+			m, err := readChallenge(f)
+			if err != nil || m.Name != tt.want || m.Flags != tt.sent.Flags {
+				t.Errorf("challenge of %q with flags %#x, %v; want %q, %#x", m.Name, m.Flags, err, tt.want, tt.sent.Flags)
 			}
 		})
 	}

@@ -217,7 +217,11 @@ func (s self) greet(f frames, status Status) error {
 	if err := admit(f, status); err != nil {
 		return err
 	}
-	return s.challenge(f)
+	flags := connected
+	if status.Code == Named {
+		flags |= NameMe // or the peer would not take the name
+	}
+	return s.challenge(f, flags)
 }
 
 // admit tells the peer how it stands with its name.
@@ -245,9 +249,9 @@ func admit(f frames, status Status) error {
 func (s *Server) Conns() []*Conn { return s.peers.all() }
 
 // challenge has the peer prove that it knows the cookie, and proves it in turn.
-func (s self) challenge(f frames) error {
+func (s self) challenge(f frames, flags Flags) error {
 	ours := random()
-	if err := f.write(Challenge{connected, ours, s.creation, s.name}.Append(nil)); err != nil {
+	if err := f.write(Challenge{flags, ours, s.creation, s.name}.Append(nil)); err != nil {
 		return fmt.Errorf("send challenge: %w", err)
 	}
 	b, err := f.read()

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -100,5 +102,86 @@ func TestKillAsNode(t *testing.T) {
 	case <-d.ended:
 	case <-time.After(patience):
 		t.Error("still runs")
+	}
+}
+
+// TestAsNodeNames has nodes of all kinds of names call the epmd of their host, each by the name that it knows it by.
+func TestAsNodeNames(t *testing.T) {
+	t.Parallel()
+	h := loopback(t)
+	must(t, h.WriteFile("/etc/hosts", "127.0.0.1 localhost\n127.0.1.1 hosta.example.com hosta hosta.local\n", 0o644))
+	h.start(t, "-lan", "off", "-node")
+	h.watch(t).until(t, local("epmd@hosta.local", sure))
+	for _, tt := range []struct{ flag, name, epmd string }{
+		{"-sname", "s", "epmd@hosta"},
+		{"-sname", "o@localhost", "epmd@localhost"},
+		{"-name", "l@hosta.example.com", "epmd@hosta.example.com"},
+		{"-name", "m@hosta.local", "epmd@hosta.local"},
+		{"-name", "i@127.0.0.1", "epmd@127.0.0.1"},
+		{"-sname", "undefined", "epmd@hosta"}, // and is given one
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			e := h.erl(t, tt.flag, tt.name)
+			eval(t, e, "net_kernel:connect_node('"+tt.epmd+"').", "true") // with no name yet, all else fails
+			eval(t, e, "net_adm:ping('"+tt.epmd+"').", "pong")
+			eval(t, e, "is_list(gen_server:call({epmd, '"+tt.epmd+"'}, nodes)).", "true")
+			if tt.name == "undefined" {
+				if got := value(t, e, "node()."); !regexp.MustCompile(`^'[0-9A-Z]{20,}@hosta'$`).MatchString(got) {
+					t.Errorf("named %s", got)
+				}
+			}
+			if p := h.ping(t, tt.epmd); !p.Pong || p.Type != "hidden" {
+				t.Errorf("ping %s: %+v", tt.epmd, p)
+			}
+			checkSilent(t, e)
+		})
+	}
+	h.stop(t)
+	h.start(t, "-lan", "off", "-node", "mine@hosta.example.com")
+	h.watch(t).until(t, local("mine@hosta.example.com", sure))
+	e := h.erl(t, "-name", "l@hosta.example.com")
+	eval(t, e, "length(gen_server:call({epmd, 'mine@hosta.example.com'}, nodes)) > 0.", "true")
+}
+
+// TestCookieAsOTP has a node read cookie files, and -ping the same ones.
+func TestCookieAsOTP(t *testing.T) {
+	t.Parallel()
+	h := loopback(t)
+	must(t, h.WriteFile("/etc/hosts", "127.0.0.1 localhost\n127.0.1.1 hosta\n", 0o644))
+	h.start(t, "-lan", "off")
+	e := h.erl(t)
+	path := lan.Home + "/.erlang.cookie"
+	for _, tt := range []struct{ text, want string }{
+		{"SECRET", "SECRET"},
+		{"SECRET\n", "SECRET"},
+		{"two words\n", "two words"},
+		{" SECRET\n", " SECRET"},
+		{"SECRET \n", "SECRET "},
+		{"SECRET\r\n \r\n", "SECRET"},
+		{"SECRET\nmore\n", ""},
+		{"SEC\tRET\n", ""},
+		{"SECRET\t\n", ""},
+		{"S\xc3\xa9CRET\n", ""},
+		{"\n", ""},
+	} {
+		t.Run(strconv.Quote(tt.text), func(t *testing.T) {
+			os.Remove(h.Path(path))
+			must(t, h.WriteFile(path, tt.text, 0o400))
+			got := value(t, e, "R = (catch net_kernel:start([x, shortnames])), case R of {ok, _} -> atom_to_list(erlang:get_cookie()); _ -> [] end.")
+			want := strconv.Quote(tt.want)
+			if tt.want == "" {
+				want = "[]"
+			}
+			if got != want {
+				t.Fatalf("OTP reads %s, want %s", got, want)
+			}
+			if tt.want == "" {
+				return
+			}
+			if p := h.ping(t, "x@hosta"); !p.Pong {
+				t.Errorf("%+v", p)
+			}
+			eval(t, e, "net_kernel:stop().", "ok")
+		})
 	}
 }

@@ -228,9 +228,15 @@ func (h *host) register(t *testing.T, name string, port uint16) *epmd.Registrati
 // registerOnly is register for a port that others open, or nobody.
 func (h *host) registerOnly(t *testing.T, name string, port uint16) *epmd.Registration {
 	t.Helper()
+	return h.registerAs(t, aliveReq(name, port))
+}
+
+// registerAs is registerOnly for any kind of node.
+func (h *host) registerAs(t *testing.T, req epmd.AliveReq) *epmd.Registration {
+	t.Helper()
 	var r *epmd.Registration
 	must(t, h.inside(func() (err error) {
-		r, err = registerWith(soon(t), h.client(), name, port)
+		r, err = h.client().Register(soon(t), req)
 		return err
 	}))
 	h.t.Cleanup(func() { r.Close() })
@@ -239,7 +245,11 @@ func (h *host) registerOnly(t *testing.T, name string, port uint16) *epmd.Regist
 
 // registerWith registers a node that is nothing but a connection with an epmd.
 func registerWith(ctx context.Context, c *epmd.Client, name string, port uint16) (*epmd.Registration, error) {
-	return c.Register(ctx, epmd.AliveReq{Name: name, Port: port, Type: registry.Normal, High: 6, Low: 5})
+	return c.Register(ctx, aliveReq(name, port))
+}
+
+func aliveReq(name string, port uint16) epmd.AliveReq {
+	return epmd.AliveReq{Name: name, Port: port, Type: registry.Normal, High: 6, Low: 5}
 }
 
 // erl starts a node that lives until it is ended, or the test.

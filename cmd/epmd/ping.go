@@ -374,6 +374,8 @@ func (p *pinger) self() string {
 	switch _, noIP := netip.ParseAddr(p.host); {
 	case noIP == nil && p.addr.IsValid():
 		return "eclus@" + cmp.Or(sourceOf(p.addr), hostName())
+	case p.host == "localhost":
+		return "eclus@localhost"
 	case noIP == nil || !long:
 		return "eclus@" + hostName()
 	}
@@ -423,9 +425,9 @@ func (p *pinger) ping(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, pingStepTime)
 	defer cancel()
 	if err := p.net.ping(ctx, p.conn); err != nil {
-		if p.isLibrary() && isTimeout(err) {
-			return "", failed("connected, but no pong",
-				"That is as it should be with a C or Java node, unless its program itself answers what comes for net_kernel. Messages reach it.")
+		if p.isLibrary() {
+			return "", failed("connected, but no pong: "+err.Error(),
+				"Name and cookie are right. A C or Java node answers pings only if its program answers what comes for net_kernel.")
 		}
 		return "", pingFailure(err)
 	}
