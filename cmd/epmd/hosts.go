@@ -15,6 +15,7 @@ import (
 // When the hosts file is written.
 const (
 	hostsSettle = 300 * time.Millisecond // after the first of several changes
+	hostsAgain  = time.Second            // after somebody else has changed it
 	hostsRetry  = 10 * time.Second       // after an attempt that failed
 	hostsGrace  = 5 * time.Second        // after the start, if an epmd that was killed has left hosts in it
 )
@@ -23,27 +24,39 @@ const (
 // answered when it was last asked: world/0 waits for up to a minute for each host that is not there. It names none
 // when epmd has ended, as nobody would take out those that go later.
 type hosts struct {
-	reg  *registry.Registry
-	file hostsFile
-	port uint16 // of this epmd: nodes ask the epmds of all hosts at the same one
-	log  *slog.Logger
+	reg   *registry.Registry
+	file  hostsFile
+	watch *fileWatch // of the file; nil: none
+	port  uint16     // of this epmd: nodes ask the epmds of all hosts at the same one
+	log   *slog.Logger
 
 	nodes      map[uint64]string // the hosts of the nodes that can be reached, by the nodes' ID
 	complained string            // the last error, which is not logged twice
+	foreign    map[string]bool   // domains of hosts that were left out
 }
 
-func newHosts(reg *registry.Registry, path string, port uint16, log *slog.Logger) *hosts {
-	return &hosts{reg: reg, file: hostsFile{path}, port: port, log: log}
+// newHosts returns what keeps the file at path. It is told by watch when somebody else changes the file; without one it
+// looks at the file only when hosts come or go.
+func newHosts(reg *registry.Registry, path string, port uint16, watch *fileWatch, log *slog.Logger) *hosts {
+	return &hosts{reg: reg, file: hostsFile{path: path}, watch: watch, port: port, log: log, foreign: make(map[string]bool)}
 }
 
-// run returns when ctx has ended and the file names no host any more.
+// run returns when ctx has ended and the file names no host any more. It closes the watch and is called once.
 func (h *hosts) run(ctx context.Context) {
+	defer h.watch.close()
+	defer h.file.close()
 	defer h.write(nil)
 	changes := h.begin()
 	defer func() { changes.Close() }()
 	timer := time.NewTimer(h.firstPause())
 	defer timer.Stop()
 	waiting := true // for the timer, to write
+	writeAfter := func(pause time.Duration) {
+		if !waiting {
+			timer.Reset(pause)
+			waiting = true
+		}
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -62,10 +75,11 @@ func (h *hosts) run(ctx context.Context) {
 			for _, e := range events {
 				changed = h.changed(e) || changed
 			}
-			if changed && !waiting {
-				timer.Reset(hostsSettle)
-				waiting = true
+			if changed {
+				writeAfter(hostsSettle)
 			}
+		case <-h.watch.changed():
+			writeAfter(hostsAgain)
 		}
 	}
 }
@@ -92,12 +106,31 @@ func (h *hosts) begin() *registry.Subscription {
 // changed takes note of what has become of a node, and tells whether that counts.
 func (h *hosts) changed(e registry.Event) bool {
 	n, was := e.Node, h.nodes[e.Node.ID]
-	if e.Kind != registry.Down && n.Origin == registry.LAN && n.Reach == registry.Reachable && n.EPMDPort == h.port && isHostOfLAN(n.Host) {
+	counts := e.Kind != registry.Down && n.Origin == registry.LAN && n.Reach == registry.Reachable && n.EPMDPort == h.port
+	if counts && !isHostOfLAN(n.Host) {
+		h.sayForeign(n.Host)
+		counts = false
+	}
+	if counts {
 		h.nodes[n.ID] = n.Host
 	} else {
 		delete(h.nodes, n.ID)
 	}
 	return h.nodes[n.ID] != was
+}
+
+// maxForeign is of how many domains it is said that hosts in them are left out.
+const maxForeign = 16
+
+// sayForeign says, once of each domain, that its hosts are left out.
+func (h *hosts) sayForeign(host string) {
+	_, domain, _ := strings.Cut(host, ".")
+	if h.foreign[domain] || len(h.foreign) == maxForeign {
+		return
+	}
+	h.foreign[domain] = true
+	h.log.Warn("host left out of the hosts file: its name is none of the local network, which are those in .local (domain-name= of Avahi)",
+		"host", host)
 }
 
 // names returns the hosts that the file is to name.
@@ -108,6 +141,7 @@ func (h *hosts) names() []string {
 // write tells whether the file could be written, or was right already.
 func (h *hosts) write(names []string) bool {
 	err := h.file.write(names)
+	h.watch.follow(h.file.watched())
 	if err == nil {
 		h.complained = ""
 		return true

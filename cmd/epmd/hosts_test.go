@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -85,8 +86,8 @@ func FuzzWithHosts(f *testing.F) {
 // TestHostsFile writes a file as it is, and where it can't be.
 func TestHostsFile(t *testing.T) {
 	dir := t.TempDir()
-	f := hostsFile{filepath.Join(dir, ".hosts.erlang")}
-	link := hostsFile{filepath.Join(dir, "link")}
+	f := &hostsFile{path: filepath.Join(dir, ".hosts.erlang")}
+	link := &hostsFile{path: filepath.Join(dir, "link")}
 	leftover := filepath.Join(dir, ".hosts.erlang.epmd-new")
 	for _, err := range []error{
 		os.WriteFile(f.path, []byte("'mine'.\n"), 0o640),
@@ -105,24 +106,289 @@ func TestHostsFile(t *testing.T) {
 	if want := "'mine'.\n" + blockBegin + "'a.local'.\n" + blockEnd; err != nil || string(text) != want {
 		t.Errorf("got %q, %v; want %q", text, err, want)
 	}
-	_, _, info, err := f.read()
+	info, err := os.Stat(f.path)
 	if err != nil || info.Mode() != 0o640 || owner(info) != [2]uint32{1, 2} {
 		t.Errorf("got %v of %v, %v; want mode 640 of 1, 2", info.Mode(), owner(info), err)
 	}
 	if err := f.write([]string{"a.local"}); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, same, err := f.read(); err != nil || !os.SameFile(info, same) {
+	if same, err := os.Stat(f.path); err != nil || !os.SameFile(info, same) {
 		t.Errorf("what was right has been replaced: %v", err)
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 2 {
 		t.Errorf("beside the file and a link there is something: %v, %v", entries, err)
 	}
 	for _, path := range []string{dir, "/dev/null", filepath.Join(dir, "none", "x"), "/proc/x"} {
-		if err := (hostsFile{path}).write(nil); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%q", path)) {
+		if err := (&hostsFile{path: path}).write(nil); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%q", path)) {
 			t.Errorf("%s: got error %v, want one that names it", path, err)
 		}
 	}
+}
+
+// TestHostsFileDangling writes by links of which the last leads to nothing, and to nowhere.
+func TestHostsFileDangling(t *testing.T) {
+	dir := t.TempDir()
+	for name, target := range map[string]string{
+		"link": "further", "further": filepath.Join(dir, "folder", "hosts"), "lost": "no/folder", "self": "self", "over": "folderlink/other", "folderlink": "folder",
+	} {
+		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(dir, "folder"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	want := blockBegin + "'a.local'.\n" + blockEnd
+	for link, target := range map[string]string{"link": "folder/hosts", "over": "folder/other"} {
+		for range 2 {
+			if err := (&hostsFile{path: filepath.Join(dir, link)}).write([]string{"a.local"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		text, err := os.ReadFile(filepath.Join(dir, target))
+		info, statErr := os.Lstat(filepath.Join(dir, link))
+		if err != nil || string(text) != want || statErr != nil || info.Mode().Type() != fs.ModeSymlink {
+			t.Errorf("%s: got %q, %v, and %v, %v; want %q and a link", link, text, err, info.Mode(), statErr, want)
+		}
+	}
+	for _, link := range []string{"lost", "self"} {
+		path := filepath.Join(dir, link)
+		if err := (&hostsFile{path: path}).write(nil); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%q", path)) {
+			t.Errorf("%s: got error %v, want one that names it", link, err)
+		}
+	}
+}
+
+// TestHostsFileOthers has others add lines to a file that epmd replaces all the time, by appending and, once each time that
+// epmd does so, as editors do. None is lost.
+func TestHostsFileOthers(t *testing.T) {
+	for name, add := range map[string]func(path string, line []byte) error{"append": appendFile, "replace": rewrite} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "hosts")
+			f := &hostsFile{path: path}
+			defer f.close()
+			if err := f.write(nil); err != nil {
+				t.Fatal(err)
+			}
+			lines := map[string]int{"append": 2500, "replace": 200}[name]
+			line := func(i int) []byte { return fmt.Appendf(nil, "'mine%d'.\n", i) }
+			added, written := make(chan error, 1), make(chan struct{})
+			go func() {
+				var err error
+				for i := 0; i < lines && err == nil; i++ {
+					if name == "replace" {
+						<-written
+					}
+					err = add(path, line(i))
+				}
+				added <- err
+			}()
+			for i, done := 0, false; !done; i++ {
+				select {
+				case err := <-added:
+					if err != nil {
+						t.Fatal(err)
+					}
+					done = true
+				case written <- struct{}{}:
+				default:
+				}
+				if err := f.write(manyHosts[:i%3]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			text, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range lines {
+				if n := bytes.Count(text, line(i)); n != 1 {
+					t.Errorf("line %d is there %d times", i, n)
+				}
+			}
+		})
+	}
+}
+
+// rewrite puts a file with another line in the place of one, as editors do.
+func rewrite(path string, line []byte) error {
+	text, err := os.ReadFile(path)
+	temporary := path + ".mine"
+	if err == nil {
+		err = os.WriteFile(temporary, append(text, line...), 0o644)
+	}
+	if err == nil {
+		err = os.Rename(temporary, path)
+	}
+	return err
+}
+
+// TestHostsFileHeldOpen adds to a file, by one descriptor, that is replaced many times, and then writes it anew in place.
+func TestHostsFileHeldOpen(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "hosts")
+	f := &hostsFile{path: path}
+	write := func(hosts ...string) {
+		t.Helper()
+		if err := f.write(hosts); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(want string) {
+		t.Helper()
+		if text, err := os.ReadFile(path); err != nil || string(text) != want {
+			t.Errorf("got %q, %v; want %q", text, err, want)
+		}
+	}
+	write("a.local")
+	held, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	write()
+	for _, s := range []string{"'one'.\n", "'two'.\n"} {
+		if _, err := held.WriteString(s); err != nil {
+			t.Fatal(err)
+		}
+		write()
+	}
+	check(blockBegin + blockEnd + "'one'.\n'two'.\n")
+	write("b.local")
+	if err := held.Truncate(0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := held.WriteString("'anew'.\n"); err != nil {
+		t.Fatal(err)
+	}
+	write("b.local")
+	check("'anew'.\n" + blockBegin + "'b.local'.\n" + blockEnd)
+}
+
+const fullDisk = "ECLUS_TEST_FULL_DISK"
+
+// TestHostsFileFullDisk has hosts go, and come back, while the disk is full. It does so in a mount namespace of its own.
+func TestHostsFileFullDisk(t *testing.T) {
+	if os.Getenv(fullDisk) == "" {
+		cmd := exec.Command(os.Args[0], "-test.run", "^TestHostsFileFullDisk$", "-test.v")
+		cmd.Env = append(os.Environ(), fullDisk+"="+t.TempDir())
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Unshareflags: syscall.CLONE_NEWNS}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
+	dir := os.Getenv(fullDisk)
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "hosts")
+	f := &hostsFile{path: path}
+	if err := f.write([]string{"a.local", "b.local", "c.local"}); err != nil {
+		t.Fatal(err)
+	}
+	fill, err := os.Create(filepath.Join(dir, "fill"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = fill.Write(make([]byte, 4096))
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("filling the disk: %v", err)
+	}
+	check := func(want string) {
+		t.Helper()
+		if text, err := os.ReadFile(path); err != nil || string(text) != blockBegin+want+blockEnd {
+			t.Errorf("got %q, %v; want %q", text, err, want)
+		}
+	}
+	for _, tt := range []struct {
+		hosts string
+		want  string
+	}{
+		{"a.local c.local", "'a.local'.\n%b.local'.\n'c.local'.\n"},
+		{"", "%a.local'.\n%b.local'.\n%c.local'.\n"},
+		{"b.local d.local", "%a.local'.\n'b.local'.\n%c.local'.\n"},
+	} {
+		if err := f.write(strings.Fields(tt.hosts)); !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("on a full disk: %v; want %v", err, syscall.ENOSPC)
+		}
+		check(tt.want)
+	}
+	if err := fill.Truncate(0); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.write([]string{"d.local"}); err != nil {
+		t.Fatal(err)
+	}
+	check("'d.local'.\n")
+}
+
+// TestHostsFileRemoved removes the file, the link to it and its folder's entry, edits it, and finds it right again soon, with
+// no host coming or going.
+func TestHostsFileRemoved(t *testing.T) {
+	dir := t.TempDir()
+	link, path := filepath.Join(dir, "link"), filepath.Join(dir, "hosts")
+	if err := os.Symlink("hosts", link); err != nil {
+		t.Fatal(err)
+	}
+	watch, err := newFileWatch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	reg := registry.New("here.local", registry.OldNames)
+	reg.SetReach(see(t, reg, "b.local", 4369), registry.Reachable)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		newHosts(reg, link, 4369, watch, slog.New(slog.DiscardHandler)).run(ctx)
+	}()
+	defer func() { cancel(); <-ended }()
+	block := blockBegin + "'b.local'.\n" + blockEnd
+	await := func(path, want string) {
+		t.Helper()
+		deadline := time.After(20 * time.Second)
+		for {
+			text, err := os.ReadFile(path)
+			rest, found := strings.CutSuffix(string(text), block)
+			if !found { // the lines of others may have come behind
+				rest, found = strings.CutPrefix(string(text), block)
+			}
+			if err == nil && found && rest == want {
+				return
+			}
+			select {
+			case <-deadline:
+				t.Fatalf("%s: got %q, %v; want %q beside %q", path, text, err, want, block)
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+	}
+	await(path, "")
+	for _, change := range []struct {
+		name string
+		do   func() error
+		want string
+	}{
+		{"removed", func() error { return os.Remove(path) }, ""},
+		{"moved away", func() error { return os.Rename(path, path+".old") }, ""},
+		{"edited", func() error { return os.WriteFile(path, []byte("'mine'.\n"), 0o644) }, "'mine'.\n"},
+		{"replaced", func() error { return os.Rename(path+".old", path) }, ""},
+	} {
+		began := time.Now()
+		if err := change.do(); err != nil {
+			t.Fatal(err)
+		}
+		await(path, change.want)
+		t.Logf("%s: right again after %v", change.name, time.Since(began).Round(time.Millisecond))
+	}
+	other := filepath.Join(dir, "other")
+	if err := errors.Join(os.Remove(link), os.Symlink("other", link)); err != nil {
+		t.Fatal(err)
+	}
+	await(other, "")
 }
 
 const envWriter = "ECLUS_TEST_HOSTS_WRITER"
@@ -133,8 +399,9 @@ func TestHostsFileWriter(t *testing.T) {
 	if path == "" {
 		return // not run by TestHostsFileKilled
 	}
+	f := &hostsFile{path: path}
 	for i := range 100000 {
-		if err := (hostsFile{path}).write(manyHosts[:1+i%len(manyHosts)]); err != nil {
+		if err := f.write(manyHosts[:1+i%len(manyHosts)]); err != nil {
 			t.Fatal(err)
 		}
 		os.Stdout.WriteString(".")
@@ -203,7 +470,7 @@ func keepHosts(t *testing.T, path string) (reg *registry.Registry, end func()) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		newHosts(reg, path, 4369, slog.New(slog.DiscardHandler)).run(ctx)
+		newHosts(reg, path, 4369, nil, slog.New(slog.DiscardHandler)).run(ctx)
 	}()
 	end = func() { cancel(); <-ended }
 	t.Cleanup(end)
@@ -260,6 +527,24 @@ func TestHosts(t *testing.T) {
 		end()
 		checkHosts(t, path, "")
 	})
+}
+
+// TestHostsForeign has hosts that are in no domain of the LAN: the log names one of each domain.
+func TestHostsForeign(t *testing.T) {
+	reg := registry.New("here.lan", registry.OldNames)
+	var log eventLog
+	h := newHosts(reg, filepath.Join(t.TempDir(), "hosts"), 4369, nil, log.logger(slog.LevelWarn))
+	for _, host := range []string{"b.lan", "c.lan", "d.example", "e.local"} {
+		reg.SetReach(see(t, reg, host, 4369), registry.Reachable)
+	}
+	h.begin().Close()
+	lines := log.lines()
+	if len(lines) != 2 || !strings.Contains(lines[0], "host=b.lan") || !strings.Contains(lines[1], "host=d.example") {
+		t.Errorf("the log is %q; want a line each about b.lan and d.example", lines)
+	}
+	if names := h.names(); !slices.Equal(names, []string{"e.local"}) {
+		t.Errorf("named are %v; want e.local", names)
+	}
 }
 
 // TestHostsGrace begins with what an epmd left that was killed, and finds one of the hosts anew.

@@ -119,7 +119,11 @@ func newService(c config, in systemd.Inherited, log *slog.Logger) *service {
 	s.listens = newListening(reg, c.interfaces, log)
 	s.reacher = newReacher(reg, askEPMD, log)
 	if c.hostsFile != "" {
-		s.hosts = newHosts(reg, c.hostsFile, port, log)
+		watch, err := newFileWatch()
+		if err != nil {
+			log.Warn("changes of the hosts file by others are noticed late", "err", err)
+		}
+		s.hosts = newHosts(reg, c.hostsFile, port, watch, log)
 	}
 	if !c.bus.IsZero() {
 		s.bus = newBus(c, reg, port, lan, log)
