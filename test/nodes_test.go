@@ -46,6 +46,8 @@ type nodeObject struct {
 	High, Low, Proto, EPMD *uint16
 	PID, UID               *uint32
 	User, Unit             string
+	LAN                    *bool
+	Why                    string
 }
 
 // parseNode parses a line of -json, in which no other key may be.
