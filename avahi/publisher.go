@@ -556,7 +556,7 @@ func (p *publication) service(e *entry) service {
 	svc, leftOut := nodeService(e.node, host, opts.Port)
 	if len(leftOut) > 0 && !e.saidLeftOut {
 		e.saidLeftOut = true
-		p.log.Warn("too long for a TXT record, left out", "node", e.node.Node, "keys", leftOut)
+		p.log.Warn("too long for a TXT record, left out", e.node.LogNames(), "keys", leftOut)
 	}
 	return svc
 }
@@ -654,11 +654,11 @@ func (p *publication) fail(e *entry, reason error) {
 		p.all.refuse(reason)
 		return
 	}
-	what := p.all.session.host
+	what := slog.String("host", p.all.session.host)
 	if e.node != nil {
-		what = e.node.Node
+		what = e.node.LogNames()
 	}
-	p.log.Warn("Avahi refuses to publish", "node", what, "err", reason)
+	p.log.Warn("Avahi refuses to publish", what, "err", reason)
 	e.gone = true
 	p.free(e)
 }

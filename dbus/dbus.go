@@ -116,7 +116,7 @@ func (s *Service) off(reason error) {
 // isOn notes that the name is ours.
 func (s *Service) isOn() {
 	if !s.on {
-		s.log.Info("D-Bus service on", "name", Name)
+		s.log.Info("D-Bus service on", "busname", Name)
 	}
 	s.on = true
 }

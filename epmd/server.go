@@ -209,7 +209,7 @@ func (s *Server) handleAlive(from caller, req []byte) answer {
 	if err == nil {
 		resp.Result, resp.Creation = 0, s.cfg.Registry.Node(reg).Creation
 	} else {
-		s.log.Warn("name refused", "node", alive.Name, "err", err, "peer", from.peer, "holder", s.holder(alive.Name))
+		s.log.Warn("name refused", "name", alive.Name, "err", err, "peer", from.peer, "holder", s.holder(alive.Name))
 	}
 	s.out = resp.Append(s.out[:0])
 	return answer{verdict: stay, out: s.out, later: later, reg: reg}
@@ -262,7 +262,7 @@ func (s *Server) unregister(reg *registry.Registration, reason string) {
 		s.cfg.Keeper.Release(n)
 	}
 	if s.logs(slog.LevelDebug) {
-		s.log.Debug("unregistered", "node", n.Name, "port", n.Port, "reason", reason)
+		s.log.Debug("unregistered", n.LogNames(), "port", n.Port, "reason", reason)
 	}
 }
 

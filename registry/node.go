@@ -2,6 +2,7 @@ package registry
 
 import (
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"time"
 )
@@ -115,6 +116,14 @@ type NeighbourKey struct {
 
 // NeighbourKey returns the key of a neighbour.
 func (n *Node) NeighbourKey() NeighbourKey { return NeighbourKey{n.Name, n.Host, n.EPMDPort} }
+
+// LogNames returns what a log calls a node: "node", its full name, once it has told that, and "name", its alive name.
+func (n *Node) LogNames() slog.Attr {
+	if !n.Sure {
+		return slog.String("name", n.Name)
+	}
+	return slog.Group("", "node", n.Node, "name", n.Name)
+}
 
 // Holder is the process that holds a local node's name by its connection.
 type Holder struct {

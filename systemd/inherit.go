@@ -72,7 +72,7 @@ func Inherit(log *slog.Logger) (Inherited, error) {
 			continue
 		}
 		if !listens(d.fd) {
-			log.Warn("inherited descriptor is no socket that listens", "name", d.name)
+			log.Warn("inherited descriptor is no socket that listens", "fdname", d.name)
 			unix.Close(d.fd)
 			continue
 		}
@@ -230,7 +230,7 @@ func (in *Inherited) keep(r record, d descriptor) {
 
 // lose makes a registered node one that has gone.
 func (in *Inherited) lose(r record, reason error, log *slog.Logger) {
-	log.Warn("registration not restored", "node", r.Name, "port", r.Port, "reason", reason)
+	log.Warn("registration not restored", r.logNames(), "port", r.Port, "reason", reason)
 	in.Old = append(in.Old, r.old())
 }
 

@@ -323,7 +323,7 @@ func testInherit(t *testing.T, oldForm bool) {
 		case tt.name == "drop":
 			wantSaid(t, peers[tt.name], "drop", false)
 		}
-		if line := "node=" + tt.name + " port=4711 reason=" + tt.told; tt.told != "" && !strings.Contains(got.Log, line) {
+		if line := "name=" + tt.name + " port=4711 reason=" + tt.told; tt.told != "" && !strings.Contains(got.Log, line) {
 			t.Errorf("log without %q:\n%s", line, got.Log)
 		}
 	}
@@ -331,7 +331,7 @@ func testInherit(t *testing.T, oldForm bool) {
 		wantSaid(t, c, "", false)
 	}
 	lines := []string{
-		`"inherited descriptor is no socket that listens" name=stored`,
+		`"inherited descriptor is no socket that listens" fdname=stored`,
 		`"connection of a node that had gone" stored=node-4711`,
 	}
 	if oldForm {

@@ -262,12 +262,16 @@ func messageID(message string) string {
 	switch message {
 	case "node up":
 		return "ee43d0d7450846158a5dd1fa29aa3a3c"
+	case "node named":
+		return "ca8262d50f8342c7a108eb3f411c1912"
 	case "node down":
 		return "4d41255004f84e54aab6749e86f7b406"
 	case "name refused":
 		return "1283f3189e7c437c91677929bf9df1fb"
 	case "neighbour up":
 		return "70754a3b8d3741a8bd106c9564612b82"
+	case "neighbour named":
+		return "aa3eefb9efa9472184e4430034d92ff2"
 	case "neighbour down":
 		return "dfd7d2c532c14ae4a3f55d735de30044"
 	case "peer refused":
@@ -281,10 +285,10 @@ func messageID(message string) string {
 // Handler returns a handler that writes records of a level and above. MESSAGE= of an entry has the record's
 // message and its attributes, so that a bare journalctl(1) shows all:
 //
-//	node up: a at port 41233 peer=127.0.0.1:51844
+//	node down: a@hosta.local at port 41233 peer=127.0.0.1:51844
 //
-// and each attribute has a field: ERLANG_NODE=, ERLANG_PORT=, ERLANG_HOST=, ERLANG_PID=, ERLANG_UID= and
-// ERLANG_UNIT= for "node" and so on, ERROR= for "err"; others have their key in capitals, behind those of their
+// and each attribute has a field: ERLANG_NODE= (a full node name), ERLANG_NAME= (an alive name, not shown in MESSAGE=
+// behind a full one), ERLANG_PORT=, ERLANG_HOST=, ERLANG_PID=, ERLANG_UID= and ERLANG_UNIT= for "node" and so on, ERROR= for "err"; others have their key in capitals, behind those of their
 // groups: "peer" is PEER=, "a" of group "g" is G_A=. A key that is no name for a field (see systemd.journal-fields(7)),
 // or is that of one of ours, is put behind ATTR_. Beside them there are PRIORITY=, SYSLOG_IDENTIFIER=,
 // TIMESTAMP= (RFC 3339; the journal's own is of when it got the entry) and, for some messages, MESSAGE_ID=.
@@ -304,8 +308,9 @@ type journalHandler struct {
 
 // attrs is attributes in the two forms that an entry has.
 type attrs struct {
-	fields []byte // as the journal takes them
-	text   []byte // to be read in MESSAGE=; begins with a space unless empty
+	fields  []byte // as the journal takes them
+	text    []byte // to be read in MESSAGE=; begins with a space unless empty
+	hasNode bool   // a full node name is among them
 }
 
 func (h journalHandler) Enabled(_ context.Context, level slog.Level) bool {
@@ -369,7 +374,7 @@ func priority(level slog.Level) int {
 	return 3 // error
 }
 
-func (a attrs) clone() attrs { return attrs{slices.Clone(a.fields), slices.Clone(a.text)} }
+func (a attrs) clone() attrs { return attrs{slices.Clone(a.fields), slices.Clone(a.text), a.hasNode} }
 
 // add adds an attribute, or those that are in it.
 func (a *attrs) add(group string, attr slog.Attr) {
@@ -391,9 +396,13 @@ func (a *attrs) add(group string, attr slog.Attr) {
 		value = v.Time().Format(time.RFC3339Nano)
 	}
 	a.fields = appendField(a.fields, fieldName(key), escape(value, "\n\t"))
+	if key == "name" && a.hasNode {
+		return
+	}
+	a.hasNode = a.hasNode || key == "node"
 	a.text = append(a.text, ' ')
 	switch key {
-	case "node":
+	case "node", "name":
 	case "port":
 		a.text = append(a.text, "at port "...)
 	default:
@@ -405,7 +414,7 @@ func (a *attrs) add(group string, attr slog.Attr) {
 // fieldName returns the name of the field for an attribute.
 func fieldName(key string) string {
 	switch key {
-	case "node", "port", "host", "pid", "uid", "unit":
+	case "node", "name", "port", "host", "pid", "uid", "unit":
 		return "ERLANG_" + strings.ToUpper(key)
 	case "err":
 		return "ERROR"

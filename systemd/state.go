@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math"
 	"net/netip"
 	"os"
@@ -55,6 +56,11 @@ type record struct {
 	Cookie uint64 `json:"cookie,omitempty"` // SO_COOKIE of the socket
 	UID    uint32 `json:"uid"`              // user of its peer; unknownUser if the kernel did not say
 	Stored string `json:"stored,omitempty"` // FDNAME= that it has been sent with when this was written
+}
+
+// logNames returns what a log calls the node.
+func (r record) logNames() slog.Attr {
+	return (&registry.Node{Node: r.Node, Name: r.Name, Sure: r.Node != ""}).LogNames()
 }
 
 func recordOf(n *registry.Node, gone bool) record {

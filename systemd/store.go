@@ -354,7 +354,7 @@ func (s *Store) record(r record) {
 		err = s.state.renew(s.reg, s.recordOf)
 	}
 	if err != nil {
-		s.log.Error("registration not kept", "node", r.Name, "err", err)
+		s.log.Error("registration not kept", r.logNames(), "err", err)
 	}
 }
 

@@ -445,7 +445,7 @@ func TestStoreErrors(t *testing.T) {
 	s.log.Reset()
 	s.state.file.Close()
 	s.Release(a)
-	if !strings.Contains(s.log.String(), `msg="registration not kept" node=a`) {
+	if !strings.Contains(s.log.String(), `msg="registration not kept" name=a`) {
 		t.Errorf("state closed: logged %q", s.log.String())
 	}
 }

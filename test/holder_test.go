@@ -37,7 +37,7 @@ func TestHolder(t *testing.T) {
 	first.Close()
 	for _, text := range []string{"node up", "node down"} {
 		eventually(t, "log written", func() error {
-			entry := regexp.MustCompile(fmt.Sprintf(`msg=%q node=held\S* port=41000 peer=127\.0\.0\.1:\d+ pid=%d uid=%d\b`, text, os.Getpid(), os.Getuid()))
+			entry := regexp.MustCompile(fmt.Sprintf(`msg=%q name=held port=41000 peer=127\.0\.0\.1:\d+ pid=%d uid=%d\b`, text, os.Getpid(), os.Getuid()))
 			if log := d.output.String(); !entry.MatchString(log) {
 				return fmt.Errorf("the log is\n%s\nwant it to match %v", log, entry)
 			}

@@ -455,6 +455,7 @@ type entry struct {
 	Priority   string `json:"PRIORITY"`
 	Identifier string `json:"SYSLOG_IDENTIFIER"`
 	Node       string `json:"ERLANG_NODE"`
+	Name       string `json:"ERLANG_NAME"`
 	Port       string `json:"ERLANG_PORT"`
 	Peer       string `json:"PEER"`
 }
@@ -476,13 +477,14 @@ func (s *supervised) entries(ctx context.Context, id string) ([]entry, error) {
 	return all, nil
 }
 
-// awaitEntry returns the first entry with that MESSAGE_ID when there is one about the node, which may be empty.
+// awaitEntry returns the first entry with that MESSAGE_ID when there is one about the node of that alive name, which may be
+// empty.
 func (s *supervised) awaitEntry(t *testing.T, id, node string) (found entry) {
 	t.Helper()
 	must(t, lan.Wait(soon(t), "entry "+id+" about "+node, func(ctx context.Context) (bool, error) {
 		all, err := s.entries(ctx, id)
 		for _, e := range all {
-			if alive, _, _ := strings.Cut(e.Node, "@"); alive == node {
+			if e.Name == node {
 				found = e
 				return true, nil
 			}

@@ -2,9 +2,13 @@ package test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -284,8 +288,13 @@ func TestSystemdSecurity(t *testing.T) {
 // MESSAGE_ID= of entries.
 const (
 	nodeUp        = "ee43d0d7450846158a5dd1fa29aa3a3c"
+	nodeNamed     = "ca8262d50f8342c7a108eb3f411c1912"
 	nodeDown      = "4d41255004f84e54aab6749e86f7b406"
 	stateRestored = "9a0838eb484c4bf0a19848d88d909030"
+
+	neighbourUp    = "70754a3b8d3741a8bd106c9564612b82"
+	neighbourNamed = "aa3eefb9efa9472184e4430034d92ff2"
+	neighbourDown  = "dfd7d2c532c14ae4a3f55d735de30044"
 )
 
 func TestSystemdJournal(t *testing.T) {
@@ -301,7 +310,7 @@ func TestSystemdJournal(t *testing.T) {
 			t.Errorf("peer %q, want 127.0.0.1 and a port", e.Peer)
 		}
 	}
-	s.awaitJournal(t, `Subject: Erlang node node0\S* has registered`, "-x", "MESSAGE_ID="+nodeUp)
+	s.awaitJournal(t, `Subject: Erlang node node0 has registered`, "-x", "MESSAGE_ID="+nodeUp)
 	s.crash(t)
 	s.awaitEntry(t, stateRestored, "")
 
@@ -324,6 +333,139 @@ func TestSystemdJournal(t *testing.T) {
 		s.register(t, "heard-again", 1)
 		s.awaitEntry(t, nodeUp, "heard-again0")
 	})
+}
+
+// catalogEntry is what the catalog says of a message.
+type catalogEntry struct {
+	id     string
+	text   string
+	fields []string // that are to be put in
+}
+
+// readCatalog returns the entries of our catalog.
+func readCatalog(t *testing.T) []catalogEntry {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(units, "epmd.catalog"))
+	must(t, err)
+	var entries []catalogEntry
+	for _, part := range strings.Split(string(text), "\n-- ")[1:] {
+		id, rest, _ := strings.Cut(part, "\n")
+		rest, _, _ = strings.Cut(rest, "\n# ") // of the next entry
+		e := catalogEntry{id: id, text: rest}
+		for _, m := range regexp.MustCompile(`@([A-Z_]+)@`).FindAllStringSubmatch(rest, -1) {
+			e.fields = append(e.fields, m[1])
+		}
+		entries = append(entries, e)
+	}
+	return entries
+}
+
+// TestSystemdCatalog has everything happen on a host that the catalog explains, and reads it back from the journal: each
+// entry has each field that its explanation names.
+func TestSystemdCatalog(t *testing.T) {
+	machine.Need(t)
+	n := lan.ForTest(t, "avahi-publish")
+	s := superviseOn(t, n, "hosta", machine.Options{Avahi: true}, "Environment=ECLUS_ALLOW=local")
+	other := addHosts(t, n, lan.HostOptions{}, "other")[0]
+	node := s.register(t, "twice", 1)[0]
+	if _, err := s.tryRegister(soon(t), "twice0", 1); err == nil {
+		t.Error("a name was registered twice")
+	}
+	node.leave()
+	s.startErl(t, 1)
+	must(t, other.inside(func() error {
+		_, err := epmd.NewClient(netip.AddrPortFrom(s.Link.Address(), epmd.DefaultPort)).Lookup(soon(t), "nobody")
+		if !cutOff(err) && !errors.Is(err, epmd.ErrNoAnswer) {
+			t.Errorf("a lookup from another host: %v", err)
+		}
+		return nil
+	}))
+	seen := publish(t, other, "neighbour", "_epmd._tcp", "4711")
+	s.awaitEntry(t, neighbourUp, "neighbour")
+	named := publish(t, other, "says more", "_epmd._tcp", "4711", "node=neighbour@real.example")
+	s.awaitEntry(t, neighbourNamed, "neighbour")
+	must(t, seen.Kill(soon(t)))
+	must(t, named.Kill(soon(t)))
+	s.awaitEntry(t, neighbourDown, "neighbour")
+	s.crash(t)
+
+	known := make(map[string]bool)
+	for _, explained := range readCatalog(t) {
+		known[explained.id] = true
+		var entries []map[string]any
+		must(t, lan.Wait(soon(t), "entry "+explained.id, func(ctx context.Context) (bool, error) {
+			out, err := s.Journal(ctx, "-o", "json", "-u", unit, "MESSAGE_ID="+explained.id)
+			entries = nil
+			for line := range strings.Lines(out) {
+				var e map[string]any
+				if err := json.Unmarshal([]byte(line), &e); err != nil {
+					return false, fmt.Errorf("journal: %q: %w", line, err)
+				}
+				entries = append(entries, e)
+			}
+			return len(entries) > 0, err
+		}))
+		for _, e := range entries {
+			want := explained.text
+			for _, field := range explained.fields {
+				value, _ := e[field].(string)
+				if value == "" {
+					t.Errorf("%v has no field %s, which its explanation names", e["MESSAGE"], field)
+				}
+				want = strings.ReplaceAll(want, "@"+field+"@", value)
+			}
+			cursor, _ := e["__CURSOR"].(string)
+			shown, err := s.Journal(soon(t), "-x", "-o", "short", "-n", "1", "--cursor="+cursor)
+			must(t, err)
+			shown = regexp.MustCompile(`(?m)^░░ ?`).ReplaceAllString(shown, "")
+			if _, body, _ := strings.Cut(want, "\n\n"); !strings.Contains(shown, strings.TrimSpace(body)) {
+				t.Errorf("journalctl -x shows\n%s\nwant\n%s", shown, body)
+			}
+		}
+	}
+	for _, id := range []string{nodeUp, nodeNamed, nodeDown, neighbourUp, neighbourNamed, neighbourDown, stateRestored} {
+		if !known[id] {
+			t.Errorf("the catalog says nothing of %s", id)
+		}
+	}
+}
+
+// TestSystemdStory has the whole story of a node found by its full name, on its host and on another one.
+func TestSystemdStory(t *testing.T) {
+	machine.Need(t)
+	n := lan.ForTest(t)
+	a := superviseOn(t, n, "hosta", machine.Options{Avahi: true})
+	b := superviseOn(t, n, "hostb", machine.Options{Avahi: true})
+	b.checkOnly(t) // starts it
+	const full = "story@hosta.local"
+	_, err := a.Output(soon(t), "systemd-run", "--collect", "--quiet", "--unit=story", "--setenv=HOME=/root",
+		"erl", "-noinput", "-name", full, "-setcookie", "supervised")
+	must(t, err)
+	onA := []string{"ERLANG_NAME=story", "PEER=127.0.0.1:", "ERLANG_UNIT=story.service"}
+	onB := []string{"ERLANG_NAME=story", "ERLANG_HOST=hosta.local", "PEER=" + a.Link.Address().String()}
+	a.awaitStory(t, full, `node (up|named): story@hosta\.local at port \d+`, onA...)
+	b.awaitStory(t, full, `neighbour (up|named): story@hosta\.local host=hosta\.local at port \d+`, onB...)
+	a.systemctl(t, "stop", "story")
+	a.awaitStory(t, full, `node down: story@hosta\.local at port`, onA...)
+	b.awaitStory(t, full, `neighbour down: story@hosta\.local host=hosta\.local`, onB...)
+	up := a.awaitEntry(t, nodeUp, "story") // found by its alive name, whether its full name was known by then or not
+	if up.Node != "" && up.Node != full {
+		t.Errorf("entry %+v", up)
+	}
+}
+
+// awaitStory waits until the last of a node's entries, found by its full name, has a message that matches. fields are
+// how fields of it begin.
+func (s *supervised) awaitStory(t *testing.T, node, message string, fields ...string) {
+	t.Helper()
+	s.awaitJournal(t, message, "-o", "cat", "-n", "1", "ERLANG_NODE="+node)
+	export, err := s.Journal(soon(t), "-u", unit, "-o", "export", "-n", "1", "ERLANG_NODE="+node)
+	must(t, err)
+	for _, field := range fields {
+		if !strings.Contains(export, "\n"+field) {
+			t.Errorf("no %s in\n%s", field, export)
+		}
+	}
 }
 
 // TestSystemdServices has two services with nodes, of which one starts epmd, as far as it knows, and goes.

@@ -26,15 +26,19 @@ const (
 // events finds out which process is behind each node that registers, tells the registry, and writes to the log
 // who comes and goes. Entries at level Info have these texts and keys, of which those in brackets may be missing:
 //
-//	node up, node down              node port peer [pid] uid [unit], the last three if they were found out
-//	neighbour up, neighbour down    node host port [address]
+//	node up, node down              [node] name port peer [pid] [uid] [unit], the last three if they were found out
+//	neighbour up, neighbour down    [node] name host port [peer]
+//	node named, neighbour named     the same, with node, once that is known or has changed
+//
+// node is the full name that the node itself has told, and name the alive name. The peer of a node is its end of the
+// connection by which it registered, that of a neighbour its address.
 type events struct {
 	reg     *registry.Registry
 	log     *slog.Logger
 	known   []*registry.Node // at the beginning
 	changes *registry.Subscription
-	lastID  uint64        // of all nodes that are in the log, or were known at the beginning
-	took    time.Duration // to find the last holders
+	named   map[uint64]string // full name by ID of each node in the log or known at the beginning; "": not known yet
+	took    time.Duration     // to find the last holders
 
 	// arrived is told of each node of this host that has come, with its holder if that was found; partly says
 	// that there was no time to look at everything.
@@ -44,10 +48,10 @@ type events struct {
 // newEvents returns what writes of every change from now on. Nodes that are there already, which is to say
 // restored, are not written of when they are found.
 func newEvents(reg *registry.Registry, arrived func(*registry.Node, bool), log *slog.Logger) *events {
-	e := &events{reg: reg, log: log, arrived: arrived}
+	e := &events{reg: reg, log: log, arrived: arrived, named: make(map[uint64]string)}
 	e.known, e.changes = reg.Subscribe()
 	for _, n := range e.known {
-		e.lastID = max(e.lastID, n.ID)
+		e.named[n.ID] = fullName(n)
 	}
 	return e
 }
@@ -69,32 +73,53 @@ func (e *events) run(ctx context.Context) {
 	}
 }
 
-// next waits for nodes to come or go and returns that with all else that happens a little later: one wake-up and one
-// look at the processes for however many come together. What had happened when ctx ended is still returned.
+// fullName returns the full name that a node has told, or "".
+func fullName(n *registry.Node) string {
+	if !n.Sure {
+		return ""
+	}
+	return n.Node
+}
+
+// next waits for nodes to come, to go or to tell their names, and returns that with all else that happens a little later: one
+// wake-up and one look at the processes for however many come together. What had happened when ctx ended is still
+// returned.
 func (e *events) next(ctx context.Context) ([]registry.Event, error) {
 	batch, err := e.changes.Next(ctx)
-	if err != nil || !slices.ContainsFunc(batch, isNews) {
+	if err != nil || !slices.ContainsFunc(batch, e.isNews) {
 		return nil, err
 	}
 	pause(ctx, min(max(eventSettle, 4*e.took), maxEventSettle))
 	more, _ := e.changes.Take() // its error is there again the next time
-	return slices.DeleteFunc(append(batch, more...), func(ev registry.Event) bool { return !isNews(ev) }), nil
+	return append(batch, more...), nil
 }
 
-// isNews tells whether something has come or gone.
-func isNews(ev registry.Event) bool { return ev.Kind != registry.Changed }
+// isNews reports whether something has come, has gone, or has a full name that is not in the log.
+func (e *events) isNews(ev registry.Event) bool {
+	name := fullName(ev.Node)
+	return ev.Kind != registry.Changed || name != "" && name != e.named[ev.Node.ID]
+}
 
-// catchUp begins anew where more has happened than was kept, and returns the nodes that have come since.
+// catchUp begins anew where more has happened than was kept. It returns the nodes that have come since and those
+// that have told their names.
 func (e *events) catchUp() []registry.Event {
 	e.log.Warn("changes of nodes not logged: too many at once")
 	nodes, changes := e.reg.Subscribe()
 	e.changes = changes
 	var batch []registry.Event
+	named := make(map[uint64]string)
 	for _, n := range nodes {
-		if n.ID > e.lastID {
-			batch = append(batch, registry.Event{Kind: registry.Up, Node: n})
+		ev := registry.Event{Kind: registry.Changed, Node: n}
+		if name, found := e.named[n.ID]; found {
+			named[n.ID] = name
+		} else {
+			ev.Kind = registry.Up
+		}
+		if e.isNews(ev) {
+			batch = append(batch, ev)
 		}
 	}
+	e.named = named
 	slices.SortFunc(batch, func(a, b registry.Event) int { return cmp.Compare(a.Node.ID, b.Node.ID) })
 	return batch
 }
@@ -181,31 +206,49 @@ func addrPort(sa unix.Sockaddr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// write writes what has happened to the log.
+// write writes what has happened to the log. Of what was known of a node meanwhile, the last counts.
 func (e *events) write(batch []registry.Event) {
-	enabled := e.log.Enabled(context.Background(), slog.LevelInfo)
+	last := make(map[uint64]*registry.Node)
 	for _, ev := range batch {
-		e.lastID = max(e.lastID, ev.Node.ID)
-		switch {
-		case !enabled:
-		case ev.Node.Origin == registry.LAN:
-			e.writeNeighbour(ev)
-		default:
-			e.writeNode(ev)
+		if ev.Kind != registry.Down {
+			last[ev.Node.ID] = ev.Node
+		}
+	}
+	for _, ev := range batch {
+		if ev.Kind != registry.Down {
+			ev.Node = last[ev.Node.ID]
+		}
+		if e.isNews(ev) {
+			e.writeOne(ev)
 		}
 	}
 }
 
-func (e *events) writeNode(ev registry.Event) {
+// writeOne writes one event, and remembers what the log says of its node.
+func (e *events) writeOne(ev registry.Event) {
 	n := ev.Node
 	if now := e.reg.Lookup(n.Name); now != nil && now.ID == n.ID {
 		n = now // with its holder
 	}
-	name := n.Name
-	if n.Sure {
-		name = n.Node
+	if ev.Kind == registry.Down {
+		delete(e.named, n.ID)
+	} else {
+		e.named[n.ID] = fullName(n)
 	}
-	args := []any{"node", name, "port", n.Port, "peer", n.Peer()}
+	if n.Origin == registry.LAN {
+		e.log.Info(neighbourTexts[ev.Kind], neighbourAttrs(n)...)
+	} else {
+		e.log.Info(nodeTexts[ev.Kind], nodeAttrs(n)...)
+	}
+}
+
+var (
+	nodeTexts      = map[registry.EventKind]string{registry.Up: "node up", registry.Changed: "node named", registry.Down: "node down"}
+	neighbourTexts = map[registry.EventKind]string{registry.Up: "neighbour up", registry.Changed: "neighbour named", registry.Down: "neighbour down"}
+)
+
+func nodeAttrs(n *registry.Node) []any {
+	args := []any{n.LogNames(), "port", n.Port, "peer", n.Peer()}
 	if h := n.Holder; h != nil {
 		if h.PID != 0 {
 			args = append(args, "pid", h.PID)
@@ -215,22 +258,13 @@ func (e *events) writeNode(ev registry.Event) {
 			args = append(args, "unit", h.Unit)
 		}
 	}
-	text := "node up"
-	if ev.Kind == registry.Down {
-		text = "node down"
-	}
-	e.log.Info(text, args...)
+	return args
 }
 
-func (e *events) writeNeighbour(ev registry.Event) {
-	n := ev.Node
-	args := []any{"node", n.Node, "host", n.Host, "port", n.Port}
+func neighbourAttrs(n *registry.Node) []any {
+	args := []any{n.LogNames(), "host", n.Host, "port", n.Port}
 	if len(n.Addresses) > 0 {
-		args = append(args, "address", n.Addresses[0])
+		args = append(args, "peer", n.Addresses[0])
 	}
-	text := "neighbour up"
-	if ev.Kind == registry.Down {
-		text = "neighbour down"
-	}
-	e.log.Info(text, args...)
+	return args
 }

@@ -37,6 +37,12 @@ func (l *eventLog) lines() []string {
 	return slices.Collect(strings.Lines(l.buf.String()))
 }
 
+func (l *eventLog) clear() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.buf.Reset()
+}
+
 func (l *eventLog) logger(level slog.Level) *slog.Logger {
 	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: level,
 		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
@@ -113,9 +119,13 @@ func enter(t *testing.T, reg *registry.Registry, name string) *registry.Registra
 	return r
 }
 
-// entry returns the line about a node that this process holds.
+// entry returns the line about a node that this process holds; name is the full name, if it is to be there.
 func entry(text, name string, n *registry.Node) string {
-	s := fmt.Sprintf("msg=%q node=%s port=41233 peer=%v pid=%d uid=%d", text, name, n.Peer(), os.Getpid(), os.Geteuid())
+	names := "name=" + n.Name
+	if name != "" {
+		names = "node=" + name + " " + names
+	}
+	s := fmt.Sprintf("msg=%q %s port=41233 peer=%v pid=%d uid=%d", text, names, n.Peer(), os.Getpid(), os.Geteuid())
 	if n.Holder != nil && n.Holder.Unit != "" {
 		s += " unit=" + n.Holder.Unit
 	}
@@ -130,7 +140,7 @@ func TestEventsNode(t *testing.T) {
 	var log eventLog
 	end := runEvents(t, newEvents(reg, unasked, log.logger(slog.LevelInfo)))
 	r := enter(t, reg, "a")
-	awaitLines(t, &log, entry("node up", "a", reg.Node(r)))
+	awaitLines(t, &log, entry("node up", "", reg.Node(r)))
 	n := reg.Node(r)
 	if n.Holder == nil || int(n.Holder.PID) != os.Getpid() || int(n.Holder.UID) != os.Geteuid() {
 		t.Errorf("held by %v; want PID %d, UID %d", n.Holder, os.Getpid(), os.Geteuid())
@@ -138,9 +148,67 @@ func TestEventsNode(t *testing.T) {
 	if err := reg.Identify(n, registry.Identity{Node: "a@real.example"}); err != nil {
 		t.Fatal(err)
 	}
+	awaitLines(t, &log, entry("node up", "", n), entry("node named", "a@real.example", n))
+	reg.SetHolder(n, &registry.Holder{PID: 1})
+	reg.SetHolder(n, n.Holder)
 	reg.Unregister(r)
 	end()
-	awaitLines(t, &log, entry("node up", "a", n), entry("node down", "a@real.example", n))
+	awaitLines(t, &log, entry("node up", "", n), entry("node named", "a@real.example", n), entry("node down", "a@real.example", n))
+}
+
+// TestEventsNamed has nodes whose full names are known before they are in the log, or change.
+func TestEventsNamed(t *testing.T) {
+	reg := registry.New("hosta.local", 0)
+	var log eventLog
+	register := func(name string) *registry.Registration {
+		r, err := reg.Register(registry.Node{Name: name, Port: 1, Addresses: []netip.Addr{netip.IPv6Loopback()}, PeerPort: 9, FD: -1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	old := register("old")
+	e := newEvents(reg, unasked, log.logger(slog.LevelInfo))
+	r := register("a")
+	for _, r := range []*registry.Registration{old, r} {
+		n := reg.Node(r)
+		if err := reg.Identify(n, registry.Identity{Node: n.Name + "@real.example"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	see := func(full string, sure bool) {
+		n := registry.Node{Node: full, Name: "b", Host: "hostb.local", EPMDPort: 4369, Port: 3, Sure: sure}
+		if err := reg.SetNeighbour(n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	see("b@hostb.local", false)
+	run := func() {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		e.run(ctx)
+		_, e.changes = reg.Subscribe()
+	}
+	run()
+	awaitLines(t, &log,
+		"msg=\"node up\" node=a@real.example name=a port=1 peer=[::1]:9\n",
+		"msg=\"node named\" node=old@real.example name=old port=1 peer=[::1]:9\n",
+		"msg=\"neighbour up\" name=b host=hostb.local port=3\n")
+	log.clear()
+
+	for _, full := range []string{"b@hostb", "b@elsewhere", "b@hostb"} {
+		see(full, true)
+	}
+	see("b@hostb.local", false)
+	run()
+	awaitLines(t, &log)
+	see("b@hostb", true)
+	run()
+	see("b@elsewhere", true)
+	run()
+	awaitLines(t, &log,
+		"msg=\"neighbour named\" node=b@hostb name=b host=hostb.local port=3\n",
+		"msg=\"neighbour named\" node=b@elsewhere name=b host=hostb.local port=3\n")
 }
 
 // TestEventsInOrder has nodes come and go at once, one name twice.
@@ -171,11 +239,11 @@ func TestEventsInOrder(t *testing.T) {
 	cancel()
 	e.run(ctx)
 	awaitLines(t, &log,
-		"msg=\"node up\" node=a port=1 peer=[::1]:9\n",
-		"msg=\"node down\" node=a port=1 peer=[::1]:9\n",
-		"msg=\"node up\" node=a port=2 peer=[::1]:9\n",
-		"msg=\"neighbour up\" node=b@hostb.local host=hostb.local port=3 address=198.51.100.2\n",
-		"msg=\"neighbour down\" node=b@hostb.local host=hostb.local port=4\n",
+		"msg=\"node up\" name=a port=1 peer=[::1]:9\n",
+		"msg=\"node down\" name=a port=1 peer=[::1]:9\n",
+		"msg=\"node up\" name=a port=2 peer=[::1]:9\n",
+		"msg=\"neighbour up\" name=b host=hostb.local port=4\n",
+		"msg=\"neighbour down\" name=b host=hostb.local port=4\n",
 	)
 }
 
@@ -200,7 +268,7 @@ func TestEventsRestored(t *testing.T) {
 	r := enter(t, reg, "a")
 	runEvents(t, newEvents(reg, unasked, log.logger(slog.LevelInfo)))
 	second := enter(t, reg, "b")
-	awaitLines(t, &log, entry("node up", "b", reg.Node(second)))
+	awaitLines(t, &log, entry("node up", "", reg.Node(second)))
 	if h := reg.Node(r).Holder; h == nil || int(h.PID) != os.Getpid() {
 		t.Errorf("held by %v; want PID %d", h, os.Getpid())
 	}
@@ -248,7 +316,7 @@ func TestEventsBehind(t *testing.T) {
 	e.run(ctx)
 	awaitLines(t, &log,
 		"msg=\"changes of nodes not logged: too many at once\"\n",
-		"msg=\"node up\" node=a port=8999 peer=\"\"\n")
+		"msg=\"node up\" name=a port=8999 peer=\"\"\n")
 }
 
 // TestEventsOtherConnection registers a node whose descriptor is not that of a connection any more.

@@ -161,7 +161,7 @@ func (i *identifier) isMute(n *registry.Node) bool {
 func (i *identifier) identify(ctx context.Context, n *registry.Node) {
 	id, err := i.askAt(ctx, n)
 	if err != nil {
-		i.log.Debug("node not identified", "node", n.Name, "port", n.Port, "err", err)
+		i.log.Debug("node not identified", "name", n.Name, "port", n.Port, "err", err)
 		if !errors.Is(err, context.Canceled) && cutShort(err) { // canceled: epmd ends
 			i.setMute(n)
 		}

@@ -158,7 +158,7 @@ func (r *reacher) add(n *registry.Node) {
 	e := r.epmds[epmdKeyOf(n)]
 	if e == nil {
 		if len(r.epmds) == maxReachable {
-			r.log.Debug("neighbour not checked: too many epmds on the LAN", "node", n.Node, "host", n.Host)
+			r.log.Debug("neighbour not checked: too many epmds on the LAN", n.LogNames(), "host", n.Host)
 			return
 		}
 		e = &lanEPMD{nodes: make(map[uint64]*registry.Node), due: time.Now().Add(reachSettle)}
