@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"eclus/epmd"
 )
 
 // A daemon is this program started once more, without the terminal, the working directory, the umask and the
@@ -54,9 +56,24 @@ func startInSession(args []string) error {
 
 func daemonPrefix(pid int) string { return daemonSocket + strconv.Itoa(pid) + "-" }
 
+// runningAnswerTime is how long an epmd that runs already is given to say so. It takes less than a
+// millisecond; the daemon finds out by itself about one that is slow.
+const runningAnswerTime = 100 * time.Millisecond
+
+// isRunning reports whether an epmd answers at that port.
+func isRunning(ctx context.Context, port uint16) bool {
+	ctx, cancel := context.WithTimeout(ctx, runningAnswerTime)
+	defer cancel()
+	_, err := epmd.NewLocalClient(port).Names(ctx)
+	return err == nil
+}
+
 // startDaemon starts the daemon and returns when it listens, or has found that another does, which is
-// as good.
-func startDaemon(ctx context.Context, args []string) error {
+// as good. As every start of a node asks for a daemon, most find one before they start another process.
+func startDaemon(ctx context.Context, port uint16, args []string) error {
+	if isRunning(ctx, port) {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, daemonStartTime)
 	defer cancel()
 	socket := daemonPrefix(os.Getpid()) + rand.Text()

@@ -58,7 +58,7 @@ func run(ctx context.Context, args []string, getenv func(string) (string, bool),
 		switch {
 		case !c.daemon || systemd.TakesOver():
 		case !isDaemon(getenv):
-			return startDaemon(ctx, args)
+			return startDaemon(ctx, c.port, args)
 		case leadsSession():
 			return startInSession(args)
 		}
