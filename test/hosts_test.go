@@ -243,11 +243,6 @@ func (h *host) registerAs(t *testing.T, req epmd.AliveReq) *epmd.Registration {
 	return r
 }
 
-// registerWith registers a node that is nothing but a connection with an epmd.
-func registerWith(ctx context.Context, c *epmd.Client, name string, port uint16) (*epmd.Registration, error) {
-	return c.Register(ctx, aliveReq(name, port))
-}
-
 func aliveReq(name string, port uint16) epmd.AliveReq {
 	return epmd.AliveReq{Name: name, Port: port, Type: registry.Normal, High: 6, Low: 5}
 }

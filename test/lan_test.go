@@ -575,15 +575,17 @@ func TestLANTwoEPMDs(t *testing.T) {
 	second, err := b.Start(t.Context(), eclusBinary(t), "-port", "5555")
 	must(t, err)
 	other := epmd.NewClient(netip.MustParseAddrPort("127.0.0.1:5555"))
+	b.listen(t, 4712)
 	var registered *epmd.Registration
 	must(t, lan.Wait(soon(t), "the second epmd", func(ctx context.Context) (bool, error) {
 		return b.inside(func() (err error) {
-			registered, err = registerWith(ctx, other, "b", 4712)
+			registered, err = other.Register(ctx, aliveReq("b", 4712))
 			return err
 		}) == nil, nil
 	}))
 	t.Cleanup(func() { registered.Close() })
 	seen.until(t, present("b@hostb.local", atEPMD(5555), onPort(4712)), neighbours(1))
+	a.ping(t, "b@hostb.local").checkFails(t, "lookup", `"b" is not registered there`, "epmd on port 5555 of hostb.local: epmd -port 5555 -ping b@hostb.local")
 	first := b.register(t, "b", 4711)
 	seen.until(t, present("b@hostb.local", atEPMD(4369), onPort(4711)), present("b@hostb.local", atEPMD(5555), onPort(4712)), neighbours(2))
 	a.awaitHosts(t, "'hostb.local'.")

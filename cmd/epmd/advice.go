@@ -65,6 +65,24 @@ func (p *pinger) announced(ctx context.Context) (found registry.Node, isKnown bo
 	return found, isKnown
 }
 
+// portAdvice says at which other ports of its host the LAN has the node: any user can start an epmd of their own.
+func (p *pinger) portAdvice(ctx context.Context) (advice []string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), localTime)
+	defer cancel()
+	neighbours, err := p.net.neighbours(ctx)
+	if err != nil {
+		return nil
+	}
+	for _, n := range neighbours {
+		isIt := n.Node == p.config.name || n.Name == p.alive && n.Host == p.host
+		if isIt && n.EPMDPort != 0 && n.EPMDPort != p.config.port {
+			advice = append(advice, fmt.Sprintf("The LAN has it at the epmd on port %d of %s: epmd -port %[1]d -ping %[3]s, and ERL_EPMD_PORT=%[1]d for nodes.",
+				n.EPMDPort, n.Host, n.Node))
+		}
+	}
+	return advice
+}
+
 // renamedAdvice says what to do where a host has another name on the LAN than in its nodes' names.
 func renamedAdvice(node, host string, known registry.Node) []string {
 	alive, _, _ := strings.Cut(node, "@")
@@ -152,9 +170,9 @@ func (p *pinger) epmdFailure(ctx context.Context, e *epmd.AddrError) failure {
 	case lacksZone(at.Addr()):
 		return failed(fmt.Sprintf("%v is a link-local address without its zone", at.Addr()), zoneAdvice)
 	case errors.Is(e, syscall.ECONNREFUSED):
-		return failed(fmt.Sprintf("nothing listens on %v for us", at),
+		return failed(fmt.Sprintf("nothing listens on %v for us", at), append(p.portAdvice(ctx),
 			"The host is up, but no epmd takes connections there. Does one run (systemctl status epmd.socket; epmd -names on that host)?",
-			"It may listen on loopback only: see its -address, and ERL_EPMD_ADDRESS.")
+			"It may listen on loopback only: see its -address, and ERL_EPMD_ADDRESS.")...)
 	case isTimeout(e.Err):
 		return failed(fmt.Sprintf("no answer from %v", at),
 			fmt.Sprintf("The host is down, or a firewall drops what is for TCP port %d.", at.Port()))

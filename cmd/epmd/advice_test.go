@@ -183,6 +183,8 @@ func TestPingAdvice(t *testing.T) {
 		{name: "none registered", world: []func(*world){absent(epmd.Names{}, nil)}, step: "lookup", found: `"b" is not registered`, advice: "Nor is any other"},
 		{name: "others registered", world: []func(*world){absent(many(2), nil)}, step: "lookup", advice: "^These are: x, x$"},
 		{name: "many registered", world: []func(*world){absent(many(23), nil)}, step: "lookup", advice: "^These are, and 3 more: x, x"},
+		{name: "at another port", world: []func(*world){absent(many(2), nil), announces(registry.Node{Node: "b@elsewhere", Name: "b", Host: "hostb.local", EPMDPort: 5555})},
+			step: "lookup", advice: "^The LAN has it at the epmd on port 5555 of hostb.local: epmd -port 5555 -ping b@elsewhere.*\nThese are"},
 		{name: "others not told", world: []func(*world){absent(epmd.Names{}, io.ErrUnexpectedEOF)}, step: "lookup", advice: "can't be told"},
 		{name: "port closed", world: []func(*world){connected(each(nodeAt, syscall.ECONNREFUSED))}, step: "connect", found: "nothing listens on " + nodeAt, advice: "inet_dist_use_interface"},
 		{name: "port dropped", world: []func(*world){connected(each(nodeAt, context.DeadlineExceeded))}, step: "connect", found: "no answer", advice: "firewall drops.*inet_dist_listen_min"},

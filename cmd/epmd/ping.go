@@ -258,7 +258,7 @@ func (p *pinger) lookUp(ctx context.Context) (string, error) {
 		ctx, cancel := context.WithTimeout(ctx, pingStepTime)
 		defer cancel()
 		names, err := p.net.names(ctx, p.epmd)
-		return "", failed(fmt.Sprintf("%q is not registered there", p.alive), othersAdvice(names, err)...)
+		return "", failed(fmt.Sprintf("%q is not registered there", p.alive), append(p.portAdvice(ctx), othersAdvice(names, err)...)...)
 	}
 	p.report.Port = p.answer.Port
 	return fmt.Sprintf("%s is registered, at port %d", p.alive, p.answer.Port), nil
