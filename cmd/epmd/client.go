@@ -86,18 +86,23 @@ func printAnswer(asked command, answer *bufio.Reader, begun error, stdout io.Wri
 	return printNames(answer, stdout)
 }
 
-// printNames prints an answer to NamesReq or DumpReq as it comes.
+// printNames prints an answer to NamesReq or DumpReq: to a terminal as it comes, else in as few writes as
+// OTP's epmd needs. There are programs that read once.
 func printNames(answer *bufio.Reader, stdout io.Writer) (valid bool, err error) {
 	var port int32
 	if err := binary.Read(answer, binary.BigEndian, &port); err != nil {
 		fmt.Fprintln(stdout, "epmd: no response from local epmd")
 		return false, exitStatus(1)
 	}
-	fmt.Fprintf(stdout, "epmd: up and running on port %d with data:\n", port)
+	heading := fmt.Sprintf("epmd: up and running on port %d with data:\n", port)
 	if isTerminal(stdout) {
+		io.WriteString(stdout, heading)
 		copyPrintable(stdout, answer)
 	} else {
-		_, _ = io.Copy(stdout, answer) // however it ends, the answer is what came
+		out := bufio.NewWriter(stdout)
+		out.WriteString(heading)
+		_, _ = io.Copy(struct{ io.Writer }{out}, answer) // however it ends, the answer is what came
+		out.Flush()
 	}
 	return isPort(int64(port)), nil
 }
