@@ -112,6 +112,10 @@ func TestLANPing(t *testing.T) {
 	t.Run("large", func(t *testing.T) {
 		b.filter(t, "output", "ip length > 1200 drop")
 		a.ping(t, "b@hostb.local").checkFails(t, "large", "8 kB does not arrive", "MTU")
+		out := a.ask(t, "-peek", "b@hostb.local", "-json")
+		if !strings.Contains(out, `"unanswered":[`) || !strings.Contains(out, `"run_queue":`) || strings.Contains(out, `"by_memory":`) {
+			t.Errorf("a peek at a node whose large answers get lost: %s", out)
+		}
 		b.Output(soon(t), "nft", "flush ruleset")
 		if p := a.ping(t, "b@hostb.local"); !p.Pong {
 			t.Errorf("no pong without the filter: %+v", p)

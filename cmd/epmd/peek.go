@@ -9,9 +9,8 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"eclus/node"
 )
@@ -19,9 +18,13 @@ import (
 // How a node is looked at.
 const (
 	peekTime     = 5 * time.Second       // that all answers may take
+	countTime    = time.Second           // of which what counts up may take this, each time
+	sampleTime   = time.Second           // and what many processes do, or one alone
+	sampleChunk  = 128                   // processes that are looked at by one call
 	rateTime     = 20 * time.Millisecond // between two looks at what counts up, if there is but one peek
 	maxListed    = 50_000                // processes of a node that is asked for the pids of all
 	maxSampled   = 2000                  // processes that are looked at
+	lookAtOnce   = 16                    // processes that are looked at alone at the same time
 	maxBusiest   = 5                     // shown of each kind
 	maxPeekNames = 10_000                // nodes and applications taken in
 )
@@ -50,6 +53,29 @@ type peeked struct {
 	ByMemory     []process     `json:"by_memory"`
 	ByMessages   []process     `json:"by_messages"` // that wait in the queue
 	ByReductions []process     `json:"by_reductions"`
+	Mute         []string      `json:"mute,omitempty"`       // processes that don't answer process_info/2
+	Unanswered   []string      `json:"unanswered,omitempty"` // keys that are left out: no answer has come
+
+	mu      sync.Mutex
+	answers int   // that have come
+	err     error // why the first that has not come did not
+}
+
+// sampleKeys are the keys of what looking at processes gives.
+var sampleKeys = []string{"sampled", "by_memory", "by_messages", "by_reductions"}
+
+// lacks reports whether there was no answer to what has that key.
+func (k *peeked) lacks(key string) bool { return slices.Contains(k.Unanswered, key) }
+
+// leaveOut enters keys as unanswered.
+func (k *peeked) leaveOut(keys ...string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, key := range keys {
+		if !k.lacks(key) {
+			k.Unanswered = append(k.Unanswered, key)
+		}
+	}
 }
 
 // usage is how many there are of how many there can be.
@@ -116,39 +142,55 @@ func (c counters) rates(later counters) rates {
 		each(c.collects, later.collects), each(c.switches, later.switches)}
 }
 
-// peeker looks at a node by calls of functions that every node has. Nothing is loaded there, and nothing stays.
+// peeker looks at a node by calls of functions that every node has. Nothing is loaded there, and nothing stays but
+// a process for each call that gets no answer, which no peek makes twice.
 type peeker struct {
 	conn *node.Conn
 	was  counters // at the peek before
+
+	mu      sync.Mutex
+	waiting map[string]bool // calls whose answer has not come, perhaps from earlier peeks
+	mute    map[node.Pid]bool
 }
 
-// peek looks at the node once. Its rates are those since the peek before, or over rateTime.
+// newPeeker returns a peeker that uses a connection until that ends.
+func newPeeker(conn *node.Conn) *peeker {
+	return &peeker{conn: conn, waiting: make(map[string]bool), mute: make(map[node.Pid]bool)}
+}
+
+// errStillWaiting is the error of a call that an earlier peek has made, without an answer so far.
+var errStillWaiting = errors.New("the answer to an earlier call is still awaited")
+
+// peek looks at the node once. Its rates are those since the peek before, or over rateTime. What the node does not
+// answer is named in Unanswered; it is an error if that is all, or if the connection has ended.
 func (p *peeker) peek(ctx context.Context) (*peeked, error) {
 	ctx, cancel := context.WithTimeout(ctx, peekTime)
 	defer cancel()
+	k := &peeked{Version: jsonVersion, Node: p.conn.PeerName(), Nodes: []string{}, HiddenNodes: []string{}}
 	if p.was.at.IsZero() {
-		var err error
-		if p.was, err = p.count(ctx); err != nil {
-			return nil, fmt.Errorf("peek: %w", err)
-		}
+		p.was = p.count(ctx, k)
 		pause(ctx, rateTime)
 	}
-	k := &peeked{Version: jsonVersion, Node: p.conn.PeerName(), Nodes: []string{}, HiddenNodes: []string{}}
 	// First what the rest, as many processes at once, would change.
-	err := p.ask(ctx, &k.RunQueue, "erlang", "statistics", node.Atom("run_queue"))
-	if err != nil {
-		return nil, fmt.Errorf("peek at %q: %w", k.Node, err)
+	counting, stop := context.WithTimeout(ctx, countTime)
+	p.ask(counting, k, "run_queue", &k.RunQueue, "erlang", "statistics", node.Atom("run_queue"))
+	stop()
+	var now counters
+	if !k.lacks("rates") {
+		now = p.count(ctx, k)
 	}
-	now, err := p.count(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("peek at %q: %w", k.Node, err)
+	var asking sync.WaitGroup
+	asking.Go(func() { p.describe(ctx, k) })
+	asking.Go(func() { p.measure(ctx, k) })
+	asking.Go(func() { p.sample(ctx, k) })
+	asking.Wait()
+	slices.Sort(k.Unanswered)
+	if k.answers == 0 {
+		return k, fmt.Errorf("peek at %q: %w", k.Node, cmp.Or(p.conn.Err(), k.err))
 	}
-	g, asking := errgroup.WithContext(ctx)
-	g.Go(func() error { return p.describe(asking, k) })
-	g.Go(func() error { return p.measure(asking, k) })
-	g.Go(func() error { return p.sample(asking, k) })
-	if err := g.Wait(); err != nil {
-		return nil, fmt.Errorf("peek at %q: %w", k.Node, err)
+	if k.lacks("rates") {
+		p.was = counters{} // and the next peek begins anew
+		return k, nil
 	}
 	k.Rates = p.was.rates(now)
 	p.was = now
@@ -156,39 +198,77 @@ func (p *peeker) peek(ctx context.Context) (*peeked, error) {
 }
 
 // ask calls a function in the node and decodes what it returns. What the node has no value for, as an older release may,
-// stays as it is.
-func (p *peeker) ask(ctx context.Context, value any, module, function string, args ...any) error {
-	raw, err := p.conn.Call(ctx, module, function, args...)
+// stays as it is; when there is no answer, key is entered as unanswered. It reports whether there was one.
+func (p *peeker) ask(ctx context.Context, k *peeked, key string, value any, module, function string, args ...any) bool {
+	raw, err := p.call(ctx, key, module, function, args...)
+	if err == nil {
+		err = raw.Unmarshal(value)
+	}
 	var raised *node.CallError
-	if errors.As(err, &raised) {
-		return nil
+	var unfit *node.TypeError // whose text is for programmers
+	switch {
+	case errors.As(err, &raised):
+		err = nil
+	case errors.As(err, &unfit):
+		err = fmt.Errorf("%s:%s: %s in the answer, which OTP's does not have there", module, function, unfit.Term)
 	}
 	if err != nil {
-		return err
+		k.leaveOut(key)
 	}
-	err = raw.Unmarshal(value)
-	if unfit := (*node.TypeError)(nil); errors.As(err, &unfit) { // whose text is for programmers
-		return fmt.Errorf("%s:%s: %s in the answer, which OTP's does not have there", module, function, unfit.Term)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.err = cmp.Or(k.err, err)
+	if err == nil {
+		k.answers++
 	}
-	if err != nil {
-		return fmt.Errorf("%s:%s: %w", module, function, err)
+	return err == nil
+}
+
+// call makes a call for a key unless the same one is still waiting. One that gets no answer before ctx ends goes on
+// waiting.
+func (p *peeker) call(ctx context.Context, key, module, function string, args ...any) (node.RawTerm, error) {
+	id := fmt.Sprint(key, module, function, args)
+	p.mu.Lock()
+	isWaiting := p.waiting[id]
+	p.waiting[id] = true
+	p.mu.Unlock()
+	if isWaiting {
+		return nil, errStillWaiting
 	}
-	return nil
+	type answer struct {
+		term node.RawTerm
+		err  error
+	}
+	came := make(chan answer, 1)
+	go func() { // until the connection ends
+		term, err := p.conn.Call(context.WithoutCancel(ctx), module, function, args...)
+		p.mu.Lock()
+		delete(p.waiting, id)
+		p.mu.Unlock()
+		came <- answer{term, err}
+	}()
+	select {
+	case a := <-came:
+		return a.term, a.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // question is one of several calls to erlang:FUNCTION(ITEM).
 type question struct {
+	key            string
 	value          any
 	function, item string
 }
 
 // askAll asks all questions at once.
-func (p *peeker) askAll(ctx context.Context, questions []question) error {
-	g, ctx := errgroup.WithContext(ctx)
+func (p *peeker) askAll(ctx context.Context, k *peeked, questions []question) {
+	var asking sync.WaitGroup
 	for _, q := range questions {
-		g.Go(func() error { return p.ask(ctx, q.value, "erlang", q.function, node.Atom(q.item)) })
+		asking.Go(func() { p.ask(ctx, k, q.key, q.value, "erlang", q.function, node.Atom(q.item)) })
 	}
-	return g.Wait()
+	asking.Wait()
 }
 
 // pair is a tuple whose first element counts.
@@ -198,8 +278,10 @@ type pair struct {
 	Rest  node.RawTerm
 }
 
-// count reads what the node counts up.
-func (p *peeker) count(ctx context.Context) (counters, error) {
+// count reads what the node counts up. Without an answer to all of it, "rates" is unanswered.
+func (p *peeker) count(ctx context.Context, k *peeked) counters {
+	ctx, cancel := context.WithTimeout(ctx, countTime)
+	defer cancel()
 	var reductions, switches pair
 	var collects struct {
 		_           struct{} `erl:",tuple"`
@@ -215,40 +297,39 @@ func (p *peeker) count(ctx context.Context) (counters, error) {
 		_             struct{} `erl:",tuple"`
 		Input, Output ioPart
 	}
-	err := p.askAll(ctx, []question{
-		{&reductions, "statistics", "exact_reductions"},
-		{&switches, "statistics", "context_switches"},
-		{&collects, "statistics", "garbage_collection"},
-		{&ports, "statistics", "io"},
+	p.askAll(ctx, k, []question{
+		{"rates", &reductions, "statistics", "exact_reductions"},
+		{"rates", &switches, "statistics", "context_switches"},
+		{"rates", &collects, "statistics", "garbage_collection"},
+		{"rates", &ports, "statistics", "io"},
 	})
-	return counters{time.Now(), reductions.First, ports.Input.Bytes, ports.Output.Bytes, collects.Number, switches.First}, err
+	return counters{time.Now(), reductions.First, ports.Input.Bytes, ports.Output.Bytes, collects.Number, switches.First}
 }
 
 // describe asks what the node is and whom it is connected to.
-func (p *peeker) describe(ctx context.Context, k *peeked) error {
+func (p *peeker) describe(ctx context.Context, k *peeked) {
 	var uptime pair
 	var emulator node.Atom
 	var now int64
 	var visible, hidden []node.Atom
-	g, asking := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		return p.askAll(asking, []question{
-			{&k.OTP, "system_info", "otp_release"},
-			{&k.ERTS, "system_info", "version"},
-			{&emulator, "system_info", "emu_flavor"},
-			{&uptime, "statistics", "wall_clock"},
-			{&now, "system_time", "millisecond"},
-			{&visible, "nodes", "visible"},
-			{&hidden, "nodes", "hidden"},
+	var asking sync.WaitGroup
+	asking.Go(func() {
+		p.askAll(ctx, k, []question{
+			{"otp", &k.OTP, "system_info", "otp_release"},
+			{"erts", &k.ERTS, "system_info", "version"},
+			{"emulator", &emulator, "system_info", "emu_flavor"},
+			{"uptime", &uptime, "statistics", "wall_clock"},
+			{"time", &now, "system_time", "millisecond"},
+			{"nodes", &visible, "nodes", "visible"},
+			{"hidden_nodes", &hidden, "nodes", "hidden"},
 		})
 	})
-	g.Go(func() error { return p.ask(asking, &k.Applications, "application", "which_applications") })
-	err := g.Wait()
+	asking.Go(func() { p.ask(ctx, k, "applications", &k.Applications, "application", "which_applications") })
+	asking.Wait()
 	k.Emulator, k.Uptime, k.Time = string(emulator), float64(uptime.First)/1000, time.UnixMilli(now).UTC()
 	k.Applications = k.Applications[:min(len(k.Applications), maxPeekNames)]
 	slices.SortFunc(k.Applications, func(a, b application) int { return cmp.Compare(a.Name, b.Name) })
 	k.Nodes, k.HiddenNodes = nodeNames(visible, ""), nodeNames(hidden, p.conn.Self().Node)
-	return err
 }
 
 // nodeNames returns names in order, without one.
@@ -264,41 +345,73 @@ func nodeNames(atoms []node.Atom, except node.Atom) []string {
 }
 
 // measure asks how much there is of everything.
-func (p *peeker) measure(ctx context.Context, k *peeked) error {
-	g, asking := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		return p.askAll(asking, []question{
-			{&k.Processes.Count, "system_info", "process_count"},
-			{&k.Processes.Limit, "system_info", "process_limit"},
-			{&k.Ports.Count, "system_info", "port_count"},
-			{&k.Ports.Limit, "system_info", "port_limit"},
-			{&k.Atoms.Count, "system_info", "atom_count"},
-			{&k.Atoms.Limit, "system_info", "atom_limit"},
-			{&k.ETS.Count, "system_info", "ets_count"},
-			{&k.ETS.Limit, "system_info", "ets_limit"},
-			{&k.Schedulers.Online, "system_info", "schedulers_online"},
-			{&k.Schedulers.All, "system_info", "schedulers"},
-			{&k.Schedulers.DirtyCPU, "system_info", "dirty_cpu_schedulers_online"},
+func (p *peeker) measure(ctx context.Context, k *peeked) {
+	var asking sync.WaitGroup
+	asking.Go(func() {
+		p.askAll(ctx, k, []question{
+			{"processes", &k.Processes.Count, "system_info", "process_count"},
+			{"processes", &k.Processes.Limit, "system_info", "process_limit"},
+			{"ports", &k.Ports.Count, "system_info", "port_count"},
+			{"ports", &k.Ports.Limit, "system_info", "port_limit"},
+			{"atoms", &k.Atoms.Count, "system_info", "atom_count"},
+			{"atoms", &k.Atoms.Limit, "system_info", "atom_limit"},
+			{"ets", &k.ETS.Count, "system_info", "ets_count"},
+			{"ets", &k.ETS.Limit, "system_info", "ets_limit"},
+			{"schedulers", &k.Schedulers.Online, "system_info", "schedulers_online"},
+			{"schedulers", &k.Schedulers.All, "system_info", "schedulers"},
+			{"schedulers", &k.Schedulers.DirtyCPU, "system_info", "dirty_cpu_schedulers_online"},
 		})
 	})
-	g.Go(func() error { return p.ask(asking, &k.Memory, "erlang", "memory") })
-	return g.Wait()
+	asking.Go(func() { p.ask(ctx, k, "memory", &k.Memory, "erlang", "memory") })
+	asking.Wait()
 }
 
-// sample looks at some of the processes, by one call for them all.
-func (p *peeker) sample(ctx context.Context, k *peeked) error {
-	pids, err := p.pids(ctx)
-	if err != nil {
-		return err
+// sample looks at some of the processes, sampleChunk of them by one call.
+func (p *peeker) sample(ctx context.Context, k *peeked) {
+	pids, ok := p.pids(ctx, k)
+	if !ok {
+		return
 	}
-	items := []node.Atom{"registered_name", "memory", "message_queue_len", "reductions", "current_function"}
+	pids = slices.DeleteFunc(pids, p.isMute)
+	var seen []process
+	var mu sync.Mutex
+	var looking sync.WaitGroup
+	for chunk := range slices.Chunk(pids, sampleChunk) {
+		looking.Go(func() {
+			found := p.look(ctx, chunk)
+			mu.Lock()
+			defer mu.Unlock()
+			seen = append(seen, found...)
+		})
+	}
+	looking.Wait()
+	if len(seen) == 0 { // no process keeps others from answering: the node does not answer
+		k.leaveOut(sampleKeys...)
+		return
+	}
+	k.Mute = p.muteProcesses()
+	k.Sampled = len(seen)
+	k.ByMemory = busiest(seen, func(p process) int64 { return p.Memory })
+	k.ByMessages = busiest(seen, func(p process) int64 { return p.Messages })
+	k.ByReductions = busiest(seen, func(p process) int64 { return p.Reductions })
+}
+
+// processItems are what is asked of a process.
+var processItems = []node.Atom{"registered_name", "memory", "message_queue_len", "reductions", "current_function"}
+
+// look looks at processes by one call. A process answers for itself, and one that does not, as it is busy in native
+// code, would hide all others: then each of them is asked alone.
+func (p *peeker) look(ctx context.Context, pids []node.Pid) []process {
 	each := make([][]node.Atom, len(pids))
 	for i := range each {
-		each[i] = items
+		each[i] = processItems
 	}
+	limited, cancel := context.WithTimeout(ctx, sampleTime)
+	defer cancel()
 	var infos []node.RawTerm
-	if err := p.ask(ctx, &infos, "lists", "zipwith", processInfo, pids, each); err != nil {
-		return err
+	raw, err := p.conn.Call(limited, "lists", "zipwith", processInfo, pids, each)
+	if err != nil || raw.Unmarshal(&infos) != nil {
+		return p.lookEach(ctx, pids)
 	}
 	var seen []process
 	for i, info := range infos[:min(len(infos), len(pids))] {
@@ -306,11 +419,33 @@ func (p *peeker) sample(ctx context.Context, k *peeked) error {
 			seen = append(seen, s)
 		}
 	}
-	k.Sampled = len(seen)
-	k.ByMemory = busiest(seen, func(p process) int64 { return p.Memory })
-	k.ByMessages = busiest(seen, func(p process) int64 { return p.Messages })
-	k.ByReductions = busiest(seen, func(p process) int64 { return p.Reductions })
-	return nil
+	return seen
+}
+
+// lookEach looks at processes by a call each. Those that don't answer are mute until they do.
+func (p *peeker) lookEach(ctx context.Context, pids []node.Pid) []process {
+	ctx, cancel := context.WithTimeout(ctx, sampleTime)
+	defer cancel()
+	var seen []process
+	var mu sync.Mutex
+	var looking sync.WaitGroup
+	slots := make(chan struct{}, lookAtOnce)
+	for _, pid := range pids {
+		slots <- struct{}{}
+		looking.Go(func() {
+			defer func() { <-slots }()
+			info, err := p.call(ctx, pidText(pid), "erlang", "process_info", pid, processItems)
+			mu.Lock()
+			defer mu.Unlock()
+			if s, ok := parseProcess(pid, info); err == nil && ok {
+				seen = append(seen, s)
+			} else if errors.Is(err, context.DeadlineExceeded) {
+				p.setMute(pid)
+			}
+		})
+	}
+	looking.Wait()
+	return seen
 }
 
 // processInfo is fun erlang:process_info/2: EXPORT_EXT with two atoms and the arity (OTP "External Term Format").
@@ -318,43 +453,50 @@ var processInfo = node.RawTerm("\x71\x77\x06erlang\x77\x0cprocess_info\x61\x02")
 
 // pids returns the processes to look at. The registered ones are always among them; of the others, those that are
 // evenly spread among all. A node with very many is not asked for all: of what their numbers can be, some are tried.
-func (p *peeker) pids(ctx context.Context) ([]node.Pid, error) {
+func (p *peeker) pids(ctx context.Context, k *peeked) (pids []node.Pid, ok bool) {
 	var count int64
-	var self node.Pid
-	g, asking := errgroup.WithContext(ctx)
-	g.Go(func() error { return p.ask(asking, &count, "erlang", "system_info", node.Atom("process_count")) })
-	g.Go(func() error { return p.ask(asking, &self, "erlang", "self") })
-	if err := g.Wait(); err != nil {
-		return nil, err
+	if !p.askSample(ctx, k, &count, "erlang", "system_info", node.Atom("process_count")) {
+		return nil, false
 	}
 	if count <= maxListed {
-		var all []node.Pid
-		err := p.ask(ctx, &all, "erlang", "processes")
-		return spread(all, maxSampled), err
+		ok = p.askSample(ctx, k, &pids, "erlang", "processes")
+		return spread(pids, maxSampled), ok
 	}
-	registered, err := p.registered(ctx)
-	return append(registered, guessed(self, maxSampled-len(registered))...), err
+	var self node.Pid
+	if !p.askSample(ctx, k, &self, "erlang", "self") {
+		return nil, false
+	}
+	registered, ok := p.registered(ctx, k)
+	return append(registered, guessed(self, maxSampled-len(registered))...), ok
+}
+
+// askSample is ask for what it takes to look at processes.
+func (p *peeker) askSample(ctx context.Context, k *peeked, value any, module, function string, args ...any) bool {
+	ok := p.ask(ctx, k, sampleKeys[0], value, module, function, args...)
+	if !ok {
+		k.leaveOut(sampleKeys...)
+	}
+	return ok
 }
 
 // registered returns processes that have a name.
-func (p *peeker) registered(ctx context.Context) ([]node.Pid, error) {
+func (p *peeker) registered(ctx context.Context, k *peeked) (pids []node.Pid, ok bool) {
 	var names []node.Atom
-	if err := p.ask(ctx, &names, "erlang", "registered"); err != nil {
-		return nil, err
+	if !p.askSample(ctx, k, &names, "erlang", "registered") {
+		return nil, false
 	}
 	var found []node.RawTerm
 	whereis := node.RawTerm("\x71\x77\x06erlang\x77\x07whereis\x61\x01")
-	if err := p.ask(ctx, &found, "lists", "map", whereis, names[:min(len(names), maxSampled/2)]); err != nil {
-		return nil, err
+	if !p.askSample(ctx, k, &found, "lists", "map", whereis, names[:min(len(names), maxSampled/2)]) {
+		return nil, false
 	}
-	var pids []node.Pid
 	for _, f := range found {
 		var pid node.Pid
 		if f.Unmarshal(&pid) == nil { // else it is a port, or has gone
 			pids = append(pids, pid)
 		}
 	}
-	return pids, nil
+	return pids, true
 }
 
 // spread returns at most n elements, evenly spread.
@@ -392,7 +534,7 @@ func parseProcess(pid node.Pid, info node.RawTerm) (process, bool) {
 	if info.Unmarshal(&told) != nil || told.Name == nil {
 		return process{}, false
 	}
-	s := process{PID: fmt.Sprintf("<0.%d.%d>", pid.ID, pid.Serial), Memory: told.Memory, Messages: told.Messages, Reductions: told.Work}
+	s := process{PID: pidText(pid), Memory: told.Memory, Messages: told.Messages, Reductions: told.Work}
 	var name node.Atom
 	if told.Name.Unmarshal(&name) == nil {
 		s.Name = string(name)
@@ -406,6 +548,37 @@ func parseProcess(pid node.Pid, info node.RawTerm) (process, bool) {
 		s.Function = fmt.Sprintf("%s:%s/%d", f.Module, f.Function, f.Arity)
 	}
 	return s, true
+}
+
+// pidText returns a process as its node shows it.
+func pidText(pid node.Pid) string { return fmt.Sprintf("<0.%d.%d>", pid.ID, pid.Serial) }
+
+func (p *peeker) setMute(pid node.Pid) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mute[pid] = true
+}
+
+// isMute reports whether a process has been asked and has not answered yet.
+func (p *peeker) isMute(pid node.Pid) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mute[pid] && !p.waiting[fmt.Sprint(pidText(pid), "erlang", "process_info", []any{pid, processItems})] {
+		delete(p.mute, pid)
+	}
+	return p.mute[pid]
+}
+
+// muteProcesses returns those that don't answer, in order.
+func (p *peeker) muteProcesses() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var list []string
+	for pid := range p.mute {
+		list = append(list, pidText(pid))
+	}
+	slices.Sort(list)
+	return list
 }
 
 // busiest returns the processes that have most of something, if they have any.
@@ -429,7 +602,7 @@ func peek(ctx context.Context, c config, s screen, getenv func(string) (string, 
 		return exitStatus(1)
 	}
 	defer p.conn.Close()
-	v := &peekView{peeker: &peeker{conn: p.conn}, config: c, screen: s, out: stdout}
+	v := &peekView{peeker: newPeeker(p.conn), config: c, screen: s, out: stdout, stderr: stderr}
 	if c.watch {
 		return v.watch(ctx)
 	}

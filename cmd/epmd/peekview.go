@@ -22,6 +22,10 @@ type peekView struct {
 	config config
 	screen screen
 	out    io.Writer
+	stderr io.Writer
+
+	last *peeked   // what was shown last; nil: nothing
+	at   time.Time // when
 }
 
 // show looks once and shows it.
@@ -30,7 +34,9 @@ func (v *peekView) show(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = v.out.Write(v.render(k))
+	if _, err = v.out.Write(v.render(k)); err == nil && len(k.Unanswered) > 0 {
+		_, err = fmt.Fprintf(v.stderr, "epmd: not all was answered: epmd -ping %s says whether large answers get lost\n", printable(k.Node))
+	}
 	return err
 }
 
@@ -43,7 +49,8 @@ const (
 	clearBelow  = "\x1b[J" // from the cursor on
 )
 
-// watch looks and shows it every peekEvery until a signal comes or the node goes. On a terminal it is drawn in place, on a
+// watch looks and shows it every peekEvery until a signal comes or the node goes. While nothing is answered, it says since
+// when. On a terminal it is drawn in place, on a
 // screen of its own that is left however this ends.
 func (v *peekView) watch(ctx context.Context) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
@@ -62,10 +69,7 @@ func (v *peekView) watch(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err != nil {
-			return err
-		}
-		if _, err := v.out.Write(v.frame(v.render(k), inPlace)); err != nil {
+		if _, err := v.out.Write(v.frame(v.next(k, err), inPlace)); err != nil {
 			return err
 		}
 		select {
@@ -76,6 +80,25 @@ func (v *peekView) watch(ctx context.Context) error {
 		case <-ticker.C:
 		}
 	}
+}
+
+// next renders what was seen or, if nothing was answered, since when that is so, above what was seen last.
+func (v *peekView) next(k *peeked, err error) []byte {
+	if v.last == nil && v.at.IsZero() {
+		v.at = time.Now()
+	}
+	if err == nil {
+		v.last, v.at = k, time.Now()
+		return v.render(k)
+	}
+	if v.config.json {
+		return v.render(k)
+	}
+	text := v.screen.paint("no answer since "+v.at.Format(time.TimeOnly), red) + "\n"
+	if v.last == nil {
+		return []byte(text)
+	}
+	return append([]byte(text), v.render(v.last)...)
 }
 
 // frame makes of a text what draws it over the one before.
@@ -102,18 +125,40 @@ func firstLines(text []byte, rows int) []byte {
 
 func (v *peekView) render(k *peeked) []byte {
 	if v.config.json {
-		var text bytes.Buffer
-		e := json.NewEncoder(&text)
-		e.SetEscapeHTML(false) // pids have < and >
-		if err := e.Encode(k); err != nil {
-			text.Reset() // a year past 9999 by the node's clock
-			fmt.Fprintf(&text, "{\"v\":%d,\"error\":%q}", jsonVersion, err)
+		text, err := encodePeeked(k)
+		if err != nil { // a year past 9999 by the node's clock
+			text = fmt.Appendf(nil, "{\"v\":%d,\"error\":%q}", jsonVersion, err)
 		}
-		return append(escapeUnprintable(bytes.TrimSuffix(text.Bytes(), []byte("\n"))), '\n')
+		return append(escapeUnprintable(text), '\n')
 	}
 	var b bytes.Buffer
 	v.renderText(&b, k)
 	return b.Bytes()
+}
+
+// encodePeeked returns a node as JSON, without what was not answered.
+func encodePeeked(k *peeked) ([]byte, error) {
+	text, err := encodePlain(k)
+	if err != nil || len(k.Unanswered) == 0 {
+		return text, err
+	}
+	fields := make(map[string]json.RawMessage)
+	if err := json.Unmarshal(text, &fields); err != nil {
+		return nil, err
+	}
+	for _, key := range k.Unanswered {
+		delete(fields, key)
+	}
+	return encodePlain(fields)
+}
+
+// encodePlain returns JSON in which < and >, which pids have, stand for themselves.
+func encodePlain(value any) ([]byte, error) {
+	var text bytes.Buffer
+	e := json.NewEncoder(&text)
+	e.SetEscapeHTML(false)
+	err := e.Encode(value)
+	return bytes.TrimSuffix(text.Bytes(), []byte("\n")), err
 }
 
 // renderText shows a node to a person.
@@ -126,33 +171,60 @@ func (v *peekView) renderText(b *bytes.Buffer, k *peeked) {
 		}
 		fmt.Fprintf(b, "%s %s\n", v.screen.paint(fmt.Sprintf("%-12s", title), faint), text)
 	}
+	or := func(text, key string) string {
+		if k.lacks(key) {
+			return noAnswer
+		}
+		return text
+	}
 	emulator := ""
 	if k.Emulator != "" {
 		emulator = " (" + k.Emulator + ")"
 	}
-	line("node", "%s, OTP %s, ERTS %s%s", k.Node, k.OTP, k.ERTS, emulator)
-	line("up", "%s; its clock says %s", time.Duration(k.Uptime*float64(time.Second)).Round(time.Second), k.Time.Format(time.DateTime+" MST"))
-	line("processes", "%v; ports %v; atoms %v; ETS tables %v", k.Processes, k.Ports, k.Atoms, k.ETS)
-	m := k.Memory
-	line("memory", "%s: processes %s, atoms %s, binaries %s, code %s, ETS %s, system %s in all", bytesText(float64(m.Total)),
-		bytesText(float64(m.Processes)), bytesText(float64(m.Atom)), bytesText(float64(m.Binary)), bytesText(float64(m.Code)),
-		bytesText(float64(m.ETS)), bytesText(float64(m.System)))
-	line("schedulers", "%d of %d online, run queue %d", k.Schedulers.Online, k.Schedulers.All, k.RunQueue)
-	r := k.Rates
-	line("a second", "%.0f reductions, %s in, %s out, %.0f garbage collections, %.0f context switches (over %.2g s)", r.Reductions,
-		bytesText(r.Input), bytesText(r.Output), r.GarbageCollections, r.ContextSwitches, r.Over)
-	line("nodes", "%s", namesText(k.Nodes))
-	line("hidden nodes", "%s", namesText(k.HiddenNodes))
+	line("node", "%s, OTP %s, ERTS %s%s", k.Node, or(k.OTP, "otp"), or(k.ERTS, "erts"), emulator)
+	line("up", "%s; its clock says %s", or(time.Duration(k.Uptime*float64(time.Second)).Round(time.Second).String(), "uptime"),
+		or(k.Time.Format(time.DateTime+" MST"), "time"))
+	line("processes", "%s; ports %s; atoms %s; ETS tables %s", or(k.Processes.String(), "processes"), or(k.Ports.String(), "ports"),
+		or(k.Atoms.String(), "atoms"), or(k.ETS.String(), "ets"))
+	line("memory", "%s", or(k.Memory.String(), "memory"))
+	line("schedulers", "%s online, run queue %s", or(fmt.Sprintf("%d of %d", k.Schedulers.Online, k.Schedulers.All), "schedulers"),
+		or(fmt.Sprint(k.RunQueue), "run_queue"))
+	line("a second", "%s", or(k.Rates.String(), "rates"))
+	line("nodes", "%s", or(namesText(k.Nodes), "nodes"))
+	line("hidden nodes", "%s", or(namesText(k.HiddenNodes), "hidden_nodes"))
 	var apps []string
 	for _, a := range k.Applications {
 		apps = append(apps, a.Name+" "+a.Vsn)
 	}
-	line("applications", "%s", namesText(apps))
+	line("applications", "%s", or(namesText(apps), "applications"))
+	if len(k.Mute) > 0 {
+		line("mute", "%s: busy in native code, or stuck", namesText(k.Mute))
+	}
 	v.renderBusiest(b, k)
+}
+
+// noAnswer stands for what the node has not told.
+const noAnswer = "(no answer)"
+
+// String returns memory by kind.
+func (m memoryUse) String() string {
+	return fmt.Sprintf("%s: processes %s, atoms %s, binaries %s, code %s, ETS %s, system %s in all", bytesText(float64(m.Total)),
+		bytesText(float64(m.Processes)), bytesText(float64(m.Atom)), bytesText(float64(m.Binary)), bytesText(float64(m.Code)),
+		bytesText(float64(m.ETS)), bytesText(float64(m.System)))
+}
+
+// String returns what is done in a second.
+func (r rates) String() string {
+	return fmt.Sprintf("%.0f reductions, %s in, %s out, %.0f garbage collections, %.0f context switches (over %.2g s)", r.Reductions,
+		bytesText(r.Input), bytesText(r.Output), r.GarbageCollections, r.ContextSwitches, r.Over)
 }
 
 // renderBusiest shows the busiest processes as a table.
 func (v *peekView) renderBusiest(b *bytes.Buffer, k *peeked) {
+	if k.lacks("sampled") {
+		fmt.Fprintf(b, "\nbusiest processes %s\n", noAnswer)
+		return
+	}
 	fmt.Fprintf(b, "\nbusiest of %d processes that were looked at, of %d\n", k.Sampled, k.Processes.Count)
 	head := fmt.Sprintf("%-12s %9s %9s %12s  %-14s %s", "by", "memory", "messages", "reductions", "pid", "name, or what it is in")
 	fmt.Fprintln(b, v.screen.paint(head, bold))

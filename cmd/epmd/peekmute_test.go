@@ -1,0 +1,208 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"eclus/node"
+)
+
+// muteNode is a node of ours that answers calls as its processes do, but not all.
+type muteNode struct {
+	t     *testing.T
+	infos []any // of its processes, by ID - 1; nil: that process does not answer
+	deaf  bool  // answers nothing
+
+	mu    sync.Mutex
+	asked []string
+}
+
+var itemsOfProcess = []any{
+	node.Tuple{node.Atom("registered_name"), []any{}}, node.Tuple{node.Atom("memory"), 2600},
+	node.Tuple{node.Atom("message_queue_len"), 1}, node.Tuple{node.Atom("reductions"), 7},
+	node.Tuple{node.Atom("current_function"), node.Tuple{node.Atom("m"), node.Atom("f"), 1}},
+}
+
+// connect starts the node and connects to it.
+func (m *muteNode) connect() *node.Conn {
+	m.t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	server := &node.Server{Name: "mute@127.0.0.1", Cookie: "secret", Options: node.Options{Processes: map[node.Atom]node.Handler{"rex": m.rex}}}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(m.t.Context(), ln) }()
+	m.t.Cleanup(func() { <-served })
+	d := &node.Dialer{Name: "us@127.0.0.1", Cookie: "secret"}
+	c, err := d.DialAddr(m.t.Context(), "mute@127.0.0.1", ln.Addr().(*net.TCPAddr).AddrPort())
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// rex answers what the server rex of a node does.
+func (m *muteNode) rex(c *node.Conn, msg node.Message) {
+	call, ok := msg.Call()
+	var asked struct {
+		_                struct{} `erl:"call,tuple"`
+		Module, Function node.Atom
+		Args             []node.RawTerm
+		Leader           node.RawTerm
+	}
+	if !ok || call.Request.Unmarshal(&asked) != nil {
+		m.t.Errorf("asked for %x", call.Request)
+		return
+	}
+	var item node.Atom
+	if len(asked.Args) == 1 {
+		asked.Args[0].Unmarshal(&item)
+	}
+	name := strings.TrimSpace(string(asked.Module) + ":" + string(asked.Function) + " " + string(item))
+	m.mu.Lock()
+	m.asked = append(m.asked, name)
+	deaf := m.deaf
+	m.mu.Unlock()
+	if answer, ok := m.answer(name, asked.Args); ok && !deaf {
+		if err := c.Reply(call, answer); err != nil {
+			m.t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func (m *muteNode) answer(name string, args []node.RawTerm) (answer any, ok bool) {
+	switch name {
+	case "erlang:memory":
+		return nil, false
+	case "erlang:processes":
+		var pids []any
+		for i := range m.infos {
+			pids = append(pids, node.Pid{Node: "mute@127.0.0.1", ID: uint32(i) + 1})
+		}
+		return pids, true
+	case "lists:zipwith":
+		var pids []node.Pid
+		var infos []any
+		args[1].Unmarshal(&pids)
+		for _, pid := range pids {
+			infos = append(infos, m.infos[pid.ID-1])
+		}
+		return infos, !slices.Contains(infos, nil)
+	case "erlang:process_info":
+		var pid node.Pid
+		args[0].Unmarshal(&pid)
+		return m.infos[pid.ID-1], m.infos[pid.ID-1] != nil
+	case "erlang:statistics exact_reductions", "erlang:statistics context_switches", "erlang:statistics wall_clock":
+		return node.Tuple{1, 0}, true
+	case "erlang:statistics garbage_collection":
+		return node.Tuple{1, 0, 0}, true
+	case "erlang:statistics io":
+		return node.Tuple{node.Tuple{node.Atom("input"), 1}, node.Tuple{node.Atom("output"), 1}}, true
+	case "erlang:system_info otp_release", "erlang:system_info version":
+		return "25", true
+	case "erlang:system_info emu_flavor":
+		return node.Atom("jit"), true
+	case "erlang:nodes visible", "erlang:nodes hidden", "application:which_applications":
+		return []any{}, true
+	}
+	return 42, true
+}
+
+// calls returns how often the node has been asked for something since the last look.
+func (m *muteNode) calls(name string) (n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, asked := range m.asked {
+		if asked == name {
+			n++
+		}
+	}
+	m.asked = nil
+	return n
+}
+
+// TestPeekUnanswered looks at a node of 300 processes of which one never answers, and which never says how much memory
+// it has. All else is shown, and what got no answer is asked for once.
+func TestPeekUnanswered(t *testing.T) {
+	t.Parallel()
+	m := &muteNode{t: t, infos: slices.Repeat([]any{itemsOfProcess}, 300)}
+	m.infos[150] = nil
+	p := newPeeker(m.connect())
+	for i := range 2 {
+		began := time.Now()
+		k, err := p.peek(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if k.Sampled != 299 || !slices.Equal(k.Mute, []string{"<0.151.0>"}) || !slices.Equal(k.Unanswered, []string{"memory"}) {
+			t.Errorf("sampled %d, mute %q, unanswered %q", k.Sampled, k.Mute, k.Unanswered)
+		}
+		took := time.Since(began)
+		if want := min(1, 1-i); m.calls("erlang:memory") != want {
+			t.Errorf("peek %d: asked for memory anew", i)
+		}
+		if i > 0 && took > peekTime/2 {
+			t.Errorf("the second peek took %v", took)
+		}
+		for _, inJSON := range []bool{true, false} {
+			checkUnanswered(t, (&peekView{config: config{json: inJSON}}).render(k), inJSON)
+		}
+	}
+}
+
+func checkUnanswered(t *testing.T, out []byte, inJSON bool) {
+	t.Helper()
+	if !inJSON {
+		if !bytes.Contains(out, []byte("memory       (no answer)\n")) || !bytes.Contains(out, []byte("mute         <0.151.0>: ")) ||
+			!bytes.Contains(out, []byte("OTP 25")) || !bytes.Contains(out, []byte("busiest of 299 processes")) {
+			t.Errorf("shown: %s", out)
+		}
+		return
+	}
+	var fields map[string]any
+	if err := json.Unmarshal(out, &fields); err != nil || fields["otp"] != "25" || fields["unanswered"] == nil || bytes.Contains(out, []byte(`\u003c`)) {
+		t.Errorf("JSON: %s", out)
+	}
+	if _, has := fields["memory"]; has {
+		t.Errorf("JSON has memory: %s", out)
+	}
+}
+
+// TestPeekDeaf looks at a node that ceases to answer, and does again.
+func TestPeekDeaf(t *testing.T) {
+	t.Parallel()
+	m := &muteNode{t: t, infos: []any{itemsOfProcess}}
+	v := &peekView{peeker: newPeeker(m.connect())}
+	set := func(deaf bool) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.deaf = deaf
+	}
+	look := func() string {
+		k, err := v.peeker.peek(t.Context())
+		return string(v.next(k, err))
+	}
+	if out := look(); !strings.Contains(out, "OTP 25") || strings.Contains(out, "no answer since") {
+		t.Errorf("answering: %s", out)
+	}
+	set(true)
+	for range 2 {
+		if out := look(); !strings.HasPrefix(out, "no answer since ") || !strings.Contains(out, "OTP 25") {
+			t.Errorf("deaf: %s", out)
+		}
+	}
+	v.config.json = true
+	k, err := v.peeker.peek(t.Context())
+	var fields map[string]any
+	if out := v.next(k, err); json.Unmarshal(out, &fields) != nil || fields["v"] != 1.0 || fields["otp"] != nil || len(fields) != 3 {
+		t.Errorf("deaf, JSON: %s", out)
+	}
+}
