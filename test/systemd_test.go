@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -494,6 +495,13 @@ func TestSystemdLAN(t *testing.T) {
 	a := superviseOn(t, n, "hosta", machine.Options{Avahi: true})
 	b := superviseOn(t, n, "hostb", machine.Options{Avahi: true})
 	b.checkOnly(t) // starts it
+	must(t, a.inside(func() error {
+		l, err := net.Listen("tcp", ":20000") // or node0 is not published
+		if err == nil {
+			t.Cleanup(func() { l.Close() })
+		}
+		return err
+	}))
 	a.register(t, "node", 1)
 	appears := func() {
 		t.Helper()
