@@ -4,14 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"eclus/node/etf"
 )
 
 const (
-	netKernel Atom = "net_kernel"
-	genCall   Atom = "$gen_call"
-	isAuth    Atom = "is_auth"
-	atomYes   Atom = "yes"
-	atomError Atom = "error"
+	netKernel etf.Atom = "net_kernel"
+	genCall   etf.Atom = "$gen_call"
+	isAuth    etf.Atom = "is_auth"
+	atomYes   etf.Atom = "yes"
+	atomError etf.Atom = "error"
 )
 
 // ErrPang is the error of a node whose net_kernel does not answer a ping with yes.
@@ -21,10 +23,10 @@ var errNotSupported = errors.New("node does not spawn for us")
 
 // outcome is what became of something asked under a reference.
 type outcome struct {
-	term    RawTerm // exit reason or, if reply is set, the answer
+	term    etf.Raw // exit reason or, if reply is set, the answer
 	reply   bool
-	refused Atom  // why nothing was spawned
-	err     error // why the connection has ended; then there is nothing else
+	refused etf.Atom // why nothing was spawned
+	err     error    // why the connection has ended; then there is nothing else
 }
 
 // waiter waits for the outcome of one reference.
@@ -34,22 +36,22 @@ type waiter struct {
 }
 
 // wait has deliver called with the outcome of a new reference.
-func (c *Conn) wait(process any, deliver func(outcome)) (Ref, error) {
+func (c *Conn) wait(process any, deliver func(outcome)) (etf.Ref, error) {
 	const firstBits = 18 // of a reference's first word, before OTP 24
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.waiting == nil {
-		return Ref{}, c.Err()
+		return etf.Ref{}, c.Err()
 	}
 	c.refs++
-	ref := Ref{Node: c.pid.Node, Creation: c.pid.Creation, Len: 3,
-		ID: [maxRefLen]uint32{uint32(c.refs & (1<<firstBits - 1)), uint32(c.refs >> firstBits)}}
+	ref := etf.Ref{Node: c.pid.Node, Creation: c.pid.Creation, Len: 3,
+		ID: [5]uint32{uint32(c.refs & (1<<firstBits - 1)), uint32(c.refs >> firstBits)}}
 	c.waiting[ref] = &waiter{deliver, process}
 	return ref, nil
 }
 
 // deliver ends a wait. It returns false if nobody waits.
-func (c *Conn) deliver(ref Ref, o outcome) bool {
+func (c *Conn) deliver(ref etf.Ref, o outcome) bool {
 	w := c.take(ref)
 	if w == nil {
 		return false
@@ -58,7 +60,7 @@ func (c *Conn) deliver(ref Ref, o outcome) bool {
 	return true
 }
 
-func (c *Conn) take(ref Ref) *waiter {
+func (c *Conn) take(ref etf.Ref) *waiter {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	w := c.waiting[ref]
@@ -67,14 +69,14 @@ func (c *Conn) take(ref Ref) *waiter {
 }
 
 // waitsFor reports whether the outcome of ref is waited for.
-func (c *Conn) waitsFor(ref Ref) bool {
+func (c *Conn) waitsFor(ref etf.Ref) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.waiting[ref] != nil
 }
 
 // found says that ref stands for a monitor of pid.
-func (c *Conn) found(ref Ref, pid Pid) {
+func (c *Conn) found(ref etf.Ref, pid etf.Pid) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if w := c.waiting[ref]; w != nil {
@@ -97,14 +99,14 @@ func (c *Conn) release() {
 }
 
 // abandon ends a wait whose outcome nobody wants any more, at the peer too.
-func (c *Conn) abandon(ref Ref) {
+func (c *Conn) abandon(ref etf.Ref) {
 	if w := c.take(ref); w != nil && w.process != nil {
 		c.demonitor(w.process, ref)
 	}
 }
 
-func (c *Conn) demonitor(process any, ref Ref) {
-	m, err := encodeMessage(Tuple{opDemonitor, c.pid, process, ref})
+func (c *Conn) demonitor(process any, ref etf.Ref) {
+	m, err := encodeMessage(etf.Tuple{opDemonitor, c.pid, process, ref})
 	if err != nil {
 		return
 	}
@@ -115,7 +117,7 @@ func (c *Conn) demonitor(process any, ref Ref) {
 }
 
 // ask sends what message makes of a new reference and waits for the outcome.
-func (c *Conn) ask(ctx context.Context, process any, message func(Ref) ([]byte, error)) (outcome, error) {
+func (c *Conn) ask(ctx context.Context, process any, message func(etf.Ref) ([]byte, error)) (outcome, error) {
 	done := make(chan outcome, 1)
 	ref, err := c.wait(process, func(o outcome) { done <- o })
 	if err != nil {
@@ -141,8 +143,8 @@ func (c *Conn) ask(ctx context.Context, process any, message func(Ref) ([]byte, 
 type CallError struct {
 	Module, Function string
 	Class            string  // "error", "exit", "throw", or "badrpc" from a node that has no erpc
-	Reason           RawTerm // what was raised
-	Stack            RawTerm // the stack trace, for an error; else nil
+	Reason           etf.Raw // what was raised
+	Stack            etf.Raw // the stack trace, for an error; else nil
 }
 
 // Error names the function, the class and, as far as it is a short atom or begins with one, the reason.
@@ -151,15 +153,15 @@ func (e *CallError) Error() string {
 }
 
 // brief returns an atom, or the one that a tuple begins with, quoted.
-func brief(t RawTerm) string {
+func brief(t etf.Raw) string {
 	var v any
 	if err := decodeRaw(t, &v); err != nil {
 		return "unreadable reason"
 	}
-	if tuple, ok := v.(Tuple); ok && len(tuple) > 0 {
+	if tuple, ok := v.(etf.Tuple); ok && len(tuple) > 0 {
 		v = tuple[0]
 	}
-	if atom, ok := v.(Atom); ok {
+	if atom, ok := v.(etf.Atom); ok {
 		return fmt.Sprintf("%.64q", string(atom))
 	}
 	return fmt.Sprintf("reason of %d bytes", len(t))
@@ -171,8 +173,8 @@ func brief(t RawTerm) string {
 //
 // The function runs in a process of its own, whose group leader is the Conn: what it writes to its standard
 // output is refused. Nothing of it is logged in the node.
-func (c *Conn) Call(ctx context.Context, module, function string, args ...any) (RawTerm, error) {
-	result, err := RawTerm(nil), errNotSupported
+func (c *Conn) Call(ctx context.Context, module, function string, args ...any) (etf.Raw, error) {
+	result, err := etf.Raw(nil), errNotSupported
 	if c.them.flags&Spawn != 0 {
 		result, err = c.callSpawned(ctx, module, function, args)
 	}
@@ -190,11 +192,11 @@ func (c *Conn) Call(ctx context.Context, module, function string, args ...any) (
 }
 
 // callSpawned spawns and monitors erpc:execute_call/4, which exits with what became of the call.
-func (c *Conn) callSpawned(ctx context.Context, module, function string, args []any) (RawTerm, error) {
-	o, err := c.ask(ctx, nil, func(ref Ref) ([]byte, error) {
-		entry := Tuple{Atom("erpc"), Atom("execute_call"), 4}
-		return encodeMessage(Tuple{opSpawnRequest, ref, c.pid, c.pid, entry, []any{atomMonitor}},
-			[]any{ref, Atom(module), Atom(function), args})
+func (c *Conn) callSpawned(ctx context.Context, module, function string, args []any) (etf.Raw, error) {
+	o, err := c.ask(ctx, nil, func(ref etf.Ref) ([]byte, error) {
+		entry := etf.Tuple{etf.Atom("erpc"), etf.Atom("execute_call"), 4}
+		return encodeMessage(etf.Tuple{opSpawnRequest, ref, c.pid, c.pid, entry, []any{atomMonitor}},
+			[]any{ref, etf.Atom(module), etf.Atom(function), args})
 	})
 	switch {
 	case err != nil:
@@ -209,18 +211,18 @@ func (c *Conn) callSpawned(ctx context.Context, module, function string, args []
 
 // returned takes apart the exit reason of erpc:execute_call/4: {Ref, return, Result}, {Ref, Class, Reason} or
 // {Ref, error, Reason, Stack}. Any other is that of a process that was killed.
-func returned(reason RawTerm) (RawTerm, error) {
+func returned(reason etf.Raw) (etf.Raw, error) {
 	var short struct {
 		_     struct{} `erl:",tuple"`
-		Ref   Ref
-		Class Atom
-		Value RawTerm
+		Ref   etf.Ref
+		Class etf.Atom
+		Value etf.Raw
 	}
 	var long struct {
 		_             struct{} `erl:",tuple"`
-		Ref           Ref
-		Class         Atom
-		Reason, Stack RawTerm
+		Ref           etf.Ref
+		Class         etf.Atom
+		Reason, Stack etf.Raw
 	}
 	switch {
 	case decodeRaw(reason, &short) == nil && short.Class == "return":
@@ -234,14 +236,14 @@ func returned(reason RawTerm) (RawTerm, error) {
 }
 
 // callRex asks the server rex, which runs a function for any node.
-func (c *Conn) callRex(ctx context.Context, module, function string, args []any) (RawTerm, error) {
-	reply, err := c.callServer(ctx, "rex", Tuple{Atom("call"), Atom(module), Atom(function), args, c.pid})
+func (c *Conn) callRex(ctx context.Context, module, function string, args []any) (etf.Raw, error) {
+	reply, err := c.callServer(ctx, "rex", etf.Tuple{etf.Atom("call"), etf.Atom(module), etf.Atom(function), args, c.pid})
 	if err != nil {
 		return nil, err
 	}
 	var bad struct {
 		_      struct{} `erl:"badrpc,tuple"`
-		Reason RawTerm
+		Reason etf.Raw
 	}
 	if decodeRaw(reply, &bad) == nil {
 		return nil, &CallError{Class: "badrpc", Reason: bad.Reason}
@@ -250,13 +252,13 @@ func (c *Conn) callRex(ctx context.Context, module, function string, args []any)
 }
 
 // callServer does what gen_server:call/2 does with a server registered under name.
-func (c *Conn) callServer(ctx context.Context, name Atom, request any) (RawTerm, error) {
-	o, err := c.ask(ctx, name, func(ref Ref) ([]byte, error) {
-		m, err := encodeMessage(Tuple{opMonitor, c.pid, name, ref})
+func (c *Conn) callServer(ctx context.Context, name etf.Atom, request any) (etf.Raw, error) {
+	o, err := c.ask(ctx, name, func(ref etf.Ref) ([]byte, error) {
+		m, err := encodeMessage(etf.Tuple{opMonitor, c.pid, name, ref})
 		if err != nil {
 			return nil, err
 		}
-		asked, err := encodeMessage(Tuple{opRegSend, c.pid, Atom(""), name}, Tuple{genCall, Tuple{c.pid, ref}, request})
+		asked, err := encodeMessage(etf.Tuple{opRegSend, c.pid, etf.Atom(""), name}, etf.Tuple{genCall, etf.Tuple{c.pid, ref}, request})
 		return append(m, asked...), err
 	})
 	if err == nil && !o.reply {
@@ -267,7 +269,7 @@ func (c *Conn) callServer(ctx context.Context, name Atom, request any) (RawTerm,
 
 // CallServer does what gen_server:call/2 does with a server that is registered under name at the peer, and returns
 // its reply. It is an error if there is none.
-func (c *Conn) CallServer(ctx context.Context, name Atom, request any) (RawTerm, error) {
+func (c *Conn) CallServer(ctx context.Context, name etf.Atom, request any) (etf.Raw, error) {
 	reply, err := c.callServer(ctx, name, request)
 	if err != nil {
 		return nil, fmt.Errorf("call %q at %q: %w", string(name), c.them.name, err)
@@ -277,8 +279,8 @@ func (c *Conn) CallServer(ctx context.Context, name Atom, request any) (RawTerm,
 
 // Ping does what net_adm:ping/1 does. The error is [ErrPang] if the node's net_kernel answers otherwise.
 func (c *Conn) Ping(ctx context.Context) error {
-	reply, err := c.callServer(ctx, netKernel, Tuple{isAuth, c.pid.Node})
-	var answer Atom
+	reply, err := c.callServer(ctx, netKernel, etf.Tuple{isAuth, c.pid.Node})
+	var answer etf.Atom
 	if err == nil && (decodeRaw(reply, &answer) != nil || answer != atomYes) {
 		err = ErrPang
 	}

@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"eclus/node/etf"
 )
 
 const (
@@ -42,7 +44,7 @@ type Options struct {
 	MaxMessage int
 	// Processes are those a peer can send to and monitor, by registered name. That of the empty name gets what
 	// is sent to the Conn's own pid and answers nothing that was asked. See [Handler].
-	Processes map[Atom]Handler
+	Processes map[etf.Atom]Handler
 }
 
 func (o Options) withDefaults() Options {
@@ -61,9 +63,9 @@ type Handler func(*Conn, Message)
 
 // Message is what came for a process.
 type Message struct {
-	To   Atom // registered name; empty for the Conn's own pid
-	From Pid  // sender; zero: not told, which old nodes don't for what they send to a pid
-	Term RawTerm
+	To   etf.Atom // registered name; empty for the Conn's own pid
+	From etf.Pid  // sender; zero: not told, which old nodes don't for what they send to a pid
+	Term etf.Raw
 }
 
 // Conn is a connection with a node, after the handshake. Its methods may be called concurrently. It has
@@ -73,7 +75,7 @@ type Conn struct {
 	conn  net.Conn
 	us    self
 	them  them
-	pid   Pid
+	pid   etf.Pid
 	ctx   context.Context // ends with the connection, the cause being why
 	fail  context.CancelCauseFunc
 	ended sync.WaitGroup // the goroutines that read and write
@@ -87,22 +89,22 @@ type Conn struct {
 	heard   atomic.Bool  // a message has come, ticks aside
 
 	mu      sync.Mutex
-	refs    uint64          // references made
-	waiting map[Ref]*waiter // for what the peer says of a reference; nil once the connection has ended
-	unlinks uint64          // links ended
-	links   map[Pid]*Link   // by the peer's process; nil once the connection has ended
+	refs    uint64              // references made
+	waiting map[etf.Ref]*waiter // for what the peer says of a reference; nil once the connection has ended
+	unlinks uint64              // links ended
+	links   map[etf.Pid]*Link   // by the peer's process; nil once the connection has ended
 }
 
 func newConn(c net.Conn, us self, them them) *Conn {
 	ctx, fail := context.WithCancelCause(context.Background())
 	conn := &Conn{
 		conn: c, us: us, them: them, ctx: ctx, fail: fail,
-		pid:     Pid{Node: Atom(us.name), ID: 1, Creation: us.creation},
+		pid:     etf.Pid{Node: etf.Atom(us.name), ID: 1, Creation: us.creation},
 		out:     make(chan []byte, outLen),
 		answers: make(chan []byte, outLen),
 		in:      make(chan Message, inLen),
-		waiting: map[Ref]*waiter{},
-		links:   map[Pid]*Link{},
+		waiting: map[etf.Ref]*waiter{},
+		links:   map[etf.Pid]*Link{},
 	}
 	conn.wrote.Store(time.Now().UnixNano())
 	return conn
@@ -126,7 +128,7 @@ func (c *Conn) PeerFlags() Flags { return c.them.flags }
 func (c *Conn) PeerCreation() uint32 { return c.them.creation }
 
 // Self returns the pid in whose name all is sent.
-func (c *Conn) Self() Pid { return c.pid }
+func (c *Conn) Self() etf.Pid { return c.pid }
 
 // Closed is closed when the connection has ended.
 func (c *Conn) Closed() <-chan struct{} { return c.ctx.Done() }
@@ -311,16 +313,16 @@ func (c *Conn) send(ctx context.Context, m []byte, err error) error {
 	}
 }
 
-// Send sends msg, any value that [Marshal] takes, to a process. It does not wait for the peer unless many
+// Send sends msg, any value that [etf.Marshal] takes, to a process. It does not wait for the peer unless many
 // messages do; as in Erlang, nobody tells whether the message has arrived.
-func (c *Conn) Send(to Pid, msg any) error {
-	m, err := encodeMessage(Tuple{opSend, Atom(""), to}, msg)
+func (c *Conn) Send(to etf.Pid, msg any) error {
+	m, err := encodeMessage(etf.Tuple{opSend, etf.Atom(""), to}, msg)
 	return c.send(c.ctx, m, err)
 }
 
 // SendName is Send for a registered name at the peer. A name that the peer does not know yet costs it an
 // atom for good.
-func (c *Conn) SendName(name Atom, msg any) error {
-	m, err := encodeMessage(Tuple{opRegSend, c.pid, Atom(""), name}, msg)
+func (c *Conn) SendName(name etf.Atom, msg any) error {
+	m, err := encodeMessage(etf.Tuple{opRegSend, c.pid, etf.Atom(""), name}, msg)
 	return c.send(c.ctx, m, err)
 }

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"eclus/epmd"
+	"eclus/node/etf"
 )
 
 // finder finds nodes of any host at this one, by the epmd of that port.
@@ -99,12 +100,12 @@ func testCalls(t *testing.T, c *Conn) {
 		want             any
 		class, reason    string
 	}{
-		{module: "erlang", function: "node", want: Atom("conn@conn.host")},
+		{module: "erlang", function: "node", want: etf.Atom("conn@conn.host")},
 		{module: "lists", function: "seq", args: []any{1, 1000, 333}, want: []any{int64(1), int64(334), int64(667), int64(1000)}},
-		{module: "erlang", function: "error", args: []any{Tuple{Atom("badarg"), 1}}, class: "error", reason: "badarg"},
-		{module: "erlang", function: "exit", args: []any{Atom("normal")}, class: "exit", reason: "normal"},
+		{module: "erlang", function: "error", args: []any{etf.Tuple{etf.Atom("badarg"), 1}}, class: "error", reason: "badarg"},
+		{module: "erlang", function: "exit", args: []any{etf.Atom("normal")}, class: "exit", reason: "normal"},
 		{module: "erlang", function: "nodes", args: []any{1, 2, 3}, class: "error", reason: "undef"},
-		{module: "io", function: "format", args: []any{Charlist("hello")}, class: "error", reason: "badarg"},
+		{module: "io", function: "format", args: []any{etf.Charlist("hello")}, class: "error", reason: "badarg"},
 	} {
 		t.Run(tt.module+":"+tt.function, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -137,7 +138,7 @@ func testCalls(t *testing.T, c *Conn) {
 	})
 }
 
-func decoded(t *testing.T, term RawTerm) any {
+func decoded(t *testing.T, term etf.Raw) any {
 	t.Helper()
 	var v any
 	if err := term.Unmarshal(&v); err != nil {
@@ -148,18 +149,18 @@ func decoded(t *testing.T, term RawTerm) any {
 
 func testSend(t *testing.T, n *erl, c *Conn) {
 	n.eval("register(mailbox, self())")
-	if err := c.SendName("mailbox", Tuple{Atom("hello"), c.Self()}); err != nil {
+	if err := c.SendName("mailbox", etf.Tuple{etf.Atom("hello"), c.Self()}); err != nil {
 		t.Fatal(err)
 	}
 	want := "ok"
 	if got := n.eval("receive {hello, P} when node(P) =:= '" + prober + "' -> ok after 10000 -> nothing end"); got != want {
 		t.Errorf("by name: got %s", got)
 	}
-	raw, err := c.Call(t.Context(), "erlang", "whereis", Atom("mailbox"))
+	raw, err := c.Call(t.Context(), "erlang", "whereis", etf.Atom("mailbox"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Send(decoded(t, raw).(Pid), 42); err != nil {
+	if err := c.Send(decoded(t, raw).(etf.Pid), 42); err != nil {
 		t.Fatal(err)
 	}
 	if got := n.eval("receive 42 -> ok after 10000 -> nothing end"); got != want {
@@ -183,11 +184,11 @@ func testMonitor(t *testing.T, n *erl, c *Conn) {
 		t.Fatal(err)
 	}
 	stopped.Stop()
-	if err := c.SendName("mortal", Atom("badarg")); err != nil {
+	if err := c.SendName("mortal", etf.Atom("badarg")); err != nil {
 		t.Fatal(err)
 	}
-	wantDown(t, nobody, Atom("noproc"))
-	wantDown(t, mortal, Atom("badarg"))
+	wantDown(t, nobody, etf.Atom("noproc"))
+	wantDown(t, mortal, etf.Atom("badarg"))
 	if err := c.Ping(t.Context()); err != nil { // what was sent before is here by now
 		t.Fatal(err)
 	}
@@ -199,15 +200,15 @@ func testMonitor(t *testing.T, n *erl, c *Conn) {
 }
 
 // spawned has the node run a process and returns it.
-func spawned(t *testing.T, n *erl, c *Conn, fun string) Pid {
+func spawned(t *testing.T, n *erl, c *Conn, fun string) etf.Pid {
 	t.Helper()
 	n.eval("register(spawned, spawn(" + fun + "))")
-	raw, err := c.Call(t.Context(), "erlang", "whereis", Atom("spawned"))
+	raw, err := c.Call(t.Context(), "erlang", "whereis", etf.Atom("spawned"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	n.eval("unregister(spawned)")
-	pid, ok := decoded(t, raw).(Pid)
+	pid, ok := decoded(t, raw).(etf.Pid)
 	if !ok {
 		t.Fatalf("%s: no process %x", fun, raw)
 	}
@@ -217,7 +218,7 @@ func spawned(t *testing.T, n *erl, c *Conn, fun string) Pid {
 // obedient exits with the first message, or ends its link with the sender of one.
 const obedient = "fun F() -> receive {unlink, P} -> unlink(P), F(); R -> exit(R) end end"
 
-func linkTo(t *testing.T, c *Conn, pid Pid) *Link {
+func linkTo(t *testing.T, c *Conn, pid etf.Pid) *Link {
 	t.Helper()
 	l, err := c.Link(pid)
 	if err != nil {
@@ -232,15 +233,15 @@ func testLink(t *testing.T, n *erl, c *Conn) {
 	if again := linkTo(t, c, pid); again != mortal {
 		t.Error("two links with one process")
 	}
-	if err := c.Send(pid, Atom("badarg")); err != nil {
+	if err := c.Send(pid, etf.Atom("badarg")); err != nil {
 		t.Fatal(err)
 	}
-	wantDown(t, mortal, Atom("badarg"))
+	wantDown(t, mortal, etf.Atom("badarg"))
 	wantDown(t, linkTo(t, c, pid), atomNoProc)
 
 	pid = spawned(t, n, c, obedient)
 	left := linkTo(t, c, pid)
-	if err := c.Send(pid, Tuple{Atom("unlink"), c.Self()}); err != nil {
+	if err := c.Send(pid, etf.Tuple{etf.Atom("unlink"), c.Self()}); err != nil {
 		t.Fatal(err)
 	}
 	wantLost(t, left, ErrUnlinked)
@@ -252,10 +253,10 @@ func testLink(t *testing.T, n *erl, c *Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Send(pid, Atom("bye")); err != nil {
+	if err := c.Send(pid, etf.Atom("bye")); err != nil {
 		t.Fatal(err)
 	}
-	wantDown(t, watch, Atom("bye"))
+	wantDown(t, watch, etf.Atom("bye"))
 	select {
 	case d := <-again.Down():
 		t.Errorf("a link that was ended said %+v", d)
@@ -270,12 +271,12 @@ func testExit(t *testing.T, n *erl, c *Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, reason := range []Atom{"polite", "kill"} {
+	for _, reason := range []etf.Atom{"polite", "kill"} {
 		if err := c.Exit(pid, reason); err != nil {
 			t.Fatal(err)
 		}
 	}
-	wantDown(t, watch, Atom("killed"))
+	wantDown(t, watch, etf.Atom("killed"))
 }
 
 // testLinkEnds ends c, which takes along the process that is still linked to it.
@@ -456,7 +457,7 @@ func TestDialOftenOTP(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := c.Call(t.Context(), "erlang", "system_info", Atom("otp_release")); err != nil {
+		if _, err := c.Call(t.Context(), "erlang", "system_info", etf.Atom("otp_release")); err != nil {
 			t.Fatal(err)
 		}
 		c.Close()
@@ -542,9 +543,9 @@ func TestServeOTP(t *testing.T) {
 	epmd := startEPMD(t)
 	got := make(chan Message, 10)
 	s := &Server{Name: "us@127.0.0.1", Cookie: "secret"}
-	s.Processes = map[Atom]Handler{"box": func(c *Conn, m Message) {
+	s.Processes = map[etf.Atom]Handler{"box": func(c *Conn, m Message) {
 		if call, ok := m.Call(); ok {
-			c.Reply(call, Tuple{Atom("you_said"), call.Request})
+			c.Reply(call, etf.Tuple{etf.Atom("you_said"), call.Request})
 			return
 		}
 		got <- m
@@ -571,7 +572,7 @@ func TestServeOTP(t *testing.T) {
 	}
 	select {
 	case m := <-got:
-		if m.From.Node != "them@127.0.0.1" || decoded(t, m.Term) != any(Atom("a_message")) {
+		if m.From.Node != "them@127.0.0.1" || decoded(t, m.Term) != any(etf.Atom("a_message")) {
 			t.Errorf("got %+v", m)
 		}
 	case <-time.After(patience):

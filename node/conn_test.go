@@ -18,6 +18,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"eclus/node/etf"
 )
 
 func TestCookieIsHidden(t *testing.T) {
@@ -120,39 +122,39 @@ func (p *peers) handshakes() int {
 
 // controlSeeds are a peer's messages, right and wrong ones of each kind.
 func controlSeeds(t testing.TB, c *Conn) [][]byte {
-	far := Pid{Node: "them@there", ID: 7, Creation: 1}
-	ref := Ref{Node: "them@there", Creation: 1, Len: 3}
+	far := etf.Pid{Node: "them@there", ID: 7, Creation: 1}
+	ref := etf.Ref{Node: "them@there", Creation: 1, Len: 3}
 	var all [][]byte
-	add := func(control Tuple, payload ...any) {
+	add := func(control etf.Tuple, payload ...any) {
 		b, err := encodeMessage(control, payload...)
 		if err != nil {
 			t.Fatal(err)
 		}
 		all = append(all, b[messageLenSize:])
 	}
-	call := Tuple{genCall, Tuple{far, []any{Atom("alias"), ref}}, Tuple{isAuth, Atom("them@there")}}
+	call := etf.Tuple{genCall, etf.Tuple{far, []any{etf.Atom("alias"), ref}}, etf.Tuple{isAuth, etf.Atom("them@there")}}
 	for op := range 40 {
-		add(Tuple{op})
-		add(Tuple{op, far, c.pid, ref, Atom("reason"), 1}, call)
-		add(Tuple{op, c.pid, far, 1, []any{}}, 1)
+		add(etf.Tuple{op})
+		add(etf.Tuple{op, far, c.pid, ref, etf.Atom("reason"), 1}, call)
+		add(etf.Tuple{op, c.pid, far, 1, []any{}}, 1)
 	}
-	add(Tuple{opSend, Atom(""), c.pid}, Tuple{ref, 1})
-	add(Tuple{opSend, Atom(""), c.pid}, Tuple{Atom("io_request"), far, ref, Atom("getopts")})
-	add(Tuple{opRegSend, far, Atom(""), netKernel}, call)
-	add(Tuple{opRegSend, far, Atom(""), Atom("box")}, call)
-	add(Tuple{opMonitor, far, Atom("nobody"), ref})
-	add(Tuple{opSpawnRequest, ref, far, far, Tuple{Atom("erlang"), Atom("halt"), 0}, []any{}}, []any{})
-	add(Tuple{opSpawnReply, ref, c.pid, 0, Atom("notsup")})
-	add(Tuple{opLink, far, Pid{Node: "us@here"}})
-	add(Tuple{opExit, far, c.pid, Atom("kill")})
-	add(Tuple{opUnlinkID, int64(1 << 40), far, c.pid})
+	add(etf.Tuple{opSend, etf.Atom(""), c.pid}, etf.Tuple{ref, 1})
+	add(etf.Tuple{opSend, etf.Atom(""), c.pid}, etf.Tuple{etf.Atom("io_request"), far, ref, etf.Atom("getopts")})
+	add(etf.Tuple{opRegSend, far, etf.Atom(""), netKernel}, call)
+	add(etf.Tuple{opRegSend, far, etf.Atom(""), etf.Atom("box")}, call)
+	add(etf.Tuple{opMonitor, far, etf.Atom("nobody"), ref})
+	add(etf.Tuple{opSpawnRequest, ref, far, far, etf.Tuple{etf.Atom("erlang"), etf.Atom("halt"), 0}, []any{}}, []any{})
+	add(etf.Tuple{opSpawnReply, ref, c.pid, 0, etf.Atom("notsup")})
+	add(etf.Tuple{opLink, far, etf.Pid{Node: "us@here"}})
+	add(etf.Tuple{opExit, far, c.pid, etf.Atom("kill")})
+	add(etf.Tuple{opUnlinkID, int64(1 << 40), far, c.pid})
 	return append(all, []byte{passThrough}, []byte{131, 68}, []byte("p\x83h"), []byte("p\x83h\x00"), []byte("p\x83l\xff\xff\xff\xff"),
 		[]byte("p\x83h\x01a\x02\x83"))
 }
 
 // FuzzDispatch has a peer say anything: nothing panics, and nothing is answered but in whole messages.
 func FuzzDispatch(f *testing.F) {
-	c, _ := testConn(f, Options{Processes: map[Atom]Handler{"box": nil}})
+	c, _ := testConn(f, Options{Processes: map[etf.Atom]Handler{"box": nil}})
 	for _, m := range controlSeeds(f, c) {
 		f.Add(m)
 	}
@@ -162,7 +164,7 @@ func FuzzDispatch(f *testing.F) {
 			t.Fatal(err)
 		}
 		defer c.take(ref)
-		if _, _, err := c.linked(Pid{Node: "them@there", ID: 7, Creation: 1}); err != nil {
+		if _, _, err := c.linked(etf.Pid{Node: "them@there", ID: 7, Creation: 1}); err != nil {
 			t.Fatal(err)
 		}
 		c.dispatch(m)
@@ -181,7 +183,7 @@ func answers(t *testing.T, c *Conn) []any {
 	for len(c.answers) > 0 {
 		b := <-c.answers
 		var v any
-		if _, err := CutTerm(b[messageLenSize+1:], &v); err != nil {
+		if _, err := etf.Cut(b[messageLenSize+1:], &v); err != nil {
 			t.Fatalf("%x: %v", b, err)
 		}
 		all = append(all, v)
@@ -190,27 +192,27 @@ func answers(t *testing.T, c *Conn) []any {
 }
 
 func TestDispatchAnswers(t *testing.T) {
-	c, _ := testConn(t, Options{Processes: map[Atom]Handler{"box": func(*Conn, Message) {}}})
-	far := Pid{Node: "them@there", ID: 7, Creation: 1}
-	ref := Ref{Node: "them@there", Creation: 1, Len: 3}
+	c, _ := testConn(t, Options{Processes: map[etf.Atom]Handler{"box": func(*Conn, Message) {}}})
+	far := etf.Pid{Node: "them@there", ID: 7, Creation: 1}
+	ref := etf.Ref{Node: "them@there", Creation: 1, Len: 3}
 	gone := c.pid
 	gone.Creation++
 	for _, tt := range []struct {
 		name string
-		in   Tuple
+		in   etf.Tuple
 		want any // nil: nothing
 	}{
-		{"monitor of nobody", Tuple{opMonitor, far, Atom("nobody"), ref}, Tuple{int64(opMonitorExit), Atom("nobody"), far, ref, atomNoProc}},
-		{"monitor of an earlier us", Tuple{opMonitor, far, gone, ref}, Tuple{int64(opMonitorExit), gone, far, ref, atomNoProc}},
-		{"monitor of a process", Tuple{opMonitor, far, Atom("box"), ref}, nil},
-		{"monitor of us", Tuple{opMonitor, far, c.pid, ref}, nil},
-		{"demonitor", Tuple{opDemonitor, far, c.pid, ref}, nil},
-		{"link to us", Tuple{opLink, far, c.pid}, nil},
-		{"link to an earlier us", Tuple{opLink, far, gone}, Tuple{int64(opExit), gone, far, atomNoProc}},
-		{"unlink", Tuple{opUnlinkID, 5, far, c.pid}, Tuple{int64(opUnlinkIDAck), int64(5), c.pid, far}},
-		{"spawn", Tuple{opSpawnRequest, ref, far, far, Tuple{Atom("erlang"), Atom("halt"), 0}, []any{}},
-			Tuple{int64(opSpawnReply), ref, far, int64(0), atomNotSup}},
-		{"exit", Tuple{opExit, far, c.pid, Atom("kill")}, nil},
+		{"monitor of nobody", etf.Tuple{opMonitor, far, etf.Atom("nobody"), ref}, etf.Tuple{int64(opMonitorExit), etf.Atom("nobody"), far, ref, atomNoProc}},
+		{"monitor of an earlier us", etf.Tuple{opMonitor, far, gone, ref}, etf.Tuple{int64(opMonitorExit), gone, far, ref, atomNoProc}},
+		{"monitor of a process", etf.Tuple{opMonitor, far, etf.Atom("box"), ref}, nil},
+		{"monitor of us", etf.Tuple{opMonitor, far, c.pid, ref}, nil},
+		{"demonitor", etf.Tuple{opDemonitor, far, c.pid, ref}, nil},
+		{"link to us", etf.Tuple{opLink, far, c.pid}, nil},
+		{"link to an earlier us", etf.Tuple{opLink, far, gone}, etf.Tuple{int64(opExit), gone, far, atomNoProc}},
+		{"unlink", etf.Tuple{opUnlinkID, 5, far, c.pid}, etf.Tuple{int64(opUnlinkIDAck), int64(5), c.pid, far}},
+		{"spawn", etf.Tuple{opSpawnRequest, ref, far, far, etf.Tuple{etf.Atom("erlang"), etf.Atom("halt"), 0}, []any{}},
+			etf.Tuple{int64(opSpawnReply), ref, far, int64(0), atomNotSup}},
+		{"exit", etf.Tuple{opExit, far, c.pid, etf.Atom("kill")}, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			m, err := encodeMessage(tt.in)
@@ -306,11 +308,11 @@ func TestHostilePeer(t *testing.T) {
 		}
 	}
 	seeds, _ := testConn(t, Options{})
-	monitor, err := encodeMessage(Tuple{opMonitor, Pid{Node: "a@b"}, Atom("nobody"), Ref{Node: "a@b", Len: 1}})
+	monitor, err := encodeMessage(etf.Tuple{opMonitor, etf.Pid{Node: "a@b"}, etf.Atom("nobody"), etf.Ref{Node: "a@b", Len: 1}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	toBox, err := encodeMessage(Tuple{opRegSend, Pid{Node: "a@b"}, Atom(""), Atom("box")}, 1)
+	toBox, err := encodeMessage(etf.Tuple{opRegSend, etf.Pid{Node: "a@b"}, etf.Atom(""), etf.Atom("box")}, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -330,7 +332,7 @@ func TestHostilePeer(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			slow := make(chan struct{})
 			defer close(slow)
-			c, theirs := testConn(t, Options{Processes: map[Atom]Handler{"box": func(*Conn, Message) { <-slow }}})
+			c, theirs := testConn(t, Options{Processes: map[etf.Atom]Handler{"box": func(*Conn, Message) { <-slow }}})
 			go tt.peer(theirs)
 			c.start()
 			ended(t, c, nil)
@@ -521,7 +523,7 @@ func TestReadMessageTakesNoMemory(t *testing.T) {
 // Many callers share a connection, and a slow one is in nobody's way.
 func TestCallsConcurrently(t *testing.T) {
 	s := &Server{Name: "us@here", Cookie: "secret"}
-	s.Processes = map[Atom]Handler{"echo": func(c *Conn, m Message) {
+	s.Processes = map[etf.Atom]Handler{"echo": func(c *Conn, m Message) {
 		if call, ok := m.Call(); ok {
 			c.Reply(call, call.Request)
 		}
@@ -570,10 +572,10 @@ func TestCallsConcurrently(t *testing.T) {
 
 // TestDispatchPayloads has a peer send what it does for the flags that a Conn announces.
 func TestDispatchPayloads(t *testing.T) {
-	c, _ := testConn(t, Options{Processes: map[Atom]Handler{"": func(*Conn, Message) {}}})
-	far := Pid{Node: "them@there", ID: 7, Creation: 1}
-	token := Tuple{0, Atom("label"), 0, far, 0}
-	dispatch := func(control Tuple, payload ...any) {
+	c, _ := testConn(t, Options{Processes: map[etf.Atom]Handler{"": func(*Conn, Message) {}}})
+	far := etf.Pid{Node: "them@there", ID: 7, Creation: 1}
+	token := etf.Tuple{0, etf.Atom("label"), 0, far, 0}
+	dispatch := func(control etf.Tuple, payload ...any) {
 		t.Helper()
 		m, err := encodeMessage(control, payload...)
 		if err != nil {
@@ -583,7 +585,7 @@ func TestDispatchPayloads(t *testing.T) {
 			t.Errorf("%v: %v", control, err)
 		}
 	}
-	wait := func() (Ref, chan outcome) {
+	wait := func() (etf.Ref, chan outcome) {
 		done := make(chan outcome, 1)
 		ref, err := c.wait(nil, func(o outcome) { done <- o })
 		if err != nil {
@@ -591,43 +593,43 @@ func TestDispatchPayloads(t *testing.T) {
 		}
 		return ref, done
 	}
-	want := func(what string, got RawTerm, value any) {
+	want := func(what string, got etf.Raw, value any) {
 		t.Helper()
 		if v := decoded(t, got); v != value {
 			t.Errorf("%s: got %v, want %v", what, v, value)
 		}
 	}
 	for _, op := range []int{opSendSender, opSendSenderTT} {
-		dispatch(Tuple{op, far, c.pid, token}[:op-opSendSender+3], Atom("hello"))
+		dispatch(etf.Tuple{op, far, c.pid, token}[:op-opSendSender+3], etf.Atom("hello"))
 		m := <-c.in
-		if want("message", m.Term, Atom("hello")); m.From != far || m.To != "" {
+		if want("message", m.Term, etf.Atom("hello")); m.From != far || m.To != "" {
 			t.Errorf("message %+v; want it from %v", m, far)
 		}
 	}
 	ref, done := wait()
-	dispatch(Tuple{opSendSender, far, c.pid}, Tuple{ref, 1})
+	dispatch(etf.Tuple{opSendSender, far, c.pid}, etf.Tuple{ref, 1})
 	want("answer", (<-done).term, int64(1))
 	for _, op := range []int{opAliasSend, opAliasSendTT} {
 		ref, done = wait()
-		dispatch(Tuple{op, far, ref, token}[:op-opAliasSend+3], Tuple{ref, 2})
+		dispatch(etf.Tuple{op, far, ref, token}[:op-opAliasSend+3], etf.Tuple{ref, 2})
 		want("answer to an alias", (<-done).term, int64(2))
 	}
-	dispatch(Tuple{opAliasSend, far, ref}, Atom("late"))
+	dispatch(etf.Tuple{opAliasSend, far, ref}, etf.Atom("late"))
 	if len(c.in) != 0 {
 		t.Errorf("a message to an alias that has gone: %+v", <-c.in)
 	}
 	ref, done = wait()
-	dispatch(Tuple{opPayloadDown, far, c.pid, ref}, Atom("badarg"))
-	want("reason", (<-done).term, Atom("badarg"))
+	dispatch(etf.Tuple{opPayloadDown, far, c.pid, ref}, etf.Atom("badarg"))
+	want("reason", (<-done).term, etf.Atom("badarg"))
 	for _, op := range []int{opPayloadExit, opPayloadExitTT} {
 		l, _, err := c.linked(far)
 		if err != nil {
 			t.Fatal(err)
 		}
-		dispatch(Tuple{op, far, c.pid, token}[:op-opPayloadExit+3], Atom("badarg"))
-		want("exit", (<-l.Down()).Reason, Atom("badarg"))
+		dispatch(etf.Tuple{op, far, c.pid, token}[:op-opPayloadExit+3], etf.Atom("badarg"))
+		want("exit", (<-l.Down()).Reason, etf.Atom("badarg"))
 	}
-	dispatch(Tuple{opRegSendTT, far, Atom(""), netKernel, Tuple{0, Tuple{Atom("any"), 1.5}, 0, far, 0}}, Atom("a label of any kind"))
+	dispatch(etf.Tuple{opRegSendTT, far, etf.Atom(""), netKernel, etf.Tuple{0, etf.Tuple{etf.Atom("any"), 1.5}, 0, far, 0}}, etf.Atom("a label of any kind"))
 	if len(c.answers) != 0 {
 		t.Error("answered what asks for nothing")
 	}
@@ -652,7 +654,7 @@ func TestFirstMessage(t *testing.T) {
 				theirs.Close()
 			}()
 			c.start()
-			err := c.SendName("a", Atom("hello"))
+			err := c.SendName("a", etf.Atom("hello"))
 			ended(t, c, nil)
 			if got := errors.Is(c.Err(), ErrFirstMessage); err != nil || got != tt.want {
 				t.Errorf("sent: %v, ended with %v; want ErrFirstMessage: %v", err, c.Err(), tt.want)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+
+	"eclus/node/etf"
 )
 
 // The control messages of this package, by their names in OTP (OTP "Distribution Protocol", Protocol between
@@ -41,9 +43,9 @@ const (
 const passThrough = 112
 
 const (
-	atomNoProc  Atom = "noproc"
-	atomNotSup  Atom = "notsup"
-	atomMonitor Atom = "monitor"
+	atomNoProc  etf.Atom = "noproc"
+	atomNotSup  etf.Atom = "notsup"
+	atomMonitor etf.Atom = "monitor"
 )
 
 var (
@@ -51,17 +53,25 @@ var (
 	errNoPayload = errors.New("message without a payload")
 )
 
+// The tags that a control message begins with, after [etf.Version].
+const (
+	smallTuple   = 104
+	smallInteger = 97
+)
+
+var errTooLong = errors.New("too long")
+
 var errNoControl = errors.New("control message that is no tuple with a number in front")
 
 // encodeMessage encodes a control message and its payload, if any. Big-endian; length is of what follows:
 //
 //	length  type=112  131  control  [131  payload]
 //	   4        1      1             1              bytes
-func encodeMessage(control Tuple, payload ...any) ([]byte, error) {
+func encodeMessage(control etf.Tuple, payload ...any) ([]byte, error) {
 	b := append(make([]byte, messageLenSize, 128), passThrough)
 	for _, term := range append([]any{control}, payload...) {
 		var err error
-		if b, err = AppendTerm(append(b, extVersion), term); err != nil {
+		if b, err = etf.Append(append(b, etf.Version), term); err != nil {
 			return nil, err
 		}
 	}
@@ -77,22 +87,22 @@ func encodeMessage(control Tuple, payload ...any) ([]byte, error) {
 type control struct {
 	op      int
 	term    []byte // the control message, 131 included
-	payload RawTerm
+	payload etf.Raw
 }
 
 // parseControl splits a message. It checks that the terms are well-formed, but not what they are.
-func parseControl(m []byte, limits Limits) (control, error) {
+func parseControl(m []byte, limits etf.Limits) (control, error) {
 	if len(m) == 0 || m[0] != passThrough {
 		return control{}, fmt.Errorf("message that begins with %.1q; want %d", m, passThrough)
 	}
-	var raw RawTerm
-	rest, err := limits.CutTerm(m[1:], &raw)
+	var raw etf.Raw
+	rest, err := limits.Cut(m[1:], &raw)
 	if err != nil {
 		return control{}, err
 	}
 	c := control{term: m[1 : len(m)-len(rest)]}
 	const tag, op = 1, 4 // 131, tag, arity, tag, op
-	if len(c.term) <= op || c.term[tag] != extSmallTuple || c.term[op-1] != extSmallInteger {
+	if len(c.term) <= op || c.term[tag] != smallTuple || c.term[op-1] != smallInteger {
 		return control{}, errNoControl
 	}
 	c.op = int(c.term[op])
@@ -103,14 +113,14 @@ func parseControl(m []byte, limits Limits) (control, error) {
 }
 
 // unmarshal decodes the control message; its size has been checked.
-func (m control) unmarshal(v any) error { return Limits{Size: len(m.term)}.Unmarshal(m.term, v) }
+func (m control) unmarshal(v any) error { return etf.Limits{Size: len(m.term)}.Unmarshal(m.term, v) }
 
 // decodeRaw decodes a part of a message; its size has been checked.
-func decodeRaw(t RawTerm, v any) error { return Limits{Size: len(t)}.decodeAll(t, v) }
+func decodeRaw(t etf.Raw, v any) error { return etf.Limits{Size: len(t)}.UnmarshalRaw(t, v) }
 
 // dispatch acts on a message. What it does not know it ignores: that asks nothing of us.
 func (c *Conn) dispatch(m []byte) error {
-	msg, err := parseControl(m, Limits{Size: c.us.MaxMessage})
+	msg, err := parseControl(m, etf.Limits{Size: c.us.MaxMessage})
 	if err != nil {
 		return err
 	}
@@ -140,7 +150,7 @@ func (c *Conn) dispatch(m []byte) error {
 	case opUnlinkID:
 		err = c.gotUnlink(msg)
 	}
-	if unfit := (*TypeError)(nil); errors.As(err, &unfit) { // its text has Go types of ours
+	if unfit := (*etf.TypeError)(nil); errors.As(err, &unfit) { // its text has Go types of ours
 		return fmt.Errorf("control message %d: %s is of no use there", msg.op, unfit.Term)
 	}
 	if err != nil {
@@ -150,7 +160,7 @@ func (c *Conn) dispatch(m []byte) error {
 }
 
 // reply has a control message sent by the reader.
-func (c *Conn) reply(control Tuple) error {
+func (c *Conn) reply(control etf.Tuple) error {
 	m, err := encodeMessage(control)
 	if err != nil {
 		return err
@@ -161,7 +171,7 @@ func (c *Conn) reply(control Tuple) error {
 // gotMessage is for {SEND, ”, To}, {SEND_SENDER, From, To}, {REG_SEND, From, ”, ToName}, and the same with a
 // trace token.
 func (c *Conn) gotMessage(msg control) error {
-	var t Tuple
+	var t etf.Tuple
 	if err := msg.unmarshal(&t); err != nil {
 		return err
 	}
@@ -172,8 +182,8 @@ func (c *Conn) gotMessage(msg control) error {
 		if len(t) < 3 {
 			return errTooShort
 		}
-		if to, ok := t[2].(Pid); ok && to == c.pid {
-			from, _ := t[1].(Pid) // none in a SEND
+		if to, ok := t[2].(etf.Pid); ok && to == c.pid {
+			from, _ := t[1].(etf.Pid) // none in a SEND
 			return c.toSelf(from, msg.payload)
 		}
 		return nil // it may be a process of an earlier connection
@@ -181,8 +191,8 @@ func (c *Conn) gotMessage(msg control) error {
 	if len(t) < 4 {
 		return errTooShort
 	}
-	from, isPid := t[1].(Pid)
-	to, isAtom := t[3].(Atom)
+	from, isPid := t[1].(etf.Pid)
+	to, isAtom := t[3].(etf.Atom)
 	if !isPid || !isAtom {
 		return errors.New("sender that is no pid or name that is no atom")
 	}
@@ -192,7 +202,7 @@ func (c *Conn) gotMessage(msg control) error {
 // gotAliased is for {ALIAS_SEND, From, Alias}, and the same with a trace token. The alias can be the reference
 // of something asked, as that of a monitor; others have never been made.
 func (c *Conn) gotAliased(msg control) error {
-	var t Tuple
+	var t etf.Tuple
 	if err := msg.unmarshal(&t); err != nil {
 		return err
 	}
@@ -202,19 +212,19 @@ func (c *Conn) gotAliased(msg control) error {
 	if msg.payload == nil {
 		return errNoPayload
 	}
-	if alias, ok := t[2].(Ref); ok && c.waitsFor(alias) {
-		from, _ := t[1].(Pid)
+	if alias, ok := t[2].(etf.Ref); ok && c.waitsFor(alias) {
+		from, _ := t[1].(etf.Pid)
 		return c.toSelf(from, msg.payload)
 	}
 	return nil
 }
 
 // toSelf is for an answer to something asked, {Ref, Reply}, or another message.
-func (c *Conn) toSelf(from Pid, term RawTerm) error {
+func (c *Conn) toSelf(from etf.Pid, term etf.Raw) error {
 	var reply struct {
 		_     struct{} `erl:",tuple"`
-		Ref   Ref
-		Reply RawTerm
+		Ref   etf.Ref
+		Reply etf.Raw
 	}
 	if err := decodeRaw(term, &reply); err == nil && c.deliver(reply.Ref, outcome{term: reply.Reply, reply: true}) {
 		return nil
@@ -240,9 +250,9 @@ func (c *Conn) gotMonitor(msg control) error {
 	var m struct {
 		_    struct{} `erl:",tuple"`
 		Op   int
-		From Pid
+		From etf.Pid
 		To   any
-		Ref  Ref
+		Ref  etf.Ref
 	}
 	if err := msg.unmarshal(&m); err != nil {
 		return err
@@ -250,12 +260,12 @@ func (c *Conn) gotMonitor(msg control) error {
 	if c.has(m.To) {
 		return nil
 	}
-	return c.reply(Tuple{opMonitorExit, m.To, m.From, m.Ref, atomNoProc})
+	return c.reply(etf.Tuple{opMonitorExit, m.To, m.From, m.Ref, atomNoProc})
 }
 
 // has says whether there is a process to, a pid or a name.
 func (c *Conn) has(to any) bool {
-	name, ok := to.(Atom)
+	name, ok := to.(etf.Atom)
 	if !ok {
 		return to == any(c.pid)
 	}
@@ -267,9 +277,9 @@ func (c *Conn) gotDown(msg control) error {
 	var m struct {
 		_        struct{} `erl:",tuple"`
 		Op       int
-		From, To RawTerm
-		Ref      Ref
-		Reason   RawTerm
+		From, To etf.Raw
+		Ref      etf.Ref
+		Reason   etf.Raw
 	}
 	err := msg.unmarshal(&m)
 	if err == nil {
@@ -283,8 +293,8 @@ func (c *Conn) gotPayloadDown(msg control) error {
 	var m struct {
 		_        struct{} `erl:",tuple"`
 		Op       int
-		From, To RawTerm
-		Ref      Ref
+		From, To etf.Raw
+		Ref      etf.Ref
 	}
 	err := msg.unmarshal(&m)
 	if err == nil && msg.payload == nil {
@@ -298,19 +308,19 @@ func (c *Conn) gotPayloadDown(msg control) error {
 
 // gotSpawned is for {SPAWN_REPLY, Ref, To, Flags, PidOrReason}, which may have a trace token.
 func (c *Conn) gotSpawned(msg control) error {
-	var t Tuple
+	var t etf.Tuple
 	if err := msg.unmarshal(&t); err != nil {
 		return err
 	}
 	if len(t) < 5 {
 		return errTooShort
 	}
-	ref, _ := t[1].(Ref)
+	ref, _ := t[1].(etf.Ref)
 	switch result := t[4].(type) {
-	case Pid:
+	case etf.Pid:
 		c.found(ref, result)
-	case Atom:
-		reason, err := AppendTerm(nil, result)
+	case etf.Atom:
+		reason, err := etf.Append(nil, result)
 		c.deliver(ref, outcome{term: reason, refused: result})
 		return err
 	}
@@ -320,17 +330,17 @@ func (c *Conn) gotSpawned(msg control) error {
 // refuseSpawn is for {SPAWN_REQUEST, Ref, From, GroupLeader, MFA, Options}, which may have a trace token. No
 // peer runs anything here.
 func (c *Conn) refuseSpawn(msg control) error {
-	var t Tuple
+	var t etf.Tuple
 	if err := msg.unmarshal(&t); err != nil {
 		return err
 	}
 	if len(t) < 6 {
 		return errTooShort
 	}
-	ref, isRef := t[1].(Ref)
-	from, isPid := t[2].(Pid)
+	ref, isRef := t[1].(etf.Ref)
+	from, isPid := t[2].(etf.Pid)
 	if !isRef || !isPid {
 		return errors.New("request that is no reference or sender that is no pid")
 	}
-	return c.reply(Tuple{opSpawnReply, ref, from, 0, atomNotSup})
+	return c.reply(etf.Tuple{opSpawnReply, ref, from, 0, atomNotSup})
 }

@@ -1,10 +1,12 @@
 package node
 
+import "eclus/node/etf"
+
 // GenCall is a message that gen_server:call/2 sends: {'$gen_call', {From, Tag}, Request}.
 type GenCall struct {
-	From    Pid
-	Tag     RawTerm
-	Request RawTerm
+	From    etf.Pid
+	Tag     etf.Raw
+	Request etf.Raw
 }
 
 // Call returns the call that m is, or false.
@@ -13,10 +15,10 @@ func (m Message) Call() (GenCall, bool) {
 		_    struct{} `erl:"$gen_call,tuple"`
 		From struct {
 			_   struct{} `erl:",tuple"`
-			Pid Pid
-			Tag RawTerm
+			Pid etf.Pid
+			Tag etf.Raw
 		}
-		Request RawTerm
+		Request etf.Raw
 	}
 	if decodeRaw(m.Term, &v) != nil {
 		return GenCall{}, false
@@ -25,41 +27,41 @@ func (m Message) Call() (GenCall, bool) {
 }
 
 // Reply answers a call, as gen_server:reply/2 does.
-func (c *Conn) Reply(to GenCall, reply any) error { return c.Send(to.From, Tuple{to.Tag, reply}) }
+func (c *Conn) Reply(to GenCall, reply any) error { return c.Send(to.From, etf.Tuple{to.Tag, reply}) }
 
 // answerSystem answers, for the reader, what has no handler: calls of net_kernel, and requests for I/O from
 // functions that run at the peer on our behalf.
 func (c *Conn) answerSystem(m Message) error {
 	if call, ok := m.Call(); ok && m.To == netKernel {
-		return c.answerSend(call.From, Tuple{call.Tag, netKernelReply(call.Request)})
+		return c.answerSend(call.From, etf.Tuple{call.Tag, netKernelReply(call.Request)})
 	}
 	var io struct {
 		_       struct{} `erl:"io_request,tuple"`
-		From    Pid
-		As      RawTerm
-		Request RawTerm
+		From    etf.Pid
+		As      etf.Raw
+		Request etf.Raw
 	}
 	if m.To == "" && decodeRaw(m.Term, &io) == nil {
-		return c.answerSend(io.From, Tuple{Atom("io_reply"), io.As, Tuple{atomError, Atom("enotsup")}})
+		return c.answerSend(io.From, etf.Tuple{etf.Atom("io_reply"), io.As, etf.Tuple{atomError, etf.Atom("enotsup")}})
 	}
 	return nil
 }
 
 // netKernelReply says yes to a ping, {is_auth, Node}, and that nothing else is to be had.
-func netKernelReply(request RawTerm) any {
+func netKernelReply(request etf.Raw) any {
 	var ping struct {
 		_    struct{} `erl:"is_auth,tuple"`
-		Node Atom
+		Node etf.Atom
 	}
 	if decodeRaw(request, &ping) == nil {
 		return atomYes
 	}
-	return Tuple{atomError, atomNotSup}
+	return etf.Tuple{atomError, atomNotSup}
 }
 
 // answerSend is Send for the reader.
-func (c *Conn) answerSend(to Pid, msg any) error {
-	m, err := encodeMessage(Tuple{opSend, Atom(""), to}, msg)
+func (c *Conn) answerSend(to etf.Pid, msg any) error {
+	m, err := encodeMessage(etf.Tuple{opSend, etf.Atom(""), to}, msg)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,8 @@ package node
 import (
 	"errors"
 	"fmt"
+
+	"eclus/node/etf"
 )
 
 // ErrUnlinked says that the process at the other end of a link has ended the link.
@@ -13,17 +15,17 @@ var ErrUnlinked = errors.New("process has unlinked itself")
 // between two processes at most.
 type Link struct {
 	conn *Conn
-	pid  Pid
+	pid  etf.Pid
 	down chan Down
 }
 
 // Link links the Conn's process to pid, as link/1 does. It returns the link they have if there is one.
-func (c *Conn) Link(pid Pid) (*Link, error) {
+func (c *Conn) Link(pid etf.Pid) (*Link, error) {
 	l, known, err := c.linked(pid)
 	if err != nil || known {
 		return l, err
 	}
-	m, err := encodeMessage(Tuple{opLink, c.pid, pid})
+	m, err := encodeMessage(etf.Tuple{opLink, c.pid, pid})
 	if err := c.send(c.ctx, m, err); err != nil {
 		c.endLink(pid, Down{Err: err})
 		return nil, err
@@ -32,7 +34,7 @@ func (c *Conn) Link(pid Pid) (*Link, error) {
 }
 
 // linked returns the link to pid, which may be a new one.
-func (c *Conn) linked(pid Pid) (l *Link, known bool, err error) {
+func (c *Conn) linked(pid etf.Pid) (l *Link, known bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.links == nil {
@@ -46,7 +48,7 @@ func (c *Conn) linked(pid Pid) (l *Link, known bool, err error) {
 }
 
 // endLink ends the link to pid, if there is one.
-func (c *Conn) endLink(pid Pid, d Down) {
+func (c *Conn) endLink(pid etf.Pid, d Down) {
 	c.mu.Lock()
 	l := c.links[pid]
 	delete(c.links, pid)
@@ -74,18 +76,18 @@ func (l *Link) Unlink() error {
 	if !current {
 		return nil
 	}
-	end := Tuple{opUnlinkID, id, c.pid, l.pid}
+	end := etf.Tuple{opUnlinkID, id, c.pid, l.pid}
 	if c.them.flags&UnlinkID == 0 {
-		end = Tuple{opUnlink, c.pid, l.pid}
+		end = etf.Tuple{opUnlink, c.pid, l.pid}
 	}
 	m, err := encodeMessage(end)
 	return c.send(c.ctx, m, err)
 }
 
 // Exit sends a process an exit signal, as exit/2 does: the atom kill ends any, normal none, and another reason those that
-// do not trap exits. reason is any value that [Marshal] takes.
-func (c *Conn) Exit(pid Pid, reason any) error {
-	m, err := encodeMessage(Tuple{opExit2, c.pid, pid, reason})
+// do not trap exits. reason is any value that [etf.Marshal] takes.
+func (c *Conn) Exit(pid etf.Pid, reason any) error {
+	m, err := encodeMessage(etf.Tuple{opExit2, c.pid, pid, reason})
 	return c.send(c.ctx, m, err)
 }
 
@@ -95,7 +97,7 @@ func (c *Conn) gotLink(msg control) error {
 	var m struct {
 		_        struct{} `erl:",tuple"`
 		Op       int
-		From, To Pid
+		From, To etf.Pid
 	}
 	if err := msg.unmarshal(&m); err != nil {
 		return err
@@ -103,7 +105,7 @@ func (c *Conn) gotLink(msg control) error {
 	if m.To == c.pid {
 		return nil
 	}
-	return c.reply(Tuple{opExit, m.To, m.From, atomNoProc})
+	return c.reply(etf.Tuple{opExit, m.To, m.From, atomNoProc})
 }
 
 // gotOldUnlink is for {UNLINK, From, To}, of a node that does not have the flag UnlinkID.
@@ -111,7 +113,7 @@ func (c *Conn) gotOldUnlink(msg control) error {
 	var m struct {
 		_        struct{} `erl:",tuple"`
 		Op       int
-		From, To Pid
+		From, To etf.Pid
 	}
 	err := msg.unmarshal(&m)
 	if err == nil && m.To == c.pid {
@@ -127,7 +129,7 @@ func (c *Conn) gotUnlink(msg control) error {
 		_        struct{} `erl:",tuple"`
 		Op       int
 		ID       uint64
-		From, To Pid
+		From, To etf.Pid
 	}
 	if err := msg.unmarshal(&m); err != nil {
 		return err
@@ -135,12 +137,12 @@ func (c *Conn) gotUnlink(msg control) error {
 	if m.To == c.pid {
 		c.endLink(m.From, Down{Err: ErrUnlinked})
 	}
-	return c.reply(Tuple{opUnlinkIDAck, m.ID, m.To, m.From})
+	return c.reply(etf.Tuple{opUnlinkIDAck, m.ID, m.To, m.From})
 }
 
 // gotExit is for {EXIT, From, To, Reason}, and {EXIT_TT, From, To, Token, Reason}: a linked process has ended.
 func (c *Conn) gotExit(msg control) error {
-	var t Tuple
+	var t etf.Tuple
 	if err := msg.unmarshal(&t); err != nil {
 		return err
 	}
@@ -151,12 +153,12 @@ func (c *Conn) gotExit(msg control) error {
 	if len(t) != size {
 		return fmt.Errorf("tuple of %d, want one of %d", len(t), size)
 	}
-	from, isPid := t[1].(Pid)
-	to, _ := t[2].(Pid)
+	from, isPid := t[1].(etf.Pid)
+	to, _ := t[2].(etf.Pid)
 	if !isPid || to != c.pid {
 		return nil // of an earlier connection
 	}
-	reason, err := AppendTerm(nil, t[size-1])
+	reason, err := etf.Append(nil, t[size-1])
 	if err == nil {
 		c.endLink(from, Down{Reason: reason})
 	}
@@ -165,7 +167,7 @@ func (c *Conn) gotExit(msg control) error {
 
 // gotPayloadExit is for {PAYLOAD_EXIT, From, To}, whose payload is the reason, and the same with a trace token.
 func (c *Conn) gotPayloadExit(msg control) error {
-	var t Tuple
+	var t etf.Tuple
 	if err := msg.unmarshal(&t); err != nil {
 		return err
 	}
@@ -175,8 +177,8 @@ func (c *Conn) gotPayloadExit(msg control) error {
 	if msg.payload == nil {
 		return errNoPayload
 	}
-	from, isPid := t[1].(Pid)
-	if to, _ := t[2].(Pid); isPid && to == c.pid { // else of an earlier connection
+	from, isPid := t[1].(etf.Pid)
+	if to, _ := t[2].(etf.Pid); isPid && to == c.pid { // else of an earlier connection
 		c.endLink(from, Down{Reason: msg.payload})
 	}
 	return nil

@@ -1,23 +1,25 @@
 package node
 
+import "eclus/node/etf"
+
 // Down says that a monitored or linked process has ended, or that nobody can tell any more.
 type Down struct {
-	Reason RawTerm // the exit reason; the atom noproc for a process that was not there
+	Reason etf.Raw // the exit reason; the atom noproc for a process that was not there
 	Err    error   // why nobody can tell, such as the end of the connection; then there is no Reason
 }
 
 // Monitor watches a process of the peer.
 type Monitor struct {
 	conn *Conn
-	ref  Ref
+	ref  etf.Ref
 	down chan Down
 }
 
 // Monitor watches the process pid.
-func (c *Conn) Monitor(pid Pid) (*Monitor, error) { return c.monitor(pid) }
+func (c *Conn) Monitor(pid etf.Pid) (*Monitor, error) { return c.monitor(pid) }
 
 // MonitorName watches the process that is registered under name at the peer.
-func (c *Conn) MonitorName(name Atom) (*Monitor, error) { return c.monitor(name) }
+func (c *Conn) MonitorName(name etf.Atom) (*Monitor, error) { return c.monitor(name) }
 
 func (c *Conn) monitor(process any) (*Monitor, error) {
 	down := make(chan Down, 1)
@@ -25,7 +27,7 @@ func (c *Conn) monitor(process any) (*Monitor, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := encodeMessage(Tuple{opMonitor, c.pid, process, ref})
+	m, err := encodeMessage(etf.Tuple{opMonitor, c.pid, process, ref})
 	if err := c.send(c.ctx, m, err); err != nil {
 		c.take(ref)
 		return nil, err

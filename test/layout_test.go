@@ -12,7 +12,8 @@ import (
 func TestLayout(t *testing.T) {
 	may := map[string][]string{
 		"eclus/registry": nil,
-		"eclus/node":     nil,
+		"eclus/node":     {"eclus/node/etf"},
+		"eclus/node/etf": nil,
 		"eclus/epmd":     {"eclus/registry"},
 		"eclus/avahi":    {"eclus/registry"},
 		"eclus/systemd":  {"eclus/registry"},

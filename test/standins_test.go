@@ -11,6 +11,7 @@ import (
 
 	"eclus/epmd"
 	"eclus/node"
+	"eclus/node/etf"
 	"eclus/registry"
 )
 
@@ -119,41 +120,41 @@ func answerPing(c net.Conn, name string) {
 	send := func(terms ...any) {
 		m := []byte{112}
 		for _, t := range terms {
-			m, _ = node.AppendTerm(append(m, 131), t)
+			m, _ = etf.Append(append(m, 131), t)
 		}
 		c.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(m))), m...))
 	}
-	self := node.Pid{Node: node.Atom(name), ID: 1, Creation: 9}
+	self := etf.Pid{Node: etf.Atom(name), ID: 1, Creation: 9}
 	for {
 		m, err := readPacket(c, 4)
 		if err != nil {
 			return
 		}
-		var control node.Tuple
+		var control etf.Tuple
 		var payload any
 		if len(m) == 0 {
 			continue
 		}
-		rest, err := node.CutTerm(m[1:], &control)
+		rest, err := etf.Cut(m[1:], &control)
 		if err != nil {
 			return
 		}
 		if len(rest) > 0 {
-			if err := node.Unmarshal(rest, &payload); err != nil {
+			if err := etf.Unmarshal(rest, &payload); err != nil {
 				return
 			}
 		}
 		switch control[0] {
 		case int64(19): // MONITOR_P of what is not there
-			if control[2] != node.Atom("net_kernel") {
-				send(node.Tuple{28, control[2], control[1], control[3]}, node.Atom("noproc")) // PAYLOAD_MONITOR_P_EXIT
+			if control[2] != etf.Atom("net_kernel") {
+				send(etf.Tuple{28, control[2], control[1], control[3]}, etf.Atom("noproc")) // PAYLOAD_MONITOR_P_EXIT
 			}
 		case int64(29): // SPAWN_REQUEST
-			send(node.Tuple{31, control[1], control[2], 0, node.Atom("notsup")})
+			send(etf.Tuple{31, control[1], control[2], 0, etf.Atom("notsup")})
 		case int64(6): // REG_SEND
-			if call, ok := payload.(node.Tuple); ok && len(call) == 3 && control[3] == node.Atom("net_kernel") {
-				from := call[1].(node.Tuple)
-				send(node.Tuple{22, self, from[0]}, node.Tuple{from[1], node.Atom("yes")}) // SEND_SENDER
+			if call, ok := payload.(etf.Tuple); ok && len(call) == 3 && control[3] == etf.Atom("net_kernel") {
+				from := call[1].(etf.Tuple)
+				send(etf.Tuple{22, self, from[0]}, etf.Tuple{from[1], etf.Atom("yes")}) // SEND_SENDER
 			}
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"eclus/epmd"
 	"eclus/node"
+	"eclus/node/etf"
 	"eclus/registry"
 )
 
@@ -115,7 +116,7 @@ func (n *asNode) serve(ctx context.Context) error {
 		Name:    name,
 		NameFor: n.nameFor,
 		Cookie:  n.cookie,
-		Options: node.Options{Creation: registration.Creation, Processes: map[node.Atom]node.Handler{nodeName: n.handle}},
+		Options: node.Options{Creation: registration.Creation, Processes: map[etf.Atom]node.Handler{nodeName: n.handle}},
 		Refused: func(peer net.Addr, err error) { n.log.Debug("node refused", "peer", peer, "err", err) },
 	}
 	n.log.Info("epmd is a node", "node", server.Name)
@@ -209,8 +210,8 @@ func (n *asNode) handle(c *node.Conn, m node.Message) {
 	if !ok {
 		return
 	}
-	var what node.Atom
-	var answer any = node.Tuple{node.Atom("error"), node.Atom("badarg")}
+	var what etf.Atom
+	var answer any = etf.Tuple{etf.Atom("error"), etf.Atom("badarg")}
 	if call.Request.Unmarshal(&what) == nil && what == "nodes" {
 		answer = n.nodes()
 	}
@@ -221,17 +222,17 @@ func (n *asNode) handle(c *node.Conn, m node.Message) {
 
 // nodeTerm is a node as it is told to nodes. What others have named is binaries, as atoms would stay with the caller for good.
 type nodeTerm struct {
-	Node      string    `erl:"node"`
-	Name      string    `erl:"name"`
-	Host      string    `erl:"host"`
-	Port      uint16    `erl:"port"`
-	Type      node.Atom `erl:"type"`   // normal or hidden
-	Origin    node.Atom `erl:"origin"` // local or lan
-	Sure      bool      `erl:"sure"`
-	Reachable node.Atom `erl:"reachable"` // yes, no or unknown
-	Creation  uint32    `erl:"creation,omitempty"`
-	Addresses []string  `erl:"addresses"`
-	Since     int64     `erl:"since"` // seconds since 1970
+	Node      string   `erl:"node"`
+	Name      string   `erl:"name"`
+	Host      string   `erl:"host"`
+	Port      uint16   `erl:"port"`
+	Type      etf.Atom `erl:"type"`   // normal or hidden
+	Origin    etf.Atom `erl:"origin"` // local or lan
+	Sure      bool     `erl:"sure"`
+	Reachable etf.Atom `erl:"reachable"` // yes, no or unknown
+	Creation  uint32   `erl:"creation,omitempty"`
+	Addresses []string `erl:"addresses"`
+	Since     int64    `erl:"since"` // seconds since 1970
 }
 
 func (n *asNode) nodes() []nodeTerm {
@@ -240,8 +241,8 @@ func (n *asNode) nodes() []nodeTerm {
 	terms := make([]nodeTerm, len(known))
 	for i, k := range known {
 		terms[i] = nodeTerm{
-			Node: k.Node, Name: k.Name, Host: k.Host, Port: k.Port, Type: node.Atom(k.Type.String()), Origin: node.Atom(k.Origin.String()),
-			Sure: k.Sure, Reachable: node.Atom(k.Reach.String()), Creation: k.Creation, Since: k.Since.Unix(), Addresses: make([]string, len(k.Addresses)),
+			Node: k.Node, Name: k.Name, Host: k.Host, Port: k.Port, Type: etf.Atom(k.Type.String()), Origin: etf.Atom(k.Origin.String()),
+			Sure: k.Sure, Reachable: etf.Atom(k.Reach.String()), Creation: k.Creation, Since: k.Since.Unix(), Addresses: make([]string, len(k.Addresses)),
 		}
 		for j, a := range k.Addresses {
 			terms[i].Addresses[j] = a.String()

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"eclus/node"
+	"eclus/node/etf"
 )
 
 // How a node is looked at.
@@ -150,12 +151,12 @@ type peeker struct {
 
 	mu      sync.Mutex
 	waiting map[string]bool // calls whose answer has not come, perhaps from earlier peeks
-	mute    map[node.Pid]bool
+	mute    map[etf.Pid]bool
 }
 
 // newPeeker returns a peeker that uses a connection until that ends.
 func newPeeker(conn *node.Conn) *peeker {
-	return &peeker{conn: conn, waiting: make(map[string]bool), mute: make(map[node.Pid]bool)}
+	return &peeker{conn: conn, waiting: make(map[string]bool), mute: make(map[etf.Pid]bool)}
 }
 
 // errStillWaiting is the error of a call that an earlier peek has made, without an answer so far.
@@ -173,7 +174,7 @@ func (p *peeker) peek(ctx context.Context) (*peeked, error) {
 	}
 	// First what the rest, as many processes at once, would change.
 	counting, stop := context.WithTimeout(ctx, countTime)
-	p.ask(counting, k, "run_queue", &k.RunQueue, "erlang", "statistics", node.Atom("run_queue"))
+	p.ask(counting, k, "run_queue", &k.RunQueue, "erlang", "statistics", etf.Atom("run_queue"))
 	stop()
 	var now counters
 	if !k.lacks("rates") {
@@ -205,7 +206,7 @@ func (p *peeker) ask(ctx context.Context, k *peeked, key string, value any, modu
 		err = raw.Unmarshal(value)
 	}
 	var raised *node.CallError
-	var unfit *node.TypeError // whose text is for programmers
+	var unfit *etf.TypeError // whose text is for programmers
 	switch {
 	case errors.As(err, &raised):
 		err = nil
@@ -226,7 +227,7 @@ func (p *peeker) ask(ctx context.Context, k *peeked, key string, value any, modu
 
 // call makes a call for a key unless the same one is still waiting. One that gets no answer before ctx ends goes on
 // waiting.
-func (p *peeker) call(ctx context.Context, key, module, function string, args ...any) (node.RawTerm, error) {
+func (p *peeker) call(ctx context.Context, key, module, function string, args ...any) (etf.Raw, error) {
 	id := fmt.Sprint(key, module, function, args)
 	p.mu.Lock()
 	isWaiting := p.waiting[id]
@@ -236,7 +237,7 @@ func (p *peeker) call(ctx context.Context, key, module, function string, args ..
 		return nil, errStillWaiting
 	}
 	type answer struct {
-		term node.RawTerm
+		term etf.Raw
 		err  error
 	}
 	came := make(chan answer, 1)
@@ -266,7 +267,7 @@ type question struct {
 func (p *peeker) askAll(ctx context.Context, k *peeked, questions []question) {
 	var asking sync.WaitGroup
 	for _, q := range questions {
-		asking.Go(func() { p.ask(ctx, k, q.key, q.value, "erlang", q.function, node.Atom(q.item)) })
+		asking.Go(func() { p.ask(ctx, k, q.key, q.value, "erlang", q.function, etf.Atom(q.item)) })
 	}
 	asking.Wait()
 }
@@ -275,7 +276,7 @@ func (p *peeker) askAll(ctx context.Context, k *peeked, questions []question) {
 type pair struct {
 	_     struct{} `erl:",tuple"`
 	First int64
-	Rest  node.RawTerm
+	Rest  etf.Raw
 }
 
 // count reads what the node counts up. Without an answer to all of it, "rates" is unanswered.
@@ -286,11 +287,11 @@ func (p *peeker) count(ctx context.Context, k *peeked) counters {
 	var collects struct {
 		_           struct{} `erl:",tuple"`
 		Number      int64
-		Words, Zero node.RawTerm
+		Words, Zero etf.Raw
 	}
 	type ioPart struct {
 		_     struct{} `erl:",tuple"`
-		Kind  node.Atom
+		Kind  etf.Atom
 		Bytes int64
 	}
 	var ports struct {
@@ -309,9 +310,9 @@ func (p *peeker) count(ctx context.Context, k *peeked) counters {
 // describe asks what the node is and whom it is connected to.
 func (p *peeker) describe(ctx context.Context, k *peeked) {
 	var uptime pair
-	var emulator node.Atom
+	var emulator etf.Atom
 	var now int64
-	var visible, hidden []node.Atom
+	var visible, hidden []etf.Atom
 	var asking sync.WaitGroup
 	asking.Go(func() {
 		p.askAll(ctx, k, []question{
@@ -333,7 +334,7 @@ func (p *peeker) describe(ctx context.Context, k *peeked) {
 }
 
 // nodeNames returns names in order, without one.
-func nodeNames(atoms []node.Atom, except node.Atom) []string {
+func nodeNames(atoms []etf.Atom, except etf.Atom) []string {
 	names := []string{}
 	for _, a := range atoms[:min(len(atoms), maxPeekNames)] {
 		if a != except {
@@ -397,18 +398,18 @@ func (p *peeker) sample(ctx context.Context, k *peeked) {
 }
 
 // processItems are what is asked of a process.
-var processItems = []node.Atom{"registered_name", "memory", "message_queue_len", "reductions", "current_function"}
+var processItems = []etf.Atom{"registered_name", "memory", "message_queue_len", "reductions", "current_function"}
 
 // look looks at processes by one call. A process answers for itself, and one that does not, as it is busy in native
 // code, would hide all others: then each of them is asked alone.
-func (p *peeker) look(ctx context.Context, pids []node.Pid) []process {
-	each := make([][]node.Atom, len(pids))
+func (p *peeker) look(ctx context.Context, pids []etf.Pid) []process {
+	each := make([][]etf.Atom, len(pids))
 	for i := range each {
 		each[i] = processItems
 	}
 	limited, cancel := context.WithTimeout(ctx, sampleTime)
 	defer cancel()
-	var infos []node.RawTerm
+	var infos []etf.Raw
 	raw, err := p.conn.Call(limited, "lists", "zipwith", processInfo, pids, each)
 	if err != nil || raw.Unmarshal(&infos) != nil {
 		return p.lookEach(ctx, pids)
@@ -423,7 +424,7 @@ func (p *peeker) look(ctx context.Context, pids []node.Pid) []process {
 }
 
 // lookEach looks at processes by a call each. Those that don't answer are mute until they do.
-func (p *peeker) lookEach(ctx context.Context, pids []node.Pid) []process {
+func (p *peeker) lookEach(ctx context.Context, pids []etf.Pid) []process {
 	ctx, cancel := context.WithTimeout(ctx, sampleTime)
 	defer cancel()
 	var seen []process
@@ -449,20 +450,20 @@ func (p *peeker) lookEach(ctx context.Context, pids []node.Pid) []process {
 }
 
 // processInfo is fun erlang:process_info/2: EXPORT_EXT with two atoms and the arity (OTP "External Term Format").
-var processInfo = node.RawTerm("\x71\x77\x06erlang\x77\x0cprocess_info\x61\x02")
+var processInfo = etf.Raw("\x71\x77\x06erlang\x77\x0cprocess_info\x61\x02")
 
 // pids returns the processes to look at. The registered ones are always among them; of the others, those that are
 // evenly spread among all. A node with very many is not asked for all: of what their numbers can be, some are tried.
-func (p *peeker) pids(ctx context.Context, k *peeked) (pids []node.Pid, ok bool) {
+func (p *peeker) pids(ctx context.Context, k *peeked) (pids []etf.Pid, ok bool) {
 	var count int64
-	if !p.askSample(ctx, k, &count, "erlang", "system_info", node.Atom("process_count")) {
+	if !p.askSample(ctx, k, &count, "erlang", "system_info", etf.Atom("process_count")) {
 		return nil, false
 	}
 	if count <= maxListed {
 		ok = p.askSample(ctx, k, &pids, "erlang", "processes")
 		return spread(pids, maxSampled), ok
 	}
-	var self node.Pid
+	var self etf.Pid
 	if !p.askSample(ctx, k, &self, "erlang", "self") {
 		return nil, false
 	}
@@ -480,18 +481,18 @@ func (p *peeker) askSample(ctx context.Context, k *peeked, value any, module, fu
 }
 
 // registered returns processes that have a name.
-func (p *peeker) registered(ctx context.Context, k *peeked) (pids []node.Pid, ok bool) {
-	var names []node.Atom
+func (p *peeker) registered(ctx context.Context, k *peeked) (pids []etf.Pid, ok bool) {
+	var names []etf.Atom
 	if !p.askSample(ctx, k, &names, "erlang", "registered") {
 		return nil, false
 	}
-	var found []node.RawTerm
-	whereis := node.RawTerm("\x71\x77\x06erlang\x77\x07whereis\x61\x01")
+	var found []etf.Raw
+	whereis := etf.Raw("\x71\x77\x06erlang\x77\x07whereis\x61\x01")
 	if !p.askSample(ctx, k, &found, "lists", "map", whereis, names[:min(len(names), maxSampled/2)]) {
 		return nil, false
 	}
 	for _, f := range found {
-		var pid node.Pid
+		var pid etf.Pid
 		if f.Unmarshal(&pid) == nil { // else it is a port, or has gone
 			pids = append(pids, pid)
 		}
@@ -500,11 +501,11 @@ func (p *peeker) registered(ctx context.Context, k *peeked) (pids []node.Pid, ok
 }
 
 // spread returns at most n elements, evenly spread.
-func spread(all []node.Pid, n int) []node.Pid {
+func spread(all []etf.Pid, n int) []etf.Pid {
 	if len(all) <= n {
 		return all
 	}
-	some := make([]node.Pid, n)
+	some := make([]etf.Pid, n)
 	for i := range some {
 		some[i] = all[i*len(all)/n]
 	}
@@ -512,8 +513,8 @@ func spread(all []node.Pid, n int) []node.Pid {
 }
 
 // guessed returns pids that may be processes: numbers are given in turn, and latest has one of the last.
-func guessed(latest node.Pid, n int) []node.Pid {
-	pids := make(map[node.Pid]bool)
+func guessed(latest etf.Pid, n int) []etf.Pid {
+	pids := make(map[etf.Pid]bool)
 	for range n {
 		pid := latest
 		pid.ID = rand.Uint32N(max(latest.ID, 1))
@@ -523,25 +524,25 @@ func guessed(latest node.Pid, n int) []node.Pid {
 }
 
 // parseProcess reads what process_info/2 tells of a process; false: it has gone.
-func parseProcess(pid node.Pid, info node.RawTerm) (process, bool) {
+func parseProcess(pid etf.Pid, info etf.Raw) (process, bool) {
 	var told struct {
-		Name     node.RawTerm `erl:"registered_name"` // or [] for none
-		Memory   int64        `erl:"memory"`
-		Messages int64        `erl:"message_queue_len"`
-		Work     int64        `erl:"reductions"`
-		Function node.RawTerm `erl:"current_function"`
+		Name     etf.Raw `erl:"registered_name"` // or [] for none
+		Memory   int64   `erl:"memory"`
+		Messages int64   `erl:"message_queue_len"`
+		Work     int64   `erl:"reductions"`
+		Function etf.Raw `erl:"current_function"`
 	}
 	if info.Unmarshal(&told) != nil || told.Name == nil {
 		return process{}, false
 	}
 	s := process{PID: pidText(pid), Memory: told.Memory, Messages: told.Messages, Reductions: told.Work}
-	var name node.Atom
+	var name etf.Atom
 	if told.Name.Unmarshal(&name) == nil {
 		s.Name = string(name)
 	}
 	var f struct {
 		_                struct{} `erl:",tuple"`
-		Module, Function node.Atom
+		Module, Function etf.Atom
 		Arity            int
 	}
 	if told.Function.Unmarshal(&f) == nil {
@@ -551,16 +552,16 @@ func parseProcess(pid node.Pid, info node.RawTerm) (process, bool) {
 }
 
 // pidText returns a process as its node shows it.
-func pidText(pid node.Pid) string { return fmt.Sprintf("<0.%d.%d>", pid.ID, pid.Serial) }
+func pidText(pid etf.Pid) string { return fmt.Sprintf("<0.%d.%d>", pid.ID, pid.Serial) }
 
-func (p *peeker) setMute(pid node.Pid) {
+func (p *peeker) setMute(pid etf.Pid) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.mute[pid] = true
 }
 
 // isMute reports whether a process has been asked and has not answered yet.
-func (p *peeker) isMute(pid node.Pid) bool {
+func (p *peeker) isMute(pid etf.Pid) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.mute[pid] && !p.waiting[fmt.Sprint(pidText(pid), "erlang", "process_info", []any{pid, processItems})] {

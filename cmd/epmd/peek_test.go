@@ -6,12 +6,12 @@ import (
 	"testing"
 	"time"
 
-	"eclus/node"
+	"eclus/node/etf"
 )
 
-func term(t *testing.T, v any) node.RawTerm {
+func term(t *testing.T, v any) etf.Raw {
 	t.Helper()
-	b, err := node.AppendTerm(nil, v)
+	b, err := etf.Append(nil, v)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -19,23 +19,23 @@ func term(t *testing.T, v any) node.RawTerm {
 }
 
 func TestParseProcess(t *testing.T) {
-	property := func(key string, value any) any { return node.Tuple{node.Atom(key), value} }
+	property := func(key string, value any) any { return etf.Tuple{etf.Atom(key), value} }
 	all := func(name any) []any {
 		return []any{
 			property("registered_name", name), property("memory", 2600), property("message_queue_len", 3),
-			property("reductions", int64(1<<40)), property("current_function", node.Tuple{node.Atom("m"), node.Atom("f"), 2}),
+			property("reductions", int64(1<<40)), property("current_function", etf.Tuple{etf.Atom("m"), etf.Atom("f"), 2}),
 		}
 	}
-	pid := node.Pid{Node: "a@b", ID: 85, Serial: 1}
+	pid := etf.Pid{Node: "a@b", ID: 85, Serial: 1}
 	want := process{PID: "<0.85.1>", Name: "init", Memory: 2600, Messages: 3, Reductions: 1 << 40, Function: "m:f/2"}
-	if got, ok := parseProcess(pid, term(t, all(node.Atom("init")))); !ok || got != want {
+	if got, ok := parseProcess(pid, term(t, all(etf.Atom("init")))); !ok || got != want {
 		t.Errorf("got %+v, %v; want %+v", got, ok, want)
 	}
 	want.Name = ""
 	if got, ok := parseProcess(pid, term(t, all([]any{}))); !ok || got != want {
 		t.Errorf("without a name: got %+v, %v; want %+v", got, ok, want)
 	}
-	for _, gone := range []any{node.Atom("undefined"), []any{}, 1, node.Tuple{}} {
+	for _, gone := range []any{etf.Atom("undefined"), []any{}, 1, etf.Tuple{}} {
 		if got, ok := parseProcess(pid, term(t, gone)); ok {
 			t.Errorf("%v is a process %+v", gone, got)
 		}
@@ -57,7 +57,7 @@ func TestBusiest(t *testing.T) {
 }
 
 func TestSpread(t *testing.T) {
-	all := make([]node.Pid, 10_000)
+	all := make([]etf.Pid, 10_000)
 	for i := range all {
 		all[i].ID = uint32(i)
 	}
@@ -67,7 +67,7 @@ func TestSpread(t *testing.T) {
 	if got := spread(all[:3], 4); len(got) != 3 {
 		t.Errorf("got %v", got)
 	}
-	for _, pid := range guessed(node.Pid{Node: "a@b", ID: 1000, Creation: 7}, 100) {
+	for _, pid := range guessed(etf.Pid{Node: "a@b", ID: 1000, Creation: 7}, 100) {
 		if pid.ID >= 1000 || pid.Creation != 7 {
 			t.Errorf("guessed %+v", pid)
 		}

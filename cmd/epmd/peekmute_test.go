@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"eclus/node"
+	"eclus/node/etf"
 )
 
 // muteNode is a node of ours that answers calls as its processes do, but not all.
@@ -24,9 +25,9 @@ type muteNode struct {
 }
 
 var itemsOfProcess = []any{
-	node.Tuple{node.Atom("registered_name"), []any{}}, node.Tuple{node.Atom("memory"), 2600},
-	node.Tuple{node.Atom("message_queue_len"), 1}, node.Tuple{node.Atom("reductions"), 7},
-	node.Tuple{node.Atom("current_function"), node.Tuple{node.Atom("m"), node.Atom("f"), 1}},
+	etf.Tuple{etf.Atom("registered_name"), []any{}}, etf.Tuple{etf.Atom("memory"), 2600},
+	etf.Tuple{etf.Atom("message_queue_len"), 1}, etf.Tuple{etf.Atom("reductions"), 7},
+	etf.Tuple{etf.Atom("current_function"), etf.Tuple{etf.Atom("m"), etf.Atom("f"), 1}},
 }
 
 // connect starts the node and connects to it.
@@ -36,7 +37,7 @@ func (m *muteNode) connect() *node.Conn {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	server := &node.Server{Name: "mute@127.0.0.1", Cookie: "secret", Options: node.Options{Processes: map[node.Atom]node.Handler{"rex": m.rex}}}
+	server := &node.Server{Name: "mute@127.0.0.1", Cookie: "secret", Options: node.Options{Processes: map[etf.Atom]node.Handler{"rex": m.rex}}}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(m.t.Context(), ln) }()
 	m.t.Cleanup(func() { <-served })
@@ -54,15 +55,15 @@ func (m *muteNode) rex(c *node.Conn, msg node.Message) {
 	call, ok := msg.Call()
 	var asked struct {
 		_                struct{} `erl:"call,tuple"`
-		Module, Function node.Atom
-		Args             []node.RawTerm
-		Leader           node.RawTerm
+		Module, Function etf.Atom
+		Args             []etf.Raw
+		Leader           etf.Raw
 	}
 	if !ok || call.Request.Unmarshal(&asked) != nil {
 		m.t.Errorf("asked for %x", call.Request)
 		return
 	}
-	var item node.Atom
+	var item etf.Atom
 	if len(asked.Args) == 1 {
 		asked.Args[0].Unmarshal(&item)
 	}
@@ -78,18 +79,18 @@ func (m *muteNode) rex(c *node.Conn, msg node.Message) {
 	}
 }
 
-func (m *muteNode) answer(name string, args []node.RawTerm) (answer any, ok bool) {
+func (m *muteNode) answer(name string, args []etf.Raw) (answer any, ok bool) {
 	switch name {
 	case "erlang:memory":
 		return nil, false
 	case "erlang:processes":
 		var pids []any
 		for i := range m.infos {
-			pids = append(pids, node.Pid{Node: "mute@127.0.0.1", ID: uint32(i) + 1})
+			pids = append(pids, etf.Pid{Node: "mute@127.0.0.1", ID: uint32(i) + 1})
 		}
 		return pids, true
 	case "lists:zipwith":
-		var pids []node.Pid
+		var pids []etf.Pid
 		var infos []any
 		args[1].Unmarshal(&pids)
 		for _, pid := range pids {
@@ -97,19 +98,19 @@ func (m *muteNode) answer(name string, args []node.RawTerm) (answer any, ok bool
 		}
 		return infos, !slices.Contains(infos, nil)
 	case "erlang:process_info":
-		var pid node.Pid
+		var pid etf.Pid
 		args[0].Unmarshal(&pid)
 		return m.infos[pid.ID-1], m.infos[pid.ID-1] != nil
 	case "erlang:statistics exact_reductions", "erlang:statistics context_switches", "erlang:statistics wall_clock":
-		return node.Tuple{1, 0}, true
+		return etf.Tuple{1, 0}, true
 	case "erlang:statistics garbage_collection":
-		return node.Tuple{1, 0, 0}, true
+		return etf.Tuple{1, 0, 0}, true
 	case "erlang:statistics io":
-		return node.Tuple{node.Tuple{node.Atom("input"), 1}, node.Tuple{node.Atom("output"), 1}}, true
+		return etf.Tuple{etf.Tuple{etf.Atom("input"), 1}, etf.Tuple{etf.Atom("output"), 1}}, true
 	case "erlang:system_info otp_release", "erlang:system_info version":
 		return "25", true
 	case "erlang:system_info emu_flavor":
-		return node.Atom("jit"), true
+		return etf.Atom("jit"), true
 	case "erlang:nodes visible", "erlang:nodes hidden", "application:which_applications":
 		return []any{}, true
 	}

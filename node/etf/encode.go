@@ -1,4 +1,4 @@
-package node
+package etf
 
 import (
 	"bytes"
@@ -25,7 +25,7 @@ import (
 //   - maps of Go become a map, in the order of their keys; a nil map is empty
 //   - structs become a map whose keys are atoms, in alphabetical order
 //   - nil and nil pointers become the atom undefined; other pointers, and interfaces, what they point to
-//   - the types of this package become what they are named for; a nil RawTerm is an error
+//   - the types of this package become what they are named for; a nil Raw is an error
 //   - a type with a MarshalTerm method, of its own or of a pointer to it, becomes what that returns
 //
 // The fields of a struct are its exported fields and those of structs embedded in it without a tag. Tags say
@@ -46,7 +46,7 @@ import (
 func Marshal(v any) ([]byte, error) {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
-	b, err := AppendTerm(append((*buf)[:0], extVersion), v)
+	b, err := Append(append((*buf)[:0], Version), v)
 	if err != nil {
 		return nil, err
 	}
@@ -61,8 +61,8 @@ var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
 const maxBuffer = 64 << 10
 
-// AppendTerm appends the term for v to b, without the version byte, as messages between nodes hold them.
-func AppendTerm(b []byte, v any) ([]byte, error) { return appendAny(b, v, 0) }
+// Append appends the term for v to b, without the version byte, as messages between nodes hold them.
+func Append(b []byte, v any) ([]byte, error) { return appendAny(b, v, 0) }
 
 const maxEncodeDepth = 10_000
 

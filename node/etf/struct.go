@@ -1,4 +1,4 @@
-package node
+package etf
 
 import (
 	"encoding/binary"
@@ -125,7 +125,7 @@ func (s *fields) asTuple(tag string) error {
 	}
 	var err error
 	s.name = Atom(name)
-	s.record, err = AppendTerm(nil, s.name)
+	s.record, err = Append(nil, s.name)
 	return err
 }
 
@@ -137,7 +137,7 @@ func (s *fields) add(b codecBuilder, f reflect.StructField, tag string, offset u
 	if name == "" {
 		name = f.Name
 	}
-	key, err := AppendTerm(nil, Atom(name))
+	key, err := Append(nil, Atom(name))
 	if err != nil {
 		return fmt.Errorf("name of field %s: %w", f.Name, err)
 	}

@@ -1,4 +1,4 @@
-package node
+package etf
 
 import (
 	"bufio"
@@ -163,10 +163,10 @@ func inOrder(v any) any {
 }
 
 func mapInOrder(v Map) Map {
-	pairs := make(map[string]MapPair, len(v))
+	pairs := make(map[string]Pair, len(v))
 	for _, pair := range v {
 		key := inOrder(pair.Key)
-		pairs[keyOf(key)] = MapPair{key, inOrder(pair.Value)}
+		pairs[keyOf(key)] = Pair{key, inOrder(pair.Value)}
 	}
 	m := make(Map, 0, len(pairs))
 	for _, key := range slices.Sorted(maps.Keys(pairs)) {
@@ -185,7 +185,7 @@ func inOrderAll(v []any) []any {
 
 // keyOf returns v encoded.
 func keyOf(v any) string {
-	b, err := AppendTerm(nil, v)
+	b, err := Append(nil, v)
 	if err != nil {
 		panic(err)
 	}
@@ -248,7 +248,7 @@ func (m termMaker) mapping(depth int) Map {
 		key := m.term(depth - 1)
 		if id := keyOf(inOrder(key)); !seen[id] {
 			seen[id] = true
-			v = append(v, MapPair{key, m.term(0)})
+			v = append(v, Pair{key, m.term(0)})
 		}
 	}
 	return v

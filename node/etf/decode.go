@@ -1,4 +1,4 @@
-package node
+package etf
 
 import (
 	"fmt"
@@ -46,23 +46,23 @@ import (
 // that says where it was; what was stored until then stays. See [Limits] for what a term may cost.
 func Unmarshal(data []byte, v any) error { return Limits{}.Unmarshal(data, v) }
 
-// CutTerm decodes the term that data begins with, version byte included, as [Unmarshal] does, and returns
+// Cut decodes the term that data begins with, version byte included, as [Unmarshal] does, and returns
 // what follows it.
-func CutTerm(data []byte, v any) (rest []byte, err error) { return Limits{}.CutTerm(data, v) }
+func Cut(data []byte, v any) (rest []byte, err error) { return Limits{}.Cut(data, v) }
 
 // Unmarshal is the function [Unmarshal] with limits.
 func (l Limits) Unmarshal(data []byte, v any) error {
-	rest, err := l.CutTerm(data, v)
+	rest, err := l.Cut(data, v)
 	if err == nil && len(rest) > 0 {
 		return &SyntaxError{len(data) - len(rest), fmt.Sprintf("%d bytes after the term", len(rest))}
 	}
 	return err
 }
 
-// CutTerm is the function [CutTerm] with limits.
-func (l Limits) CutTerm(data []byte, v any) (rest []byte, err error) {
-	if len(data) == 0 || data[0] != extVersion {
-		return nil, &SyntaxError{0, fmt.Sprintf("no term, which begins with %d", extVersion)}
+// Cut is the function [Cut] with limits.
+func (l Limits) Cut(data []byte, v any) (rest []byte, err error) {
+	if len(data) == 0 || data[0] != Version {
+		return nil, &SyntaxError{0, fmt.Sprintf("no term, which begins with %d", Version)}
 	}
 	if len(data) > 1 && data[1] == extCompressed {
 		return l.cutCompressed(data[2:], v)
@@ -79,14 +79,14 @@ func (l Limits) cutCompressed(data []byte, v any) (rest []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := l.decodeAll(term, v); err != nil {
+	if err := l.UnmarshalRaw(term, v); err != nil {
 		return nil, err
 	}
 	return rest, nil
 }
 
-// decodeAll decodes a term without a version byte, which must be all there is.
-func (l Limits) decodeAll(term []byte, v any) error {
+// UnmarshalRaw is the method [Raw.Unmarshal] with limits.
+func (l Limits) UnmarshalRaw(term Raw, v any) error {
 	n, err := l.decode(term, 0, v)
 	if err == nil && n != len(term) {
 		return &SyntaxError{n, fmt.Sprintf("%d bytes after the term", len(term)-n)}
@@ -95,7 +95,7 @@ func (l Limits) decodeAll(term []byte, v any) error {
 }
 
 // Unmarshal decodes the one term in t as the function [Unmarshal] does.
-func (t RawTerm) Unmarshal(v any) error { return Limits{}.decodeAll(t, v) }
+func (t Raw) Unmarshal(v any) error { return Limits{}.UnmarshalRaw(t, v) }
 
 var decoders = sync.Pool{New: func() any { return new(decoder) }}
 
@@ -117,7 +117,7 @@ func (l Limits) decode(data []byte, off int, v any) (int, error) {
 }
 
 // checkTerm returns an error unless t is one well-formed term.
-func checkTerm(t RawTerm) error {
+func checkTerm(t Raw) error {
 	d := decoders.Get().(*decoder)
 	defer d.release()
 	d.reset(t, 0, Limits{Size: math.MaxInt, Atoms: math.MaxInt})
@@ -335,7 +335,7 @@ func (l *listReader) end(d *decoder) error {
 
 // raw reads the rest of the term that began with t, the last token, and returns all of it, which may be a part of the
 // decoder's data.
-func (d *decoder) raw(t token) (RawTerm, error) {
+func (d *decoder) raw(t token) (Raw, error) {
 	pos := d.pos
 	switch {
 	case pos >= 0:

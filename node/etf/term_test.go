@@ -1,4 +1,4 @@
-package node
+package etf
 
 import (
 	"bytes"
@@ -160,7 +160,7 @@ func TestRawTerm(t *testing.T) {
 		}
 		t.Run(tt.name, func(t *testing.T) {
 			data := unhex(t, tt.hex)
-			var raw RawTerm
+			var raw Raw
 			if err := Unmarshal(data, &raw); err != nil || !bytes.Equal(raw, data[1:]) {
 				t.Errorf("decoded %x, %v; want %x", raw, err, data[1:])
 			}
@@ -185,7 +185,7 @@ func TestUnmarshalCut(t *testing.T) {
 			if err := Unmarshal(data[:n], &got); !errors.As(err, &syntax) {
 				t.Errorf("%s: %d of %d bytes: got %#v, %v; want a syntax error", tt.name, n, len(data), got, err)
 			}
-			var raw RawTerm
+			var raw Raw
 			if err := Unmarshal(data[:n], &raw); !errors.As(err, &syntax) {
 				t.Errorf("%s: %d of %d bytes: got %x, %v; want a syntax error", tt.name, n, len(data), raw, err)
 			}
@@ -196,7 +196,7 @@ func TestUnmarshalCut(t *testing.T) {
 func TestCutTerm(t *testing.T) {
 	for _, tt := range termTests {
 		var got any
-		rest, err := CutTerm(append(unhex(t, tt.hex), 131, 106), &got)
+		rest, err := Cut(append(unhex(t, tt.hex), 131, 106), &got)
 		if err != nil || !reflect.DeepEqual(got, tt.want) || !bytes.Equal(rest, []byte{131, 106}) {
 			t.Errorf("%s: got %#v, rest %x, %v; want %#v, rest 836a", tt.name, got, rest, err, tt.want)
 		}
@@ -247,7 +247,7 @@ func TestUnmarshalBad(t *testing.T) {
 			if err := Unmarshal(unhex(t, tt.hex), &got); !errors.As(err, &syntax) || !names(err, tt.err) {
 				t.Errorf("got %#v, %v; want a syntax error naming %q", got, err, tt.err)
 			}
-			var raw RawTerm
+			var raw Raw
 			if err := Unmarshal(unhex(t, tt.hex), &raw); !errors.As(err, &syntax) || !names(err, tt.err) {
 				t.Errorf("got %x, %v; want a syntax error naming %q", raw, err, tt.err)
 			}

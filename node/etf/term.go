@@ -1,4 +1,4 @@
-package node
+package etf
 
 import (
 	"bytes"
@@ -8,9 +8,11 @@ import (
 	"strings"
 )
 
+// Version is the byte that a term begins with, unless it is a [Raw].
+const Version = 131
+
 // The tags of the external term format (OTP "External Term Format"), by their names in OTP without _EXT.
 const (
-	extVersion        = 131
 	extNewFloat       = 70
 	extBitBinary      = 77
 	extCompressed     = 80
@@ -124,16 +126,16 @@ type Fun struct {
 	term string // without the version byte
 }
 
-// RawTerm is one encoded term, without the version byte 131: a part of a term to be decoded later, or one
+// Raw is one encoded term, without the version byte 131: a part of a term to be decoded later, or one
 // that has been encoded before.
-type RawTerm []byte
+type Raw []byte
 
 // Map is an Erlang map with its associations in the order in which they were sent. Keys may be of any type,
 // also of those that can't be keys of a Go map.
-type Map []MapPair
+type Map []Pair
 
-// MapPair is an association of a [Map].
-type MapPair struct {
+// Pair is an association of a [Map].
+type Pair struct {
 	Key, Value any
 }
 
@@ -149,7 +151,7 @@ func (m Map) Get(key any) (value any, ok bool) {
 }
 
 // MarshalTerm returns t itself, once it was found to be one well-formed term.
-func (t RawTerm) MarshalTerm() (RawTerm, error) {
+func (t Raw) MarshalTerm() (Raw, error) {
 	if err := checkTerm(t); err != nil {
 		return nil, err
 	}
@@ -157,18 +159,18 @@ func (t RawTerm) MarshalTerm() (RawTerm, error) {
 }
 
 // UnmarshalTerm makes *t a copy of term.
-func (t *RawTerm) UnmarshalTerm(term RawTerm) error {
+func (t *Raw) UnmarshalTerm(term Raw) error {
 	*t = bytes.Clone(term)
 	return nil
 }
 
 // Marshaler is a type that encodes itself as one term.
 type Marshaler interface {
-	MarshalTerm() (RawTerm, error)
+	MarshalTerm() (Raw, error)
 }
 
 // Unmarshaler is a type that decodes itself from one well-formed term. It must copy what it keeps of
 // it, and change nothing of it.
 type Unmarshaler interface {
-	UnmarshalTerm(RawTerm) error
+	UnmarshalTerm(Raw) error
 }

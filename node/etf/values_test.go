@@ -1,4 +1,4 @@
-package node
+package etf
 
 import (
 	"encoding/binary"
@@ -50,14 +50,14 @@ type celsius float64
 
 var errCold = errors.New("too cold")
 
-func (c celsius) MarshalTerm() (RawTerm, error) {
+func (c celsius) MarshalTerm() (Raw, error) {
 	if c < -273.15 {
 		return nil, errCold
 	}
-	return AppendTerm(nil, Tuple{Atom("celsius"), float64(c)})
+	return Append(nil, Tuple{Atom("celsius"), float64(c)})
 }
 
-func (c *celsius) UnmarshalTerm(term RawTerm) error {
+func (c *celsius) UnmarshalTerm(term Raw) error {
 	var t struct {
 		_ struct{} `erl:"celsius,tuple"`
 		N float64
@@ -73,9 +73,9 @@ func (c *celsius) UnmarshalTerm(term RawTerm) error {
 // kelvin has its methods on the pointer: a tuple {kelvin, N}.
 type kelvin struct{ n int }
 
-func (k *kelvin) MarshalTerm() (RawTerm, error) { return AppendTerm(nil, Tuple{Atom("kelvin"), k.n}) }
+func (k *kelvin) MarshalTerm() (Raw, error) { return Append(nil, Tuple{Atom("kelvin"), k.n}) }
 
-func (k *kelvin) UnmarshalTerm(term RawTerm) error {
+func (k *kelvin) UnmarshalTerm(term Raw) error {
 	var t struct {
 		_ struct{} `erl:"kelvin,tuple"`
 		N int
@@ -163,7 +163,7 @@ func asDecoded(term any) any {
 	case Map:
 		m := make(Map, len(v))
 		for i, pair := range v {
-			m[i] = MapPair{asDecoded(pair.Key), asDecoded(pair.Value)}
+			m[i] = Pair{asDecoded(pair.Key), asDecoded(pair.Value)}
 		}
 		return m
 	}
@@ -217,14 +217,14 @@ var intoTests = []struct {
 	{"float into int", 1.5, new(int), nil, "into Go int"},
 	{"atom into bool", Atom("maybe"), new(bool), nil, `atom "maybe" into Go bool`},
 	{"binary into int", []byte("x"), new(int), nil, "into Go int"},
-	{"tuple of another size", Tuple{1, 2, 3}, new(point), nil, "tuple of 3 into Go node.point"},
-	{"another record", Tuple{Atom("other"), 1, 2}, new(record), nil, "node.record"},
+	{"tuple of another size", Tuple{1, 2, 3}, new(point), nil, "tuple of 3 into Go etf.point"},
+	{"another record", Tuple{Atom("other"), 1, 2}, new(record), nil, "etf.record"},
 	{"list of another size", []any{1, 2, 300}, new([2]int), nil, "[2]int"},
 	{"improper list", ImproperList{[]any{1}, 2}, new([]int), nil, "[]int"},
 	{"deep within", Map{{Atom("r"), []any{Map{{Atom("l"), Map{{Atom("v"), Atom("x")}}}}}}}, new(tree), nil, ".r[0].l.v: atom \"x\" into Go int"},
 	{"methods", Tuple{Atom("kelvin"), 1.0}, new(celsius), nil, "celsius"},
 	{"method that refuses", Tuple{Atom("celsius"), -300}, new(celsius), nil, "celsius: too cold"},
-	{"elements that come in pieces", RawTerm("\x6c\x00\x00\x00\x01\x61\x01\x6b\x00\x02\x02\x03"), new([]int), []int{1, 2, 3}, ""},
+	{"elements that come in pieces", Raw("\x6c\x00\x00\x00\x01\x61\x01\x6b\x00\x02\x02\x03"), new([]int), []int{1, 2, 3}, ""},
 	{"binary into a slice it has", []byte("x"), ptr([]int{1}), nil, "binary of 1 bytes into Go []int"},
 	{"no characters", []any{-1}, new(string), nil, "into Go string"},
 }
@@ -265,7 +265,7 @@ func TestUnmarshalCopies(t *testing.T) {
 		Name  string         `erl:"name"`
 		Long  Atom           `erl:"long"`
 		Pid   Pid            `erl:"pid"`
-		Raw   RawTerm        `erl:"raw"`
+		Raw   Raw            `erl:"raw"`
 		Map   map[string]any `erl:"map"`
 		Any   any            `erl:"any"`
 	}
@@ -279,7 +279,7 @@ func TestUnmarshalCopies(t *testing.T) {
 		}
 		data = append(data, make([]byte, extra)...)
 		var got all
-		if _, err := CutTerm(data, &got); err != nil {
+		if _, err := Cut(data, &got); err != nil {
 			t.Fatal(err)
 		}
 		for i := range data {
@@ -291,8 +291,8 @@ func TestUnmarshalCopies(t *testing.T) {
 	}
 }
 
-func encodeRaw(t *testing.T, v any) RawTerm {
-	b, err := AppendTerm(nil, v)
+func encodeRaw(t *testing.T, v any) Raw {
+	b, err := Append(nil, v)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -324,7 +324,7 @@ func TestMarshalBad(t *testing.T) {
 		{"unknown option", odd{}, `option "odd"`},
 		{"itself", loop, "nested"},
 		{"methods", map[string]celsius{"x": -300}, "too cold"},
-		{"nil raw term", RawTerm(nil), "RawTerm"},
+		{"nil raw term", Raw(nil), "etf.Raw"},
 		{"reference of no words", Ref{Node: "a@b"}, "1 to 5 words"},
 	} {
 		if got, err := Marshal(tt.value); err == nil || !strings.Contains(err.Error(), tt.err) {
@@ -354,7 +354,7 @@ func TestLimits(t *testing.T) {
 		{"size", Limits{Size: 5}, atoms, false},
 	} {
 		var v any
-		var raw RawTerm
+		var raw Raw
 		for _, into := range []any{&v, &raw} {
 			if into == &raw && tt.name == "depth" {
 				continue // nothing is entered
@@ -496,7 +496,7 @@ func BenchmarkTerms(b *testing.B) {
 	}{
 		{"encode/term", func() error { _, err := Marshal(nodes); return err }},
 		{"encode/json", func() error { _, err := json.Marshal(nodes); return err }},
-		{"append/term", func() error { _, err := AppendTerm(buf[:0], nodes); return err }},
+		{"append/term", func() error { _, err := Append(buf[:0], nodes); return err }},
 		{"append/json", func() error { return json.NewEncoder(io.Discard).Encode(nodes) }},
 		{"decode/term", func() error { var v []benchNode; return Unmarshal(term, &v) }},
 		{"decode/json", func() error { var v []benchNode; return json.Unmarshal(text, &v) }},
