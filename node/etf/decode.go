@@ -1,19 +1,17 @@
 package etf
 
 import (
+	"bytes"
+	"cmp"
+	"compress/zlib"
 	"fmt"
+	"io"
 	"math"
-	"math/big"
 	"reflect"
-	"slices"
-	"strconv"
-	"strings"
-	"sync"
-	"unicode/utf8"
 )
 
-// Unmarshal decodes the term in data, which begins with the version byte 131, into what v points to. Bytes
-// after the term are an error. It copies all that it keeps of data.
+// Unmarshal decodes the term in data into what v points to. The term begins with the version byte
+// 131. Bytes after the term are an error. Unmarshal copies all that it keeps of data.
 //
 // Into an any it stores
 //
@@ -29,26 +27,44 @@ import (
 //
 // Into other types, by their kind:
 //
-//   - integers of Go and big.Int take an integer that is in their range; floats take integers too
-//   - bool takes the atoms true and false
-//   - string takes the bytes of a binary, the name of an atom, or a list of characters
-//   - a slice or an array takes a proper list; an array must have its length. A slice or an array of
-//     bytes also takes a binary
-//   - a Go map takes a map or a list of 2-tuples; associations are added to those it has
-//   - a struct takes a map whose keys are the names of its fields, as atoms or binaries, or a list of
-//     properties as module proplists has it: 2-tuples, and atoms that stand for {Atom, true}. What has no
-//     field is skipped, and a field that is not named keeps its value. Of equal keys the last one counts.
-//     With the option tuple it takes a tuple of exactly its fields
-//   - a pointer becomes nil for the atom undefined, else it points to a value of its own
-//   - a type with an UnmarshalTerm method is given the term
+//   - Integers of Go and big.Int take an integer in their range. Floats take integers too.
+//   - bool takes the atoms true and false.
+//   - string takes the bytes of a binary, the name of an atom, or a list of characters.
+//   - A slice or an array takes a proper list. An array must have its length. A slice or an array
+//     of bytes also takes a binary.
+//   - A Go map takes a map or a list of 2-tuples. It keeps the associations that it has.
+//   - A struct takes a map whose keys are the names of its fields, as atoms or binaries. It also
+//     takes a list of properties, as in module proplists: 2-tuples, and atoms that stand for
+//     {Atom, true}. Keys without a field are skipped. A field that is not named keeps its value. Of
+//     equal keys the last one counts. With the option tuple it takes a tuple of exactly its fields.
+//   - A pointer becomes nil for the atom undefined. Else it points to a value of its own.
+//   - A type with an UnmarshalTerm method is given the term.
 //
-// [Marshal] tells how fields are named. The first thing that does not fit ends the decoding with an error
-// that says where it was; what was stored until then stays. See [Limits] for what a term may cost.
+// [Marshal] says how fields are named. The first thing that does not fit ends the decoding with an
+// error that says where. What was stored until then stays. [Limits] say what a term may cost.
 func Unmarshal(data []byte, v any) error { return Limits{}.Unmarshal(data, v) }
 
-// Cut decodes the term that data begins with, version byte included, as [Unmarshal] does, and returns
-// what follows it.
+// Cut decodes the term that data begins with, version byte included, as [Unmarshal] does. It
+// returns what follows the term.
 func Cut(data []byte, v any) (rest []byte, err error) { return Limits{}.Cut(data, v) }
+
+// Unmarshal decodes the one term in t as the function [Unmarshal] does.
+func (t Raw) Unmarshal(v any) error { return Limits{}.UnmarshalRaw(t, v) }
+
+// Limits bound what a term may cost its receiver. A field that is 0 stands for its default.
+//
+// Before memory is taken for a length that a term claims, that length is held against the bytes
+// that are left. So decoding into an any takes at most some 24 bytes of memory for each byte of
+// the term. Into other types it also takes what the Go value of each element takes.
+type Limits struct {
+	Depth int // tuples, lists, maps and funs within one another; default 10,000
+	Size  int // bytes of the encoded term, once decompressed; default 16 MiB
+	Atoms int // atoms, each occurrence counted; default 1,048,576, the size of a node's atom table
+}
+
+func (l Limits) withDefaults() Limits {
+	return Limits{cmp.Or(l.Depth, 10_000), cmp.Or(l.Size, 16<<20), cmp.Or(l.Atoms, 1<<20)}
+}
 
 // Unmarshal is the function [Unmarshal] with limits.
 func (l Limits) Unmarshal(data []byte, v any) error {
@@ -65,24 +81,20 @@ func (l Limits) Cut(data []byte, v any) (rest []byte, err error) {
 		return nil, &SyntaxError{0, fmt.Sprintf("no term, which begins with %d", Version)}
 	}
 	if len(data) > 1 && data[1] == extCompressed {
-		return l.cutCompressed(data[2:], v)
+		term, rest, err := inflate(data[2:], l)
+		if err == nil {
+			err = l.UnmarshalRaw(term, v)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return rest, nil
 	}
 	n, err := l.decode(data, 1, v)
 	if err != nil {
 		return nil, err
 	}
 	return data[n:], nil
-}
-
-func (l Limits) cutCompressed(data []byte, v any) (rest []byte, err error) {
-	term, rest, err := inflate(data, l)
-	if err != nil {
-		return nil, err
-	}
-	if err := l.UnmarshalRaw(term, v); err != nil {
-		return nil, err
-	}
-	return rest, nil
 }
 
 // UnmarshalRaw is the method [Raw.Unmarshal] with limits.
@@ -94,330 +106,97 @@ func (l Limits) UnmarshalRaw(term Raw, v any) error {
 	return err
 }
 
-// Unmarshal decodes the one term in t as the function [Unmarshal] does.
-func (t Raw) Unmarshal(v any) error { return Limits{}.UnmarshalRaw(t, v) }
-
-var decoders = sync.Pool{New: func() any { return new(decoder) }}
-
-// decode decodes the term at off in data and returns the offset of what follows.
+// decode decodes the term at off in data. It returns the offset of what follows.
 func (l Limits) decode(data []byte, off int, v any) (int, error) {
 	target := reflect.ValueOf(v)
 	if target.Kind() != reflect.Pointer || target.IsNil() {
 		return 0, fmt.Errorf("decode term: into %T: not a pointer that points to something", v)
 	}
-	d := decoders.Get().(*decoder)
-	defer d.release()
-	d.reset(data, off, l)
+	d := newDecoder(data, off, l)
+	target = target.Elem()
+	err := d.one(planOf(target.Type()), target)
+	return d.off, err
+}
+
+// one decodes the next term into v, whose plan is p.
+func (d *decoder) one(p *plan, v reflect.Value) error {
 	t, err := d.next()
 	if err != nil {
-		return 0, err
+		return err
 	}
-	err = codecOf(target.Type().Elem()).decode(d, t, target.UnsafePointer())
-	return d.off, err
+	return p.decode(d, t, v)
 }
 
 // checkTerm returns an error unless t is one well-formed term.
 func checkTerm(t Raw) error {
-	d := decoders.Get().(*decoder)
-	defer d.release()
-	d.reset(t, 0, Limits{Size: math.MaxInt, Atoms: math.MaxInt})
-	first, err := d.next()
+	return Limits{Size: math.MaxInt, Atoms: math.MaxInt}.UnmarshalRaw(t, new(nothing))
+}
+
+// nothing takes any term and keeps nothing of it.
+type nothing struct{}
+
+func (*nothing) UnmarshalTerm(Raw) error { return nil }
+
+// inflateRatio is the most that DEFLATE makes of a byte.
+const inflateRatio = 1032
+
+// inflate returns the term of a COMPRESSED and what follows it. After the tag, data holds size=4,
+// then the zlib stream.
+func inflate(data []byte, limits Limits) (term, rest []byte, err error) {
+	bad := func(reason string) error {
+		const offset = 6 // of the stream
+		return &SyntaxError{offset, reason}
+	}
+	if len(data) < 4 {
+		return nil, nil, bad("compressed term without a size")
+	}
+	size, limit := int64(bigEndian(data[:4])), limits.withDefaults().Size
+	if size > int64(limit) {
+		return nil, nil, over("%d bytes decompressed, at most %d", size, limit)
+	}
+	stream := bytes.NewReader(data[4:])
+	if size > inflateRatio*int64(stream.Len()) {
+		return nil, nil, bad(fmt.Sprintf("compressed term claims to be of %d bytes", size))
+	}
+	z, err := zlib.NewReader(stream)
 	if err != nil {
-		return err
+		return nil, nil, bad(err.Error())
 	}
-	if err := d.discard(first); err != nil {
-		return err
+	term = make([]byte, size)
+	if _, err := io.ReadFull(z, term); err != nil {
+		return nil, nil, bad("compressed term: " + err.Error())
 	}
-	if d.left() > 0 {
-		return d.bad("%d bytes after the term", d.left())
+	if _, err := io.ReadFull(z, make([]byte, 1)); err != io.EOF {
+		return nil, nil, bad(fmt.Sprintf("compressed term is not of %d bytes", size))
 	}
-	return nil
+	return term, data[len(data)-stream.Len():], nil
 }
 
-// atomCache holds atoms that were met lately, so that those which come again take no memory. It is bounded:
-// an atom has one place, which the next one takes over.
-type atomCache [256]any
-
-const maxCached = 48 // bytes of an atom in the cache
-
-// value returns s as an Atom in an any.
-func (c *atomCache) value(s string) any {
-	if len(s) == 0 || len(s) > maxCached {
-		return Atom(strings.Clone(s))
-	}
-	place := &c[(uint(s[0])*7^uint(s[len(s)/2])*31^uint(s[len(s)-1])*101^uint(len(s))*3)%uint(len(c))]
-	if a, ok := (*place).(Atom); !ok || string(a) != s {
-		*place = Atom(strings.Clone(s))
-	}
-	return *place
-}
-
-func (c *atomCache) atom(s string) Atom { return c.value(s).(Atom) }
-
-// Values that need no memory of their own.
-var (
-	emptyList  any = []any{}
-	emptyTuple any = Tuple{}
-)
-
-// value decodes the term that begins with t as Unmarshal stores it in an any.
-func (d *decoder) value(t token) (any, error) {
-	switch t.kind {
-	case kindInt:
-		return t.n, nil
-	case kindBig:
-		return t.big(), nil
-	case kindFloat:
-		return t.float(), nil
-	case kindAtom:
-		return d.cache.value(t.text), nil
-	case kindNil:
-		return emptyList, nil
-	case kindString:
-		return Charlist(strings.Clone(latin1(t.text))), nil
-	case kindBinary:
-		return d.clone(t), nil
-	case kindBits:
-		return t.bits(), nil
-	case kindPid:
-		return box(d.pid(t))
-	case kindPort:
-		return box(d.port(t))
-	case kindRef:
-		return box(d.ref(t))
-	case kindFun:
-		return box(d.opaque(t))
-	}
-	return d.container(t)
-}
-
-// box returns v in an any.
-func box[T any](v T, err error) (any, error) { return v, err }
-
-func (d *decoder) container(t token) (any, error) {
-	if err := d.enter(); err != nil {
-		return nil, err
-	}
-	defer d.leave()
-	switch t.kind {
-	case kindTuple:
-		return d.tuple(t)
-	case kindList:
-		return d.list(t)
-	default:
-		return d.mapping(t)
-	}
-}
-
-// one decodes the next term.
-func (d *decoder) one() (any, error) {
-	t, err := d.next()
-	if err != nil {
-		return nil, err
-	}
-	return d.value(t)
-}
-
-func (d *decoder) tuple(t token) (any, error) {
-	if t.n == 0 {
-		return emptyTuple, nil
-	}
-	tuple := make(Tuple, t.n)
-	var err error
-	for i := range tuple {
-		if tuple[i], err = d.one(); err != nil {
-			return nil, err
-		}
-	}
-	return tuple, nil
-}
-
-func (d *decoder) mapping(t token) (any, error) {
-	m := make(Map, t.n)
-	var err error
-	for i := range m {
-		if m[i].Key, err = d.one(); err != nil {
-			return nil, err
-		}
-		if m[i].Value, err = d.one(); err != nil {
-			return nil, err
-		}
-	}
-	return m, nil
-}
-
-func (d *decoder) list(t token) (any, error) {
-	elements := make([]any, 0, t.n)
-	l := listReader{left: t.n}
-	for {
-		t, more, err := l.next(d)
-		if err != nil {
-			return nil, err
-		}
-		if !more {
-			break
-		}
-		v, err := d.value(t)
-		if err != nil {
-			return nil, err
-		}
-		elements = append(elements, v)
-	}
-	if !l.improper {
-		return elements, nil
-	}
-	tail, err := d.value(l.tail)
-	if err != nil || len(elements) == 0 { // a node, too, takes a list of no elements for its tail
-		return tail, err
-	}
-	return ImproperList{elements, tail}, nil
-}
-
-// listReader reads the elements of a list, also of one that was sent in pieces, each the tail of the one
-// before.
-type listReader struct {
-	left     int64
-	bytes    string // elements of a string
-	ended    bool   // there are no more but bytes
-	improper bool   // it ended with tail
-	tail     token
-}
-
-// isList tells whether t is a list, empty or not, or the head of one.
-func (t token) isList() bool { return t.kind == kindList || t.kind == kindString || t.kind == kindNil }
-
-// elements returns a reader for the list t.
-func elements(t token) listReader {
-	if t.kind == kindList {
-		return listReader{left: t.n}
-	}
-	return listReader{bytes: t.text, ended: true}
-}
-
-// next returns the next element, or false at the end.
-func (l *listReader) next(d *decoder) (t token, more bool, err error) {
-	for {
-		switch {
-		case len(l.bytes) > 0:
-			t = token{kind: kindInt, n: int64(l.bytes[0])}
-			l.bytes, d.pos = l.bytes[1:], -1
-			return t, true, nil
-		case l.left > 0:
-			l.left--
-			t, err = d.next()
-			return t, true, err
-		case l.ended:
-			return token{}, false, nil
-		}
-		if err := l.end(d); err != nil {
-			return token{}, false, err
-		}
-	}
-}
-
-// end reads the tail.
-func (l *listReader) end(d *decoder) error {
-	t, err := d.next()
-	if t.kind == kindList {
-		l.left = t.n
-		return err
-	}
-	l.ended, l.bytes = true, ""
-	switch t.kind {
-	case kindNil:
-	case kindString:
-		l.bytes = t.text
-	default:
-		l.improper, l.tail = true, t
-	}
-	return err
-}
-
-// raw reads the rest of the term that began with t, the last token, and returns all of it, which may be a part of the
-// decoder's data.
-func (d *decoder) raw(t token) (Raw, error) {
-	pos := d.pos
-	switch {
-	case pos >= 0:
-	case t.kind == kindAtom:
-		return appendKnown(nil, Atom(t.text)), nil
-	default:
-		return appendInt(nil, t.n), nil
-	}
-	err := d.discard(t)
-	return d.data[pos:d.off], err
-}
-
-func (d *decoder) opaque(t token) (Fun, error) {
-	raw, err := d.raw(t)
-	return Fun{string(raw)}, err
-}
-
-func (t token) float() float64 { return math.Float64frombits(uint64(t.n)) }
-
-// big returns an integer of any size.
-func (t token) big() *big.Int {
-	if t.kind == kindInt {
-		return big.NewInt(t.n)
-	}
-	b := []byte(t.text)
-	slices.Reverse(b)
-	n := new(big.Int).SetBytes(b)
-	if t.n != 0 {
-		n.Neg(n)
-	}
-	return n
-}
-
-func (t token) bits() BitString {
-	b := []byte(t.text)
-	b[len(b)-1] &= 0xff << (8 - t.n)
-	return BitString{b, uint8(t.n)}
-}
-
-// chars returns the characters of a list of them, as UTF-8.
-func (d *decoder) chars(t token) (s string, ok bool, err error) {
-	if t.kind == kindString {
-		return strings.Clone(latin1(t.text)), true, nil
-	}
-	var chars []byte
-	l, ok := elements(t), t.isList()
-	for ok {
-		t, more, err := l.next(d)
-		if err != nil || !more {
-			return string(chars), err == nil && !l.improper, err
-		}
-		if ok = t.kind == kindInt && t.n == int64(rune(t.n)) && utf8.ValidRune(rune(t.n)); ok {
-			chars = utf8.AppendRune(chars, rune(t.n))
-		}
-	}
-	return "", false, nil
+// mismatch returns the error for a term that does not fit into a type.
+func (d *decoder) mismatch(t token, typ reflect.Type) error {
+	return &TypeError{Term: d.describe(t), Type: typ}
 }
 
 const shown = 32 // bytes of a name that an error shows
 
-// String describes t for an error.
-func (t token) String() string {
-	name := t.text[:min(len(t.text), shown)]
+// describe describes t for an error.
+func (d *decoder) describe(t token) string {
 	switch t.kind {
-	case kindInt:
-		return "integer " + strconv.FormatInt(t.n, 10)
-	case kindBig:
-		return fmt.Sprintf("integer of %d bytes", len(t.text))
 	case kindFloat:
 		return fmt.Sprintf("float %v", t.float())
 	case kindAtom:
-		return fmt.Sprintf("atom %q", name)
-	case kindTuple:
-		return fmt.Sprintf("tuple of %d", t.n)
-	case kindNil:
-		return "empty list"
-	case kindString, kindList:
-		return fmt.Sprintf("list of %d", max(t.n, int64(len(t.text))))
-	case kindBinary, kindBits:
-		return fmt.Sprintf("binary of %d bytes", len(t.text))
-	case kindMap:
-		return fmt.Sprintf("map of %d", t.n)
+		name := d.text(t)
+		return fmt.Sprintf("atom %q", name[:min(len(name), shown)])
+	case kindNil, kindPid, kindPort, kindRef, kindFun:
+		return described[t.kind]
 	}
-	return map[kind]string{kindPid: "pid", kindPort: "port", kindRef: "reference", kindFun: "fun"}[t.kind]
+	return fmt.Sprintf(described[t.kind], t.n)
+}
+
+// described says what a term of a kind is. The number is its n.
+var described = map[kind]string{
+	kindInt: "integer %d", kindBig: "integer of %d bytes", kindTuple: "tuple of %d",
+	kindNil: "empty list", kindString: "list of %d", kindList: "list of %d", kindMap: "map of %d",
+	kindBinary: "binary of %d bytes", kindBits: "binary of %d bytes",
+	kindPid: "pid", kindPort: "port", kindRef: "reference", kindFun: "fun",
 }

@@ -11,8 +11,8 @@ import (
 // ErrLimit is in the chain of the error for a term that is beyond the [Limits].
 var ErrLimit = errors.New("beyond the limit")
 
-// SyntaxError says that bytes are no term. Its offset counts from the version byte, or for a compressed term
-// from the first byte of what was decompressed.
+// SyntaxError says that bytes are no term. Offset counts from the version byte. In a compressed
+// term it counts from the first byte of what was decompressed.
 type SyntaxError struct {
 	Offset int
 	Reason string
@@ -57,21 +57,14 @@ func (e *ValueError) Unwrap() error { return e.Err }
 const maxPath = 32
 
 // termPath leads to a part of a value. Its segments are those next to the part, innermost first.
-type termPath struct {
-	segments []string
-	cut      bool // there were more
-}
+type termPath struct{ segments []string }
 
-// Path returns where in the value the error is, as `.Apps[3].Version`. It is empty for the value as a whole,
-// and begins with "..." when only its last 32 segments are known.
+// Path returns where in the value the error is, as `.Apps[3].Version`. It is empty for the value
+// as a whole. It begins with "..." when only its last 32 segments are known.
 func (p *termPath) Path() string {
 	segments := slices.Clone(p.segments)
 	slices.Reverse(segments)
-	s := strings.Join(segments, "")
-	if p.cut {
-		return "..." + s
-	}
-	return s
+	return strings.Join(segments, "")
 }
 
 func (p *termPath) prefix() string {
@@ -82,11 +75,11 @@ func (p *termPath) prefix() string {
 }
 
 func (p *termPath) extend(segment string) {
-	if len(p.segments) == maxPath {
-		p.cut = true
-		return
+	if n := len(p.segments); n < maxPath {
+		p.segments = append(p.segments, segment)
+	} else if n == maxPath {
+		p.segments = append(p.segments, "...")
 	}
-	p.segments = append(p.segments, segment)
 }
 
 // within adds to err that it came from this segment of a value.

@@ -6,105 +6,90 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"unsafe"
 )
 
 // field is a field of a struct that has a term.
 type field struct {
 	name      string
-	key       []byte // its name as an encoded atom
-	before    []byte // what its value comes after: its key, if there is one, after the head of the term for the first field
-	short     [16]byte
-	offset    uintptr
-	typ       reflect.Type
+	key       []byte // its name as an encoded atom; none in a tuple
+	index     []int
 	omitEmpty bool
-	codec     codec
+	*plan
 }
 
-// of returns where the field of the struct at p is.
-func (f *field) of(p unsafe.Pointer) unsafe.Pointer { return unsafe.Add(p, f.offset) }
-
-// appendBefore appends f.before. When that is short it is taken from f.short, of which all 16 bytes are copied, in a single
-// instruction.
-func (f *field) appendBefore(b []byte) []byte {
-	if n := len(b) + len(f.before); len(f.before) <= len(f.short) {
-		return append(b, f.short[:]...)[:n]
+// of returns field f of the struct v.
+func (f *field) of(v reflect.Value) reflect.Value {
+	for _, i := range f.index {
+		v = v.Field(i)
 	}
-	return append(b, f.before...)
-}
-
-// structure returns the codec of a struct type: that of a tuple, or of a map.
-func (b codecBuilder) structure(t reflect.Type) codec {
-	s := fields{typ: t, byName: make(map[string]*field)}
-	if err := s.collect(b, t, 0); err != nil {
-		return &brokenCodec{t, err}
-	}
-	if s.tuple {
-		return newTupleCodec(s)
-	}
-	slices.SortStableFunc(s.list, func(x, y field) int { return strings.Compare(x.name, y.name) })
-	for i := range s.list {
-		f := &s.list[i]
-		if s.byName[f.name] != nil {
-			return &brokenCodec{t, fmt.Errorf("two fields named %q", f.name)}
-		}
-		s.byName[f.name] = f
-		s.optional = s.optional || f.omitEmpty
-		f.before = f.key
-	}
-	s.begin(appendHead(nil, extMap, uint32(len(s.list))))
-	return &structCodec{s}
-}
-
-// newTupleCodec returns the codec of a struct that is a tuple.
-func newTupleCodec(s fields) codec {
-	head, err := appendArity(nil, s.arity())
-	if err != nil {
-		return &brokenCodec{s.typ, err}
-	}
-	s.begin(append(head, s.record...))
-	return &tupleCodec{s}
+	return v
 }
 
 // fields are those of a struct type.
 type fields struct {
-	typ      reflect.Type
-	list     []field // of a map in alphabetical order, of a tuple in that of the struct
-	byName   map[string]*field
-	optional bool   // there are fields that may be left out of a map
-	head     []byte // what the term begins with
-	tuple    bool
-	name     Atom   // that a tuple begins with
-	record   []byte // the same, encoded; nil: none
+	list   []*field // of a map in alphabetical order, of a tuple in that of the struct
+	byName map[string]*field
+	tuple  bool
+	record Atom   // that a tuple begins with, if any
+	arity  int    // elements of the tuple
+	head   []byte // what the term of all fields begins with
 }
 
-// begin has the term of all fields begin with head.
-func (s *fields) begin(head []byte) {
-	s.head = head
-	for i := range s.list {
-		f := &s.list[i]
-		if i == 0 {
-			f.before = slices.Concat(head, f.before)
-		}
-		copy(f.short[:], f.before)
+// asStruct fills p for a struct: a map, or a tuple.
+func (p *plan) asStruct(made planner) {
+	s := &fields{byName: make(map[string]*field)}
+	p.fields = s
+	p.encode, p.decode = p.encodeStruct, p.decodeStruct
+	err := s.collect(made, p.typ, nil)
+	if err == nil && s.tuple {
+		p.decode = p.decodeTuple
+		err = s.asTuple()
+	} else if err == nil {
+		err = s.asMap()
+	}
+	if err != nil {
+		p.refuse(err)
 	}
 }
 
-// collect adds the fields of t, which is at offset in the struct.
-func (s *fields) collect(b codecBuilder, t reflect.Type, offset uintptr) error {
+func (s *fields) asMap() (err error) {
+	slices.SortStableFunc(s.list, func(x, y *field) int { return strings.Compare(x.name, y.name) })
+	for _, f := range s.list {
+		if s.byName[f.name] != nil {
+			return fmt.Errorf("two fields named %q", f.name)
+		}
+		s.byName[f.name] = f
+	}
+	s.head, err = appendTag(nil, extMap, len(s.list))
+	return err
+}
+
+func (s *fields) asTuple() (err error) {
+	for _, f := range s.list {
+		f.key, f.omitEmpty = nil, false
+	}
+	s.arity = len(s.list) + min(len(s.record), 1)
+	if s.head, err = appendArity(nil, s.arity); err == nil && s.record != "" {
+		s.head, err = Append(s.head, s.record)
+	}
+	return err
+}
+
+// collect adds the fields of t, which is at index in the struct.
+func (s *fields) collect(made planner, t reflect.Type, index []int) error {
 	for i := range t.NumField() {
 		f := t.Field(i)
-		at := offset + f.Offset
+		f.Index = append(slices.Clone(index), i)
 		tag, tagged := f.Tag.Lookup("erl")
 		var err error
 		switch {
 		case tag == "-":
 		case f.Anonymous && !tagged && f.Type.Kind() == reflect.Struct:
-			err = s.collect(b, f.Type, at)
+			err = s.collect(made, f.Type, f.Index)
 		case f.Name == "_" && tagged:
-			err = s.asTuple(tag)
+			err = s.blank(tag)
 		case f.IsExported():
-			err = s.add(b, f, tag, at)
+			err = s.add(made, f, tag)
 		}
 		if err != nil {
 			return err
@@ -113,23 +98,17 @@ func (s *fields) collect(b codecBuilder, t reflect.Type, offset uintptr) error {
 	return nil
 }
 
-// asTuple takes the tag of a blank field.
-func (s *fields) asTuple(tag string) error {
+// blank takes the tag of a blank field.
+func (s *fields) blank(tag string) error {
 	name, option, _ := strings.Cut(tag, ",")
 	if option != "tuple" {
 		return fmt.Errorf("tag %q of a blank field; want NAME,tuple", tag)
 	}
-	s.tuple = true
-	if name == "" {
-		return nil
-	}
-	var err error
-	s.name = Atom(name)
-	s.record, err = Append(nil, s.name)
-	return err
+	s.tuple, s.record = true, Atom(name)
+	return nil
 }
 
-func (s *fields) add(b codecBuilder, f reflect.StructField, tag string, offset uintptr) error {
+func (s *fields) add(made planner, f reflect.StructField, tag string) error {
 	name, option, _ := strings.Cut(tag, ",")
 	if option != "" && option != "omitempty" {
 		return fmt.Errorf("option %q of field %s; want omitempty", option, f.Name)
@@ -141,11 +120,11 @@ func (s *fields) add(b codecBuilder, f reflect.StructField, tag string, offset u
 	if err != nil {
 		return fmt.Errorf("name of field %s: %w", f.Name, err)
 	}
-	s.list = append(s.list, field{name: name, key: key, offset: offset, typ: f.Type, omitEmpty: option != "", codec: b.build(f.Type)})
+	s.list = append(s.list, &field{name, key, f.Index, option != "", made.plan(f.Type)})
 	return nil
 }
 
-// empty tells whether omitempty leaves v out.
+// empty reports whether omitempty leaves v out.
 func empty(v reflect.Value) bool {
 	switch v.Kind() {
 	case reflect.Array, reflect.Map, reflect.Slice, reflect.String:
@@ -156,168 +135,105 @@ func empty(v reflect.Value) bool {
 	return v.IsZero()
 }
 
-// encode appends the term of the struct at p.
-func (s *fields) encode(b []byte, p unsafe.Pointer, depth int) ([]byte, error) {
-	depth, err := deeper(depth, s.typ)
-	switch {
-	case err != nil:
-		return b, err
-	case s.optional:
-		return s.encodeSome(b, p, depth)
-	case len(s.list) == 0:
-		return append(b, s.head...), nil
+// encodeStruct is for maps and tuples.
+func (p *plan) encodeStruct(b []byte, v reflect.Value, depth int) ([]byte, error) {
+	depth, err := deeper(depth)
+	if err != nil {
+		return b, noValue(err, p.typ)
 	}
-	for i := range s.list {
-		f := &s.list[i]
-		b = f.appendBefore(b)
-		if b, err = f.codec.encode(b, f.of(p), depth); err != nil {
-			return b, within(err, ".%s", f.name)
-		}
-	}
-	return b, nil
-}
-
-// encodeSome appends the map without the fields that are to be left out.
-func (s *fields) encodeSome(b []byte, p unsafe.Pointer, depth int) (_ []byte, err error) {
-	const arity = 4 // bytes of the number of fields, which is known at the end
-	b = append(b, extMap, 0, 0, 0, 0)
-	start, n := len(b), uint32(0)
-	for i := range s.list {
-		f := &s.list[i]
-		if f.omitEmpty && empty(valueAt(f.typ, f.of(p))) {
+	start, left := len(b), 0
+	b = append(b, p.fields.head...)
+	for _, f := range p.fields.list {
+		part := f.of(v)
+		if f.omitEmpty && empty(part) {
+			left++
 			continue
 		}
-		n++
 		b = append(b, f.key...)
-		if b, err = f.codec.encode(b, f.of(p), depth); err != nil {
+		if b, err = f.encode(b, part, depth); err != nil {
 			return b, within(err, ".%s", f.name)
 		}
 	}
-	binary.BigEndian.PutUint32(b[start-arity:], n)
+	if left > 0 {
+		binary.BigEndian.PutUint32(b[start+1:], uint32(len(p.fields.list)-left))
+	}
 	return b, nil
 }
 
-// tupleCodec is for structs that are a tuple.
-type tupleCodec struct{ fields }
-
-// arity is the number of elements of a struct that is a tuple.
-func (s *fields) arity() int {
-	if s.record != nil {
-		return len(s.list) + 1
-	}
-	return len(s.list)
-}
-
-func (s *tupleCodec) decode(d *decoder, t token, p unsafe.Pointer) error {
-	if t.kind != kindTuple || t.n != int64(s.arity()) {
-		return mismatch(t, s.typ)
+func (p *plan) decodeTuple(d *decoder, t token, v reflect.Value) error {
+	s := p.fields
+	if t.kind != kindTuple || t.n != int64(s.arity) {
+		return d.mismatch(t, p.typ)
 	}
 	if err := d.enter(); err != nil {
 		return err
 	}
 	defer d.leave()
-	if s.record != nil {
-		if err := s.decodeRecord(d); err != nil {
+	if s.record != "" {
+		t, err := d.next()
+		if err != nil {
 			return err
 		}
+		if t.kind != kindAtom || Atom(d.text(t)) != s.record {
+			return &TypeError{Term: "record of " + d.describe(t), Type: p.typ}
+		}
 	}
-	for i := range s.list {
-		if err := s.decodeField(d, &s.list[i], p); err != nil {
+	for _, f := range s.list {
+		if err := d.field(f, v); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// decodeRecord reads the atom that a record begins with.
-func (s *tupleCodec) decodeRecord(d *decoder) error {
-	t, err := d.next()
-	if err != nil {
-		return err
-	}
-	if t.kind != kindAtom || Atom(t.text) != s.name {
-		return &TypeError{Term: "record of " + t.String(), Type: s.typ}
-	}
-	return nil
-}
-
-// decodeField decodes the next term into field f of the struct at p.
-func (s *fields) decodeField(d *decoder, f *field, p unsafe.Pointer) error {
-	t, err := d.next()
-	if err != nil {
-		return err
-	}
-	if err := f.codec.decode(d, t, f.of(p)); err != nil {
+// field decodes the next term into field f of the struct v.
+func (d *decoder) field(f *field, v reflect.Value) error {
+	if err := d.one(f.plan, f.of(v)); err != nil {
 		return within(err, ".%s", f.name)
 	}
 	return nil
 }
 
-// structCodec is for structs that are a map.
-type structCodec struct{ fields }
-
-func (s *structCodec) decode(d *decoder, t token, p unsafe.Pointer) error {
-	if err := d.enter(); err != nil {
-		return err
-	}
-	defer d.leave()
+// decodeStruct is for maps and lists of properties.
+func (p *plan) decodeStruct(d *decoder, t token, v reflect.Value) error {
 	if t.kind != kindMap {
-		return d.each(t, s.typ, func(t token) error { return s.decodeProperty(d, t, p) })
+		return d.each(t, p.typ, func(_ int, t token) error { return p.decodeProperty(d, t, v) })
 	}
-	next := 0 // field that may come next: keys that are all there come in the order in which Marshal writes them
-	for range t.n {
-		if next < len(s.list) && d.skip(s.list[next].key) {
-			if err := s.decodeField(d, &s.list[next], p); err != nil {
-				return err
-			}
-			next++
-			continue
-		}
-		if err := s.decodePair(d, p); err != nil {
-			return err
-		}
-	}
-	return nil
+	return d.pairs(t, func() error { return p.decodeNamed(d, v) })
 }
 
-// decodePair reads a key and its value.
-func (s *structCodec) decodePair(d *decoder, p unsafe.Pointer) error {
+// decodeNamed reads a key and its value.
+func (p *plan) decodeNamed(d *decoder, v reflect.Value) error {
 	t, err := d.next()
 	if err != nil {
 		return err
 	}
-	if f := s.named(t); f != nil {
-		return s.decodeField(d, f, p)
+	if f := p.named(d, t); f != nil {
+		return d.field(f, v)
 	}
 	if err := d.discard(t); err != nil {
 		return err
 	}
-	if t, err = d.next(); err != nil {
-		return err
-	}
-	return d.discard(t)
+	return d.discardTerms(1)
 }
 
 // named returns the field that a key names, or nil.
-func (s *structCodec) named(t token) *field {
+func (p *plan) named(d *decoder, t token) *field {
 	if t.kind != kindAtom && t.kind != kindBinary {
 		return nil
 	}
-	return s.byName[t.text]
+	return p.fields.byName[string(d.text(t))]
 }
 
 // decodeProperty reads an element of a list of properties, which begins with t.
-func (s *structCodec) decodeProperty(d *decoder, t token, p unsafe.Pointer) error {
+func (p *plan) decodeProperty(d *decoder, t token, v reflect.Value) error {
 	if t.kind == kindTuple && t.n == 2 {
-		return s.decodePair(d, p)
+		return p.decodeNamed(d, v)
 	}
-	f := s.named(t)
+	f := p.named(d, t)
 	if t.kind != kindAtom || f == nil {
 		return d.discard(t)
 	}
-	d.pos = -1
-	if err := f.codec.decode(d, token{kind: kindAtom, text: string(atomTrue)}, f.of(p)); err != nil {
-		return within(err, ".%s", f.name)
-	}
-	return nil
+	term := newDecoder(appendKnown(nil, atomTrue), 0, Limits{})
+	return term.field(f, v)
 }

@@ -8,51 +8,6 @@ import (
 	"strings"
 )
 
-// Version is the byte that a term begins with, unless it is a [Raw].
-const Version = 131
-
-// The tags of the external term format (OTP "External Term Format"), by their names in OTP without _EXT.
-const (
-	extNewFloat       = 70
-	extBitBinary      = 77
-	extCompressed     = 80
-	extNewPid         = 88
-	extNewPort        = 89
-	extNewerReference = 90
-	extSmallInteger   = 97
-	extInteger        = 98
-	extFloat          = 99
-	extAtom           = 100
-	extReference      = 101
-	extPort           = 102
-	extPid            = 103
-	extSmallTuple     = 104
-	extLargeTuple     = 105
-	extNil            = 106
-	extString         = 107
-	extList           = 108
-	extBinary         = 109
-	extSmallBig       = 110
-	extLargeBig       = 111
-	extNewFun         = 112
-	extExport         = 113
-	extNewReference   = 114
-	extSmallAtom      = 115
-	extMap            = 116
-	extFun            = 117
-	extAtomUTF8       = 118
-	extSmallAtomUTF8  = 119
-	extV4Port         = 120
-	extLocal          = 121
-)
-
-// The limits of the format itself.
-const (
-	maxAtomLen   = 255   // characters of an atom
-	maxStringLen = 65535 // bytes of a STRING_EXT
-	maxRefLen    = 5     // words of a reference's ID
-)
-
 // The atoms that Go values without a type of their own become.
 const (
 	atomTrue      Atom = "true"
@@ -66,15 +21,16 @@ type Atom string
 // Tuple is an Erlang tuple.
 type Tuple []any
 
-// ImproperList is a list of at least one element that ends in Tail instead of the empty list: [a, b | Tail].
+// ImproperList is a list that ends in Tail instead of the empty list: [a, b | Tail]. It has at
+// least one element.
 type ImproperList struct {
 	Elements []any
 	Tail     any
 }
 
-// Charlist is an Erlang string, that is a list of characters, held as UTF-8. A node sends each list of
-// 1 to 65,535 integers from 0 to 255 in the form of a string, so that [1, 2, 3] decodes into an any as
-// Charlist("\x01\x02\x03"). It decodes into a []int or a []byte as well.
+// Charlist is an Erlang string, that is a list of characters, held as UTF-8. A node sends each
+// list of 1 to 65,535 integers from 0 to 255 in the form of a string. So [1, 2, 3] decodes into an
+// any as Charlist("\x01\x02\x03"). It decodes into a []int or a []byte as well.
 type Charlist string
 
 // BitString is a bitstring whose length is no multiple of 8.
@@ -120,18 +76,14 @@ func (r Ref) String() string {
 	return b.String() + ">"
 }
 
-// Fun is an Erlang fun, local or external (fun m:f/1). It only keeps its encoded form, and encodes to the
-// same. It is comparable. The zero Fun is none and can't be encoded.
+// Fun is an Erlang fun, local or external (fun m:f/1). It keeps its encoded form, and encodes to
+// the same. It is comparable. The zero Fun can't be encoded.
 type Fun struct {
 	term string // without the version byte
 }
 
-// Raw is one encoded term, without the version byte 131: a part of a term to be decoded later, or one
-// that has been encoded before.
-type Raw []byte
-
-// Map is an Erlang map with its associations in the order in which they were sent. Keys may be of any type,
-// also of those that can't be keys of a Go map.
+// Map is an Erlang map with its associations in the order in which they were sent. Its keys may be
+// of any type, also of those that can't be keys of a Go map.
 type Map []Pair
 
 // Pair is an association of a [Map].
@@ -139,8 +91,8 @@ type Pair struct {
 	Key, Value any
 }
 
-// Get returns the value of the first association whose key is deeply equal to key; in a decoded map it has
-// one of the types that Unmarshal stores in an any.
+// Get returns the value of the first association whose key is deeply equal to key. In a decoded
+// map a key has one of the types that [Unmarshal] stores in an any.
 func (m Map) Get(key any) (value any, ok bool) {
 	for _, pair := range m {
 		if reflect.DeepEqual(pair.Key, key) {
@@ -150,7 +102,11 @@ func (m Map) Get(key any) (value any, ok bool) {
 	return nil, false
 }
 
-// MarshalTerm returns t itself, once it was found to be one well-formed term.
+// Raw is one encoded term, without the version byte 131. It is a part of a term to be decoded
+// later, or a term that has been encoded before.
+type Raw []byte
+
+// MarshalTerm returns t itself. It is an error if t is not one well-formed term.
 func (t Raw) MarshalTerm() (Raw, error) {
 	if err := checkTerm(t); err != nil {
 		return nil, err
@@ -169,8 +125,8 @@ type Marshaler interface {
 	MarshalTerm() (Raw, error)
 }
 
-// Unmarshaler is a type that decodes itself from one well-formed term. It must copy what it keeps of
-// it, and change nothing of it.
+// Unmarshaler is a type that decodes itself from one well-formed term. It must copy what it keeps
+// of the term, and must not change the term.
 type Unmarshaler interface {
 	UnmarshalTerm(Raw) error
 }

@@ -1,7 +1,9 @@
 package etf
 
 import (
+	"bytes"
 	"encoding/binary"
+	"encoding/gob"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -272,22 +275,19 @@ func TestUnmarshalCopies(t *testing.T) {
 	long := Atom(strings.Repeat("long", 40))
 	value := all{"text", []byte("bytes"), "chars", "name", long, Pid{long, 1, 2, 3}, encodeRaw(t, "raw"),
 		map[string]any{"key": []byte("value")}, []any{Charlist("høst"), Tuple{long}, BitString{[]byte{0xa0}, 3}}}
-	for _, extra := range []int{0, maxShared} {
-		data, err := Marshal(value)
-		if err != nil {
-			t.Fatal(err)
-		}
-		data = append(data, make([]byte, extra)...)
-		var got all
-		if _, err := Cut(data, &got); err != nil {
-			t.Fatal(err)
-		}
-		for i := range data {
-			data[i] = '#'
-		}
-		if !reflect.DeepEqual(got, value) {
-			t.Errorf("%d bytes: got %+v, want %+v", len(data), got, value)
-		}
+	data, err := Marshal(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got all
+	if err := Unmarshal(data, &got); err != nil {
+		t.Fatal(err)
+	}
+	for i := range data {
+		data[i] = '#'
+	}
+	if !reflect.DeepEqual(got, value) {
+		t.Errorf("got %+v, want %+v", got, value)
 	}
 }
 
@@ -395,6 +395,45 @@ func TestUnmarshalClaims(t *testing.T) {
 	}
 }
 
+// TestUnmarshalCost has terms that take much memory for each of their bytes.
+func TestUnmarshalCost(t *testing.T) {
+	const count = 1 << 16
+	for _, element := range []string{
+		"\x6a", "\x68\x00", "\x68\x01\x6a", "\x68\x01\x68\x01\x6a", "\x6c\x00\x00\x00\x01\x6a\x6a",
+		"\x77\x00", "\x77\x01a", "\x64\x00\x01a", "\x6b\x00\x01a", "\x61\xff", "\x62\x7f\xff\xff\xff",
+		"\x74\x00\x00\x00\x00", "\x74\x00\x00\x00\x01\x6a\x6a", "\x6d\x00\x00\x00\x00", "\x4d\x00\x00\x00\x01\x01\xff",
+		"\x46\x3f\xf8\x00\x00\x00\x00\x00\x00", "\x6e\x08\x00\xff\xff\xff\xff\xff\xff\xff\xff",
+	} {
+		data := binary.BigEndian.AppendUint32([]byte{131, 108}, count)
+		data = append(data, strings.Repeat(element, count)+"\x6a"...)
+		var before, after runtime.MemStats
+		var v any
+		runtime.ReadMemStats(&before)
+		err := Unmarshal(data, &v)
+		runtime.ReadMemStats(&after)
+		if took := float64(after.TotalAlloc-before.TotalAlloc) / float64(len(data)); err != nil || took > 24.1 {
+			t.Errorf("%x: %.1f bytes for each byte, error %v; want at most 24", element, took, err)
+		}
+	}
+}
+
+// TestConcurrent has goroutines meet new types at the same time.
+func TestConcurrent(t *testing.T) {
+	for n := range 4000 {
+		typ := reflect.StructOf([]reflect.StructField{{Name: fmt.Sprint("F", n), Type: reflect.TypeFor[int]()}})
+		var g sync.WaitGroup
+		for range 4 {
+			g.Go(func() {
+				v := reflect.New(typ)
+				if b, err := Marshal(v.Elem().Interface()); err != nil || Unmarshal(b, v.Interface()) != nil {
+					t.Errorf("%v: %x, %v", typ, b, err)
+				}
+			})
+		}
+		g.Wait()
+	}
+}
+
 func TestTermsAsText(t *testing.T) {
 	for got, want := range map[string]string{
 		Pid{"a@b", 85, 1, 7}.String():                             "<a@b.85.1>",
@@ -477,8 +516,8 @@ func benchData() []benchNode {
 	return nodes
 }
 
-// BenchmarkTerms compares with encoding/json, on the same data. To append is to encode without memory for the result, of
-// which both need about the same.
+// BenchmarkTerms compares with encoding/json and encoding/gob, on the same data. To append is to encode
+// without memory for the result.
 func BenchmarkTerms(b *testing.B) {
 	nodes := benchData()
 	term, err := Marshal(nodes)
@@ -489,6 +528,10 @@ func BenchmarkTerms(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	var gobbed bytes.Buffer
+	if err := gob.NewEncoder(&gobbed).Encode(nodes); err != nil {
+		b.Fatal(err)
+	}
 	buf := make([]byte, 0, 2*len(term))
 	for _, bb := range []struct {
 		name string
@@ -496,10 +539,15 @@ func BenchmarkTerms(b *testing.B) {
 	}{
 		{"encode/term", func() error { _, err := Marshal(nodes); return err }},
 		{"encode/json", func() error { _, err := json.Marshal(nodes); return err }},
+		{"encode/gob", func() error { return gob.NewEncoder(new(bytes.Buffer)).Encode(nodes) }},
 		{"append/term", func() error { _, err := Append(buf[:0], nodes); return err }},
 		{"append/json", func() error { return json.NewEncoder(io.Discard).Encode(nodes) }},
 		{"decode/term", func() error { var v []benchNode; return Unmarshal(term, &v) }},
 		{"decode/json", func() error { var v []benchNode; return json.Unmarshal(text, &v) }},
+		{"decode/gob", func() error {
+			var v []benchNode
+			return gob.NewDecoder(bytes.NewReader(gobbed.Bytes())).Decode(&v)
+		}},
 		{"decode any/term", func() error { var v any; return Unmarshal(term, &v) }},
 		{"decode any/json", func() error { var v any; return json.Unmarshal(text, &v) }},
 	} {
