@@ -1,0 +1,191 @@
+package test
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"eclus/registry"
+	"eclus/test/lan"
+)
+
+// publishedTests are nodes of A, which has eth0 and eth1, and on which interfaces B is to find them.
+var publishedTests = []struct {
+	host, listen, flags string
+	why                 registry.Why
+	on                  []string
+}{
+	{"127.0.0.1", "{127,0,0,1}", "", registry.WhyHost, nil},
+	{"127.0.0.1", "", "", registry.WhyHost, nil},
+	{"127.0.0.1", "{203,0,113,77}", "", registry.WhyHost, nil},
+	{"localhost", "{127,0,0,1}", "", registry.WhyHost, nil},
+	{"localhost", "", "", registry.WhyHost, nil},
+	{"localhost", "{203,0,113,77}", "", registry.WhyHost, nil},
+	{"hosta.local", "{127,0,0,1}", "", registry.WhyLoopback, nil},
+	{"hosta.local", "", "", "", []string{"eth0", "eth1"}},
+	{"hosta.local", "{203,0,113,77}", "", "", []string{"eth1"}},
+	{"hosta.local", "{0,0,0,0,0,0,0,1}", "-proto_dist inet6_tcp", registry.WhyLoopback, nil},
+	{"hosta.local", "", "-proto_dist inet6_tcp", "", []string{"eth0", "eth1"}},
+	{"hosta.local", "{16#2001,16#db8,0,0,0,0,0,16#11}", "-proto_dist inet6_tcp", "", []string{"eth1"}},
+}
+
+// TestLANPublished has nodes that others can reach, on one interface or both, and nodes that they can't.
+func TestLANPublished(t *testing.T) {
+	t.Parallel()
+	a, b := pair(t)
+	second, err := lan.New(soon(t), lan.OtherSubnet)
+	must(t, err)
+	t.Cleanup(func() { must(t, second.Close()) })
+	for _, h := range []*host{a, b} {
+		_, err := second.Attach(soon(t), h.Host)
+		must(t, err)
+	}
+	for _, address := range []string{"203.0.113.77/24", "2001:db8::11/64"} {
+		must(t, a.AddAddress(soon(t), "eth1", netip.MustParsePrefix(address)))
+	}
+	seenA, seenB := a.watch(t), b.watch(t)
+	var g errgroup.Group
+	g.SetLimit(4)
+	nodes := make([]*lan.Erl, len(publishedTests))
+	for i, tt := range publishedTests {
+		g.Go(func() (err error) {
+			kind := "-name"
+			if tt.host == "localhost" {
+				kind = "-sname"
+			}
+			args := append([]string{kind, fmt.Sprintf("n%d@%s", i, tt.host)}, strings.Fields(tt.flags)...)
+			if tt.listen != "" {
+				args = append(args, "-kernel", "inet_dist_use_interface", tt.listen)
+			}
+			nodes[i], err = a.StartErl(soon(t), args...)
+			return err
+		})
+	}
+	must(t, g.Wait())
+	for i, tt := range publishedTests {
+		full := fmt.Sprintf("n%d@%s", i, tt.host)
+		seenA.until(t, local(full, sure, because(tt.why)))
+		if tt.why == "" {
+			seenB.until(t, present(full, sure))
+		}
+	}
+	a.register(t, "lasting", 4002) // published after all that may have been published wrongly
+	seenB.until(t, present("lasting@hosta.local"))
+	found := b.browse(t)
+	for i, tt := range publishedTests {
+		var on []string
+		for _, instance := range labelled(found, fmt.Sprintf("n%d@hosta", i)) {
+			on = append(on, instance.iface)
+		}
+		slices.Sort(on)
+		if on = slices.Compact(on); !slices.Equal(on, tt.on) {
+			t.Errorf("%+v: found on %q", tt, on)
+		}
+	}
+	for _, pattern := range []string{`(?m)^n0@127\.0\.0\.1 .* local +host +`, `(?m)^n6@hosta\.local .* local +loopback +`,
+		`(?m)^loopback: `} {
+		if out := a.ask(t, "-nodes"); !regexp.MustCompile(pattern).MatchString(out) {
+			t.Errorf("epmd -nodes shows\n%s\nwant %s", out, pattern)
+		}
+	}
+	t.Run("address", func(t *testing.T) { testAddressGoes(t, a, seenA, seenB) })
+	t.Run("name", func(t *testing.T) {
+		a.register(t, `q'"\`, 4003)
+		seenA.until(t, local(`q'"\@hosta.local`, because(registry.WhyName)))
+	})
+	t.Run("late", func(t *testing.T) {
+		a.registerOnly(t, "late", 4004)
+		seenA.until(t, local("late@hosta.local", because(registry.WhyClosed)))
+		a.listen(t, 4004)
+		seenB.until(t, present("late@hosta.local"))
+	})
+	checkSilent(t, nodes...)
+}
+
+func because(why registry.Why) func(registry.Node) bool {
+	return func(n registry.Node) bool { return n.Why == why }
+}
+
+// testAddressGoes takes from A the address at which a node listens, and gives it back. Avahi says goodbye by way of
+// the other one that the interface has.
+func testAddressGoes(t *testing.T, a *host, seenA, seenB *watcher) {
+	const node = "n8@hosta.local"
+	begin := time.Now()
+	_, err := a.Output(soon(t), "ip", "addr", "del", "203.0.113.77/24", "dev", "eth1")
+	must(t, err)
+	at := seenA.until(t, local(node, because(registry.WhyInterface)))
+	took := at.Sub(begin)
+	at = seenB.until(t, absent(node))
+	t.Logf("address gone: known after %v, gone on B after %v", took, at.Sub(begin))
+	begin = time.Now()
+	must(t, a.AddAddress(soon(t), "eth1", netip.MustParsePrefix("203.0.113.77/24")))
+	at = seenB.until(t, present(node, sure))
+	t.Logf("address back: seen on B after %v", at.Sub(begin))
+}
+
+// refusals are configurations of Avahi with which nothing is published.
+var refusals = []struct{ config, reason string }{
+	{"[publish]\ndisable-user-service-publishing=yes\n", "avahi-daemon forbids it"},
+	{"[publish]\ndisable-publishing=yes\n", "avahi-daemon forbids it"},
+	{"[server]\ndeny-interfaces=eth0\n", "avahi-daemon does not use eth0"},
+}
+
+// TestLANRefused has an Avahi that publishes nothing, which is said once, and others are still looked for.
+func TestLANRefused(t *testing.T) {
+	t.Parallel()
+	a, b := pair(t)
+	seenA, seenB := a.watch(t), b.watch(t)
+	a.register(t, "a", 4711)
+	a.register(t, "other", 4712)
+	b.register(t, "b", 4711)
+	seenB.until(t, present("a@hosta.local"), present("other@hosta.local"))
+	usual, err := a.Output(soon(t), "cat", "/etc/avahi/avahi-daemon.conf")
+	must(t, err)
+	configure := func(config string) {
+		must(t, a.WriteFile("/etc/avahi/avahi-daemon.conf", config, 0o644))
+		must(t, a.Avahi.Restart(soon(t)))
+	}
+	for _, refusal := range refusals {
+		before := len(a.epmd.Output())
+		configure(refusal.config)
+		a.awaitTable(t, `(?m)^this host is not announced: `+refusal.reason)
+		if !strings.Contains(refusal.config, "deny") {
+			seenA.until(t, present("b@hostb.local"))
+		}
+		said := a.epmd.Output()[before:]
+		if n := strings.Count(said, refusal.reason); n != 1 || strings.Contains(said, "refuses to publish") {
+			t.Errorf("%q: said %d times, want once:\n%s", refusal.config, n, said)
+		}
+		configure(usual)
+		seenB.until(t, present("a@hosta.local"), present("other@hosta.local"))
+		seenA.until(t, present("b@hostb.local"))
+		a.awaitTable(t, `^epmd on port 4369: 3 nodes, 1 on the LAN\n\n`)
+	}
+	t.Run("hangs", func(t *testing.T) {
+		p, err := a.Avahi.Process()
+		must(t, err)
+		must(t, p.Signal(syscall.SIGSTOP))
+		a.register(t, "missed", 4713)
+		a.awaitTable(t, `(?m)^LAN discovery off: avahi-daemon does not answer`)
+		must(t, p.Signal(syscall.SIGCONT))
+		seenB.until(t, present("missed@hosta.local"))
+		a.awaitTable(t, `^epmd on port 4369: 4 nodes, 1 on the LAN\n\n`)
+	})
+	t.Run("hangs from the start", func(t *testing.T) {
+		p, err := a.Avahi.Process()
+		must(t, err)
+		a.kill(t)
+		must(t, p.Signal(syscall.SIGSTOP))
+		a.start(t)
+		a.awaitTable(t, `(?m)^LAN discovery off: avahi-daemon does not answer`)
+		must(t, p.Signal(syscall.SIGCONT))
+		a.awaitTable(t, `(?m)^b@hostb.local `)
+	})
+}
