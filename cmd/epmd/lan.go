@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 
 	"eclus/avahi"
-	"eclus/epmd"
+	"eclus/cmd/epmd/internal/reach"
 	"eclus/registry"
 	"eclus/systemd"
 )
@@ -162,20 +162,9 @@ func (l *lan) state() string {
 	return worst.String()
 }
 
-// maxNamesBytes is how much of another host's answer is read: more than the nodes that are kept of one take
-// with names of any sensible length.
-const maxNamesBytes = 128 << 10
-
-// strangers returns a client for another host's epmd, which may say anything.
-func strangers(addrs ...netip.AddrPort) *epmd.Client {
-	c := epmd.NewClient(addrs...)
-	c.MaxNames = maxNamesBytes
-	return c
-}
-
 // askNames asks the epmd of another host which nodes it has.
 func askNames(ctx context.Context, addr netip.AddrPort) ([]avahi.NamedPort, error) {
-	names, err := strangers(addr).Names(ctx)
+	names, err := reach.Client(addr).Names(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"time"
 
+	"eclus/cmd/epmd/internal/reach"
 	"eclus/epmd"
 	"eclus/registry"
 )
@@ -28,7 +29,9 @@ func nodes(ctx context.Context, c config, s screen, stdout, stderr io.Writer) er
 		return err
 	}
 	defer lines.Close()
-	known.checkNeighbours(ctx, askEPMD)
+	for _, n := range reach.Check(ctx, known.listed(), reach.Ask) {
+		known.nodes[keyOf(n)] = n
+	}
 	out := bufio.NewWriter(stdout)
 	users := make(userNames)
 	var p nodePrinter = tablePrinter{out, s, time.Local, users, known.epmdPort}

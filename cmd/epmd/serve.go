@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"eclus/avahi"
+	"eclus/cmd/epmd/internal/reach"
 	"eclus/dbus"
 	"eclus/epmd"
 	"eclus/registry"
@@ -63,7 +64,6 @@ type service struct {
 	lan     *lan
 	asker   *identifier // nil: not wanted
 	listens *listening
-	reacher *reacher
 	hosts   *hosts        // nil: not wanted
 	bus     *dbus.Service // nil: not wanted
 	node    *asNode       // nil: not wanted
@@ -117,7 +117,6 @@ func newService(c config, in systemd.Inherited, log *slog.Logger) *service {
 	}
 	s.events = newEvents(reg, arrived, log)
 	s.listens = newListening(reg, c.interfaces, log)
-	s.reacher = newReacher(reg, askEPMD, log)
 	if c.hostsFile != "" {
 		watch, err := newFileWatch()
 		if err != nil {
@@ -211,7 +210,7 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 		background("identifying ended", func(ctx context.Context) error { s.asker.run(ctx); return nil })
 	}
 	background("events ended", func(ctx context.Context) error { s.events.run(ctx); return nil })
-	background("neighbours no longer checked", func(ctx context.Context) error { s.checkReach(ctx); return nil })
+	background("neighbours no longer checked", s.checkReach)
 	if s.hosts != nil {
 		background("hosts file no longer kept", func(ctx context.Context) error { s.hosts.run(ctx); return nil })
 	}
@@ -263,13 +262,14 @@ func (s *service) answer(ctx context.Context, lns []*net.TCPListener) error {
 }
 
 // checkReach keeps it known which neighbours can be reached until ctx ends.
-func (s *service) checkReach(ctx context.Context) {
+func (s *service) checkReach(ctx context.Context) error {
 	links, err := avahi.WatchLinks()
 	if err != nil {
 		s.log.Warn("neighbours not checked at once when a link changes", "err", err)
 	}
 	defer links.Close()
-	s.reacher.run(ctx, links.Changed())
+	w := reach.NewWatcher(reach.Options{Registry: s.reg, Ask: reach.Ask, Links: links.Changed(), Log: s.log})
+	return w.Run(ctx)
 }
 
 func (s *service) tell(ctx context.Context) error {

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 
+	"eclus/cmd/epmd/internal/reach"
 	"eclus/epmd"
 	"eclus/node"
 	"eclus/registry"
@@ -36,7 +37,7 @@ func realWorld(c config) world {
 		lookup: func(ctx context.Context, epmds []netip.AddrPort, name string) (epmd.PortResp, netip.AddrPort, error) {
 			return epmd.NewClient(epmds...).LookupAt(ctx, name)
 		},
-		names:    func(ctx context.Context, at netip.AddrPort) (epmd.Names, error) { return strangers(at).Names(ctx) },
+		names:    func(ctx context.Context, at netip.AddrPort) (epmd.Names, error) { return reach.Client(at).Names(ctx) },
 		connect:  firstOpen,
 		identify: node.Identify,
 		dial:     (*node.Dialer).DialAddr,

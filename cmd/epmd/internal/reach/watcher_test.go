@@ -1,4 +1,4 @@
-package main
+package reach
 
 import (
 	"context"
@@ -32,7 +32,7 @@ type lanEPMDs struct {
 	takes time.Duration // to answer
 }
 
-// check runs a reacher on a new LAN, in a bubble of synctest.
+// check runs a Watcher on a new LAN, in a bubble of synctest.
 func check(t *testing.T) *lanEPMDs {
 	l := &lanEPMDs{
 		reg: registry.New("hosta.local", registry.OldNames), links: make(chan struct{}, 1),
@@ -42,13 +42,16 @@ func check(t *testing.T) *lanEPMDs {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		newReacher(l.reg, l.ask, slog.New(slog.DiscardHandler)).run(ctx, l.links)
+		w := NewWatcher(Options{Registry: l.reg, Ask: l.ask, Links: l.links, Log: slog.New(slog.DiscardHandler)})
+		if err := w.Run(ctx); err != nil {
+			t.Error(err)
+		}
 	}()
 	t.Cleanup(func() { cancel(); <-ended })
 	return l
 }
 
-func (l *lanEPMDs) ask(ctx context.Context, addrs []netip.Addr, port uint16) (*epmdNames, error) {
+func (l *lanEPMDs) ask(ctx context.Context, addrs []netip.Addr, port uint16) (*Names, error) {
 	addr := netip.AddrPortFrom(addrs[0], port)
 	l.mu.Lock()
 	names, answers := l.names[addr]
@@ -57,7 +60,10 @@ func (l *lanEPMDs) ask(ctx context.Context, addrs []netip.Addr, port uint16) (*e
 	l.most = max(l.most, l.now)
 	takes := l.takes
 	l.mu.Unlock()
-	pause(ctx, takes)
+	select {
+	case <-ctx.Done():
+	case <-time.After(takes):
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.now--
@@ -67,12 +73,12 @@ func (l *lanEPMDs) ask(ctx context.Context, addrs []netip.Addr, port uint16) (*e
 	return hasNames(names...), nil
 }
 
-func hasNames(names ...string) *epmdNames {
+func hasNames(names ...string) *Names {
 	has := make(map[string]bool)
 	for _, name := range names {
 		has[name] = true
 	}
-	return &epmdNames{has: has}
+	return &Names{Has: has}
 }
 
 // answer has an epmd answer with these names from now on.
@@ -228,8 +234,8 @@ func TestReachMany(t *testing.T) {
 	})
 }
 
-// TestAskEPMD asks a real epmd by an address that accepts and says nothing, one that refuses, and its own.
-func TestAskEPMD(t *testing.T) {
+// TestAsk asks a real epmd by an address that accepts and says nothing, one that refuses, and its own.
+func TestAsk(t *testing.T) {
 	listen := func(addr string) *net.TCPListener {
 		ln, err := net.Listen("tcp", addr)
 		if err != nil {
@@ -262,26 +268,26 @@ func TestAskEPMD(t *testing.T) {
 		}
 		return addrs
 	}
-	names, err := askEPMD(t.Context(), addrs("127.0.0.2", "127.0.0.3", "127.0.0.1"), port)
+	names, err := Ask(t.Context(), addrs("127.0.0.2", "127.0.0.3", "127.0.0.1"), port)
 	if err != nil || !reflect.DeepEqual(names, hasNames("a")) {
 		t.Errorf("got %v, %v; want the node a", names, err)
 	}
-	if names, err := askEPMD(t.Context(), addrs("127.0.0.3", "127.0.0.4"), port); err == nil {
+	if names, err := Ask(t.Context(), addrs("127.0.0.3", "127.0.0.4"), port); err == nil {
 		t.Errorf("nobody listens: got %v; want an error", names)
 	}
-	if names, err := askEPMD(t.Context(), nil, port); err == nil {
+	if names, err := Ask(t.Context(), nil, port); err == nil {
 		t.Errorf("no address: got %v; want an error", names)
 	}
 	limited, cancelLimited := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancelLimited()
-	if names, err := askEPMD(limited, addrs("127.0.0.2"), port); err == nil {
+	if names, err := Ask(limited, addrs("127.0.0.2"), port); err == nil {
 		t.Errorf("an epmd that says nothing: got %v; want an error", names)
 	}
 	for i := range 3000 { // of which 128 KiB do not tell all, the first not among them
 		register(fmt.Sprintf("node-with-a-name-of-31-chars-%04d", i))
 	}
-	names, err = askEPMD(t.Context(), addrs("127.0.0.1"), port)
-	if err != nil || !names.cut || names.has["a"] || len(names.has) < 2000 || reachOf("a", names) != registry.Reachable {
-		t.Errorf("3,000 nodes: got %d, cut %v, %v", len(names.has), names.cut, err)
+	names, err = Ask(t.Context(), addrs("127.0.0.1"), port)
+	if err != nil || !names.Cut || names.Has["a"] || len(names.Has) < 2000 || Of("a", names) != registry.Reachable {
+		t.Errorf("3,000 nodes: got %d, cut %v, %v", len(names.Has), names.Cut, err)
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package reach
 
 import (
 	"cmp"
@@ -12,7 +12,7 @@ import (
 	"eclus/registry"
 )
 
-// How -nodes asks the epmds of the LAN. Each takes a connection for each address that it has been asked at,
+// How Check asks the epmds of the LAN. Each takes a connection for each address that it has been asked at,
 // so that all together stay below the usual limit of 1,024 open files.
 const (
 	checkTime   = 500 * time.Millisecond // that all epmds together are given
@@ -23,33 +23,36 @@ const (
 type neighbourEPMD struct {
 	port  uint16
 	nodes []registry.Node
-	asked bool       // there was time for that
-	names *epmdNames // that it has; nil: it has not answered
+	asked bool   // there was time for that
+	names *Names // that it has; nil: it has not answered
 }
 
-// checkNeighbours asks the epmd of each host that has nodes to be listed whether it still has them, all at once, and
-// takes down what is answered within checkTime. Who has not answered by then can't be reached. Of those for whom there was
-// no place within that time, what the local epmd knows holds.
-func (k *knownNodes) checkNeighbours(ctx context.Context, ask epmdAsker) {
+// Check asks the epmd of each host that has any of these nodes whether it still has them, all at once,
+// for at most 500 ms, and returns the neighbours among the nodes with what was answered. A node whose epmd has not
+// answered by then can't be reached. A node whose epmd there was no time to ask is not returned: what
+// is known of it still holds.
+func Check(ctx context.Context, nodes []registry.Node, ask Asker) []registry.Node {
 	ctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
-	epmds := k.neighbourEPMDs()
+	epmds := neighbourEPMDs(nodes)
 	askAll(ctx, epmds, ask)
+	var checked []registry.Node
 	for _, e := range epmds {
 		for _, n := range e.nodes {
 			if e.asked {
-				n.Reach = reachOf(n.Name, e.names)
-				k.nodes[keyOf(n)] = n
+				n.Reach = Of(n.Name, e.names)
+				checked = append(checked, n)
 			}
 		}
 	}
+	return checked
 }
 
 // neighbourEPMDs returns whom to ask, those that have answered before leading: they will not take long.
-func (k *knownNodes) neighbourEPMDs() []*neighbourEPMD {
+func neighbourEPMDs(nodes []registry.Node) []*neighbourEPMD {
 	byKey := make(map[epmdKey]*neighbourEPMD)
 	var epmds []*neighbourEPMD
-	for _, n := range k.listed() {
+	for _, n := range nodes {
 		if n.Origin != registry.LAN {
 			continue
 		}
@@ -86,11 +89,11 @@ func (e *neighbourEPMD) addresses() []netip.Addr {
 	for i := range e.nodes {
 		nodes[i] = &e.nodes[i]
 	}
-	return epmdAddresses(slices.Values(nodes))
+	return addressesOf(slices.Values(nodes))
 }
 
 // askAll asks epmds until ctx ends. It returns when all have answered that have been asked.
-func askAll(ctx context.Context, epmds []*neighbourEPMD, ask epmdAsker) {
+func askAll(ctx context.Context, epmds []*neighbourEPMD, ask Asker) {
 	var asking sync.WaitGroup
 	defer asking.Wait()
 	slots := make(chan struct{}, checkAtOnce)

@@ -1,4 +1,4 @@
-package main
+package reach
 
 import (
 	"context"
@@ -16,25 +16,22 @@ import (
 
 // network is what the local epmd tells of hosts with two nodes each: there, which answers for as long as it is up,
 // and gone.
-func network(hosts int) *knownNodes {
-	k := &knownNodes{epmdPort: 4369, nodes: make(map[nodeKey]registry.Node)}
+func network(hosts int) []registry.Node {
+	nodes := []registry.Node{{Node: "a@here", Name: "a", Reach: registry.Reachable}}
 	for i := range hosts {
 		for _, name := range []string{"there", "gone"} {
 			host := fmt.Sprintf("host%d.local", i)
-			n := registry.Node{Node: name + "@" + host, Name: name, Host: host, Origin: registry.LAN, Sure: true,
-				Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})}}
-			k.nodes[keyOf(n)] = n
+			nodes = append(nodes, registry.Node{Node: name + "@" + host, Name: name, Host: host, Origin: registry.LAN, Sure: true,
+				Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})}})
 		}
 	}
-	own := registry.Node{Node: "a@here", Name: "a", Reach: registry.Reachable}
-	k.nodes[keyOf(own)] = own
-	return k
+	return nodes
 }
 
 // reaches counts the nodes of an alive name by whether they can be reached.
-func (k *knownNodes) reaches(name string) map[registry.Reach]int {
+func reaches(nodes []registry.Node, name string) map[registry.Reach]int {
 	counts := make(map[registry.Reach]int)
-	for _, n := range k.nodes {
+	for _, n := range nodes {
 		if n.Name == name {
 			counts[n.Reach]++
 		}
@@ -45,10 +42,10 @@ func (k *knownNodes) reaches(name string) map[registry.Reach]int {
 // TestCheckNeighbours asks hosts of which every third is dead and every third refuses.
 func TestCheckNeighbours(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := network(90)
+		nodes := network(90)
 		var asked atomic.Int32
 		begin := time.Now()
-		k.checkNeighbours(t.Context(), func(ctx context.Context, addrs []netip.Addr, port uint16) (*epmdNames, error) {
+		checked := Check(t.Context(), nodes, func(ctx context.Context, addrs []netip.Addr, port uint16) (*Names, error) {
 			asked.Add(1)
 			if port != 4369 || len(addrs) != 1 {
 				t.Errorf("asked at port %d of %v", port, addrs)
@@ -61,7 +58,7 @@ func TestCheckNeighbours(t *testing.T) {
 				return nil, errors.New("connection refused")
 			}
 			time.Sleep(checkTime / 2)
-			return &epmdNames{has: map[string]bool{"there": true}}, nil
+			return &Names{Has: map[string]bool{"there": true}}, nil
 		})
 		if took := time.Since(begin); took != checkTime {
 			t.Errorf("took %v, want %v", took, checkTime)
@@ -69,9 +66,9 @@ func TestCheckNeighbours(t *testing.T) {
 		if asked.Load() != 90 {
 			t.Errorf("%d questions to 90 hosts", asked.Load())
 		}
-		want := map[string]string{"there": "map[yes:30 no:60]", "gone": "map[no:90]", "a": "map[yes:1]"}
+		want := map[string]string{"there": "map[yes:30 no:60]", "gone": "map[no:90]", "a": "map[]"}
 		for name, want := range want {
-			if got := fmt.Sprint(k.reaches(name)); got != want {
+			if got := fmt.Sprint(reaches(checked, name)); got != want {
 				t.Errorf("nodes %q are reachable: %s, want %s", name, got, want)
 			}
 		}
@@ -83,19 +80,19 @@ func TestCheckNeighbours(t *testing.T) {
 func TestCheckMany(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const hosts = 3 * checkAtOnce
-		k := network(hosts)
-		for key, n := range k.nodes {
+		nodes := network(hosts)
+		for i := range nodes {
+			n := &nodes[i]
 			if n.Reach = registry.Unreachable; strings.HasPrefix(n.Host, "host38") {
 				n.Reach = registry.Reachable
 			}
-			k.nodes[key] = n
 		}
 		var now, most atomic.Int32
-		k.checkNeighbours(t.Context(), func(ctx context.Context, addrs []netip.Addr, _ uint16) (*epmdNames, error) {
+		checked := Check(t.Context(), nodes, func(ctx context.Context, addrs []netip.Addr, _ uint16) (*Names, error) {
 			most.Store(max(most.Load(), now.Add(1)))
 			defer now.Add(-1)
 			if ip := addrs[0].As4(); ip[2] == 1 && ip[3] >= 380-256 || ip == [4]byte{10, 0, 0, 38} {
-				return &epmdNames{has: map[string]bool{"there": true}}, nil
+				return &Names{Has: map[string]bool{"there": true}}, nil
 			}
 			<-ctx.Done()
 			return nil, ctx.Err()
@@ -103,18 +100,20 @@ func TestCheckMany(t *testing.T) {
 		if most.Load() > checkAtOnce {
 			t.Errorf("%d epmds asked at once, want at most %d", most.Load(), checkAtOnce)
 		}
-		if got := k.reaches("there"); got[registry.Reachable] != 5 || got[registry.Unreachable] != hosts-5 {
-			t.Errorf("reachable: %v, want 5 of %d", got, hosts)
+		got := reaches(checked, "there")
+		if got[registry.Reachable] != 5 || got[registry.Unreachable] != checkAtOnce {
+			t.Errorf("reachable: %v, want 5, and %d that were asked and are not", got, checkAtOnce)
 		}
 	})
 }
 
-// TestCheckNobody takes no time where nobody is to be asked.
+// TestCheckNobody asks nobody about nodes of this host.
 func TestCheckNobody(t *testing.T) {
-	k := network(3)
-	k.filter.localOnly = true
-	k.checkNeighbours(t.Context(), func(context.Context, []netip.Addr, uint16) (*epmdNames, error) {
+	checked := Check(t.Context(), network(0), func(context.Context, []netip.Addr, uint16) (*Names, error) {
 		t.Error("an epmd was asked")
 		return nil, nil
 	})
+	if len(checked) != 0 {
+		t.Errorf("got %v, want nothing", checked)
+	}
 }

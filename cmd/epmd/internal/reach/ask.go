@@ -1,0 +1,88 @@
+// Package reach finds out whether the neighbours' epmds answer, and which nodes they still have: a
+// Watcher for as long as a daemon runs, Check once for a list.
+//
+// Both connect to other hosts by TCP, in goroutines of their own, and return when all of these have
+// ended. Run and Check block; the other functions that ask block until an epmd has answered or the
+// context ends.
+package reach
+
+import (
+	"context"
+	"iter"
+	"net/netip"
+	"slices"
+
+	"eclus/epmd"
+	"eclus/registry"
+)
+
+// maxNamesBytes is how much of another host's answer is read: more than the nodes that are kept of one take
+// with names of any sensible length.
+const maxNamesBytes = 128 << 10
+
+// maxAddresses is at how many addresses an epmd is looked for.
+const maxAddresses = 8
+
+// Asker asks the epmd at any of these addresses which nodes it has. The first answer counts.
+type Asker func(ctx context.Context, addrs []netip.Addr, port uint16) (*Names, error)
+
+// Names are the alive names that an epmd has.
+type Names struct {
+	Has map[string]bool
+	Cut bool // it has more than were read
+}
+
+// Of reports whether a node can be reached whose epmd has those names; nil: it did not answer. If it
+// has more names than were read, any other is taken to be one of them.
+func Of(name string, names *Names) registry.Reach {
+	if names != nil && (names.Has[name] || names.Cut) {
+		return registry.Reachable
+	}
+	return registry.Unreachable
+}
+
+// Ask asks the epmd at any of addrs which nodes it has. It is the Asker that uses the network.
+func Ask(ctx context.Context, addrs []netip.Addr, port uint16) (*Names, error) {
+	places := make([]netip.AddrPort, len(addrs))
+	for i, a := range addrs {
+		places[i] = netip.AddrPortFrom(a, port)
+	}
+	answer, err := Client(places...).Names(ctx)
+	if err != nil {
+		return nil, err
+	}
+	names := &Names{make(map[string]bool, len(answer.Nodes)), answer.Cut}
+	for _, n := range answer.Nodes {
+		names.Has[n.Name] = true
+	}
+	return names, nil
+}
+
+// Client returns a client for another host's epmd, which may say anything: of a list of names it reads
+// 128 KiB.
+func Client(addrs ...netip.AddrPort) *epmd.Client {
+	c := epmd.NewClient(addrs...)
+	c.MaxNames = maxNamesBytes
+	return c
+}
+
+// epmdKey is what makes an epmd on the LAN.
+type epmdKey struct {
+	host string
+	port uint16
+}
+
+func epmdKeyOf(n *registry.Node) epmdKey { return epmdKey{n.Host, n.EPMDPort} }
+
+// addressesOf returns the addresses of an epmd's nodes, in the order in which they are likely to work.
+func addressesOf(nodes iter.Seq[*registry.Node]) []netip.Addr {
+	var list []netip.Addr
+	for n := range nodes {
+		for _, a := range n.Addresses {
+			if len(list) < maxAddresses && !slices.Contains(list, a) {
+				list = append(list, a)
+			}
+		}
+	}
+	return list
+}
