@@ -19,6 +19,7 @@ func TestLayout(t *testing.T) {
 		"eclus/systemd":  {"eclus/registry"},
 		"eclus/dbus":     {"eclus/registry"},
 
+		"eclus/cmd/epmd/internal/hosts": {"eclus/registry"},
 		"eclus/cmd/epmd/internal/reach": {"eclus/epmd", "eclus/registry"},
 	}
 	for pkg, allowed := range may {

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"eclus/cmd/epmd/internal/hosts"
 	"eclus/dbus"
 	"eclus/epmd"
 	"eclus/node"
@@ -492,7 +493,7 @@ func (p *parser) contradictions() error {
 // of a node: whoever asks for one wants no epmd without.
 func (c *config) checkFiles(getenv func(string) (string, bool)) (err error) {
 	if c.hostsFile != "" {
-		if err := (&hostsFile{path: c.hostsFile}).checkFolder(); err != nil {
+		if err := hosts.CheckFolder(c.hostsFile); err != nil {
 			return fmt.Errorf("-hosts_file %q: %w", c.hostsFile, err)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"eclus/avahi"
+	"eclus/cmd/epmd/internal/hosts"
 	"eclus/cmd/epmd/internal/reach"
 	"eclus/dbus"
 	"eclus/epmd"
@@ -64,7 +65,7 @@ type service struct {
 	lan     *lan
 	asker   *identifier // nil: not wanted
 	listens *listening
-	hosts   *hosts        // nil: not wanted
+	hosts   *hosts.Keeper // nil: not wanted
 	bus     *dbus.Service // nil: not wanted
 	node    *asNode       // nil: not wanted
 	events  *events
@@ -118,11 +119,7 @@ func newService(c config, in systemd.Inherited, log *slog.Logger) *service {
 	s.events = newEvents(reg, arrived, log)
 	s.listens = newListening(reg, c.interfaces, log)
 	if c.hostsFile != "" {
-		watch, err := newFileWatch()
-		if err != nil {
-			log.Warn("changes of the hosts file by others are noticed late", "err", err)
-		}
-		s.hosts = newHosts(reg, c.hostsFile, port, watch, log)
+		s.hosts = hosts.New(hosts.Options{Registry: reg, Path: c.hostsFile, Port: port, Log: log})
 	}
 	if !c.bus.IsZero() {
 		s.bus = newBus(c, reg, port, lan, log)
@@ -212,7 +209,7 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 	background("events ended", func(ctx context.Context) error { s.events.run(ctx); return nil })
 	background("neighbours no longer checked", s.checkReach)
 	if s.hosts != nil {
-		background("hosts file no longer kept", func(ctx context.Context) error { s.hosts.run(ctx); return nil })
+		background("hosts file no longer kept", s.hosts.Run)
 	}
 	if s.bus != nil {
 		background("D-Bus service ended", func(ctx context.Context) error { s.bus.Run(ctx); return nil })

@@ -1,4 +1,9 @@
-package main
+// Package hosts keeps a hosts file for net_adm:world/0 (.hosts.erlang, see net_adm(3erl)): it names the
+// hosts of the LAN that have nodes and can be reached.
+//
+// A Keeper reads and writes the file and its folder, and watches both by inotify(7). Run blocks until its
+// context ends; it does the work in its own goroutine, and one more reads what inotify tells.
+package hosts
 
 import (
 	"context"
@@ -20,10 +25,10 @@ const (
 	hostsGrace  = 5 * time.Second        // after the start, if an epmd that was killed has left hosts in it
 )
 
-// hosts keeps a hosts file for net_adm:world/0. It names the hosts of the LAN that have nodes and whose epmd has
+// Keeper keeps a hosts file for net_adm:world/0. It names the hosts of the LAN that have nodes and whose epmd has
 // answered when it was last asked: world/0 waits for up to a minute for each host that is not there. It names none
 // when epmd has ended, as nobody would take out those that go later.
-type hosts struct {
+type Keeper struct {
 	reg   *registry.Registry
 	file  hostsFile
 	watch *fileWatch // of the file; nil: none
@@ -35,20 +40,44 @@ type hosts struct {
 	foreign    map[string]bool   // domains of hosts that were left out
 }
 
-// newHosts returns what keeps the file at path. It is told by watch when somebody else changes the file; without one it
-// looks at the file only when hosts come or go.
-func newHosts(reg *registry.Registry, path string, port uint16, watch *fileWatch, log *slog.Logger) *hosts {
-	return &hosts{reg: reg, file: hostsFile{path: path}, watch: watch, port: port, log: log, foreign: make(map[string]bool)}
+// Options are what a Keeper needs.
+type Options struct {
+	Registry *registry.Registry
+	Path     string // of the file; it need not be there yet
+	Port     uint16 // of this epmd: nodes ask the epmds of all hosts at the same one
+	Log      *slog.Logger
 }
 
-// run returns when ctx has ended and the file names no host any more. It closes the watch and is called once.
-func (h *hosts) run(ctx context.Context) {
-	defer h.watch.close()
-	defer h.file.close()
-	defer h.write(nil)
-	changes := h.begin()
+// New returns what keeps a hosts file. Where others' changes of the file can't be noticed it says so in the
+// log, and the file is looked at only when hosts come or go.
+func New(o Options) *Keeper {
+	watch, err := newFileWatch()
+	if err != nil {
+		o.Log.Warn("changes of the hosts file by others are noticed late", "err", err)
+	}
+	return newKeeper(o, watch)
+}
+
+// newKeeper returns a Keeper that is told by watch when somebody else changes the file; nil: it is not told.
+func newKeeper(o Options, watch *fileWatch) *Keeper {
+	return &Keeper{
+		reg:     o.Registry,
+		file:    hostsFile{path: o.Path},
+		watch:   watch,
+		port:    o.Port,
+		log:     o.Log,
+		foreign: make(map[string]bool),
+	}
+}
+
+// Run returns nil when ctx has ended and the file names no host any more. It closes the watch and is called once.
+func (k *Keeper) Run(ctx context.Context) error {
+	defer k.watch.close()
+	defer k.file.close()
+	defer k.write(nil)
+	changes := k.begin()
 	defer func() { changes.Close() }()
-	timer := time.NewTimer(h.firstPause())
+	timer := time.NewTimer(k.firstPause())
 	defer timer.Stop()
 	waiting := true // for the timer, to write
 	writeAfter := func(pause time.Duration) {
@@ -60,25 +89,25 @@ func (h *hosts) run(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-timer.C:
 			waiting = false
-			if !h.write(h.names()) {
+			if !k.write(k.names()) {
 				timer.Reset(hostsRetry)
 			}
 		case <-changes.Ready():
 			events, err := changes.Take()
 			if errors.Is(err, registry.ErrBehind) {
-				changes = h.begin()
+				changes = k.begin()
 			}
 			changed := err != nil
 			for _, e := range events {
-				changed = h.changed(e) || changed
+				changed = k.changed(e) || changed
 			}
 			if changed {
 				writeAfter(hostsSettle)
 			}
-		case <-h.watch.changed():
+		case <-k.watch.changed():
 			writeAfter(hostsAgain)
 		}
 	}
@@ -86,69 +115,69 @@ func (h *hosts) run(ctx context.Context) {
 
 // firstPause returns how long after the start the file is first written. The hosts that it names then are likely to be
 // found anew.
-func (h *hosts) firstPause() time.Duration {
-	if left, err := h.file.listed(); err == nil && len(left) > 0 {
+func (k *Keeper) firstPause() time.Duration {
+	if left, err := k.file.listed(); err == nil && len(left) > 0 {
 		return hostsGrace
 	}
 	return 0
 }
 
 // begin forgets all and looks at the registry anew.
-func (h *hosts) begin() *registry.Subscription {
-	nodes, changes := h.reg.Subscribe()
-	h.nodes = make(map[uint64]string)
+func (k *Keeper) begin() *registry.Subscription {
+	nodes, changes := k.reg.Subscribe()
+	k.nodes = make(map[uint64]string)
 	for _, n := range nodes {
-		h.changed(registry.Event{Kind: registry.Up, Node: n})
+		k.changed(registry.Event{Kind: registry.Up, Node: n})
 	}
 	return changes
 }
 
 // changed takes note of what has become of a node, and tells whether that counts.
-func (h *hosts) changed(e registry.Event) bool {
-	n, was := e.Node, h.nodes[e.Node.ID]
-	counts := e.Kind != registry.Down && n.Origin == registry.LAN && n.Reach == registry.Reachable && n.EPMDPort == h.port
+func (k *Keeper) changed(e registry.Event) bool {
+	n, was := e.Node, k.nodes[e.Node.ID]
+	counts := e.Kind != registry.Down && n.Origin == registry.LAN && n.Reach == registry.Reachable && n.EPMDPort == k.port
 	if counts && !isHostOfLAN(n.Host) {
-		h.sayForeign(n.Host)
+		k.sayForeign(n.Host)
 		counts = false
 	}
 	if counts {
-		h.nodes[n.ID] = n.Host
+		k.nodes[n.ID] = n.Host
 	} else {
-		delete(h.nodes, n.ID)
+		delete(k.nodes, n.ID)
 	}
-	return h.nodes[n.ID] != was
+	return k.nodes[n.ID] != was
 }
 
 // maxForeign is of how many domains it is said that hosts in them are left out.
 const maxForeign = 16
 
 // sayForeign says, once of each domain, that its hosts are left out.
-func (h *hosts) sayForeign(host string) {
+func (k *Keeper) sayForeign(host string) {
 	_, domain, _ := strings.Cut(host, ".")
-	if h.foreign[domain] || len(h.foreign) == maxForeign {
+	if k.foreign[domain] || len(k.foreign) == maxForeign {
 		return
 	}
-	h.foreign[domain] = true
-	h.log.Warn("host left out of the hosts file: its name is none of the local network, which are those in .local (domain-name= of Avahi)",
+	k.foreign[domain] = true
+	k.log.Warn("host left out of the hosts file: its name is none of the local network, which are those in .local (domain-name= of Avahi)",
 		"host", host)
 }
 
 // names returns the hosts that the file is to name.
-func (h *hosts) names() []string {
-	return slices.Compact(slices.Sorted(maps.Values(h.nodes)))
+func (k *Keeper) names() []string {
+	return slices.Compact(slices.Sorted(maps.Values(k.nodes)))
 }
 
 // write tells whether the file could be written, or was right already.
-func (h *hosts) write(names []string) bool {
-	err := h.file.write(names)
-	h.watch.follow(h.file.watched())
+func (k *Keeper) write(names []string) bool {
+	err := k.file.write(names)
+	k.watch.follow(k.file.watched())
 	if err == nil {
-		h.complained = ""
+		k.complained = ""
 		return true
 	}
-	if text := err.Error(); text != h.complained {
-		h.log.Warn("hosts file not kept", "err", err)
-		h.complained = text
+	if text := err.Error(); text != k.complained {
+		k.log.Warn("hosts file not kept", "err", err)
+		k.complained = text
 	}
 	return false
 }

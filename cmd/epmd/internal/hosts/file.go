@@ -1,4 +1,4 @@
-package main
+package hosts
 
 import (
 	"bytes"
@@ -150,9 +150,9 @@ func (f *hostsFile) close() {
 	f.replaced = nil
 }
 
-// checkFolder returns an error if the file can't be made, because there is no folder for it.
-func (f *hostsFile) checkFolder() error {
-	path, err := followLinks(f.path, func(string) {})
+// CheckFolder returns an error if there is no folder for a file at path, so that it can't be made.
+func CheckFolder(path string) error {
+	path, err := followLinks(path, func(string) {})
 	folder := filepath.Dir(path)
 	if err == nil {
 		var info fs.FileInfo
@@ -161,7 +161,11 @@ func (f *hostsFile) checkFolder() error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("folder %q: %w", folder, cause(err))
+		var without *fs.PathError
+		if errors.As(err, &without) {
+			err = without.Err // the call and the path are said already
+		}
+		return fmt.Errorf("folder %q: %w", folder, err)
 	}
 	return nil
 }
