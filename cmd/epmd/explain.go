@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"eclus/cmd/epmd/internal/interfaces"
 	"eclus/epmd"
 	"eclus/systemd"
 )
@@ -145,8 +146,8 @@ func nobodyListens(ctx context.Context, port uint16) string {
 // elsewhere returns that port at the addresses of this host by which others reach it.
 func elsewhere(port uint16) []netip.AddrPort {
 	var all []netip.AddrPort
-	interfaces, _ := interfacePrefixes() // without, there is less to tell
-	for _, p := range interfaces {
+	prefixes, _ := interfaces.Prefixes() // without, there is less to tell
+	for _, p := range prefixes {
 		if p.Addr().IsGlobalUnicast() {
 			all = append(all, netip.AddrPortFrom(p.Addr(), port))
 		}

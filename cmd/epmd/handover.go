@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"eclus/cmd/epmd/internal/interfaces"
 	"eclus/epmd"
 	"eclus/systemd"
 )
@@ -94,12 +95,12 @@ func aliveCheck(lns []*net.TCPListener) func(context.Context) error {
 		places = append(places, addr)
 	}
 	return func(ctx context.Context) error {
-		interfaces, err := interfacePrefixes()
+		prefixes, err := interfaces.Prefixes()
 		if err != nil {
 			return err
 		}
 		for _, at := range places {
-			if !isOnInterface(at.Addr(), interfaces) {
+			if !interfaces.Has(at.Addr(), prefixes) {
 				continue
 			}
 			if _, err := epmd.NewClient(at).Lookup(ctx, "watchdog"); err != nil && !errors.Is(err, epmd.ErrNotRegistered) {

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 
+	"eclus/cmd/epmd/internal/interfaces"
 	"eclus/cmd/epmd/internal/reach"
 	"eclus/epmd"
 	"eclus/node"
@@ -45,7 +46,7 @@ func realWorld(c config) world {
 		answer:   answerOf,
 
 		neighbours: func(ctx context.Context) ([]registry.Node, error) { return knownNeighbours(ctx, c.port) },
-		prefixes:   interfacePrefixes,
+		prefixes:   interfaces.Prefixes,
 		switching:  func() ([]byte, error) { return os.ReadFile("/etc/nsswitch.conf") },
 	}
 }

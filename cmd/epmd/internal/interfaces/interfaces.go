@@ -1,4 +1,6 @@
-package main
+// Package interfaces reads the addresses of this host's interfaces from the kernel. It starts no goroutines;
+// one call takes as long as the kernel's answer.
+package interfaces
 
 import (
 	"fmt"
@@ -7,8 +9,8 @@ import (
 	"slices"
 )
 
-// interfacePrefixes returns the addresses that the interfaces of this host have now, with their subnets.
-func interfacePrefixes() ([]netip.Prefix, error) {
+// Prefixes returns the addresses that the interfaces of this host have now, with their subnets.
+func Prefixes() ([]netip.Prefix, error) {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
 		return nil, fmt.Errorf("list addresses of this host: %w", err)
@@ -22,9 +24,9 @@ func interfacePrefixes() ([]netip.Prefix, error) {
 	return prefixes, nil
 }
 
-// isOnInterface tells whether one of the interfaces has an address, as the loopback interface has all on its
+// Has reports whether one of the interfaces has an address, as the loopback interface has all on its
 // subnet.
-func isOnInterface(addr netip.Addr, interfaces []netip.Prefix) bool {
+func Has(addr netip.Addr, interfaces []netip.Prefix) bool {
 	addr = addr.Unmap().WithZone("")
 	return slices.ContainsFunc(interfaces, func(p netip.Prefix) bool {
 		return p.Addr() == addr || addr.IsLoopback() && p.Contains(addr)

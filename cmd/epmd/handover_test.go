@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"net"
-	"net/netip"
 	"os"
 	"runtime"
 	"syscall"
@@ -11,35 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-func TestIsOnInterface(t *testing.T) {
-	interfaces := []netip.Prefix{
-		netip.MustParsePrefix("127.0.0.1/8"),
-		netip.MustParsePrefix("192.168.1.5/24"),
-		netip.MustParsePrefix("fe80::1/64"),
-	}
-	for addr, want := range map[string]bool{
-		"127.0.0.1":          true,
-		"127.0.0.2":          true,
-		"::1":                false, // IPv6 may have been switched off
-		"192.168.1.5":        true,
-		"::ffff:192.168.1.5": true,
-		"192.168.1.6":        false, // another host's, or this one's until its lease ended
-		"fe80::1%eth0":       true,
-		"fe80::2%eth0":       false,
-	} {
-		if got := isOnInterface(netip.MustParseAddr(addr), interfaces); got != want {
-			t.Errorf("%s: %v, want %v", addr, got, want)
-		}
-	}
-}
-
-func TestInterfacePrefixes(t *testing.T) {
-	prefixes, err := interfacePrefixes()
-	if err != nil || !isOnInterface(netip.AddrFrom4([4]byte{127, 0, 0, 1}), prefixes) {
-		t.Errorf("got %v, %v; want loopback among them", prefixes, err)
-	}
-}
 
 // TestAliveCheckAbsent checks a listener whose address no interface has, on a host without any.
 func TestAliveCheckAbsent(t *testing.T) {
