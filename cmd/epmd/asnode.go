@@ -168,6 +168,16 @@ func (n *asNode) nameFor(peer string, local net.Addr) string {
 	return nodeName + "@" + host
 }
 
+// pause waits, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
 // dnsName returns the name of this host with its domain, as "hostname -f" does, or "".
 func dnsName() string {
 	host, err := os.Hostname()

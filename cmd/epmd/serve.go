@@ -17,12 +17,18 @@ import (
 
 	"eclus/avahi"
 	"eclus/cmd/epmd/internal/hosts"
+	"eclus/cmd/epmd/internal/identify"
+	"eclus/cmd/epmd/internal/journal"
 	"eclus/cmd/epmd/internal/reach"
 	"eclus/dbus"
 	"eclus/epmd"
 	"eclus/registry"
 	"eclus/systemd"
 )
+
+// gcPercent lets the heap grow by half before it is collected, rather than to twice its size: most of it
+// is registrations, which stay, and lookups allocate nothing.
+const gcPercent = 50
 
 // serve is the daemon: it listens, then brings up all else, until a signal or a KILL_REQ ends it. args are
 // those it was started with.
@@ -63,12 +69,12 @@ type service struct {
 	reg     *registry.Registry
 	config  epmd.Config
 	lan     *lan
-	asker   *identifier // nil: not wanted
+	asker   *identify.Identifier // nil: not wanted
 	listens *listening
 	hosts   *hosts.Keeper // nil: not wanted
 	bus     *dbus.Service // nil: not wanted
 	node    *asNode       // nil: not wanted
-	events  *events
+	journal *journal.Journal
 	store   *systemd.Store // nil: not a service of systemd
 	log     *slog.Logger
 	daemon  bool
@@ -111,12 +117,12 @@ func newService(c config, in systemd.Inherited, log *slog.Logger) *service {
 		},
 	}
 	s.lanChanged = lan.watch()
-	arrived := func(*registry.Node, bool) {}
+	var arrived func(*registry.Node, bool)
 	if c.identify {
-		s.asker = newIdentifier(reg, host, s.known, log)
-		arrived = s.asker.ask
+		s.asker = identify.New(identify.Options{Registry: reg, Host: host, Known: s.known, Log: log})
+		arrived = s.asker.Ask
 	}
-	s.events = newEvents(reg, arrived, log)
+	s.journal = journal.New(journal.Options{Registry: reg, Arrived: arrived, Log: log})
 	s.listens = newListening(reg, c.interfaces, log)
 	if c.hostsFile != "" {
 		s.hosts = hosts.New(hosts.Options{Registry: reg, Path: c.hostsFile, Port: port, Log: log})
@@ -204,9 +210,9 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 	}
 	background("no longer looked where nodes listen", func(ctx context.Context) error { s.listens.run(ctx); return nil })
 	if s.asker != nil {
-		background("identifying ended", func(ctx context.Context) error { s.asker.run(ctx); return nil })
+		background("identifying ended", s.asker.Run)
 	}
-	background("events ended", func(ctx context.Context) error { s.events.run(ctx); return nil })
+	background("events ended", s.journal.Run)
 	background("neighbours no longer checked", s.checkReach)
 	if s.hosts != nil {
 		background("hosts file no longer kept", s.hosts.Run)

@@ -114,9 +114,10 @@ func (d *daemon) cpuTime() (time.Duration, error) {
 	return time.Duration(ts.Nano()), nil
 }
 
-// residentMB returns the daemon's resident set (VmRSS), pages of its executable file included.
-func (d *daemon) residentMB() (float64, error) {
-	kb, err := statusField(fmt.Sprintf("/proc/%d/status", d.cmd.Process.Pid), "VmRSS:")
+// anonymousMB returns the daemon's anonymous memory that is resident (RssAnon). Pages of the program file are the
+// page cache's: all processes share them, and the kernel takes them back when it needs them.
+func (d *daemon) anonymousMB() (float64, error) {
+	kb, err := statusField(fmt.Sprintf("/proc/%d/status", d.cmd.Process.Pid), "RssAnon:")
 	return float64(kb) / 1024, err
 }
 

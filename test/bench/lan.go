@@ -11,7 +11,7 @@ import (
 	"eclus/test/lan"
 )
 
-// measureLAN shows the resident set of our daemon with LAN discovery on, and how often its threads wake, on a
+// measureLAN shows the anonymous memory of our daemon with LAN discovery on, and how often its threads wake, on a
 // host of its own on a virtual LAN with one neighbour and one node, when nothing happens any more.
 func measureLAN(b *bench) error {
 	if err := lan.Check(); err != nil {
@@ -66,7 +66,7 @@ func (b *bench) quietLAN(d *daemon) error {
 	if err != nil {
 		return err
 	}
-	memory, err := d.residentMB()
+	memory, err := d.anonymousMB()
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,7 @@ import (
 // do after work.
 const settling = 5 * time.Second
 
-// measureMemory shows the resident set of a daemon that has answered once, and what it grows by when
+// measureMemory shows the anonymous memory of a daemon that has answered once, and what it grows by when
 // nodes register.
 func measureMemory(b *bench) error {
 	idle, grown, err := b.growth(b.ours, 10_000)
@@ -30,7 +30,7 @@ func measureMemory(b *bench) error {
 func (b *bench) growth(p program, nodes int) (idle, per1000 float64, err error) {
 	err = b.with(p, 0, func(d *daemon) error {
 		time.Sleep(settling)
-		if idle, err = d.residentMB(); err != nil {
+		if idle, err = d.anonymousMB(); err != nil {
 			return err
 		}
 		held, err := d.registerMany(nodes)
@@ -39,7 +39,7 @@ func (b *bench) growth(p program, nodes int) (idle, per1000 float64, err error) 
 			return err
 		}
 		time.Sleep(3 * settling) // until all have been asked for their names
-		full, err := d.residentMB()
+		full, err := d.anonymousMB()
 		per1000 = (full - idle) / float64(nodes) * 1000
 		return err
 	})

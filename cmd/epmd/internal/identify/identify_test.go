@@ -1,4 +1,4 @@
-package main
+package identify
 
 import (
 	"fmt"
@@ -42,17 +42,17 @@ func newAsked(t *testing.T) *asked {
 
 func (a *asked) port() uint16 { return a.Addr().(*net.TCPAddr).AddrPort().Port() }
 
-// identifying runs an identifier until the test ends, which asks one node after the other. Those that were asked
+// identifying runs an Identifier until the test ends, which asks one node after the other. Those that were asked
 // come over done.
-func identifying(t *testing.T, reg *registry.Registry) (i *identifier, done chan *registry.Node) {
+func identifying(t *testing.T, reg *registry.Registry) (i *Identifier, done chan *registry.Node) {
 	t.Helper()
 	done = make(chan *registry.Node, 1)
-	i = newIdentifier(reg, "hosta", func(n *registry.Node) { done <- n }, slog.New(slog.DiscardHandler))
+	i = New(Options{Registry: reg, Host: "hosta", Known: func(n *registry.Node) { done <- n }, Log: slog.New(slog.DiscardHandler)})
 	i.slots = make(chan struct{}, 1)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		i.run(t.Context())
+		_ = i.Run(t.Context())
 	}()
 	t.Cleanup(func() { <-ended })
 	return i, done
@@ -94,12 +94,12 @@ func TestIdentifyAsks(t *testing.T) {
 			i, done := identifying(t, reg)
 			first, last := newAsked(t), newAsked(t)
 			_, n := arrive(t, reg, registry.Node{Name: "a", Port: first.port(), Type: tt.kind}, tt.holder)
-			i.ask(n, false)
+			i.Ask(n, false)
 			if tt.asks {
 				await(t, done)
 			}
 			_, n = arrive(t, reg, registry.Node{Name: "last", Port: last.port(), Type: registry.Normal}, nil)
-			i.ask(n, false)
+			i.Ask(n, false)
 			await(t, done)
 			if got := first.times.Load() > 0; got != tt.asks {
 				t.Errorf("asked: %v, want %v", got, tt.asks)
@@ -127,7 +127,7 @@ func TestIdentifyMute(t *testing.T) {
 	a, last := newAsked(t), newAsked(t)
 	ask := func(h *registry.Holder) *registry.Registration {
 		r, n := arrive(t, reg, registry.Node{Name: "a", Port: a.port(), Type: registry.Normal}, h)
-		i.ask(n, false)
+		i.Ask(n, false)
 		return r
 	}
 	r := ask(&registry.Holder{UID: 1000})
@@ -138,11 +138,11 @@ func TestIdentifyMute(t *testing.T) {
 	if times != 2 { // with TLS and without
 		t.Errorf("%d connections, want 2", times)
 	}
-	i.ask(reg.Node(r), false)
+	i.Ask(reg.Node(r), false)
 	reg.Unregister(r)
 	r = ask(&registry.Holder{UID: 1000})
 	_, n := arrive(t, reg, registry.Node{Name: "last", Port: last.port(), Type: registry.Normal}, nil)
-	i.ask(n, false)
+	i.Ask(n, false)
 	await(t, done)
 	if got := a.times.Load(); got != times {
 		t.Errorf("asked again: %d connections, had %d", got, times)
@@ -166,7 +166,7 @@ func TestIdentifyNobody(t *testing.T) {
 	r, n := arrive(t, reg, registry.Node{Name: "a", Port: gone.port(), Type: registry.Normal}, nil)
 	i.identify(t.Context(), n)
 	_, n = arrive(t, reg, registry.Node{Name: "last", Port: last.port(), Type: registry.Normal}, nil)
-	i.ask(n, false)
+	i.Ask(n, false)
 	await(t, done)
 	if n := reg.Node(r); n.Mute {
 		t.Errorf("%+v, want it not to be mute", n)

@@ -1,4 +1,4 @@
-package main
+package journal
 
 import (
 	"bytes"
@@ -13,8 +13,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"eclus/registry"
 )
@@ -53,13 +51,13 @@ func (l *eventLog) logger(level slog.Level) *slog.Logger {
 		}}))
 }
 
-// runEvents runs e until the test ends, or until what is returned is called, which returns when it has.
-func runEvents(t *testing.T, e *events) (end func()) {
+// runEvents runs j until the test ends, or until what is returned is called, which returns when it has.
+func runEvents(t *testing.T, j *Journal) (end func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		e.run(ctx)
+		_ = j.Run(ctx)
 	}()
 	end = func() {
 		cancel()
@@ -132,13 +130,10 @@ func entry(text, name string, n *registry.Node) string {
 	return s + "\n"
 }
 
-// unasked is told of nodes that nobody asks for their names.
-func unasked(*registry.Node, bool) {}
-
-func TestEventsNode(t *testing.T) {
+func TestJournalNode(t *testing.T) {
 	reg := registry.New("hosta.local", 0)
 	var log eventLog
-	end := runEvents(t, newEvents(reg, unasked, log.logger(slog.LevelInfo)))
+	end := runEvents(t, New(Options{Registry: reg, Log: log.logger(slog.LevelInfo)}))
 	r := enter(t, reg, "a")
 	awaitLines(t, &log, entry("node up", "", reg.Node(r)))
 	n := reg.Node(r)
@@ -156,8 +151,8 @@ func TestEventsNode(t *testing.T) {
 	awaitLines(t, &log, entry("node up", "", n), entry("node named", "a@real.example", n), entry("node down", "a@real.example", n))
 }
 
-// TestEventsNamed has nodes whose full names are known before they are in the log, or change.
-func TestEventsNamed(t *testing.T) {
+// TestJournalNamed has nodes whose full names are known before they are in the log, or change.
+func TestJournalNamed(t *testing.T) {
 	reg := registry.New("hosta.local", 0)
 	var log eventLog
 	register := func(name string) *registry.Registration {
@@ -168,7 +163,7 @@ func TestEventsNamed(t *testing.T) {
 		return r
 	}
 	old := register("old")
-	e := newEvents(reg, unasked, log.logger(slog.LevelInfo))
+	j := New(Options{Registry: reg, Log: log.logger(slog.LevelInfo)})
 	r := register("a")
 	for _, r := range []*registry.Registration{old, r} {
 		n := reg.Node(r)
@@ -186,8 +181,8 @@ func TestEventsNamed(t *testing.T) {
 	run := func() {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		e.run(ctx)
-		_, e.changes = reg.Subscribe()
+		_ = j.Run(ctx)
+		_, j.changes = reg.Subscribe()
 	}
 	run()
 	awaitLines(t, &log,
@@ -211,11 +206,11 @@ func TestEventsNamed(t *testing.T) {
 		"msg=\"neighbour named\" node=b@elsewhere name=b host=hostb.local port=3\n")
 }
 
-// TestEventsInOrder has nodes come and go at once, one name twice.
-func TestEventsInOrder(t *testing.T) {
+// TestJournalInOrder has nodes come and go at once, one name twice.
+func TestJournalInOrder(t *testing.T) {
 	reg := registry.New("hosta.local", 0)
 	var log eventLog
-	e := newEvents(reg, unasked, log.logger(slog.LevelInfo))
+	j := New(Options{Registry: reg, Log: log.logger(slog.LevelInfo)})
 	register := func(name string, port uint16) *registry.Registration {
 		r, err := reg.Register(registry.Node{Name: name, Port: port, Addresses: []netip.Addr{netip.IPv6Loopback()}, PeerPort: 9, FD: -1})
 		if err != nil {
@@ -237,7 +232,7 @@ func TestEventsInOrder(t *testing.T) {
 	reg.RemoveNeighbour(neighbour.NeighbourKey())
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	e.run(ctx)
+	_ = j.Run(ctx)
 	awaitLines(t, &log,
 		"msg=\"node up\" name=a port=1 peer=[::1]:9\n",
 		"msg=\"node down\" name=a port=1 peer=[::1]:9\n",
@@ -261,12 +256,12 @@ func TestArrived(t *testing.T) {
 	}
 }
 
-// TestEventsRestored finds the holder of a node that was there before, silently.
-func TestEventsRestored(t *testing.T) {
+// TestJournalRestored finds the holder of a node that was there before, silently.
+func TestJournalRestored(t *testing.T) {
 	reg := registry.New("hosta.local", 0)
 	var log eventLog
 	r := enter(t, reg, "a")
-	runEvents(t, newEvents(reg, unasked, log.logger(slog.LevelInfo)))
+	runEvents(t, New(Options{Registry: reg, Log: log.logger(slog.LevelInfo)}))
 	second := enter(t, reg, "b")
 	awaitLines(t, &log, entry("node up", "", reg.Node(second)))
 	if h := reg.Node(r).Holder; h == nil || int(h.PID) != os.Getpid() {
@@ -274,11 +269,11 @@ func TestEventsRestored(t *testing.T) {
 	}
 }
 
-// TestEventsUnlogged finds holders where nobody reads the log.
-func TestEventsUnlogged(t *testing.T) {
+// TestJournalUnlogged finds holders where nobody reads the log.
+func TestJournalUnlogged(t *testing.T) {
 	reg := registry.New("hosta.local", 0)
 	var log eventLog
-	runEvents(t, newEvents(reg, unasked, log.logger(slog.LevelWarn)))
+	runEvents(t, New(Options{Registry: reg, Log: log.logger(slog.LevelWarn)}))
 	_, changes := reg.Subscribe()
 	defer changes.Close()
 	r := enter(t, reg, "a")
@@ -292,15 +287,15 @@ func TestEventsUnlogged(t *testing.T) {
 	awaitLines(t, &log)
 }
 
-// TestEventsBehind has more happen at once than is kept.
-func TestEventsBehind(t *testing.T) {
+// TestJournalBehind has more happen at once than is kept.
+func TestJournalBehind(t *testing.T) {
 	const many = 9000
 	reg := registry.New("hosta.local", 0)
 	var log eventLog
 	if _, err := reg.Register(registry.Node{Name: "before", FD: -1}); err != nil {
 		t.Fatal(err)
 	}
-	e := newEvents(reg, unasked, log.logger(slog.LevelInfo))
+	j := New(Options{Registry: reg, Log: log.logger(slog.LevelInfo)})
 	var last *registry.Registration
 	for i := range many {
 		if last != nil {
@@ -313,26 +308,8 @@ func TestEventsBehind(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	e.run(ctx)
+	_ = j.Run(ctx)
 	awaitLines(t, &log,
 		"msg=\"changes of nodes not logged: too many at once\"\n",
 		"msg=\"node up\" name=a port=8999 peer=\"\"\n")
-}
-
-// TestEventsOtherConnection registers a node whose descriptor is not that of a connection any more.
-func TestEventsOtherConnection(t *testing.T) {
-	reg := registry.New("hosta.local", 0)
-	r := enter(t, reg, "a")
-	stale := reg.Node(r)
-	reg.Unregister(r)
-	if c, ok := connection(reg, stale); ok {
-		t.Errorf("connection %v of a node that has gone", c)
-	}
-	enter(t, reg, "a")
-	if c, ok := connection(reg, stale); ok {
-		t.Errorf("connection %v of a node whose name is another's by now", c)
-	}
-	if got := addrPort(&unix.SockaddrUnix{}); got.IsValid() {
-		t.Errorf("address %v of a socket that is not of TCP", got)
-	}
 }

@@ -1,4 +1,9 @@
-package main
+// Package identify asks each node of this host for its full name. A node that is none of OTP may serve a
+// single connection, so the package also decides who may be asked.
+//
+// An Identifier connects to the nodes' ports on this host by TCP, for up to eight nodes at once in
+// goroutines of their own. Ask does not block; Run blocks until its context ends.
+package identify
 
 import (
 	"context"
@@ -7,10 +12,12 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
 
+	"eclus/cmd/epmd/internal/holders"
 	"eclus/node"
 	"eclus/registry"
 )
@@ -18,13 +25,13 @@ import (
 const (
 	identifyTime   = 10 * time.Second // all that a node is given: the first TLS connection of its life takes long
 	identifyAtOnce = 8                // nodes asked at once
-	identifyCalm   = 3 * time.Second  // after so long without a new node, memory is given back
+	identifyCalm   = 3 * time.Second  // after so long without a new node, the free heap is given back
 )
 
-// identifier asks each node that registers for its full name, once, and tells the registry. A node that is
+// Identifier asks each node that registers for its full name, once, and tells the registry. A node that is
 // none of OTP may serve a single connection, or complain of one that is broken off. So only those are asked
 // that may be of OTP: see mayAsk.
-type identifier struct {
+type Identifier struct {
 	reg    *registry.Registry
 	prober string               // the name it asks under: always the same, for a node never forgets one
 	known  func(*registry.Node) // told of each node that was asked
@@ -52,20 +59,30 @@ type holderName struct {
 // maxMute is how many names are remembered whose nodes were asked and did not tell.
 const maxMute = 1024
 
-func newIdentifier(reg *registry.Registry, host string, known func(*registry.Node), log *slog.Logger) *identifier {
-	return &identifier{
-		reg:    reg,
-		prober: "eclus@" + host,
-		known:  known,
-		log:    log,
+// Options are what an Identifier needs.
+type Options struct {
+	Registry *registry.Registry
+	Host     string               // the first label of this host's name
+	Known    func(*registry.Node) // told of each node that was asked
+	Log      *slog.Logger
+}
+
+// New returns an Identifier that asks nobody before Run.
+func New(o Options) *Identifier {
+	return &Identifier{
+		reg:    o.Registry,
+		prober: "eclus@" + o.Host,
+		known:  o.Known,
+		log:    o.Log,
 		slots:  make(chan struct{}, identifyAtOnce),
 		wake:   make(chan struct{}, 1),
 		mute:   make(map[holderName]struct{}),
 	}
 }
 
-// ask has a node asked that has come; see events.arrived. It does not wait.
-func (i *identifier) ask(n *registry.Node, partly bool) {
+// Ask has a node asked that has come; partly says that there was no time to look for its holder everywhere. It does
+// not block.
+func (i *Identifier) Ask(n *registry.Node, partly bool) {
 	i.mu.Lock()
 	i.waiting = append(i.waiting, arrival{n, partly})
 	i.mu.Unlock()
@@ -75,16 +92,16 @@ func (i *identifier) ask(n *registry.Node, partly bool) {
 	}
 }
 
-// run returns when ctx has ended and no node is being asked any more.
-func (i *identifier) run(ctx context.Context) {
+// Run returns nil when ctx has ended and no node is being asked any more. It is called once.
+func (i *Identifier) Run(ctx context.Context) error {
 	var asking sync.WaitGroup
 	defer asking.Wait()
-	calm := time.AfterFunc(identifyCalm, i.giveBack)
+	calm := time.AfterFunc(identifyCalm, debug.FreeOSMemory)
 	defer calm.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-i.wake:
 		}
 		i.mu.Lock()
@@ -98,15 +115,8 @@ func (i *identifier) run(ctx context.Context) {
 	}
 }
 
-// giveBack gives back what it took to ask.
-func (i *identifier) giveBack() {
-	if err := giveBack(); err != nil {
-		i.log.Debug("memory not given back", "err", err)
-	}
-}
-
 // start begins to ask a node as soon as there is a slot for it.
-func (i *identifier) start(ctx context.Context, asking *sync.WaitGroup, a arrival) {
+func (i *Identifier) start(ctx context.Context, asking *sync.WaitGroup, a arrival) {
 	select {
 	case <-ctx.Done():
 		return
@@ -117,7 +127,7 @@ func (i *identifier) start(ctx context.Context, asking *sync.WaitGroup, a arriva
 		asking, cancel := context.WithTimeout(ctx, identifyTime)
 		defer cancel()
 		if a.partly {
-			setHolders(asking, i.reg, []*registry.Node{a.node}, i.log)
+			holders.Set(asking, i.reg, []*registry.Node{a.node}, i.log)
 		}
 		if now := i.reg.Lookup(a.node.Name); now != nil && now.ID == a.node.ID && i.mayAsk(now) {
 			i.identify(asking, now)
@@ -128,7 +138,7 @@ func (i *identifier) start(ctx context.Context, asking *sync.WaitGroup, a arriva
 // mayAsk reports whether a node is to be asked for its name. Nodes of OTP register as normal ones, hidden
 // nodes too. Of what else does so, some is told by its process, and some by an earlier question: a node of
 // the same name and user, or this one, that was asked and did not tell.
-func (i *identifier) mayAsk(n *registry.Node) bool {
+func (i *Identifier) mayAsk(n *registry.Node) bool {
 	switch h := n.Holder; {
 	case n.Sure, n.Mute, n.Told != registry.Normal:
 		return false
@@ -150,7 +160,7 @@ func muteName(n *registry.Node) holderName {
 	return holderName{n.Name, n.Holder.UID}
 }
 
-func (i *identifier) isMute(n *registry.Node) bool {
+func (i *Identifier) isMute(n *registry.Node) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	_, mute := i.mute[muteName(n)]
@@ -158,7 +168,7 @@ func (i *identifier) isMute(n *registry.Node) bool {
 }
 
 // identify asks a node. One that does not tell keeps the name that was put together for it.
-func (i *identifier) identify(ctx context.Context, n *registry.Node) {
+func (i *Identifier) identify(ctx context.Context, n *registry.Node) {
 	id, err := i.askAt(ctx, n)
 	if err != nil {
 		i.log.Debug("node not identified", "name", n.Name, "port", n.Port, "err", err)
@@ -197,7 +207,7 @@ func isDialError(err error) bool {
 }
 
 // setMute remembers that a node did not tell its name.
-func (i *identifier) setMute(n *registry.Node) {
+func (i *Identifier) setMute(n *registry.Node) {
 	i.mu.Lock()
 	if len(i.mute) == maxMute {
 		for other := range i.mute {
@@ -213,7 +223,7 @@ func (i *identifier) setMute(n *registry.Node) {
 }
 
 // askAt asks a node at the addresses where it can be, until one answers in any way.
-func (i *identifier) askAt(ctx context.Context, n *registry.Node) (node.Identity, error) {
+func (i *Identifier) askAt(ctx context.Context, n *registry.Node) (node.Identity, error) {
 	var errs []error
 	for addr := range likelyAddresses(n.Addresses) {
 		id, err := node.Identify(ctx, netip.AddrPortFrom(addr, n.Port), i.prober)
@@ -264,14 +274,4 @@ func ownAddresses() []netip.Addr {
 		}
 	}
 	return addrs
-}
-
-// pause waits, or until ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	}
 }
