@@ -24,6 +24,7 @@ func TestLayout(t *testing.T) {
 		"eclus/cmd/epmd/internal/interfaces": nil,
 		"eclus/cmd/epmd/internal/identify":   {"eclus/cmd/epmd/internal/holders", "eclus/node", "eclus/registry"},
 		"eclus/cmd/epmd/internal/journal":    {"eclus/cmd/epmd/internal/holders", "eclus/registry"},
+		"eclus/cmd/epmd/internal/nodeserver": {"eclus/epmd", "eclus/node", "eclus/node/etf", "eclus/registry"},
 		"eclus/cmd/epmd/internal/reach":      {"eclus/epmd", "eclus/registry"},
 	}
 	for pkg, allowed := range may {

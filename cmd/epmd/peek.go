@@ -609,3 +609,13 @@ func peek(ctx context.Context, c config, s screen, getenv func(string) (string, 
 	}
 	return v.show(ctx)
 }
+
+// pause waits, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}

@@ -389,7 +389,7 @@ func sourceOf(to netip.AddrPort) string {
 		return ""
 	}
 	defer c.Close()
-	return addrOf(c.LocalAddr()).Unmap().WithZone("").String()
+	return c.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap().WithZone("").String()
 }
 
 // authenticate connects with the cookie.

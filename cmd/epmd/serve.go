@@ -19,6 +19,7 @@ import (
 	"eclus/cmd/epmd/internal/hosts"
 	"eclus/cmd/epmd/internal/identify"
 	"eclus/cmd/epmd/internal/journal"
+	"eclus/cmd/epmd/internal/nodeserver"
 	"eclus/cmd/epmd/internal/reach"
 	"eclus/dbus"
 	"eclus/epmd"
@@ -53,8 +54,8 @@ func serve(ctx context.Context, c config, args []string, stderr io.Writer) error
 	defer context.AfterFunc(ctx, stop)() // a second signal finds the default action
 	s := newService(c, in, log.Logger)
 	if c.asNode {
-		s.node = newAsNode(c, s.reg, in.Listeners, s.known, log.Logger)
-		s.config.Own = s.node.owns
+		s.node = newNode(c, s, in.Listeners)
+		s.config.Own = s.node.Owns
 	}
 	s.args, s.hangup, s.writeLog = args, hangup, log.run
 	err = s.run(ctx, in.Listeners)
@@ -71,9 +72,9 @@ type service struct {
 	lan     *lan
 	asker   *identify.Identifier // nil: not wanted
 	listens *listening
-	hosts   *hosts.Keeper // nil: not wanted
-	bus     *dbus.Service // nil: not wanted
-	node    *asNode       // nil: not wanted
+	hosts   *hosts.Keeper      // nil: not wanted
+	bus     *dbus.Service      // nil: not wanted
+	node    *nodeserver.Server // nil: not wanted
 	journal *journal.Journal
 	store   *systemd.Store // nil: not a service of systemd
 	log     *slog.Logger
@@ -143,6 +144,25 @@ func newBus(c config, reg *registry.Registry, port uint16, lan *lan, log *slog.L
 		LAN:        func() (bool, string) { return lan.off() == "", lan.state() },
 		LANChanged: lan.watch(),
 	}, log)
+}
+
+// newNode returns the epmd as a node. If the epmd listens on loopback alone, so does the node, at an address that the
+// epmd has: a host may have one loopback address alone.
+func newNode(c config, s *service, lns []*net.TCPListener) *nodeserver.Server {
+	o := nodeserver.Options{
+		Registry: s.reg,
+		Access:   c.access,
+		Port:     s.config.Port,
+		Cookie:   c.cookie,
+		Name:     c.nodeName,
+		Host:     hostName,
+		Known:    s.known,
+		Log:      s.log,
+	}
+	if isLoopbackOnly(lns) {
+		o.Address = lns[0].Addr().(*net.TCPAddr).AddrPort().Addr()
+	}
+	return nodeserver.New(o)
 }
 
 // openStore begins to keep registrations, unless this is no service of systemd.
@@ -221,7 +241,7 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 		background("D-Bus service ended", func(ctx context.Context) error { s.bus.Run(ctx); return nil })
 	}
 	if s.node != nil {
-		background("epmd is no node any more", func(ctx context.Context) error { s.node.run(ctx); return nil })
+		background("epmd is no node any more", s.node.Run)
 	}
 	background("LAN discovery ended", func(ctx context.Context) error { s.lan.run(ctx); return nil })
 	if _, supervised := os.LookupEnv(envNotify); supervised {

@@ -1,4 +1,8 @@
-package main
+// Package nodeserver makes the epmd a hidden node, which tells other nodes what the epmd knows.
+//
+// A Server registers with the epmd on this host, listens on a TCP port of its own, and has goroutines for
+// the nodes that are connected. Run blocks until its context ends. Package node speaks the protocol.
+package nodeserver
 
 import (
 	"cmp"
@@ -27,100 +31,120 @@ const (
 	lastNodeRetry  = time.Minute
 )
 
-// asNode is the epmd as a hidden node, epmd@HOST or the name that -node gives it, which answers
+// Server is the epmd as a hidden node, epmd@HOST or the name that -node gives it, which answers
 //
 //	net_adm:ping(Node)
 //	gen_server:call({epmd, Node}, nodes)    a list of maps, one for each known node
 //
 // and nobody else's calls. Who has the cookie may read what anybody on this host may; nothing can be changed or run.
 // Whom -allow refuses can't connect.
-type asNode struct {
+type Server struct {
 	reg     *registry.Registry
 	access  epmd.Access
 	port    uint16 // of the epmd
 	address string // where to listen
 	cookie  node.Cookie
 	name    string               // full; empty: nodeName@HOST, whatever the other node calls this host
+	host    func() string        // returns the first label of this host's name
 	known   func(*registry.Node) // told of this node when it has registered
 	log     *slog.Logger
 
 	peer atomic.Pointer[netip.AddrPort] // of the registration, as the epmd sees it; nil: there is none
 }
 
-func newAsNode(c config, reg *registry.Registry, lns []*net.TCPListener, known func(*registry.Node), log *slog.Logger) *asNode {
-	n := &asNode{
-		reg:     reg,
-		access:  c.access,
-		port:    lns[0].Addr().(*net.TCPAddr).AddrPort().Port(),
-		address: ":0",
-		cookie:  c.cookie,
-		name:    c.nodeName,
-		known:   known,
-		log:     log,
-	}
-	if isLoopbackOnly(lns) {
-		n.address = netip.AddrPortFrom(addrOf(lns[0].Addr()), 0).String() // a host may have one loopback alone
-	}
-	return n
+// Options are what a Server needs.
+type Options struct {
+	Registry *registry.Registry
+	Access   epmd.Access
+	Port     uint16     // of the epmd
+	Address  netip.Addr // where to listen; zero: everywhere
+	Cookie   node.Cookie
+	Name     string               // the full name; empty: epmd@HOST, whatever the other node calls this host
+	Host     func() string        // returns the first label of this host's name, whenever that is needed
+	Known    func(*registry.Node) // told of this node when it has registered
+	Log      *slog.Logger
 }
 
-// owns reports whether the node that registered from there is this one.
-func (n *asNode) owns(peer netip.AddrPort) bool {
-	own := n.peer.Load()
+// New returns a Server that is no node before Run.
+func New(o Options) *Server {
+	s := &Server{
+		reg:     o.Registry,
+		access:  o.Access,
+		port:    o.Port,
+		address: ":0",
+		cookie:  o.Cookie,
+		name:    o.Name,
+		host:    o.Host,
+		known:   o.Known,
+		log:     o.Log,
+	}
+	if o.Address.IsValid() {
+		s.address = netip.AddrPortFrom(o.Address, 0).String()
+	}
+	return s
+}
+
+// Owns reports whether the node that registered from there is this one.
+func (s *Server) Owns(peer netip.AddrPort) bool {
+	own := s.peer.Load()
 	return own != nil && *own == peer
 }
 
-// run is a node until ctx ends.
-func (n *asNode) run(ctx context.Context) {
+// Run is a node until ctx ends, and returns nil. It is called once.
+func (s *Server) Run(ctx context.Context) error {
 	for retry := firstNodeRetry; ctx.Err() == nil; retry = min(2*retry, lastNodeRetry) {
 		began := time.Now()
-		err := n.serve(ctx)
+		err := s.serve(ctx)
 		if ctx.Err() != nil {
 			break
 		}
-		n.log.Warn("epmd is no node for now", "err", err)
+		s.log.Warn("epmd is no node for now", "err", err)
 		if time.Since(began) > lastNodeRetry {
 			retry = firstNodeRetry
 		}
-		pause(ctx, retry)
+		select {
+		case <-ctx.Done():
+		case <-time.After(retry):
+		}
 	}
+	return nil
 }
 
 // serve registers the node, as any other, and answers until the registration or ctx ends.
-func (n *asNode) serve(ctx context.Context) error {
-	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", n.address)
+func (s *Server) serve(ctx context.Context) error {
+	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", s.address)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	name := cmp.Or(n.name, nodeName+"@"+n.reg.Host())
+	name := cmp.Or(s.name, nodeName+"@"+s.reg.Host())
 	alive, _, _ := strings.Cut(name, "@")
 	// As a hidden node of OTP does, it registers as a normal one.
 	req := epmd.AliveReq{Port: uint16(ln.Addr().(*net.TCPAddr).Port), Type: registry.Normal, High: 6, Low: 6, Name: alive}
-	registration, err := epmd.NewLocalClient(n.port).Register(ctx, req)
+	registration, err := epmd.NewLocalClient(s.port).Register(ctx, req)
 	if err != nil {
 		ln.Close()
 		return err
 	}
 	defer registration.Close()
 	peer := registration.LocalAddr()
-	n.peer.Store(&peer)
-	defer n.peer.Store(nil)
+	s.peer.Store(&peer)
+	defer s.peer.Store(nil)
 	go func() {
 		registration.Done()
 		cancel(errors.New("registration has ended"))
 	}()
-	n.introduce(req, registry.Identity{Node: name, Dist: "tcp", Hidden: true, Creation: registration.Creation})
+	s.introduce(req, registry.Identity{Node: name, Dist: "tcp", Hidden: true, Creation: registration.Creation})
 	server := &node.Server{
 		Name:    name,
-		NameFor: n.nameFor,
-		Cookie:  n.cookie,
-		Options: node.Options{Creation: registration.Creation, Processes: map[etf.Atom]node.Handler{nodeName: n.handle}},
-		Refused: func(peer net.Addr, err error) { n.log.Debug("node refused", "peer", peer, "err", err) },
+		NameFor: s.nameFor,
+		Cookie:  s.cookie,
+		Options: node.Options{Creation: registration.Creation, Processes: map[etf.Atom]node.Handler{nodeName: s.handle}},
+		Refused: func(peer net.Addr, err error) { s.log.Debug("node refused", "peer", peer, "err", err) },
 	}
-	n.log.Info("epmd is a node", "node", server.Name)
-	err = server.Serve(ctx, admitted{ln, n.access})
+	s.log.Info("epmd is a node", "node", server.Name)
+	err = server.Serve(ctx, admitted{ln, s.access})
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
@@ -128,17 +152,17 @@ func (n *asNode) serve(ctx context.Context) error {
 }
 
 // introduce enters what this node would say of itself. Nobody asks it.
-func (n *asNode) introduce(req epmd.AliveReq, id registry.Identity) {
-	own := n.reg.Lookup(req.Name)
+func (s *Server) introduce(req epmd.AliveReq, id registry.Identity) {
+	own := s.reg.Lookup(req.Name)
 	if own == nil || own.Port != req.Port {
 		return // it is gone already: epmd is not this one
 	}
-	if err := n.reg.Identify(own, id); err != nil {
-		n.log.Warn("epmd's own node not identified", "err", err)
+	if err := s.reg.Identify(own, id); err != nil {
+		s.log.Warn("epmd's own node not identified", "err", err)
 		return
 	}
-	if own = n.reg.Lookup(req.Name); own != nil {
-		n.known(own)
+	if own = s.reg.Lookup(req.Name); own != nil {
+		s.known(own)
 	}
 }
 
@@ -148,9 +172,9 @@ const fqdnTime = 2 * time.Second
 // nameFor returns the name that a node of the name peer will have connected to, as nodes with short names
 // (-sname) and with long ones (-name) call the same host differently: by its first label, by the name that
 // multicast DNS has for it, by its name in DNS, or by the address that was connected to.
-func (n *asNode) nameFor(peer string, local net.Addr) string {
-	if n.name != "" {
-		return n.name
+func (s *Server) nameFor(peer string, local net.Addr) string {
+	if s.name != "" {
+		return s.name
 	}
 	_, host, _ := strings.Cut(peer, "@")
 	_, noIP := netip.ParseAddr(host)
@@ -159,23 +183,13 @@ func (n *asNode) nameFor(peer string, local net.Addr) string {
 		host = addrOf(local).Unmap().WithZone("").String()
 	case host == "localhost": // which is this host for all that call it so
 	case !isLong(host):
-		host = hostName()
+		host = s.host()
 	case strings.HasSuffix(host, ".local"):
-		host = n.reg.Host()
+		host = s.reg.Host()
 	default:
-		host = cmp.Or(dnsName(), n.reg.Host())
+		host = cmp.Or(dnsName(), s.reg.Host())
 	}
 	return nodeName + "@" + host
-}
-
-// pause waits, or until ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	}
 }
 
 // dnsName returns the name of this host with its domain, as "hostname -f" does, or "".
@@ -215,7 +229,7 @@ func addrOf(a net.Addr) netip.Addr {
 }
 
 // handle answers a message to the process epmd. What is no call gets no answer.
-func (n *asNode) handle(c *node.Conn, m node.Message) {
+func (s *Server) handle(c *node.Conn, m node.Message) {
 	call, ok := m.Call()
 	if !ok {
 		return
@@ -223,10 +237,10 @@ func (n *asNode) handle(c *node.Conn, m node.Message) {
 	var what etf.Atom
 	var answer any = etf.Tuple{etf.Atom("error"), etf.Atom("badarg")}
 	if call.Request.Unmarshal(&what) == nil && what == "nodes" {
-		answer = n.nodes()
+		answer = s.nodes()
 	}
 	if err := c.Reply(call, answer); err != nil {
-		n.log.Debug("call not answered", "node", c.PeerName(), "err", err)
+		s.log.Debug("call not answered", "node", c.PeerName(), "err", err)
 	}
 }
 
@@ -245,8 +259,8 @@ type nodeTerm struct {
 	Since     int64    `erl:"since"` // seconds since 1970
 }
 
-func (n *asNode) nodes() []nodeTerm {
-	known, changes := n.reg.Subscribe()
+func (s *Server) nodes() []nodeTerm {
+	known, changes := s.reg.Subscribe()
 	changes.Close()
 	terms := make([]nodeTerm, len(known))
 	for i, k := range known {
@@ -260,3 +274,6 @@ func (n *asNode) nodes() []nodeTerm {
 	}
 	return terms
 }
+
+// isLong reports whether a host makes its nodes' names long ones, as OTP does by the dot (or the colon of an address).
+func isLong(host string) bool { return strings.ContainsAny(host, ".:") }
