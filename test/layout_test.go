@@ -19,11 +19,13 @@ func TestLayout(t *testing.T) {
 		"eclus/systemd":  {"eclus/registry"},
 		"eclus/dbus":     {"eclus/registry"},
 
+		"eclus/cmd/epmd/internal/daemonlog":  {"eclus/systemd"},
 		"eclus/cmd/epmd/internal/holders":    {"eclus/registry", "eclus/systemd"},
 		"eclus/cmd/epmd/internal/hosts":      {"eclus/registry"},
 		"eclus/cmd/epmd/internal/interfaces": nil,
 		"eclus/cmd/epmd/internal/identify":   {"eclus/cmd/epmd/internal/holders", "eclus/node", "eclus/registry"},
 		"eclus/cmd/epmd/internal/journal":    {"eclus/cmd/epmd/internal/holders", "eclus/registry"},
+		"eclus/cmd/epmd/internal/listening":  {"eclus/avahi", "eclus/registry", "eclus/systemd"},
 		"eclus/cmd/epmd/internal/nodeserver": {"eclus/epmd", "eclus/node", "eclus/node/etf", "eclus/registry"},
 		"eclus/cmd/epmd/internal/reach":      {"eclus/epmd", "eclus/registry"},
 	}

@@ -16,9 +16,11 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"eclus/avahi"
+	"eclus/cmd/epmd/internal/daemonlog"
 	"eclus/cmd/epmd/internal/hosts"
 	"eclus/cmd/epmd/internal/identify"
 	"eclus/cmd/epmd/internal/journal"
+	"eclus/cmd/epmd/internal/listening"
 	"eclus/cmd/epmd/internal/nodeserver"
 	"eclus/cmd/epmd/internal/reach"
 	"eclus/dbus"
@@ -39,7 +41,7 @@ func serve(ctx context.Context, c config, args []string, stderr io.Writer) error
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	log := openLog(c, stderr)
+	log := daemonlog.Open(daemonlog.Options{Debug: c.debug, Daemon: c.daemon, Stderr: stderr})
 	defer log.Close()
 	in, err := inherit(ctx, c, log.Logger)
 	if errors.Is(err, errTaken) {
@@ -57,7 +59,7 @@ func serve(ctx context.Context, c config, args []string, stderr io.Writer) error
 		s.node = newNode(c, s, in.Listeners)
 		s.config.Own = s.node.Owns
 	}
-	s.args, s.hangup, s.writeLog = args, hangup, log.run
+	s.args, s.hangup, s.writeLog = args, hangup, log.Run
 	err = s.run(ctx, in.Listeners)
 	if errors.Is(err, epmd.ErrKilled) {
 		return nil
@@ -71,7 +73,7 @@ type service struct {
 	config  epmd.Config
 	lan     *lan
 	asker   *identify.Identifier // nil: not wanted
-	listens *listening
+	listens *listening.Watcher
 	hosts   *hosts.Keeper      // nil: not wanted
 	bus     *dbus.Service      // nil: not wanted
 	node    *nodeserver.Server // nil: not wanted
@@ -82,7 +84,7 @@ type service struct {
 
 	lanChanged <-chan struct{} // that status may have
 
-	writeLog func(context.Context)
+	writeLog func(context.Context) error
 
 	args   []string       // of this process
 	hangup chan os.Signal // SIGHUP
@@ -124,7 +126,7 @@ func newService(c config, in systemd.Inherited, log *slog.Logger) *service {
 		arrived = s.asker.Ask
 	}
 	s.journal = journal.New(journal.Options{Registry: reg, Arrived: arrived, Log: log})
-	s.listens = newListening(reg, c.interfaces, log)
+	s.listens = listening.New(listening.Options{Registry: reg, Interfaces: c.interfaces, Log: log})
 	if c.hostsFile != "" {
 		s.hosts = hosts.New(hosts.Options{Registry: reg, Path: c.hostsFile, Port: port, Log: log})
 	}
@@ -228,7 +230,7 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 			return nil
 		})
 	}
-	background("no longer looked where nodes listen", func(ctx context.Context) error { s.listens.run(ctx); return nil })
+	background("no longer looked where nodes listen", s.listens.Run)
 	if s.asker != nil {
 		background("identifying ended", s.asker.Run)
 	}
@@ -248,7 +250,7 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 		background("status no longer told", s.tell)
 		background("watchdog ended", func(ctx context.Context) error { return systemd.Watchdog(ctx, alive, s.unwell) })
 	}
-	background("log no longer written", func(ctx context.Context) error { s.writeLog(ctx); return nil })
+	background("log no longer written", s.writeLog)
 	if s.store != nil {
 		background("registrations no longer kept", s.store.Run)
 	}

@@ -1,4 +1,8 @@
-package main
+// Package daemonlog is where the daemon writes what happens: the journal or stderr.
+//
+// It writes to the journal's socket, or to stderr in a goroutine of its own. Writing an entry never blocks, Run
+// blocks until its context ends, and Close for at most a second.
+package daemonlog
 
 import (
 	"context"
@@ -12,31 +16,38 @@ import (
 	"eclus/systemd"
 )
 
-// daemonLog is where the daemon writes what happens. Writing never waits: entries that the journal, a
+// Log is where the daemon writes what happens. Writing never waits: entries that the journal, a
 // terminal or a pipe does not take wait in a bounded queue, and are dropped and counted past it.
-type daemonLog struct {
+type Log struct {
 	*slog.Logger
 	journal *systemd.Journal // nil: text
 	text    *patientWriter   // nil: the journal
 }
 
-// openLog opens a log that says as much as OTP's epmd: with no -d what an operator must know, with one who
+// Options are what a Log needs.
+type Options struct {
+	Debug  int  // how many -d
+	Daemon bool // this process is a daemon
+	Stderr io.Writer
+}
+
+// Open opens a log that says as much as OTP's epmd: with no -d what an operator must know, with one who
 // comes and goes, with two every request. It is the journal if that is where stderr leads, or if there is one and
 // a daemon has no stderr, and has who comes and goes in any case then; otherwise it is text on stderr.
-func openLog(c config, stderr io.Writer) *daemonLog {
+func Open(o Options) *Log {
 	level := slog.LevelWarn
 	switch {
-	case c.debug == 1:
+	case o.Debug == 1:
 		level = slog.LevelInfo
-	case c.debug > 1:
+	case o.Debug > 1:
 		level = slog.LevelDebug
 	}
-	if stderr == os.Stderr && (systemd.StderrIsJournal() || c.daemon && exists(systemd.JournalSocket)) {
+	if o.Stderr == os.Stderr && (systemd.StderrIsJournal() || o.Daemon && exists(systemd.JournalSocket)) {
 		journal := systemd.NewJournal(systemd.JournalSocket)
-		return &daemonLog{Logger: slog.New(journal.Handler(min(level, slog.LevelInfo))), journal: journal}
+		return &Log{Logger: slog.New(journal.Handler(min(level, slog.LevelInfo))), journal: journal}
 	}
-	text := newPatientWriter(stderr)
-	return &daemonLog{Logger: slog.New(slog.NewTextHandler(text, &slog.HandlerOptions{Level: level})), text: text}
+	text := newPatientWriter(o.Stderr)
+	return &Log{Logger: slog.New(slog.NewTextHandler(text, &slog.HandlerOptions{Level: level})), text: text}
 }
 
 func exists(path string) bool {
@@ -44,15 +55,16 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// run does for the log what takes time, until ctx ends.
-func (l *daemonLog) run(ctx context.Context) {
+// Run does for the log what takes time, until ctx ends, and returns nil.
+func (l *Log) Run(ctx context.Context) error {
 	if l.journal != nil {
 		l.journal.Run(ctx)
 	}
+	return nil
 }
 
 // Close writes what still waits, if that goes quickly.
-func (l *daemonLog) Close() {
+func (l *Log) Close() {
 	if l.journal != nil {
 		l.journal.Close() // fails where there is no journal to tell
 		return

@@ -1,0 +1,153 @@
+// Package listening finds out whether other hosts can reach the nodes of this one: where each node listens, and
+// which addresses this host has on a LAN.
+//
+// A Watcher asks the kernel by netlink and tells the registry. Run blocks until its context ends and does all in
+// its own goroutine, but for one that waits for changes of links.
+package listening
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"eclus/avahi"
+	"eclus/registry"
+	"eclus/systemd"
+)
+
+// A node may register before it listens. It is looked at again after firstLook, then after pauses
+// that double, until they would be longer than lastLook.
+const (
+	firstLook = 250 * time.Millisecond
+	lastLook  = 32 * time.Second
+)
+
+// Watcher keeps the registry informed of where each node of this host listens, and of the addresses
+// that this host has on a LAN: of what decides whether other hosts can reach the node.
+type Watcher struct {
+	reg        *registry.Registry
+	interfaces []string // as -interface has them
+	log        *slog.Logger
+
+	closed map[uint64]*registry.Node // at whose ports nobody listens, by ID
+	again  *time.Timer               // to the next look at them
+	pause  time.Duration             // before that
+	said   bool                      // that the kernel can't be asked
+}
+
+// Options are what a Watcher needs.
+type Options struct {
+	Registry   *registry.Registry
+	Interfaces []string // those of the LAN; empty: those that lead to one
+	Log        *slog.Logger
+}
+
+// New returns a Watcher that looks at nothing before Run.
+func New(o Options) *Watcher {
+	return &Watcher{reg: o.Registry, interfaces: o.Interfaces, log: o.Log, closed: make(map[uint64]*registry.Node)}
+}
+
+// Run returns nil when ctx has ended. It is called once.
+func (w *Watcher) Run(ctx context.Context) error {
+	links, err := avahi.WatchLinks()
+	if err != nil {
+		w.log.Warn("addresses that come and go are not noticed", "err", err)
+	}
+	defer links.Close()
+	w.again = time.NewTimer(lastLook)
+	defer w.again.Stop()
+	w.readAddresses()
+	nodes, changes := w.reg.Subscribe()
+	defer func() { changes.Close() }()
+	w.look(nodes)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-links.Changed():
+			w.readAddresses()
+		case <-w.again.C:
+			w.lookAgain()
+		case <-changes.Ready():
+			events, behind := changes.Take()
+			if behind != nil {
+				clear(w.closed)
+				nodes, changes = w.reg.Subscribe()
+				w.look(nodes)
+			}
+			w.apply(events)
+		}
+	}
+}
+
+// readAddresses tells the registry the addresses that this host has now.
+func (w *Watcher) readAddresses() {
+	addrs, err := avahi.LANAddresses(w.interfaces)
+	if err != nil {
+		w.log.Debug("addresses not read", "err", err)
+		return
+	}
+	w.reg.SetLANAddresses(addrs)
+}
+
+// apply looks at the nodes that have come.
+func (w *Watcher) apply(events []registry.Event) {
+	come := make(map[uint64]*registry.Node)
+	for _, e := range events {
+		switch e.Kind {
+		case registry.Up:
+			come[e.Node.ID] = e.Node
+		case registry.Down:
+			delete(come, e.Node.ID)
+			delete(w.closed, e.Node.ID)
+		}
+	}
+	w.look(slices.Collect(maps.Values(come)))
+}
+
+// look finds out where nodes of this host listen that nobody has looked at.
+func (w *Watcher) look(nodes []*registry.Node) {
+	nodes = slices.DeleteFunc(nodes, func(n *registry.Node) bool { return n.Origin != registry.Local || n.Listens != nil })
+	if len(nodes) > 0 && w.find(nodes) {
+		w.pause = firstLook
+		w.again.Reset(w.pause)
+	}
+}
+
+// lookAgain looks at the nodes that did not listen.
+func (w *Watcher) lookAgain() {
+	nodes := slices.Collect(maps.Values(w.closed))
+	if w.pause *= 2; len(nodes) > 0 && w.find(nodes) && w.pause <= lastLook {
+		w.again.Reset(w.pause)
+	}
+}
+
+// find tells the registry where nodes listen, and reports whether one of them doesn't. Where the
+// kernel can't be asked, nodes are taken to listen everywhere.
+func (w *Watcher) find(nodes []*registry.Node) (closed bool) {
+	var ports []uint16
+	for _, n := range nodes {
+		ports = append(ports, n.Port)
+	}
+	found, err := systemd.FindListeners(ports)
+	if err != nil && !w.said {
+		w.said = true
+		w.log.Warn("not known where nodes listen: all count as reachable", "err", err)
+	}
+	for _, n := range nodes {
+		addrs := found[n.Port]
+		if err != nil {
+			addrs = []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+		}
+		delete(w.closed, n.ID)
+		if len(addrs) == 0 {
+			w.closed[n.ID] = n
+			closed = true
+		}
+		w.reg.SetListens(n, addrs)
+	}
+	return closed
+}

@@ -1,0 +1,55 @@
+package listening
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"eclus/registry"
+)
+
+// TestListens has a node that listens on loopback and one that doesn't listen.
+func TestListens(t *testing.T) {
+	open, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	gone, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone.Close()
+	reg := registry.New("hosta.local", registry.OldNames)
+	for name, l := range map[string]net.Listener{"open": open, "gone": gone} {
+		if _, err := reg.Register(registry.Node{Name: name, Port: l.Addr().(*net.TCPAddr).AddrPort().Port(), FD: -1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, changes := reg.Subscribe()
+	defer changes.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- New(Options{Registry: reg, Log: slog.New(slog.DiscardHandler)}).Run(ctx)
+	}()
+	for reg.Lookup("open").Listens == nil || reg.Lookup("gone").Listens == nil {
+		if _, err := changes.Next(ctx); err != nil {
+			t.Fatal("not looked at for 20 s")
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if got := reg.Lookup("open").Listens; !slices.Equal(got, []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}) {
+		t.Errorf("listens at %v, want loopback alone", got)
+	}
+	if got := reg.Lookup("gone").Listens; len(got) != 0 {
+		t.Errorf("listens at %v, want nowhere", got)
+	}
+}
