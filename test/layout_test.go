@@ -19,6 +19,7 @@ func TestLayout(t *testing.T) {
 		"eclus/systemd":  {"eclus/registry"},
 		"eclus/dbus":     {"eclus/registry"},
 
+		"eclus/cmd/epmd/internal/cookie":     {"eclus/node"},
 		"eclus/cmd/epmd/internal/daemonlog":  {"eclus/systemd"},
 		"eclus/cmd/epmd/internal/holders":    {"eclus/registry", "eclus/systemd"},
 		"eclus/cmd/epmd/internal/hosts":      {"eclus/registry"},

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"eclus/cmd/epmd/internal/cookie"
 	"eclus/epmd"
 	"eclus/node"
 	"eclus/registry"
@@ -224,7 +225,7 @@ func TestPingAdvice(t *testing.T) {
 			if c.name == "" {
 				c.name = "b@hostb.local"
 			}
-			p := newPinger(c, func(name string) (string, bool) { return "secret", name == envCookie })
+			p := newPinger(c, func(name string) (string, bool) { return "secret", name == cookie.Variable })
 			p.net = goodWorld(t)
 			for _, change := range tt.world {
 				change(&p.net)
@@ -249,7 +250,7 @@ func TestPingAdvice(t *testing.T) {
 
 // TestPingOtherAddress goes on with another address of the host where the first one's port is closed.
 func TestPingOtherAddress(t *testing.T) {
-	p := newPinger(config{name: "b@hostb.local", port: epmd.DefaultPort}, func(name string) (string, bool) { return "secret", name == envCookie })
+	p := newPinger(config{name: "b@hostb.local", port: epmd.DefaultPort}, func(name string) (string, bool) { return "secret", name == cookie.Variable })
 	p.net = goodWorld(t)
 	p.net.addresses = func(context.Context, string) ([]netip.Addr, error) {
 		return []netip.Addr{addr("::1"), addr("127.0.0.1")}, nil

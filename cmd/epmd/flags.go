@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"eclus/cmd/epmd/internal/cookie"
 	"eclus/cmd/epmd/internal/hosts"
 	"eclus/dbus"
 	"eclus/epmd"
@@ -28,7 +29,6 @@ const (
 	envAllow   = "ECLUS_ALLOW"
 	envHosts   = "ECLUS_HOSTS_FILE"
 	envBus     = "ECLUS_BUS"
-	envCookie  = "ERLANG_COOKIE"
 	envAsk     = "ECLUS_IDENTIFY"
 	envPerUser = "ECLUS_KEEP_PER_USER"
 )
@@ -498,7 +498,7 @@ func (c *config) checkFiles(getenv func(string) (string, bool)) (err error) {
 		}
 	}
 	if c.asNode {
-		if c.cookie, _, err = findCookie(c.cookieFile, getenv); err != nil {
+		if c.cookie, _, err = cookie.Find(c.cookieFile, getenv); err != nil {
 			return fmt.Errorf("-node: %w", err)
 		}
 	}

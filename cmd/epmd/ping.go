@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"eclus/cmd/epmd/internal/cookie"
 	"eclus/epmd"
 	"eclus/node"
 	"eclus/registry"
@@ -395,7 +396,7 @@ func sourceOf(to netip.AddrPort) string {
 // authenticate connects with the cookie.
 func (p *pinger) authenticate(ctx context.Context) (string, error) {
 	var err error
-	if p.cookie, p.from, err = findCookie(p.config.cookieFile, p.getenv); err != nil {
+	if p.cookie, p.from, err = cookie.Find(p.config.cookieFile, p.getenv); err != nil {
 		return "", failed(err.Error(), "The way to the node is free as far as here. What remains takes its cookie.")
 	}
 	ctx, cancel := context.WithTimeout(ctx, handshakeTime)

@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+
+	"eclus/cmd/epmd/internal/cookie"
 )
 
 // resolve returns the addresses of a host in the order in which the system prefers them. It asks getent, which goes by
@@ -24,7 +26,7 @@ func resolve(ctx context.Context, host string) ([]netip.Addr, error) {
 		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	}
 	cmd := exec.CommandContext(ctx, getent, "ahosts", "--", host)
-	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, envCookie+"=") })
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, cookie.Variable+"=") })
 	out, err := cmd.Output()
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)

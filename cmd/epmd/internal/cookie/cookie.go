@@ -1,4 +1,8 @@
-package main
+// Package cookie finds the cookie of Erlang nodes where OTP looks for it.
+//
+// It reads at most one small file and the environment that its caller hands in. It starts no goroutine,
+// and waits for nothing but the file system.
+package cookie
 
 import (
 	"errors"
@@ -12,28 +16,31 @@ import (
 	"eclus/node"
 )
 
+// Variable is the environment variable that may hold the cookie.
+const Variable = "ERLANG_COOKIE"
+
 const (
 	maxCookie     = 255     // characters: it is an atom
 	maxCookieFile = 4 << 10 // bytes that are read
 )
 
-// errNoCookie is why nothing is done that takes a cookie.
-var errNoCookie = errors.New("no cookie: neither -cookie_file nor " + envCookie + " is given, and there is no ~/.erlang.cookie")
+// ErrNone is the error of Find if there is no cookie at all.
+var ErrNone = errors.New("no cookie: neither -cookie_file nor " + Variable + " is given, and there is no ~/.erlang.cookie")
 
-// findCookie returns the cookie, and where it comes from: the file that -cookie_file names, the environment variable
+// Find returns the cookie, and where it comes from: the file that -cookie_file names, the environment variable
 // ERLANG_COOKIE, or the first that is there of the files that OTP looks at, ~/.erlang.cookie and
-// $XDG_CONFIG_HOME/erlang/.erlang.cookie. The error is errNoCookie if there is none of these.
-func findCookie(file string, getenv func(string) (string, bool)) (cookie node.Cookie, from string, err error) {
+// $XDG_CONFIG_HOME/erlang/.erlang.cookie. The error is ErrNone if there is none of these.
+func Find(file string, getenv func(string) (string, bool)) (cookie node.Cookie, from string, err error) {
 	if file != "" {
 		cookie, err := readCookie(file)
 		return cookie, file, err
 	}
-	if value, ok := getenv(envCookie); ok {
+	if value, ok := getenv(Variable); ok {
 		cookie, err := checkCookie(value)
 		if err != nil {
-			return "", "", fmt.Errorf("cookie in %s: %w", envCookie, err)
+			return "", "", fmt.Errorf("cookie in %s: %w", Variable, err)
 		}
-		return cookie, envCookie, nil
+		return cookie, Variable, nil
 	}
 	for _, path := range cookiePaths(getenv) {
 		cookie, err := readCookie(path)
@@ -41,7 +48,7 @@ func findCookie(file string, getenv func(string) (string, bool)) (cookie node.Co
 			return cookie, path, err
 		}
 	}
-	return "", "", errNoCookie
+	return "", "", ErrNone
 }
 
 // cookiePaths returns where OTP looks for the user's cookie.

@@ -1,4 +1,4 @@
-package main
+package cookie
 
 import (
 	"errors"
@@ -26,7 +26,7 @@ func TestFindCookie(t *testing.T) {
 	getenv := func(name string) (string, bool) { value, ok := env[name]; return value, ok }
 	check := func(name, file, want, from, wantErr string) {
 		t.Helper()
-		got, gotFrom, err := findCookie(file, getenv)
+		got, gotFrom, err := Find(file, getenv)
 		if string(got) != want || gotFrom != from && err == nil || !strings.Contains(errorText(err), wantErr) || (err == nil) != (wantErr == "") {
 			t.Errorf("%s: got %q from %q, error %v; want %q from %q, error naming %q", name, string(got), gotFrom, err, want, from, wantErr)
 		}
@@ -52,7 +52,7 @@ func TestFindCookie(t *testing.T) {
 	check("too long", write(filepath.Join(home, "long"), strings.Repeat("x", 256), 0o600), "", "", "more than 255")
 	check("longest", write(filepath.Join(home, "longest"), strings.Repeat("x", 255), 0o600), strings.Repeat("x", 255), filepath.Join(home, "longest"), "")
 	check("for the group", write(filepath.Join(home, "group"), "SECRET", 0o640), "", "", "mode 640")
-	if _, _, err := findCookie(filepath.Join(home, "group"), getenv); strings.Contains(err.Error(), "SECRET") {
+	if _, _, err := Find(filepath.Join(home, "group"), getenv); strings.Contains(err.Error(), "SECRET") {
 		t.Errorf("the cookie shows: %v", err)
 	}
 }
@@ -62,12 +62,4 @@ func errorText(err error) string {
 		return ""
 	}
 	return err.Error()
-}
-
-func TestParseHosts(t *testing.T) {
-	const out = "198.51.100.12   STREAM hostb.local\n198.51.100.12   DGRAM  \nfe80::1%eth0 STREAM \nnonsense\n\n"
-	got := parseHosts(out)
-	if len(got) != 2 || got[0].String() != "198.51.100.12" || got[1].String() != "fe80::1%eth0" {
-		t.Errorf("got %v", got)
-	}
 }
