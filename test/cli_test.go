@@ -583,6 +583,52 @@ func TestWatch(t *testing.T) {
 	}
 }
 
+// TestWatchRestart watches over a reload and over an epmd that is killed. The node that registers again
+// never goes, and the one that does not goes.
+func TestWatchRestart(t *testing.T) {
+	d := startEpmd(t, eclusBinary(t))
+	d.register(t, "stays", 41000)
+	d.register(t, "goes", 41001)
+	var out, complaints output
+	watch := exec.Command(eclusBinary(t), "-port", strconv.Itoa(int(d.port)), "-nodes", "-watch", "-json")
+	watch.Stdout, watch.Stderr = &out, &complaints
+	if err := watch.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		watch.Process.Kill()
+		watch.Wait()
+	})
+	want := func(o *output, pattern string) {
+		t.Helper()
+		eventually(t, pattern, func() error {
+			if text := o.String(); !regexp.MustCompile(pattern).MatchString(text) {
+				return fmt.Errorf("output %q", text)
+			}
+			return nil
+		})
+	}
+	want(&out, `"event":"snapshot"`)
+	if err := d.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	want(&complaints, `(?s)lost.*again`)
+	if strings.Contains(out.String(), `"event":"down"`) {
+		t.Errorf("after a reload: %s", &out)
+	}
+	d.cmd.Process.Kill()
+	<-d.ended
+	startEpmdAt(t, d.port, eclusBinary(t))
+	d.register(t, "stays", 41000)
+	want(&complaints, `(?s)lost.*again.*lost.*again`)
+	want(&out, `"event":"down","node":"goes@`)
+	d.register(t, "new", 41002)
+	want(&out, `"event":"up","node":"new@`)
+	if strings.Contains(out.String(), `"event":"down","node":"stays@`) {
+		t.Errorf("a node that registered again: %s", &out)
+	}
+}
+
 // TestTerminal prints a hostile name where control characters would count.
 func TestTerminal(t *testing.T) {
 	need(t, "script")

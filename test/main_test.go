@@ -103,7 +103,13 @@ func (o *output) String() string {
 // say otherwise, and returns when it answers. It ends with the test.
 func startEpmd(t testing.TB, binary string, args ...string) *daemon {
 	t.Helper()
-	d := &daemon{port: freePort(t), ended: make(chan struct{})}
+	return startEpmdAt(t, freePort(t), binary, args...)
+}
+
+// startEpmdAt is startEpmd on a certain port.
+func startEpmdAt(t testing.TB, port uint16, binary string, args ...string) *daemon {
+	t.Helper()
+	d := &daemon{port: port, ended: make(chan struct{})}
 	d.cmd = exec.Command(binary, append([]string{"-address", "127.0.0.1", "-port", strconv.Itoa(int(d.port))}, args...)...)
 	d.cmd.Env = append(os.Environ(), "ECLUS_LAN=off", "ECLUS_BUS=off")
 	d.cmd.Stdout, d.cmd.Stderr = &d.output, &d.output

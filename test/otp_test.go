@@ -144,7 +144,7 @@ func TestOTPWatch(t *testing.T) {
 	want("-watch", `(?m)^\+ a@127\.0\.0\.1|^~ a@127\.0\.0\.1 +127\.0\.0\.1 +\d+ +hidden +local `)
 	want("-watch -json", `(?m)^\{"v":1,"event":"up","node":"a@.*"name":"a",.*"origin":"local"`)
 	want("-watch -json", `(?m)^\{"v":1,"event":"changed","node":"a@127\.0\.0\.1".*"type":"hidden".*"dist":"tcp".*"sure":true[,}]`)
-	if out := h.ask(t, "-nodes"); !regexp.MustCompile(`(?m)^a@127\.0\.0\.1 +127\.0\.0\.1 +\d+ +hidden +local +yes +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d( .*)?$`).MatchString(out) {
+	if out := h.ask(t, "-nodes"); !regexp.MustCompile(`(?m)^a@127\.0\.0\.1 +127\.0\.0\.1 +\d+ +hidden +local +host +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d( .*)?$`).MatchString(out) {
 		t.Errorf("epmd -nodes shows\n%s", out)
 	}
 	must(t, e.Kill(soon(t)))

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os/user"
-	"reflect"
 	"slices"
 	"strconv"
 	"time"
@@ -21,8 +20,8 @@ import (
 // nothingListed is the exit status of -nodes where an epmd answers, but knows no node that is meant.
 const nothingListed exitStatus = 2
 
-// nodes lists the nodes that the local epmd knows, and with -watch every change after that. With -watch it ends
-// when the epmd does, which is an error.
+// nodes lists the nodes that the local epmd knows. With -watch it goes on with every change until its
+// output ends.
 func nodes(ctx context.Context, c config, s screen, stdout, stderr io.Writer) error {
 	lines, known, err := openNodes(ctx, c, stderr)
 	if err != nil {
@@ -43,7 +42,8 @@ func nodes(ctx context.Context, c config, s screen, stdout, stderr io.Writer) er
 		return fmt.Errorf("list nodes: %w", err)
 	}
 	if c.watch {
-		return watch(lines, known, p, out)
+		w := watcher{port: c.port, known: known, missing: make(map[nodeKey]bool), printer: p, out: out, stderr: stderr}
+		return w.run(ctx, lines)
 	}
 	if len(known.listed()) == 0 {
 		return nothingListed
@@ -157,54 +157,6 @@ func readSnapshot(lines *epmd.Lines, filter nodeFilter) (*knownNodes, error) {
 			return known, nil
 		}
 	}
-}
-
-// watch prints every change until the epmd ends.
-func watch(lines *epmd.Lines, known *knownNodes, p nodePrinter, out *bufio.Writer) error {
-	for {
-		if err := out.Flush(); err != nil {
-			return err
-		}
-		line, err := lines.Next()
-		if errors.Is(err, io.EOF) {
-			return errors.New("the epmd has ended, or could not be kept up with")
-		}
-		if err != nil {
-			return fmt.Errorf("watch nodes: %w", err)
-		}
-		if err := known.apply(line, p); err != nil {
-			return fmt.Errorf("watch nodes: %w", err)
-		}
-	}
-}
-
-// apply notes the change that a line tells of and prints it if it is one to what is shown. A node that gets another name
-// may come to be shown by that, or cease to be.
-func (k *knownNodes) apply(line epmd.Line, p nodePrinter) error {
-	if line.Kind != epmd.NodeKnown && line.Kind != epmd.NodeGone {
-		return nil
-	}
-	n, err := line.Node()
-	if err != nil {
-		return err
-	}
-	was, isKnown := k.nodes[keyOf(n)]
-	if line.Kind == epmd.NodeGone {
-		delete(k.nodes, keyOf(n))
-	} else {
-		k.nodes[keyOf(n)] = n
-	}
-	wasShown := isKnown && k.filter.match(was)
-	isShown := line.Kind == epmd.NodeKnown && k.filter.match(n)
-	switch {
-	case wasShown && !isShown:
-		p.change(registry.Down, was)
-	case isShown && !wasShown:
-		p.change(registry.Up, n)
-	case isShown && !reflect.DeepEqual(was, n): // that its epmd answers may have been seen here first
-		p.change(registry.Changed, n)
-	}
-	return nil
 }
 
 // userNames are the names of users that have been looked up, by user ID.

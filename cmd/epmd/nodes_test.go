@@ -229,13 +229,53 @@ func TestChanges(t *testing.T) {
 				t.Fatal(err)
 			}
 			var r recorder
-			if err := k.apply(line, &r); err != nil {
+			w := watcher{known: k, printer: &r}
+			if err := w.apply(line); err != nil {
 				t.Errorf("%s: %v", c.line, err)
 			}
 			if want := []string{c.all, c.onlyReal, c.onlyLAN}[i]; r.last != want {
 				t.Errorf("%+v: %s: printed %q, want %q", filter, c.line, r.last, want)
 			}
 		}
+	}
+}
+
+// TestCatchUp has an epmd succeed one that knew a, b and c.
+func TestCatchUp(t *testing.T) {
+	since := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	a := registry.Node{Node: "a@hosta", Name: "a", Port: 1, Creation: 7, Holder: &registry.Holder{PID: 1}}
+	b := registry.Node{Node: "b@hostb", Name: "b", Host: "hostb", Port: 2, Origin: registry.LAN, Since: since, Reach: registry.Reachable}
+	c := registry.Node{Node: "c@hostb", Name: "c", Host: "hostb", Port: 3, Origin: registry.LAN}
+	of := func(nodes ...registry.Node) *knownNodes {
+		k := &knownNodes{nodes: make(map[nodeKey]registry.Node)}
+		for _, n := range nodes {
+			k.nodes[keyOf(n)] = n
+		}
+		return k
+	}
+	var r recorder
+	w := watcher{known: of(a, b, c), missing: make(map[nodeKey]bool), printer: &r}
+	restored, found, moved := a, b, a
+	restored.Holder = nil                                                 // is yet to be looked for
+	found.Since, found.Reach = since.Add(time.Minute), registry.Unchecked // to its epmd b is new
+	moved.Port, moved.Creation, moved.Holder = 9, 8, nil
+	for _, step := range []struct {
+		what string
+		do   func()
+		want string
+	}{
+		{"a restored, b and c not found yet", func() { w.catchUp(of(restored)) }, ""},
+		{"b found", func() { w.set(found) }, ""},
+		{"a registered anew", func() { w.set(moved) }, "changed a@hosta"},
+		{"time over", func() { w.dropMissing() }, "down c@hostb"},
+	} {
+		r.last = ""
+		if step.do(); r.last != step.want {
+			t.Errorf("%s: printed %q, want %q", step.what, r.last, step.want)
+		}
+	}
+	if len(w.missing) != 0 || len(w.known.nodes) != 2 {
+		t.Errorf("%d missing, %d known; want 0, 2", len(w.missing), len(w.known.nodes))
 	}
 }
 
