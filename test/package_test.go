@@ -599,7 +599,7 @@ func TestInstallWithoutPackage(t *testing.T) {
 		"epmd -version":                         "epmd (Eclus) ",
 		"dpkg --verify erlang-base; echo same":  "same",
 		"busctl tree --list org.erlang.Epmd":    "/org/erlang/Epmd/ours0_40",
-		"journalctl --list-catalog " + nodeUp:   "Erlang node @ERLANG_NODE@ has registered",
+		"journalctl --list-catalog " + nodeUp:   "Erlang node @ERLANG_NAME@ has registered",
 		"man -w epmd":                           "/usr/local/",
 		"systemctl is-enabled epmd.socket":      "enabled",
 		"make install PREFIX=/usr 2>&1; true":   "belongs to package erlang-base",
