@@ -19,7 +19,12 @@ func TestLayout(t *testing.T) {
 		"eclus/systemd":  {"eclus/registry"},
 		"eclus/dbus":     {"eclus/registry"},
 
-		"eclus/cmd/epmd/internal/cookie":     {"eclus/node"},
+		"eclus/cmd/epmd/internal/cookie": {"eclus/node"},
+		"eclus/cmd/epmd/internal/daemon": {"eclus/avahi", "eclus/cmd/epmd/internal/daemonlog", "eclus/cmd/epmd/internal/hosts",
+			"eclus/cmd/epmd/internal/identify", "eclus/cmd/epmd/internal/interfaces", "eclus/cmd/epmd/internal/journal",
+			"eclus/cmd/epmd/internal/listening", "eclus/cmd/epmd/internal/nodeserver", "eclus/cmd/epmd/internal/reach",
+			"eclus/cmd/epmd/internal/stockerror", "eclus/dbus", "eclus/epmd", "eclus/node", "eclus/registry", "eclus/systemd"},
+		"eclus/cmd/epmd/internal/stockerror": nil,
 		"eclus/cmd/epmd/internal/daemonlog":  {"eclus/systemd"},
 		"eclus/cmd/epmd/internal/holders":    {"eclus/registry", "eclus/systemd"},
 		"eclus/cmd/epmd/internal/hosts":      {"eclus/registry"},

@@ -15,6 +15,7 @@ import (
 
 	"eclus/cmd/epmd/internal/cookie"
 	"eclus/cmd/epmd/internal/hosts"
+	"eclus/cmd/epmd/internal/stockerror"
 	"eclus/dbus"
 	"eclus/epmd"
 	"eclus/node"
@@ -528,7 +529,7 @@ func (p *parser) parseAddresses() error {
 	for word := range strings.FieldsFuncSeq(p.address, func(r rune) bool { return r == ',' || r == ' ' }) {
 		addr, err := netip.ParseAddr(word)
 		if err != nil {
-			return stockErrorf("cannot parse IP address %q", word)
+			return stockerror.Errorf("cannot parse IP address %q", word)
 		}
 		p.addresses = append(p.addresses, addr.Unmap())
 	}

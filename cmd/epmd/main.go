@@ -16,7 +16,10 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
+	"eclus/cmd/epmd/internal/daemon"
+	"eclus/cmd/epmd/internal/stockerror"
 	"eclus/systemd"
 )
 
@@ -62,9 +65,49 @@ func run(ctx context.Context, args []string, getenv func(string) (string, bool),
 		case leadsSession():
 			return startInSession(args)
 		}
-		return serve(ctx, c, args, stderr)
+		return daemon.Serve(ctx, c.daemonOptions(args, stderr))
 	}
 	return ask(ctx, c, stdout, stderr)
+}
+
+// daemonOptions returns what the daemon needs to know of the flags. args are those of this process.
+func (c config) daemonOptions(args []string, stderr io.Writer) daemon.Options {
+	return daemon.Options{
+		Args:          args,
+		Stderr:        stderr,
+		Port:          c.port,
+		Addresses:     c.addresses,
+		Systemd:       c.systemd,
+		Debug:         c.debug,
+		Daemon:        c.daemon,
+		Access:        c.access,
+		Relaxed:       c.relaxed,
+		PacketTimeout: c.packetTimeout,
+		DelayAccept:   c.delayAccept,
+		DelayWrite:    c.delayWrite,
+		KeepPerUser:   c.keepPerUser,
+		Publish:       c.lan.publish,
+		Browse:        c.lan.browse,
+		Interfaces:    c.interfaces,
+		HostsFile:     c.hostsFile,
+		Bus:           c.bus,
+		Identify:      c.identify,
+		AsNode:        c.asNode,
+		NodeName:      c.nodeName,
+		Cookie:        c.cookie,
+		HostName:      hostName,
+		Version:       buildVersion(),
+	}
+}
+
+// hostName returns the first label of the name of this host.
+func hostName() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return "localhost"
+	}
+	host, _, _ := strings.Cut(name, ".")
+	return host
 }
 
 // exitStatus is the error of a command that has said already what there is to say.
@@ -76,7 +119,7 @@ func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)
 func report(err error, stderr io.Writer) int {
 	var status exitStatus
 	var usage usageError
-	var stock stockError
+	var stock stockerror.Error
 	switch {
 	case err == nil:
 		return 0
@@ -85,7 +128,7 @@ func report(err error, stderr io.Writer) int {
 	case errors.As(err, &usage):
 		fmt.Fprintf(stderr, "epmd: %v\n%s", err, usageText)
 	case errors.As(err, &stock):
-		stock.report(stderr)
+		stock.Report(stderr)
 	default:
 		fmt.Fprintf(stderr, "epmd: %v\n", err)
 	}

@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"cmp"
@@ -24,27 +24,27 @@ type lan struct {
 }
 
 // newLAN returns what is wanted, for an epmd on that port.
-func newLAN(c config, reg *registry.Registry, port uint16, loopbackOnly bool, log *slog.Logger) *lan {
+func newLAN(o Options, reg *registry.Registry, port uint16, loopbackOnly bool, log *slog.Logger) *lan {
 	l := &lan{}
 	options := avahi.Options{
-		Interfaces: c.interfaces,
+		Interfaces: o.Interfaces,
 		OnState:    l.changed,
 		IsNews:     func(reason string) bool { return l.said.Swap(reason) != reason },
 		Port:       port,
-		Version:    buildVersion(),
+		Version:    o.Version,
 		Names:      askNames,
 	}
 	switch {
-	case !c.lan.publish:
+	case !o.Publish:
 	case loopbackOnly:
 		l.private = "epmd listens on loopback only"
-	case c.access.LocalOnly():
+	case o.Access.LocalOnly():
 		l.private = "-allow local"
 	default:
 		options.Listens = ownListeners(port, log)
 		l.publisher = avahi.NewPublisher(reg, options, log)
 	}
-	if c.lan.browse {
+	if o.Browse {
 		l.browser = avahi.NewBrowser(reg, options, log)
 	}
 	if l.private != "" {

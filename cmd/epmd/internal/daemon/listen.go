@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"cmp"
@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"eclus/cmd/epmd/internal/stockerror"
 	"eclus/systemd"
 )
 
@@ -20,24 +21,24 @@ var errTaken = errors.New("there is already a epmd running")
 
 // inherit returns what this process was started with. If there are no sockets among it to listen on, those
 // that the flags say are bound.
-func inherit(ctx context.Context, c config, log *slog.Logger) (systemd.Inherited, error) {
+func inherit(ctx context.Context, o Options, log *slog.Logger) (systemd.Inherited, error) {
 	in, err := systemd.Inherit(log)
 	switch {
 	case err != nil || len(in.Listeners) > 0:
 		return in, err
-	case c.systemd:
-		return in, stockErrorf("systemd provides no sockets")
+	case o.Systemd:
+		return in, stockerror.Errorf("systemd provides no sockets")
 	}
-	in.Listeners, err = bind(ctx, c, log)
+	in.Listeners, err = bind(ctx, o, log)
 	return in, err
 }
 
-// bind listens on all addresses that c tells of, or on none.
-func bind(ctx context.Context, c config, log *slog.Logger) ([]*net.TCPListener, error) {
+// bind listens on all addresses that o names, or on none.
+func bind(ctx context.Context, o Options, log *slog.Logger) ([]*net.TCPListener, error) {
 	var bound []*net.TCPListener
 	var absent error
-	for _, p := range places(c.addresses) {
-		l, err := listen(ctx, netip.AddrPortFrom(p.addr, c.port))
+	for _, p := range places(o.Addresses) {
+		l, err := listen(ctx, netip.AddrPortFrom(p.addr, o.Port))
 		if err == nil {
 			bound = append(bound, l)
 			continue
@@ -112,7 +113,7 @@ func bindError(addr netip.Addr, err error) error {
 	case errors.Is(err, unix.EADDRINUSE):
 		return fmt.Errorf("%w on %v", errTaken, addr)
 	case errors.As(err, &errno):
-		return stockError{fmt.Sprintf("failed to bind on ipaddr %v: %s", addr, strerror(errno)), errno}
+		return stockerror.Error{Text: fmt.Sprintf("failed to bind on ipaddr %v: %s", addr, stockerror.Strerror(errno)), Cause: errno}
 	}
 	return err
 }

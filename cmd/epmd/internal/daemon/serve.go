@@ -1,4 +1,9 @@
-package main
+// Package daemon is the list of the daemon's parts, and what begins and ends them: listening, handing over
+// to another program, LAN discovery.
+//
+// It binds sockets, talks to systemd, Avahi and D-Bus by their packages, and minds the signals of the process.
+// Serve blocks until the daemon ends; each part has a goroutine.
+package daemon
 
 import (
 	"context"
@@ -7,11 +12,13 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -25,6 +32,7 @@ import (
 	"eclus/cmd/epmd/internal/reach"
 	"eclus/dbus"
 	"eclus/epmd"
+	"eclus/node"
 	"eclus/registry"
 	"eclus/systemd"
 )
@@ -33,19 +41,53 @@ import (
 // is registrations, which stay, and lookups allocate nothing.
 const gcPercent = 50
 
-// serve is the daemon: it listens, then brings up all else, until a signal or a KILL_REQ ends it. args are
-// those it was started with.
-func serve(ctx context.Context, c config, args []string, stderr io.Writer) error {
+// envNotify is where a service manager, or the process that started a daemon, says where it listens.
+const envNotify = "NOTIFY_SOCKET"
+
+// Options are what the daemon needs to know.
+type Options struct {
+	Args   []string // those that the process was started with; another program goes on with them
+	Stderr io.Writer
+
+	Port      uint16
+	Addresses []netip.Addr // to listen on; empty: everywhere
+	Systemd   bool         // the sockets are those of systemd
+	Debug     int          // how many -d
+	Daemon    bool         // another process waits for this one to listen
+
+	Access        epmd.Access
+	Relaxed       bool
+	PacketTimeout time.Duration // this and the next two: 0: not given
+	DelayAccept   time.Duration
+	DelayWrite    time.Duration
+	KeepPerUser   int // nodes of one user that systemd keeps; 0: as many as usual
+
+	Publish, Browse bool     // the parts of LAN discovery that are wanted
+	Interfaces      []string // of the LAN; empty: those that lead to one
+	HostsFile       string   // empty: none
+	Bus             dbus.Bus // zero: none
+	Identify        bool     // ask nodes of this host for their names
+
+	AsNode   bool // be a hidden node too
+	NodeName string
+	Cookie   node.Cookie
+
+	HostName func() string // returns the first label of this host's name
+	Version  string        // what this epmd calls itself
+}
+
+// Serve is the daemon: it listens, then brings up all else, until a signal or a KILL_REQ ends it. It returns nil then.
+func Serve(ctx context.Context, o Options) error {
 	debug.SetGCPercent(gcPercent)
 	signal.Ignore(syscall.SIGPIPE) // of whoever read the log
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	log := daemonlog.Open(daemonlog.Options{Debug: c.debug, Daemon: c.daemon, Stderr: stderr})
+	log := daemonlog.Open(daemonlog.Options{Debug: o.Debug, Daemon: o.Daemon, Stderr: o.Stderr})
 	defer log.Close()
-	in, err := inherit(ctx, c, log.Logger)
+	in, err := inherit(ctx, o, log.Logger)
 	if errors.Is(err, errTaken) {
-		log.Info(errTaken.Error(), "port", c.port, "err", err)
+		log.Info(errTaken.Error(), "port", o.Port, "err", err)
 		return nil
 	}
 	if err != nil {
@@ -54,12 +96,12 @@ func serve(ctx context.Context, c config, args []string, stderr io.Writer) error
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer context.AfterFunc(ctx, stop)() // a second signal finds the default action
-	s := newService(c, in, log.Logger)
-	if c.asNode {
-		s.node = newNode(c, s, in.Listeners)
+	s := newService(o, in, log.Logger)
+	if o.AsNode {
+		s.node = newNode(o, s, in.Listeners)
 		s.config.Own = s.node.Owns
 	}
-	s.args, s.hangup, s.writeLog = args, hangup, log.Run
+	s.args, s.hangup, s.writeLog = o.Args, hangup, log.Run
 	err = s.run(ctx, in.Listeners)
 	if errors.Is(err, epmd.ErrKilled) {
 		return nil
@@ -91,29 +133,29 @@ type service struct {
 
 }
 
-func newService(c config, in systemd.Inherited, log *slog.Logger) *service {
+func newService(o Options, in systemd.Inherited, log *slog.Logger) *service {
 	port := in.Listeners[0].Addr().(*net.TCPAddr).AddrPort().Port()
 	old := registry.OldNames
-	if c.debug > 0 {
+	if o.Debug > 0 {
 		old = registry.OldNamesDebug
 	}
-	host := hostName()
+	host := o.HostName()
 	reg := registry.New(host+".local", old)
-	lan := newLAN(c, reg, port, isLoopbackOnly(in.Listeners), log)
+	lan := newLAN(o, reg, port, isLoopbackOnly(in.Listeners), log)
 	s := &service{
 		reg:    reg,
 		lan:    lan,
 		log:    log,
-		daemon: c.daemon,
+		daemon: o.Daemon,
 		config: epmd.Config{
 			Registry:      reg,
 			Log:           log,
 			Port:          port,
-			Access:        c.access,
-			Relaxed:       c.relaxed,
-			PacketTimeout: c.packetTimeout,
-			DelayAccept:   c.delayAccept,
-			DelayWrite:    c.delayWrite,
+			Access:        o.Access,
+			Relaxed:       o.Relaxed,
+			PacketTimeout: o.PacketTimeout,
+			DelayAccept:   o.DelayAccept,
+			DelayWrite:    o.DelayWrite,
 			Restored:      restore(reg, &in, log),
 			LANOff:        lan.off,
 			Unpublished:   lan.unpublished,
@@ -121,28 +163,28 @@ func newService(c config, in systemd.Inherited, log *slog.Logger) *service {
 	}
 	s.lanChanged = lan.watch()
 	var arrived func(*registry.Node, bool)
-	if c.identify {
+	if o.Identify {
 		s.asker = identify.New(identify.Options{Registry: reg, Host: host, Known: s.known, Log: log})
 		arrived = s.asker.Ask
 	}
 	s.journal = journal.New(journal.Options{Registry: reg, Arrived: arrived, Log: log})
-	s.listens = listening.New(listening.Options{Registry: reg, Interfaces: c.interfaces, Log: log})
-	if c.hostsFile != "" {
-		s.hosts = hosts.New(hosts.Options{Registry: reg, Path: c.hostsFile, Port: port, Log: log})
+	s.listens = listening.New(listening.Options{Registry: reg, Interfaces: o.Interfaces, Log: log})
+	if o.HostsFile != "" {
+		s.hosts = hosts.New(hosts.Options{Registry: reg, Path: o.HostsFile, Port: port, Log: log})
 	}
-	if !c.bus.IsZero() {
-		s.bus = newBus(c, reg, port, lan, log)
+	if !o.Bus.IsZero() {
+		s.bus = newBus(o, reg, port, lan, log)
 	}
-	s.openStore(c, in)
+	s.openStore(o, in)
 	return s
 }
 
-func newBus(c config, reg *registry.Registry, port uint16, lan *lan, log *slog.Logger) *dbus.Service {
+func newBus(o Options, reg *registry.Registry, port uint16, lan *lan, log *slog.Logger) *dbus.Service {
 	return dbus.New(reg, dbus.Options{
-		Bus:        c.bus,
+		Bus:        o.Bus,
 		Port:       port,
-		Version:    buildVersion(),
-		Allow:      c.access.String(),
+		Version:    o.Version,
+		Allow:      o.Access.String(),
 		LAN:        func() (bool, string) { return lan.off() == "", lan.state() },
 		LANChanged: lan.watch(),
 	}, log)
@@ -150,29 +192,29 @@ func newBus(c config, reg *registry.Registry, port uint16, lan *lan, log *slog.L
 
 // newNode returns the epmd as a node. If the epmd listens on loopback alone, so does the node, at an address that the
 // epmd has: a host may have one loopback address alone.
-func newNode(c config, s *service, lns []*net.TCPListener) *nodeserver.Server {
-	o := nodeserver.Options{
+func newNode(o Options, s *service, lns []*net.TCPListener) *nodeserver.Server {
+	n := nodeserver.Options{
 		Registry: s.reg,
-		Access:   c.access,
+		Access:   o.Access,
 		Port:     s.config.Port,
-		Cookie:   c.cookie,
-		Name:     c.nodeName,
-		Host:     hostName,
+		Cookie:   o.Cookie,
+		Name:     o.NodeName,
+		Host:     o.HostName,
 		Known:    s.known,
 		Log:      s.log,
 	}
 	if isLoopbackOnly(lns) {
-		o.Address = lns[0].Addr().(*net.TCPAddr).AddrPort().Addr()
+		n.Address = lns[0].Addr().(*net.TCPAddr).AddrPort().Addr()
 	}
-	return nodeserver.New(o)
+	return nodeserver.New(n)
 }
 
 // openStore begins to keep registrations, unless this is no service of systemd.
-func (s *service) openStore(c config, in systemd.Inherited) {
+func (s *service) openStore(o Options, in systemd.Inherited) {
 	if s.daemon {
 		return // NOTIFY_SOCKET is that of the process that started this one
 	}
-	store, err := systemd.OpenStore(s.reg, in, systemd.Options{PerUser: c.keepPerUser, Changed: s.lan.poke}, s.log)
+	store, err := systemd.OpenStore(s.reg, in, systemd.Options{PerUser: o.KeepPerUser, Changed: s.lan.poke}, s.log)
 	if err != nil {
 		s.log.Warn("registrations end with this process", "err", err)
 	}
@@ -191,8 +233,8 @@ func (s *service) known(n *registry.Node) {
 // restore enters what earlier processes had registered.
 func restore(reg *registry.Registry, in *systemd.Inherited, log *slog.Logger) []epmd.Restored {
 	reg.SkipIDs(in.LastID)
-	for _, o := range in.Old {
-		reg.RestoreOld(o)
+	for _, old := range in.Old {
+		reg.RestoreOld(old)
 	}
 	var restored []epmd.Restored
 	for _, k := range in.Kept {
@@ -309,7 +351,7 @@ func (s *service) unwell(err error) { s.log.Error("epmd does not answer itself",
 // status says in a line how it goes.
 func (s *service) status() string {
 	local, neighbours := s.reg.Counts()
-	text := fmt.Sprintf("%s registered, %d on the LAN; %s", counted(local, "node"), neighbours, s.lan.state())
+	text := fmt.Sprintf("%s registered, %d on the LAN; %s", counted(local), neighbours, s.lan.state())
 	if s.store == nil {
 		return text
 	}
@@ -331,12 +373,10 @@ func addresses(lns []*net.TCPListener) string {
 	return strings.Join(list, ",")
 }
 
-// hostName returns the first label of the name of this host.
-func hostName() string {
-	name, err := os.Hostname()
-	if err != nil {
-		return "localhost"
+// counted returns the number of nodes in words.
+func counted(nodes int) string {
+	if nodes == 1 {
+		return "1 node"
 	}
-	host, _, _ := strings.Cut(name, ".")
-	return host
+	return fmt.Sprintf("%d nodes", nodes)
 }

@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"log/slog"
@@ -33,11 +33,7 @@ func (e *entries) String() string {
 func TestLANNoBus(t *testing.T) {
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+filepath.Join(t.TempDir(), "none"))
 	var log entries
-	c, err := parse(nil, func(string) (string, bool) { return "", false })
-	if err != nil {
-		t.Fatal(err)
-	}
-	lan := newLAN(c, registry.New("test.local", registry.OldNames), 4369, false, slog.New(slog.NewTextHandler(&log, nil)))
+	lan := newLAN(Options{Publish: true, Browse: true, Version: "devel"}, registry.New("test.local", registry.OldNames), 4369, false, slog.New(slog.NewTextHandler(&log, nil)))
 	changed := lan.watch()
 	var running sync.WaitGroup
 	running.Go(func() { lan.run(t.Context()) })
