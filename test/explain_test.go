@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"eclus/epmd"
+	"eclus/test/lan"
 )
 
 // explanation is a line that the epmd of OTP does not write.
@@ -165,4 +166,35 @@ func TestExplainElsewhere(t *testing.T) {
 	listener(t, address, port, say(""))
 	checkExplained(t, port, fmt.Sprintf(`nothing listens on port %d of the loopback interface, where nodes look; on %s \S+ \(pid %d, user .*\) does`,
 		port, regexp.QuoteMeta(address), os.Getpid()))
+}
+
+// TestExplainRedirected has a packet filter redirect what is for the port, to a program and to nobody, and drop it.
+func TestExplainRedirected(t *testing.T) {
+	t.Parallel()
+	lan.Need(t, "nft")
+	h := loopback(t)
+	other := h.serve(t, func(conn net.Conn) { fmt.Fprint(conn, "220 smtp\r\n") })
+	redirect := fmt.Sprintf("table inet test { chain one { type nat hook output priority -100; tcp dport 4369 redirect to :%d; }; }", other)
+	for rules, want := range map[string]string{
+		redirect: "epmd: port 4369 is redirected to something that does not answer as an epmd",
+		"table inet test { chain one { type filter hook output priority 0; tcp dport 4369 drop; }; }": "epmd: nothing listens on port 4369, and a packet filter drops connections to it",
+		"": "epmd: nothing listens on port 4369 (is epmd.socket enabled?",
+	} {
+		_, err := h.Output(soon(t), "nft", "flush ruleset; "+rules)
+		must(t, err)
+		if got := firstComplaint(t, h); !strings.HasPrefix(got, want) {
+			t.Errorf("%q: got %q; want %q", rules, got, want)
+		}
+	}
+}
+
+// firstComplaint runs epmd -nodes on a host until it has explained something, and returns that line.
+func firstComplaint(t *testing.T, h *host) string {
+	t.Helper()
+	p, err := h.Start(soon(t), eclusBinary(t), "-nodes")
+	must(t, err)
+	defer p.Kill(soon(t))
+	line, err := p.WaitOutput(soon(t), `(?m)^(epmd: (?:port|nothing) .*)$`)
+	must(t, err)
+	return line[1]
 }

@@ -75,10 +75,8 @@ func explanation(ctx context.Context, c config, f fault) []string {
 	switch {
 	case err != nil:
 		return []string{fmt.Sprintf("who holds port %d can't be told: %v", c.port, err)}
-	case holder == nil && f == unreachable:
-		return []string{nobodyListens(ctx, c.port)}
 	case holder == nil:
-		return []string{fmt.Sprintf("port %d is led elsewhere, to what %s", c.port, strings.TrimPrefix(string(f), "which "))}
+		return []string{withoutListener(ctx, c.port, f)}
 	}
 	var better string
 	if f == unanswered {
@@ -92,6 +90,23 @@ func explanation(ctx context.Context, c config, f fault) []string {
 		lines = append(lines, "it waits for a service to take it over: see systemctl list-sockets")
 	}
 	return lines
+}
+
+// withoutListener says what is at a port on which nobody listens. It may have been an epmd that has ended since, or a
+// packet filter that drops connections or leads them elsewhere.
+func withoutListener(ctx context.Context, port uint16, f fault) string {
+	if f == unreachable {
+		return nobodyListens(ctx, port)
+	}
+	probing, cancel := context.WithTimeout(ctx, probeTime)
+	defer cancel()
+	switch _, err := firstOpen(probing, loopback(port)); {
+	case err == nil:
+		return fmt.Sprintf("port %d is redirected to something that %s", port, strings.TrimPrefix(string(f), "which "))
+	case isTimeout(err):
+		return fmt.Sprintf("nothing listens on port %d, and a packet filter drops connections to it", port)
+	}
+	return nobodyListens(ctx, port)
 }
 
 // serviceManager is the unit of systemd itself.

@@ -31,3 +31,12 @@ func TestExplainStarted(t *testing.T) {
 		t.Errorf("got %q; want nothing", &stderr)
 	}
 }
+
+// TestExplainEnded explains what an epmd that has ended since did not do: nobody leads its port elsewhere.
+func TestExplainEnded(t *testing.T) {
+	for _, f := range []fault{unanswered, late} {
+		if got := withoutListener(t.Context(), 1, f); !strings.HasPrefix(got, "nothing listens on port 1 (") {
+			t.Errorf("%s: got %q", f, got)
+		}
+	}
+}
