@@ -33,7 +33,9 @@ func TestManyInterfaces(t *testing.T) {
 	a.register("a", 4711)
 	waitCount(t, publisher.State, avahi.State{Instances: 2})
 	waitOn := regexp.MustCompile(`(?m)^\+;(v\d+);IPv4;a\\064hosta;`)
-	must(t, lan.Wait(within(t), "the node on all interfaces", func(ctx context.Context) (bool, error) {
+	patient, cancel := context.WithTimeout(t.Context(), 3*time.Minute) // one avahi-daemon probes on all of them
+	defer cancel()
+	must(t, lan.Wait(patient, "the node on all interfaces", func(ctx context.Context) (bool, error) {
 		out, err := a.Output(ctx, "avahi-browse", "-pt", "_epmd._tcp")
 		return len(waitOn.FindAllString(out, -1)) == many, err
 	}))

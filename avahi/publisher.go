@@ -313,6 +313,7 @@ type publication struct {
 	// Avahi says nothing of an interface that it does not use.
 	unused          bool
 	looking, relook bool
+	lookAgain       time.Duration // pause before the next look while unused
 }
 
 // entry is a service instance, from when its node was registered, on one interface.
@@ -340,6 +341,7 @@ func newPublication(all *publishing, iface int32) *publication {
 		fresh:   list.New(), unsure: list.New(), full: list.New(),
 	}
 	p.host = &entry{pub: p}
+	p.lookAgain = firstLookAgain
 	return p
 }
 
@@ -722,6 +724,31 @@ func (p *publication) signal(e *entry, sig signal) error {
 // (AVAHI_LOOKUP_NO_ADDRESS).
 const noAddress = 8
 
+// While an interface seems to be unused, Avahi is asked again after pauses that double: it may have had
+// too much to do, or has yet to notice the interface.
+const (
+	firstLookAgain = 5 * time.Second
+	lastLookAgain  = 5 * time.Minute
+)
+
+// doubt takes the interface for unused, and looks again later.
+func (p *publication) doubt() {
+	if !p.unused {
+		p.unused = true
+		p.log.Debug("Avahi does not use this interface")
+	}
+	mail := p.all.session.mail
+	time.AfterFunc(p.lookAgain, func() {
+		mail.post(func() error {
+			if p.unused && !p.host.gone {
+				p.look()
+			}
+			return nil
+		})
+	})
+	p.lookAgain = min(2*p.lookAgain, lastLookAgain)
+}
+
 // look finds out whether Avahi uses the interface at all: on one that it does not use it calls every
 // group established, and announces nothing. What the host is announced as is looked for there, which
 // Avahi gives up after 5 s.
@@ -737,10 +764,9 @@ func (p *publication) look() {
 		case p.relook:
 			p.look()
 		case r.err == nil:
-			p.unused = false
+			p.unused, p.lookAgain = false, firstLookAgain
 		case r.is(errTimeout):
-			p.unused = true
-			p.log.Debug("Avahi does not use this interface")
+			p.doubt()
 		}
 	}, p.iface, int32(goavahi.ProtoUnspec), e.announced.label, ServiceType, Domain, int32(goavahi.ProtoUnspec), uint32(noAddress))
 }
