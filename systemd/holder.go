@@ -2,8 +2,10 @@ package systemd
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
+	"math"
 	"net/netip"
 	"os"
 	"slices"
@@ -72,16 +74,48 @@ func (s *search) processes(ctx context.Context) {
 		return
 	}
 	defer proc.Close()
-	names, _ := proc.Readdirnames(-1) // in the order of PIDs
-	for _, name := range slices.Backward(names) {
+	names, _ := proc.Readdirnames(-1)
+	for _, pid := range youngestFirst(names, lastPID()) {
 		if len(s.sockets) == 0 || ctx.Err() != nil {
 			return
 		}
-		pid, err := strconv.ParseInt(name, 10, 32)
-		if err == nil && s.isTheirs(name) {
-			s.files(ctx, int32(pid))
+		if s.isTheirs(strconv.Itoa(int(pid))) {
+			s.files(ctx, pid)
 		}
 	}
+}
+
+// youngestFirst returns the PIDs among names in the order in which the kernel gave them, the latest first.
+// It gives PIDs in turn, and begins again with small ones after the largest; last is the latest.
+func youngestFirst(names []string, last int32) []int32 {
+	var pids []int32
+	for _, name := range names {
+		if pid, err := strconv.ParseInt(name, 10, 32); err == nil {
+			pids = append(pids, int32(pid))
+		}
+	}
+	slices.SortFunc(pids, func(a, b int32) int {
+		if (a > last) != (b > last) {
+			return cmp.Compare(a, b) // the larger is of the round before
+		}
+		return cmp.Compare(b, a)
+	})
+	return pids
+}
+
+// lastPID returns the PID that the kernel gave last, the last field of /proc/loadavg. Where that can't be
+// read it returns the largest there can be.
+func lastPID() int32 {
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return math.MaxInt32
+	}
+	field := bytes.TrimSpace(text[bytes.LastIndexByte(text, ' ')+1:])
+	pid, err := strconv.ParseInt(string(field), 10, 32)
+	if err != nil {
+		return math.MaxInt32
+	}
+	return int32(pid)
 }
 
 // isTheirs tells whether a process is one of the users'.

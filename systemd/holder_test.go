@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -245,6 +247,24 @@ func TestFindHoldersShared(t *testing.T) {
 	own := connectionOf(c)
 	if got := findHolder(t, Connection{Local: own.Peer, Peer: own.Local}); got == nil || int(got.PID) != h.cmd.Process.Pid {
 		t.Errorf("held by %v; want PID %d, the younger one", got, h.cmd.Process.Pid)
+	}
+}
+
+// TestYoungestFirst has PIDs from before and after the kernel began with small ones again.
+func TestYoungestFirst(t *testing.T) {
+	names := []string{"1", "313", "972", "self", "32615", "32700"}
+	for last, want := range map[int32][]int32{
+		math.MaxInt32: {32700, 32615, 972, 313, 1},
+		32700:         {32700, 32615, 972, 313, 1},
+		972:           {972, 313, 1, 32700, 32615},
+		500:           {313, 1, 32700, 32615, 972},
+	} {
+		if got := youngestFirst(names, last); !slices.Equal(got, want) {
+			t.Errorf("last %d: got %v, want %v", last, got, want)
+		}
+	}
+	if last := lastPID(); last < 1 || last == math.MaxInt32 {
+		t.Errorf("the last PID is %d", last)
 	}
 }
 
