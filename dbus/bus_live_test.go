@@ -1,6 +1,7 @@
 package dbus_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +19,13 @@ func TestBusRestarts(t *testing.T) {
 	register(t, reg, "a")
 	awaitName(t, b.client(t))
 	for i := range 10 {
+		// The bus shows the name to others before it tells its owner.
+		eventually(t, "the service knows that it has its name", func() error {
+			if on := strings.Count(l.String(), "D-Bus service on"); on != i+1 {
+				return fmt.Errorf("%d entries about the name; want %d", on, i+1)
+			}
+			return nil
+		})
 		b.kill()
 		if i%2 == 0 {
 			register(t, reg, "while-away-"+string(rune('0'+i)))
