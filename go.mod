@@ -1,4 +1,4 @@
-module eclus
+module github.com/goerlang/eclus
 
 go 1.26.0
 

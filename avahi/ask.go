@@ -4,7 +4,7 @@ import (
 	"context"
 	"net/netip"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // epmdKey is an epmd on the LAN.

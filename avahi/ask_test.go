@@ -13,7 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // testBrowsing returns a browsing without Avahi, which asks epmds by names.

@@ -14,7 +14,7 @@ import (
 	"sync"
 	"time"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 
 	"github.com/godbus/dbus/v5"
 	goavahi "github.com/holoplot/go-avahi"

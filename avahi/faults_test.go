@@ -10,9 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"eclus/avahi"
-	"eclus/registry"
-	"eclus/test/lan"
+	"github.com/goerlang/eclus/avahi"
+	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/test/lan"
 )
 
 // catchUp is how soon what was missed is made up once Avahi is there again.

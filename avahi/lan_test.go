@@ -13,9 +13,9 @@ import (
 	"testing"
 	"time"
 
-	"eclus/avahi"
-	"eclus/registry"
-	"eclus/test/lan"
+	"github.com/goerlang/eclus/avahi"
+	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/test/lan"
 
 	"golang.org/x/sys/unix"
 )

@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 
 	"github.com/godbus/dbus/v5"
 	goavahi "github.com/holoplot/go-avahi"

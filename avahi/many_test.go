@@ -8,8 +8,8 @@ import (
 	"testing"
 	"time"
 
-	"eclus/avahi"
-	"eclus/test/lan"
+	"github.com/goerlang/eclus/avahi"
+	"github.com/goerlang/eclus/test/lan"
 )
 
 // TestManyInterfaces has more interfaces than the bus allows connections.

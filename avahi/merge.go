@@ -6,7 +6,7 @@ import (
 	"reflect"
 	"slices"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // maxSightings is how many sources of one node count. A host has one for each of its interfaces and

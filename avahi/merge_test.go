@@ -10,7 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // lanNode returns a node a@hosta at that port and address.

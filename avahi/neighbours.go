@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // maxAmends is how many nodes that found no place in the registry are tried again when one goes.

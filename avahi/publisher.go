@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 
 	"github.com/godbus/dbus/v5"
 	goavahi "github.com/holoplot/go-avahi"

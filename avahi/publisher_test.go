@@ -8,7 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 
 	"github.com/godbus/dbus/v5"
 )

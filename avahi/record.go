@@ -9,7 +9,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // epmdPort is where an epmd listens unless its TXT record says otherwise, and the SRV port that stands for an

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 var testAddr = netip.MustParseAddr("198.51.100.11")

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 func TestInstanceLabel(t *testing.T) {

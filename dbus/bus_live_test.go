@@ -8,8 +8,8 @@ import (
 
 	godbus "github.com/godbus/dbus/v5"
 
-	"eclus/dbus"
-	"eclus/registry"
+	"github.com/goerlang/eclus/dbus"
+	"github.com/goerlang/eclus/registry"
 )
 
 // TestBusRestarts kills and starts the bus ten times.

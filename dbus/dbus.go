@@ -20,7 +20,7 @@ import (
 	"log/slog"
 	"time"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // Name is the well-known name of the service, and Root the object that all others are below.

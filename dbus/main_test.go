@@ -15,8 +15,8 @@ import (
 
 	godbus "github.com/godbus/dbus/v5"
 
-	"eclus/dbus"
-	"eclus/registry"
+	"github.com/goerlang/eclus/dbus"
+	"github.com/goerlang/eclus/registry"
 )
 
 // patience is how long a test waits for what takes milliseconds.

@@ -7,7 +7,7 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // object is a node on its way to the bus, on it, or on its way from it.

@@ -6,7 +6,7 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // escape makes an element of an object path of any string: letters and digits stay, apart from a leading digit; every

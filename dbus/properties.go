@@ -6,7 +6,7 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // property is one of an interface, and how it is found in what the interface is about.

@@ -16,8 +16,8 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 	"github.com/godbus/dbus/v5/introspect"
 
-	"eclus/dbus"
-	"eclus/registry"
+	"github.com/goerlang/eclus/dbus"
+	"github.com/goerlang/eclus/registry"
 )
 
 const (

@@ -9,7 +9,7 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // The bus's own names.

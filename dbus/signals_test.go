@@ -12,8 +12,8 @@ import (
 
 	godbus "github.com/godbus/dbus/v5"
 
-	"eclus/dbus"
-	"eclus/registry"
+	"github.com/goerlang/eclus/dbus"
+	"github.com/goerlang/eclus/registry"
 )
 
 // subscribe has all signals of the service sent to a channel.

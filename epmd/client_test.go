@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // fakeEPMD returns a Client of something that answers one connection with that, after it has read a

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"net"
 
-	"eclus/epmd"
-	"eclus/registry"
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/registry"
 )
 
 func ExampleAliveReq_Append() {

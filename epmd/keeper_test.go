@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // keeper keeps copies of descriptors until it is told to release them, as systemd does.

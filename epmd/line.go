@@ -12,7 +12,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // LineKind is the first character of a Line.

@@ -9,7 +9,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 var (

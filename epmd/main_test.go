@@ -19,7 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // patience is how long a test waits for what must happen at once, on a machine that does other things

@@ -10,7 +10,7 @@ import (
 	"strconv"
 	"strings"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // NamedPort is a line of the answer to NamesReq.

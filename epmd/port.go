@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"unicode/utf8"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // MaxLookupChars is how many characters a name can have to be looked up: one less than to register.

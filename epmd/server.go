@@ -8,7 +8,7 @@ import (
 	"net/netip"
 	"time"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // DefaultPacketTimeout is the default of Config.PacketTimeout.

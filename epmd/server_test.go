@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // answerTests are requests of a connection each and the answer up to the close, from an epmd with the

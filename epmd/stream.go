@@ -8,7 +8,7 @@ import (
 	"os"
 	"time"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 const (

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // unhex returns the bytes written in hex, of which spaces are no part.

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 
-	"eclus/node/etf"
+	"github.com/goerlang/eclus/node/etf"
 )
 
 const (

@@ -15,7 +15,7 @@ import (
 	"syscall"
 	"time"
 
-	"eclus/node/etf"
+	"github.com/goerlang/eclus/node/etf"
 )
 
 const (

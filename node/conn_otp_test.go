@@ -17,8 +17,8 @@ import (
 	"testing"
 	"time"
 
-	"eclus/epmd"
-	"eclus/node/etf"
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/node/etf"
 )
 
 // finder finds nodes of any host at this one, by the epmd of that port.

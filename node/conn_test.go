@@ -19,7 +19,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"eclus/node/etf"
+	"github.com/goerlang/eclus/node/etf"
 )
 
 func TestCookieIsHidden(t *testing.T) {

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"math"
 
-	"eclus/node/etf"
+	"github.com/goerlang/eclus/node/etf"
 )
 
 // The control messages of this package, by their names in OTP (OTP "Distribution Protocol", Protocol between

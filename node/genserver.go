@@ -1,6 +1,6 @@
 package node
 
-import "eclus/node/etf"
+import "github.com/goerlang/eclus/node/etf"
 
 // GenCall is a message that gen_server:call/2 sends: {'$gen_call', {From, Tag}, Request}.
 type GenCall struct {

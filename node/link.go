@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 
-	"eclus/node/etf"
+	"github.com/goerlang/eclus/node/etf"
 )
 
 // ErrUnlinked says that the process at the other end of a link has ended the link.

@@ -1,6 +1,6 @@
 package node
 
-import "eclus/node/etf"
+import "github.com/goerlang/eclus/node/etf"
 
 // Down says that a monitored or linked process has ended, or that nobody can tell any more.
 type Down struct {

@@ -3,7 +3,7 @@ package registry_test
 import (
 	"fmt"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 func Example() {

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 func TestValidName(t *testing.T) {

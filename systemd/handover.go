@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // A process that is replaced by execve(2) keeps its descriptors. What they are is told to the new program by

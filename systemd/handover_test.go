@@ -17,7 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // handOverTask makes a process of TestHandOverProcess: "rehearse", or how many nodes will connect, after which

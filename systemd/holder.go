@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // Connection is a TCP connection that this host has with itself.

@@ -20,7 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // holderTask is the environment variable that makes a process of TestHolderProcess: "connect IP PORT", "mapped IP

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // Inherited is what a process was started with, by systemd or by HandOver: sockets that listen (LISTEN_FDS, in the order of the

@@ -17,7 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // inheritTask makes a process of TestInheritProcess.

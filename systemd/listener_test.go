@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // self is this process as one that listens.

@@ -17,7 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // A state begins with a header: what it is, and where the records begin, in 8 bytes, big-endian. A later epmd

@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // names tells whether an error says that; none does if s is empty.

@@ -4,7 +4,7 @@ import (
 	"context"
 	"time"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // statusPause is the least time between two statuses.

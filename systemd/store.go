@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // Names of descriptors in the fd store (FDNAME=). systemd hands all of them over in one variable,

@@ -10,7 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 func TestListenersNone(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // setUnits enters the unit of each holder, and whether it is foreign: by its process, or if that is not known, by

@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"eclus/registry"
-	"eclus/test/lan"
+	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/test/lan"
 )
 
 // TestLANAsNode has real nodes call the epmd of another host as a node.

@@ -21,7 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"eclus/epmd"
+	"github.com/goerlang/eclus/epmd"
 )
 
 // result is what a person or a script sees of a command.

@@ -11,8 +11,8 @@ import (
 
 	godbus "github.com/godbus/dbus/v5"
 
-	"eclus/test/lan"
-	"eclus/test/machine"
+	"github.com/goerlang/eclus/test/lan"
+	"github.com/goerlang/eclus/test/machine"
 )
 
 // Clients of a bus that tests run, as a user does.

@@ -11,8 +11,8 @@ import (
 	"strings"
 	"testing"
 
-	"eclus/epmd"
-	"eclus/test/lan"
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/test/lan"
 )
 
 // explanation is a line that the epmd of OTP does not write.

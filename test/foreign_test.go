@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"eclus/test/lan"
+	"github.com/goerlang/eclus/test/lan"
 )
 
 // foreigners is how many nodes of each kind there are.

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"eclus/epmd"
+	"github.com/goerlang/eclus/epmd"
 )
 
 // TestHangup replaces the program of an epmd that no systemd looks after, while 50 nodes are registered and somebody

@@ -19,9 +19,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"eclus/epmd"
-	"eclus/registry"
-	"eclus/test/lan"
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/test/lan"
 )
 
 // limit is how long one step may take before it counts as broken, on however busy a machine.

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"eclus/test/lan"
+	"github.com/goerlang/eclus/test/lan"
 )
 
 // hostsPath is where nodes of a host look for a hosts file.

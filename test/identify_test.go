@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"eclus/epmd"
+	"github.com/goerlang/eclus/epmd"
 )
 
 // TestSystemdIdentify has programs register as nodes of OTP do, with an epmd that may not look at their processes:

@@ -21,9 +21,9 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"eclus/epmd"
-	"eclus/registry"
-	"eclus/test/lan"
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/test/lan"
 )
 
 // TestLAN has two hosts with real nodes see each other's.

@@ -18,7 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"eclus/epmd"
+	"github.com/goerlang/eclus/epmd"
 )
 
 // stockEpmd is the epmd of Erlang/OTP, as Debian has it.
@@ -42,7 +42,7 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(buildDir)
-	build := exec.Command("go", append(append([]string{"build", "-o", buildDir}, buildFlags...), "eclus/cmd/epmd")...)
+	build := exec.Command("go", append(append([]string{"build", "-o", buildDir}, buildFlags...), "github.com/goerlang/eclus/cmd/epmd")...)
 	if len(buildFlags) == 0 {
 		build.Env = append(os.Environ(), "CGO_ENABLED=0") // as it is shipped
 	}

@@ -18,8 +18,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"eclus/registry"
-	"eclus/test/lan"
+	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/test/lan"
 )
 
 // names of the nodes that a listing shows, in order.

@@ -16,8 +16,8 @@ import (
 	"testing"
 	"time"
 
-	"eclus/registry"
-	"eclus/test/lan"
+	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/test/lan"
 )
 
 // loopback returns a host with no bus and no Avahi, where our epmd has not been started.

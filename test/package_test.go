@@ -15,8 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"eclus/test/lan"
-	"eclus/test/machine"
+	"github.com/goerlang/eclus/test/lan"
+	"github.com/goerlang/eclus/test/machine"
 )
 
 // sources returns a copy of the sources, for what builds in them.

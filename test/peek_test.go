@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"eclus/test/lan"
+	"github.com/goerlang/eclus/test/lan"
 )
 
 // peeked is what is looked at here of what -peek -json prints.

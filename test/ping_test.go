@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"eclus/test/lan"
+	"github.com/goerlang/eclus/test/lan"
 )
 
 // pinged is what -ping -json prints.

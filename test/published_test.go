@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"eclus/registry"
-	"eclus/test/lan"
+	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/test/lan"
 )
 
 // publishedTests are nodes of A, which has eth0 and eth1, and on which interfaces B is to find them.

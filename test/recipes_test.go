@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"eclus/test/lan"
+	"github.com/goerlang/eclus/test/lan"
 )
 
 // recipes are those of README for nodes that connect by themselves.

@@ -13,8 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"eclus/test/lan"
-	"eclus/test/machine"
+	"github.com/goerlang/eclus/test/lan"
+	"github.com/goerlang/eclus/test/machine"
 )
 
 // TestSoakBurst has 1,200 nodes register at once, 5 times, and kills epmd the moment the last has its answer.

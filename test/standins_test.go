@@ -9,10 +9,10 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"eclus/epmd"
-	"eclus/node"
-	"eclus/node/etf"
-	"eclus/registry"
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/node"
+	"github.com/goerlang/eclus/node/etf"
+	"github.com/goerlang/eclus/registry"
 )
 
 // TestStandIns has acceptors that do what nodes written in other languages do, whose sources are not to be

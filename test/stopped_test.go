@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"eclus/epmd"
+	"github.com/goerlang/eclus/epmd"
 )
 
 // TestStopped stops epmd, lets a client end its request and its connection at once, and lets epmd go on. No name

@@ -15,8 +15,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"eclus/epmd"
-	"eclus/test/machine"
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/test/machine"
 )
 
 // outside returns the number by which a process of the host is known here.

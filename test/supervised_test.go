@@ -21,10 +21,10 @@ import (
 	"testing"
 	"time"
 
-	"eclus/epmd"
-	"eclus/registry"
-	"eclus/test/lan"
-	"eclus/test/machine"
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/test/lan"
+	"github.com/goerlang/eclus/test/machine"
 )
 
 // units is the folder of our unit files.
@@ -67,7 +67,7 @@ func (s *supervised) configure(t *testing.T, lines ...string) {
 func shipped(t *testing.T, version string) string {
 	t.Helper()
 	return builtOnce(t, "shipped-"+version, func(binary string) error {
-		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -X main.version="+version, "-o", binary, "eclus/cmd/epmd")
+		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -X main.version="+version, "-o", binary, "github.com/goerlang/eclus/cmd/epmd")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		out, err := build.CombinedOutput()
 		if err != nil {

@@ -17,9 +17,9 @@ import (
 	"testing"
 	"time"
 
-	"eclus/epmd"
-	"eclus/test/lan"
-	"eclus/test/machine"
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/test/lan"
+	"github.com/goerlang/eclus/test/machine"
 )
 
 func TestSystemdActivation(t *testing.T) {

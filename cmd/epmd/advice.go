@@ -12,9 +12,9 @@ import (
 	"syscall"
 	"time"
 
-	"eclus/epmd"
-	"eclus/node"
-	"eclus/registry"
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/node"
+	"github.com/goerlang/eclus/registry"
 )
 
 // What a step of -ping says when it fails: what was seen, and what that means.

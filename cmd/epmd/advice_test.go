@@ -13,10 +13,10 @@ import (
 	"testing"
 	"time"
 
-	"eclus/cmd/epmd/internal/cookie"
-	"eclus/epmd"
-	"eclus/node"
-	"eclus/registry"
+	"github.com/goerlang/eclus/cmd/epmd/internal/cookie"
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/node"
+	"github.com/goerlang/eclus/registry"
 )
 
 // goodWorld is one in which the node b@hostb.local is well.

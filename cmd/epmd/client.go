@@ -9,7 +9,7 @@ import (
 	"io"
 	"net"
 
-	"eclus/epmd"
+	"github.com/goerlang/eclus/epmd"
 )
 
 // maxStopName is how long a name OTP's epmd takes for -stop, in bytes.

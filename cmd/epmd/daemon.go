@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"eclus/epmd"
+	"github.com/goerlang/eclus/epmd"
 )
 
 // A daemon is this program started once more, without the terminal, the working directory, the umask and the

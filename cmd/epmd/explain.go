@@ -10,9 +10,9 @@ import (
 	"strings"
 	"time"
 
-	"eclus/cmd/epmd/internal/interfaces"
-	"eclus/epmd"
-	"eclus/systemd"
+	"github.com/goerlang/eclus/cmd/epmd/internal/interfaces"
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/systemd"
 )
 
 const (

@@ -4,9 +4,9 @@ import (
 	"strings"
 	"testing"
 
-	"eclus/epmd"
-	"eclus/registry"
-	"eclus/systemd"
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/systemd"
 )
 
 func TestDescribe(t *testing.T) {

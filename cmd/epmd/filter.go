@@ -5,7 +5,7 @@ import (
 	"path"
 	"strings"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // nodeFilter says which nodes are meant; the zero value: all.

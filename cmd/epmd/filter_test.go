@@ -3,7 +3,7 @@ package main
 import (
 	"testing"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 func TestNodeFilter(t *testing.T) {

@@ -13,12 +13,12 @@ import (
 	"strings"
 	"time"
 
-	"eclus/cmd/epmd/internal/cookie"
-	"eclus/cmd/epmd/internal/hosts"
-	"eclus/cmd/epmd/internal/stockerror"
-	"eclus/dbus"
-	"eclus/epmd"
-	"eclus/node"
+	"github.com/goerlang/eclus/cmd/epmd/internal/cookie"
+	"github.com/goerlang/eclus/cmd/epmd/internal/hosts"
+	"github.com/goerlang/eclus/cmd/epmd/internal/stockerror"
+	"github.com/goerlang/eclus/dbus"
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/node"
 )
 
 // Environment variables. Those of OTP keep its meaning; a flag has precedence over its variable.

@@ -7,8 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"eclus/dbus"
-	"eclus/epmd"
+	"github.com/goerlang/eclus/dbus"
+	"github.com/goerlang/eclus/epmd"
 )
 
 // serving is what an empty command line and environment mean, changed by change.

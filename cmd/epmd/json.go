@@ -9,7 +9,7 @@ import (
 	"unicode"
 	"unicode/utf16"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // jsonVersion is that of the objects. It changes when a key goes or comes to mean something else; one may be added at

@@ -18,9 +18,9 @@ import (
 	"runtime/debug"
 	"strings"
 
-	"eclus/cmd/epmd/internal/daemon"
-	"eclus/cmd/epmd/internal/stockerror"
-	"eclus/systemd"
+	"github.com/goerlang/eclus/cmd/epmd/internal/daemon"
+	"github.com/goerlang/eclus/cmd/epmd/internal/stockerror"
+	"github.com/goerlang/eclus/systemd"
 )
 
 // version is set by the linker: -X main.version=1.2.3.

@@ -12,9 +12,9 @@ import (
 	"strconv"
 	"time"
 
-	"eclus/cmd/epmd/internal/reach"
-	"eclus/epmd"
-	"eclus/registry"
+	"github.com/goerlang/eclus/cmd/epmd/internal/reach"
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/registry"
 )
 
 // nothingListed is the exit status of -nodes where an epmd answers, but knows no node that is meant.

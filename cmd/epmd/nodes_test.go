@@ -7,8 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"eclus/epmd"
-	"eclus/registry"
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/registry"
 )
 
 // known is a network of three nodes, one of which has a hostile name.

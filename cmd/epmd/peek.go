@@ -12,8 +12,8 @@ import (
 	"sync"
 	"time"
 
-	"eclus/node"
-	"eclus/node/etf"
+	"github.com/goerlang/eclus/node"
+	"github.com/goerlang/eclus/node/etf"
 )
 
 // How a node is looked at.

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"eclus/node/etf"
+	"github.com/goerlang/eclus/node/etf"
 )
 
 func term(t *testing.T, v any) etf.Raw {

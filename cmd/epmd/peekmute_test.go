@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"eclus/node"
-	"eclus/node/etf"
+	"github.com/goerlang/eclus/node"
+	"github.com/goerlang/eclus/node/etf"
 )
 
 // muteNode is a node of ours that answers calls as its processes do, but not all.

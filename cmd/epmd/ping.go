@@ -13,10 +13,10 @@ import (
 	"strings"
 	"time"
 
-	"eclus/cmd/epmd/internal/cookie"
-	"eclus/epmd"
-	"eclus/node"
-	"eclus/registry"
+	"github.com/goerlang/eclus/cmd/epmd/internal/cookie"
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/node"
+	"github.com/goerlang/eclus/registry"
 )
 
 // How long steps of -ping may take. A node that is well takes milliseconds.

@@ -11,7 +11,7 @@ import (
 	"slices"
 	"strings"
 
-	"eclus/cmd/epmd/internal/cookie"
+	"github.com/goerlang/eclus/cmd/epmd/internal/cookie"
 )
 
 // resolve returns the addresses of a host in the order in which the system prefers them. It asks getent, which goes by

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // tablePrinter shows nodes to a person:

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 func TestCut(t *testing.T) {

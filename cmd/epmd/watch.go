@@ -11,8 +11,8 @@ import (
 	"sync"
 	"time"
 
-	"eclus/epmd"
-	"eclus/registry"
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/registry"
 )
 
 const (

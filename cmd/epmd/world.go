@@ -8,11 +8,11 @@ import (
 	"net/netip"
 	"os"
 
-	"eclus/cmd/epmd/internal/interfaces"
-	"eclus/cmd/epmd/internal/reach"
-	"eclus/epmd"
-	"eclus/node"
-	"eclus/registry"
+	"github.com/goerlang/eclus/cmd/epmd/internal/interfaces"
+	"github.com/goerlang/eclus/cmd/epmd/internal/reach"
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/node"
+	"github.com/goerlang/eclus/registry"
 )
 
 // world is what -ping asks of the world. Tests have one of their own.

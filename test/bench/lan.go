@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"eclus/test/lan"
+	"github.com/goerlang/eclus/test/lan"
 )
 
 // measureLAN shows the anonymous memory of our daemon with LAN discovery on, and how often its threads wake, on a

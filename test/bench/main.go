@@ -99,7 +99,7 @@ func run(args []string, stdout, stderr io.Writer) error {
 // build makes the epmd of this module.
 func build(dir string) (string, error) {
 	path := filepath.Join(dir, "epmd")
-	out, err := exec.Command("go", "build", "-o", path, "eclus/cmd/epmd").CombinedOutput()
+	out, err := exec.Command("go", "build", "-o", path, "github.com/goerlang/eclus/cmd/epmd").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("build our epmd: %w\n%s", err, out)
 	}

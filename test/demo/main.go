@@ -15,7 +15,7 @@ import (
 	"strings"
 	"time"
 
-	"eclus/test/lan"
+	"github.com/goerlang/eclus/test/lan"
 )
 
 // patience is how long the whole may take.

@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"eclus/test/lan"
+	"github.com/goerlang/eclus/test/lan"
 )
 
 // limit is how long anything may take before it counts as broken, on however busy a machine.

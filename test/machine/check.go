@@ -10,7 +10,7 @@ import (
 	"syscall"
 	"time"
 
-	"eclus/test/lan"
+	"github.com/goerlang/eclus/test/lan"
 )
 
 //go:embed check.sh

@@ -25,7 +25,7 @@ import (
 	"strconv"
 	"strings"
 
-	"eclus/test/lan"
+	"github.com/goerlang/eclus/test/lan"
 )
 
 //go:embed boot.sh

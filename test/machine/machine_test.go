@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"eclus/test/lan"
-	"eclus/test/machine"
+	"github.com/goerlang/eclus/test/lan"
+	"github.com/goerlang/eclus/test/machine"
 )
 
 // deadline bounds a step that takes a second or two.

@@ -13,7 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"eclus/node"
+	"github.com/goerlang/eclus/node"
 )
 
 // Variable is the environment variable that may hold the cookie.

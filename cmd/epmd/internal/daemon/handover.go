@@ -10,9 +10,9 @@ import (
 	"os/signal"
 	"syscall"
 
-	"eclus/cmd/epmd/internal/interfaces"
-	"eclus/epmd"
-	"eclus/systemd"
+	"github.com/goerlang/eclus/cmd/epmd/internal/interfaces"
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/systemd"
 )
 
 // awaitHangup ends serving with ErrHandOver when SIGHUP came and the program that is now where this one was

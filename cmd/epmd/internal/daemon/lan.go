@@ -8,10 +8,10 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"eclus/avahi"
-	"eclus/cmd/epmd/internal/reach"
-	"eclus/registry"
-	"eclus/systemd"
+	"github.com/goerlang/eclus/avahi"
+	"github.com/goerlang/eclus/cmd/epmd/internal/reach"
+	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/systemd"
 )
 
 // lan is LAN discovery, as much of it as is wanted.

@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"eclus/cmd/epmd/internal/stockerror"
-	"eclus/systemd"
+	"github.com/goerlang/eclus/cmd/epmd/internal/stockerror"
+	"github.com/goerlang/eclus/systemd"
 )
 
 // errTaken is the error of a port on which an epmd listens already, which is as good as listening.

@@ -22,19 +22,19 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"eclus/avahi"
-	"eclus/cmd/epmd/internal/daemonlog"
-	"eclus/cmd/epmd/internal/hosts"
-	"eclus/cmd/epmd/internal/identify"
-	"eclus/cmd/epmd/internal/journal"
-	"eclus/cmd/epmd/internal/listening"
-	"eclus/cmd/epmd/internal/nodeserver"
-	"eclus/cmd/epmd/internal/reach"
-	"eclus/dbus"
-	"eclus/epmd"
-	"eclus/node"
-	"eclus/registry"
-	"eclus/systemd"
+	"github.com/goerlang/eclus/avahi"
+	"github.com/goerlang/eclus/cmd/epmd/internal/daemonlog"
+	"github.com/goerlang/eclus/cmd/epmd/internal/hosts"
+	"github.com/goerlang/eclus/cmd/epmd/internal/identify"
+	"github.com/goerlang/eclus/cmd/epmd/internal/journal"
+	"github.com/goerlang/eclus/cmd/epmd/internal/listening"
+	"github.com/goerlang/eclus/cmd/epmd/internal/nodeserver"
+	"github.com/goerlang/eclus/cmd/epmd/internal/reach"
+	"github.com/goerlang/eclus/dbus"
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/node"
+	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/systemd"
 )
 
 // gcPercent lets the heap grow by half before it is collected, rather than to twice its size: most of it

@@ -13,7 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"eclus/systemd"
+	"github.com/goerlang/eclus/systemd"
 )
 
 // Log is where the daemon writes what happens. Writing never waits: entries that the journal, a

@@ -11,8 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"eclus/registry"
-	"eclus/systemd"
+	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/systemd"
 )
 
 // Set finds the processes behind those nodes that are of this host, and tells the registry. It stops looking

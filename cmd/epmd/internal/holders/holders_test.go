@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // enter registers a node whose connection is one of this process with itself.

@@ -14,7 +14,7 @@ import (
 	"strings"
 	"time"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // When the hosts file is written.

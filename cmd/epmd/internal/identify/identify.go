@@ -17,9 +17,9 @@ import (
 	"sync"
 	"time"
 
-	"eclus/cmd/epmd/internal/holders"
-	"eclus/node"
-	"eclus/registry"
+	"github.com/goerlang/eclus/cmd/epmd/internal/holders"
+	"github.com/goerlang/eclus/node"
+	"github.com/goerlang/eclus/registry"
 )
 
 const (

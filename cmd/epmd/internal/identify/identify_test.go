@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // asked is an acceptor that closes each connection once something has come over it.

@@ -13,8 +13,8 @@ import (
 	"slices"
 	"time"
 
-	"eclus/cmd/epmd/internal/holders"
-	"eclus/registry"
+	"github.com/goerlang/eclus/cmd/epmd/internal/holders"
+	"github.com/goerlang/eclus/registry"
 )
 
 // An entry about a node waits at most for both times at their longest, and for the entries before it to be

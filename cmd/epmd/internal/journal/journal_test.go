@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // eventLog is a log without times that is written to while it is read.

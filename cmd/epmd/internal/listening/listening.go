@@ -13,9 +13,9 @@ import (
 	"slices"
 	"time"
 
-	"eclus/avahi"
-	"eclus/registry"
-	"eclus/systemd"
+	"github.com/goerlang/eclus/avahi"
+	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/systemd"
 )
 
 // A node may register before it listens. It is looked at again after firstLook, then after pauses

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // TestListens has a node that listens on loopback and one that doesn't listen.

@@ -16,10 +16,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"eclus/epmd"
-	"eclus/node"
-	"eclus/node/etf"
-	"eclus/registry"
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/node"
+	"github.com/goerlang/eclus/node/etf"
+	"github.com/goerlang/eclus/registry"
 )
 
 // nodeName is the alive name of the epmd as a node, and of the process that answers there.

@@ -6,7 +6,7 @@ import (
 	"net/netip"
 	"testing"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // TestNameFor has nodes call this host by the names that need no DNS.

@@ -12,8 +12,8 @@ import (
 	"net/netip"
 	"slices"
 
-	"eclus/epmd"
-	"eclus/registry"
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/registry"
 )
 
 // maxNamesBytes is how much of another host's answer is read: more than the nodes that are kept of one take

@@ -8,8 +8,8 @@ import (
 	"sync"
 	"time"
 
-	"eclus/epmd"
-	"eclus/registry"
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/registry"
 )
 
 // How Check asks the epmds of the LAN. Each takes a connection for each address that it has been asked at,

@@ -11,7 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // network is what the local epmd tells of hosts with two nodes each: there, which answers for as long as it is up,

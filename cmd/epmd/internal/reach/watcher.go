@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"eclus/registry"
+	"github.com/goerlang/eclus/registry"
 )
 
 // When the epmds of the LAN are asked whether they still have their nodes.

@@ -15,8 +15,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"eclus/epmd"
-	"eclus/registry"
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/registry"
 )
 
 // lanEPMDs are the epmds of a LAN of the test's own, by the address that they answer at.
