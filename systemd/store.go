@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"slices"
@@ -30,6 +31,13 @@ const (
 // 128 KiB for a variable, and the sockets that listen have names too.
 const maxNames = 124 << 10
 
+// maxPassed returns how many descriptors systemd can pass to a process that may have so many files open. Each of them
+// has to become a certain number. Until all have, they may need twice as many numbers.
+func maxPassed(files uint64) int {
+	const ownFiles = 64 // the process's others
+	return int(min(files, math.MaxInt32)-ownFiles) / 2
+}
+
 // PerUser is how many nodes of one user the store keeps unless [Options] say otherwise. systemd compares each
 // descriptor with all that it has.
 const PerUser = 4096
@@ -55,6 +63,7 @@ type Store struct {
 	patience time.Duration // maxWithheld
 	calm     time.Duration // calmPause
 	count    func(context.Context) (int, error)
+	limit    func(context.Context) (uint64, error)
 
 	queued chan struct{} // holds a token while there may be something to send
 	doubts chan struct{} // holds a token while systemd is to be asked
@@ -67,6 +76,7 @@ type Store struct {
 	removals    []string                 // names that systemd is to drop
 	unfit       map[uint32][]*connection // for which there is no room, by user
 	size        int                      // FileDescriptorStoreMax=; unknownSize: not known
+	files       uint64                   // LimitNOFILE= of this service
 	learning    bool                     // size is about to be known
 	sent        int                      // connections in the store
 	reserved    int                      // these and those in queue for the first time
@@ -107,6 +117,7 @@ const (
 	noRoom            // the store is full, or off
 	userFull          // its user has too many
 	noNames           // LISTEN_FDNAMES is full
+	noFiles           // systemd could not hand more to a new process
 	late              // systemd does not take it
 	shortageKinds
 )
@@ -134,7 +145,8 @@ func OpenStore(reg *registry.Registry, inherited Inherited, opt Options, log *sl
 		return nil, fmt.Errorf("connect to the service manager: %w", err)
 	}
 	s := &Store{
-		reg: reg, log: log, conn: conn, changed: opt.Changed, perUser: opt.PerUser, patience: maxWithheld, calm: calmPause, count: storeCount,
+		reg: reg, log: log, conn: conn, changed: opt.Changed, perUser: opt.PerUser, patience: maxWithheld, calm: calmPause,
+		count: storeCount, limit: softLimit,
 		queued: make(chan struct{}, 1), doubts: make(chan struct{}, 1),
 		connections: make(map[uint64]*connection), unfit: make(map[uint32][]*connection), users: make(map[uint32]int),
 		leaving: inherited.leaving,
@@ -144,6 +156,10 @@ func OpenStore(reg *registry.Registry, inherited Inherited, opt Options, log *sl
 	}
 	if s.perUser == 0 {
 		s.perUser = PerUser
+	}
+	if s.files, err = openLimit(); err != nil {
+		conn.Close()
+		return nil, err
 	}
 	if s.owners, err = openSockDiag(); err != nil {
 		log.Warn("users of nodes not known", "err", err)
@@ -377,6 +393,8 @@ func (s *Store) lack(uid uint32) shortage {
 		return userFull
 	case s.names+len(nodeName)+1 > maxNames:
 		return noNames
+	case stateItself+s.reserved >= maxPassed(s.files):
+		return noFiles
 	}
 	return none
 }

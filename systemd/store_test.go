@@ -737,6 +737,30 @@ func TestStoreNames(t *testing.T) {
 	s.awaitShortage("^1 of them are not kept: LISTEN_FDNAMES holds no more$")
 }
 
+// TestStoreFiles stores no more than systemd can pass to another process under LimitNOFILE=.
+func TestStoreFiles(t *testing.T) {
+	m := startManager(t)
+	t.Setenv("FDSTORE", "100")
+	s := openStore(t, Inherited{})
+	m.receive()
+	s.limit = func(context.Context) (uint64, error) { return 64 + 2*3 + 1, nil }
+	s.learnLimit(t.Context())
+	for _, name := range []string{"a", "b"} {
+		_, n := s.register(name)
+		s.keep(n, nil)
+		m.wantStored(n)
+	}
+	_, c := s.register("c")
+	if !s.keep(c, never(t, "kept")) {
+		t.Error("c waits")
+	}
+	m.wantNothing()
+	s.awaitShortage("^1 of them are not kept: LimitNOFILE= is 71, and systemd needs two files for each$")
+	if _, bound := s.Shortage(); bound != 2 {
+		t.Errorf("%d nodes can be kept; want 2", bound)
+	}
+}
+
 // TestStoreMissing finds that systemd has less than it was sent: what is in doubt is sent again, and nothing else.
 func TestStoreMissing(t *testing.T) {
 	m := startManager(t)

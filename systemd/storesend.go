@@ -274,7 +274,7 @@ func (s *Store) bound() int {
 	if s.size == unknownSize {
 		return -1
 	}
-	return max(0, min(s.size-1, s.reserved+(maxNames-s.names)/(len(nodeName)+1)))
+	return max(0, min(s.size-1, maxPassed(s.files)-1, s.reserved+(maxNames-s.names)/(len(nodeName)+1)))
 }
 
 func (s *Store) shortage() (text string, nodes int) {
@@ -291,6 +291,7 @@ func (s *Store) shortage() (text string, nodes int) {
 	add(s.shortages[noRoom], fmt.Sprintf("FileDescriptorStoreMax= is %d", s.size))
 	add(s.shortages[userFull], fmt.Sprintf("their user has more than %d", s.perUser))
 	add(s.shortages[noNames], "LISTEN_FDNAMES holds no more")
+	add(s.shortages[noFiles], fmt.Sprintf("LimitNOFILE= is %d, and systemd needs two files for each", s.files))
 	add(s.shortages[late], "systemd has not taken them yet")
 	add(s.missing, "systemd has not taken them")
 	return strings.Join(reasons, "; "), nodes

@@ -40,6 +40,7 @@ func toldSize() (size int, ask bool) {
 // ends.
 func (s *Store) ask(ctx context.Context) {
 	s.learn(ctx)
+	s.learnLimit(ctx)
 	missing := 0 // at the last count
 	for {
 		select {
@@ -66,14 +67,44 @@ func (s *Store) learn(ctx context.Context) {
 	defer timer.Stop()
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
-	size, err := askUnit(ctx, "FileDescriptorStoreMax")
+	size, err := askUnit[uint32](ctx, "FileDescriptorStoreMax")
 	if err != nil {
 		if ctx.Err() == nil {
 			s.log.Warn("size of the fd store unknown", "err", err)
 		}
-		size = unknownSize
+		s.learnt(unknownSize)
+		return
 	}
-	s.learnt(size)
+	s.learnt(int(size))
+}
+
+// learnLimit asks systemd how many files a new process may have open at first.
+func (s *Store) learnLimit(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	files, err := s.limit(ctx)
+	if err != nil {
+		s.log.Debug("LimitNOFILE= unknown", "err", err)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.files = min(s.files, files)
+	s.changed()
+}
+
+// openLimit returns how many files this process may have open. Go has raised the limit as far as it may.
+func openLimit() (uint64, error) {
+	var now unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &now); err != nil {
+		return 0, fmt.Errorf("ask for the limit of open files: %w", err)
+	}
+	return now.Cur, nil
+}
+
+// softLimit asks systemd for the soft LimitNOFILE= of this service.
+func softLimit(ctx context.Context) (uint64, error) {
+	return askUnit[uint64](ctx, "LimitNOFILESoft")
 }
 
 // learnt enters the size of the store. What waits is let in, or put aside, in its order.
@@ -200,7 +231,8 @@ func storeCount(ctx context.Context) (int, error) {
 	if err := barrier(ctx); err != nil {
 		return 0, err
 	}
-	return askUnit(ctx, "NFileDescriptorStore")
+	n, err := askUnit[uint32](ctx, "NFileDescriptorStore")
+	return int(n), err
 }
 
 // barrier waits until systemd has read what it was sent: it closes the descriptor that comes with BARRIER=1
@@ -238,7 +270,7 @@ func barrier(ctx context.Context) error {
 }
 
 // askUnit asks systemd over D-Bus for a property of the service that this process is, a number.
-func askUnit(ctx context.Context, property string) (int, error) {
+func askUnit[N uint32 | uint64](ctx context.Context, property string) (n N, err error) {
 	connect := dbus.ConnectSystemBus
 	if strings.HasPrefix(os.Getenv("NOTIFY_SOCKET"), "/run/user/") {
 		connect = dbus.ConnectSessionBus
@@ -255,11 +287,10 @@ func askUnit(ctx context.Context, property string) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("ask systemd for the unit of this process: %w", err)
 	}
-	var n uint32
 	err = conn.Object(systemd1, unit).
 		CallWithContext(ctx, "org.freedesktop.DBus.Properties.Get", dbus.FlagNoAutoStart, systemd1+".Service", property).Store(&n)
 	if err != nil {
 		return 0, fmt.Errorf("ask systemd for %s: %w", property, err)
 	}
-	return int(n), nil
+	return n, nil
 }
