@@ -30,6 +30,7 @@ var mayImport = map[string]string{
 	"…/listening":  "avahi registry systemd",
 	"…/nodeserver": "epmd node node/etf registry",
 	"…/reach":      "epmd registry",
+	"…/screen":     "",
 	"…/stockerror": "",
 }
 

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 
+	"github.com/goerlang/eclus/cmd/epmd/internal/screen"
 	"github.com/goerlang/eclus/epmd"
 )
 
@@ -95,9 +96,9 @@ func printNames(answer *bufio.Reader, stdout io.Writer) (valid bool, err error) 
 		return false, exitStatus(1)
 	}
 	heading := fmt.Sprintf("epmd: up and running on port %d with data:\n", port)
-	if isTerminal(stdout) {
+	if screen.IsTerminal(stdout) {
 		io.WriteString(stdout, heading)
-		copyPrintable(stdout, answer)
+		screen.CopyPrintable(stdout, answer)
 	} else {
 		out := bufio.NewWriter(stdout)
 		out.WriteString(heading)
@@ -130,7 +131,7 @@ func printStopped(answer io.Reader, begun error, stdout io.Writer) (valid bool, 
 	if err != nil {
 		return false, err
 	}
-	fmt.Fprintln(stdout, printable(said))
+	fmt.Fprintln(stdout, screen.Printable(said))
 	return said == "STOPPED" || said == "NOEXIST", nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/goerlang/eclus/cmd/epmd/internal/interfaces"
+	"github.com/goerlang/eclus/cmd/epmd/internal/screen"
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/systemd"
 )
@@ -191,5 +192,5 @@ func describe(l *systemd.Listener) string {
 	if l.Unit != "" {
 		known = append(known, "unit "+l.Unit)
 	}
-	return printable(fmt.Sprintf("%s (%s)", cmp.Or(l.Program, "a process"), strings.Join(known, ", ")))
+	return screen.Printable(fmt.Sprintf("%s (%s)", cmp.Or(l.Program, "a process"), strings.Join(known, ", ")))
 }

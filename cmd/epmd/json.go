@@ -6,9 +6,8 @@ import (
 	"io"
 	"net/netip"
 	"time"
-	"unicode"
-	"unicode/utf16"
 
+	"github.com/goerlang/eclus/cmd/epmd/internal/screen"
 	"github.com/goerlang/eclus/registry"
 )
 
@@ -150,23 +149,5 @@ func (p jsonPrinter) print(object any) {
 	if err != nil { // only a year past 9999 in since
 		text, _ = json.Marshal(map[string]any{"v": jsonVersion, "event": "error", "reason": err.Error()})
 	}
-	fmt.Fprintf(p.out, "%s\n", escapeUnprintable(text))
-}
-
-// escapeUnprintable escapes what can't be printed and is therefore in a string of the JSON text. It could
-// take over a terminal.
-func escapeUnprintable(text []byte) []byte {
-	out := make([]byte, 0, len(text))
-	for _, r := range string(text) {
-		switch {
-		case unicode.IsPrint(r):
-			out = fmt.Appendf(out, "%c", r)
-		case r > 0xffff:
-			high, low := utf16.EncodeRune(r)
-			out = fmt.Appendf(out, `\u%04x\u%04x`, high, low)
-		default:
-			out = fmt.Appendf(out, `\u%04x`, r)
-		}
-	}
-	return out
+	fmt.Fprintf(p.out, "%s\n", screen.EscapeUnprintable(text))
 }

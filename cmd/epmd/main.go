@@ -19,6 +19,7 @@ import (
 	"strings"
 
 	"github.com/goerlang/eclus/cmd/epmd/internal/daemon"
+	"github.com/goerlang/eclus/cmd/epmd/internal/screen"
 	"github.com/goerlang/eclus/cmd/epmd/internal/stockerror"
 	"github.com/goerlang/eclus/systemd"
 )
@@ -49,11 +50,11 @@ func run(ctx context.Context, args []string, getenv func(string) (string, bool),
 		_, err := fmt.Fprintf(stdout, "epmd (Eclus) %s %s\n", buildVersion(), runtime.Version())
 		return err
 	case commandNodes:
-		return nodes(ctx, c, screenOf(stdout, getenv), stdout, stderr)
+		return nodes(ctx, c, screen.Of(stdout, getenv), stdout, stderr)
 	case commandPing:
-		return ping(ctx, c, screenOf(stdout, getenv), getenv, stdout)
+		return ping(ctx, c, screen.Of(stdout, getenv), getenv, stdout)
 	case commandPeek:
-		return peek(ctx, c, screenOf(stdout, getenv), getenv, stdout, stderr)
+		return peek(ctx, c, screen.Of(stdout, getenv), getenv, stdout, stderr)
 	case commandServe:
 		if rehearsal, err := systemd.Rehearsal(stdout); rehearsal {
 			return err

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/goerlang/eclus/cmd/epmd/internal/reach"
+	"github.com/goerlang/eclus/cmd/epmd/internal/screen"
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/registry"
 )
@@ -22,7 +23,7 @@ const nothingListed exitStatus = 2
 
 // nodes lists the nodes that the local epmd knows. With -watch it goes on with every change until its
 // output ends.
-func nodes(ctx context.Context, c config, s screen, stdout, stderr io.Writer) error {
+func nodes(ctx context.Context, c config, s screen.Screen, stdout, stderr io.Writer) error {
 	lines, known, err := openNodes(ctx, c, stderr)
 	if err != nil {
 		return err
@@ -126,9 +127,9 @@ func (k *knownNodes) portRank(n registry.Node) int {
 // count says how many nodes are listed, and of how many if those are not all that could be.
 func (k *knownNodes) count(listed int) string {
 	if k.filter == (nodeFilter{}) {
-		return counted(listed, "node")
+		return screen.Counted(listed, "node")
 	}
-	return fmt.Sprintf("%d of %s", listed, counted(len(k.nodes), "node"))
+	return fmt.Sprintf("%d of %s", listed, screen.Counted(len(k.nodes), "node"))
 }
 
 func readSnapshot(lines *epmd.Lines, filter nodeFilter) (*knownNodes, error) {

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/goerlang/eclus/cmd/epmd/internal/screen"
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/registry"
 )
@@ -48,7 +49,7 @@ func TestTable(t *testing.T) {
 	k := known()
 	k.lanOff = "avahi-daemon is not running"
 	var out strings.Builder
-	p := tablePrinter{&out, screen{}, time.UTC, nil, 4369}
+	p := tablePrinter{&out, screen.Screen{}, time.UTC, nil, 4369}
 	p.snapshot(k)
 	p.change(registry.Down, k.listed()[2])
 	if got := out.String(); got != wantTable {
@@ -75,7 +76,7 @@ func TestTableEPMDs(t *testing.T) {
 		k.nodes[keyOf(n)] = n
 	}
 	var out strings.Builder
-	p := tablePrinter{&out, screen{}, time.UTC, nil, 4369}
+	p := tablePrinter{&out, screen.Screen{}, time.UTC, nil, 4369}
 	p.snapshot(k)
 	p.change(registry.Down, k.listed()[2])
 	p.change(registry.Down, k.listed()[0])
@@ -121,7 +122,7 @@ b@hosta.local  -        1     normal  local   yes        2026-03-01 12:00:00  ro
 
 func TestTableHolders(t *testing.T) {
 	var out strings.Builder
-	p := tablePrinter{&out, screen{}, time.UTC, testUsers(), 4369}
+	p := tablePrinter{&out, screen.Screen{}, time.UTC, testUsers(), 4369}
 	k := held()
 	p.snapshot(k)
 	p.change(registry.Changed, k.listed()[0])
@@ -164,7 +165,7 @@ func TestUserNames(t *testing.T) {
 
 func TestEmptyTable(t *testing.T) {
 	var out strings.Builder
-	tablePrinter{&out, screen{}, time.UTC, nil, 4369}.snapshot(&knownNodes{epmdPort: 4369})
+	tablePrinter{&out, screen.Screen{}, time.UTC, nil, 4369}.snapshot(&knownNodes{epmdPort: 4369})
 	if got, want := out.String(), "epmd on port 4369: 0 nodes, 0 on the LAN\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -181,14 +182,6 @@ func TestJSON(t *testing.T) {
 	jsonPrinter{&out, true, nil}.snapshot(known())
 	if got := out.String(); got != wantJSON {
 		t.Errorf("got\n%s\nwant\n%s", got, wantJSON)
-	}
-}
-
-func TestCopyPrintable(t *testing.T) {
-	var out strings.Builder
-	copyPrintable(&out, strings.NewReader("name \x1b[31m\xff\u009bå\n\x00x\r\n"))
-	if got, want := out.String(), "name ?[31m??å\nx?\n"; got != want {
-		t.Errorf("got %q, want %q", got, want)
 	}
 }
 
@@ -283,7 +276,7 @@ func TestCount(t *testing.T) {
 	k := known()
 	k.filter.pattern = "[bc]"
 	var out strings.Builder
-	tablePrinter{&out, screen{}, time.UTC, nil, 4369}.snapshot(k)
+	tablePrinter{&out, screen.Screen{}, time.UTC, nil, 4369}.snapshot(k)
 	if got, want := out.String(), "epmd on port 4369: 2 of 3 nodes, 2 on the LAN\n"; !strings.HasPrefix(got, want) {
 		t.Errorf("got\n%s\nwant it to begin with %s", got, want)
 	}

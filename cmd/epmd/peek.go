@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/goerlang/eclus/cmd/epmd/internal/screen"
 	"github.com/goerlang/eclus/node"
 	"github.com/goerlang/eclus/node/etf"
 )
@@ -592,13 +593,13 @@ func busiest(all []process, of func(process) int64) []process {
 }
 
 // peek connects and peeks, and shows why not if that fails.
-func peek(ctx context.Context, c config, s screen, getenv func(string) (string, bool), stdout, stderr io.Writer) error {
+func peek(ctx context.Context, c config, s screen.Screen, getenv func(string) (string, bool), stdout, stderr io.Writer) error {
 	p := newPinger(c, getenv)
 	if !p.walkTo(ctx, "cookie") {
 		step := p.report.Steps[len(p.report.Steps)-1]
-		fmt.Fprintf(stderr, "epmd: %s: %s\n", step.Step, printable(step.Found))
+		fmt.Fprintf(stderr, "epmd: %s: %s\n", step.Step, screen.Printable(step.Found))
 		for _, line := range step.Advice {
-			fmt.Fprintln(stderr, "epmd: "+printable(line))
+			fmt.Fprintln(stderr, "epmd: "+screen.Printable(line))
 		}
 		return exitStatus(1)
 	}

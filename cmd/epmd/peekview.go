@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/goerlang/eclus/cmd/epmd/internal/screen"
 )
 
 // peekEvery is how often -peek -watch looks.
@@ -20,7 +22,7 @@ const peekEvery = 2 * time.Second
 type peekView struct {
 	peeker *peeker
 	config config
-	screen screen
+	screen screen.Screen
 	out    io.Writer
 	stderr io.Writer
 
@@ -35,7 +37,7 @@ func (v *peekView) show(ctx context.Context) error {
 		return err
 	}
 	if _, err = v.out.Write(v.render(k)); err == nil && len(k.Unanswered) > 0 {
-		_, err = fmt.Fprintf(v.stderr, "epmd: not all was answered: epmd -ping %s says whether large answers get lost\n", printable(k.Node))
+		_, err = fmt.Fprintf(v.stderr, "epmd: not all was answered: epmd -ping %s says whether large answers get lost\n", screen.Printable(k.Node))
 	}
 	return err
 }
@@ -55,7 +57,7 @@ const (
 func (v *peekView) watch(ctx context.Context) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	inPlace := v.screen.width != nil && !v.config.json
+	inPlace := v.screen.Width != nil && !v.config.json
 	if inPlace {
 		if _, err := io.WriteString(v.out, enterScreen); err != nil {
 			return err
@@ -94,7 +96,7 @@ func (v *peekView) next(k *peeked, err error) []byte {
 	if v.config.json {
 		return v.render(k)
 	}
-	text := v.screen.paint("no answer since "+v.at.Format(time.TimeOnly), red) + "\n"
+	text := v.screen.Paint("no answer since "+v.at.Format(time.TimeOnly), screen.Red) + "\n"
 	if v.last == nil {
 		return []byte(text)
 	}
@@ -109,7 +111,7 @@ func (v *peekView) frame(text []byte, inPlace bool) []byte {
 		}
 		return text
 	}
-	text = firstLines(text, terminalHeight(v.out))
+	text = firstLines(text, screen.Height(v.out))
 	text = bytes.ReplaceAll(text, []byte("\n"), []byte(clearLine+"\r\n"))
 	return slices.Concat([]byte(drawAnew), text, []byte(clearLine+clearBelow))
 }
@@ -129,7 +131,7 @@ func (v *peekView) render(k *peeked) []byte {
 		if err != nil { // a year past 9999 by the node's clock
 			text = fmt.Appendf(nil, "{\"v\":%d,\"error\":%q}", jsonVersion, err)
 		}
-		return append(escapeUnprintable(text), '\n')
+		return append(screen.EscapeUnprintable(text), '\n')
 	}
 	var b bytes.Buffer
 	v.renderText(&b, k)
@@ -164,12 +166,12 @@ func encodePlain(value any) ([]byte, error) {
 // renderText shows a node to a person.
 func (v *peekView) renderText(b *bytes.Buffer, k *peeked) {
 	line := func(title, format string, args ...any) {
-		text := printable(fmt.Sprintf(format, args...))
+		text := screen.Printable(fmt.Sprintf(format, args...))
 		const indent = 13
-		if columns := v.screen.columns(indent); columns > 0 {
-			text = cut(text, columns)
+		if columns := v.screen.Columns(indent); columns > 0 {
+			text = screen.Cut(text, columns)
 		}
-		fmt.Fprintf(b, "%s %s\n", v.screen.paint(fmt.Sprintf("%-12s", title), faint), text)
+		fmt.Fprintf(b, "%s %s\n", v.screen.Paint(fmt.Sprintf("%-12s", title), screen.Faint), text)
 	}
 	or := func(text, key string) string {
 		if k.lacks(key) {
@@ -227,7 +229,7 @@ func (v *peekView) renderBusiest(b *bytes.Buffer, k *peeked) {
 	}
 	fmt.Fprintf(b, "\nbusiest of %d processes that were looked at, of %d\n", k.Sampled, k.Processes.Count)
 	head := fmt.Sprintf("%-12s %9s %9s %12s  %-14s %s", "by", "memory", "messages", "reductions", "pid", "name, or what it is in")
-	fmt.Fprintln(b, v.screen.paint(head, bold))
+	fmt.Fprintln(b, v.screen.Paint(head, screen.Bold))
 	for _, kind := range []struct {
 		by   string
 		list []process
@@ -235,9 +237,9 @@ func (v *peekView) renderBusiest(b *bytes.Buffer, k *peeked) {
 		by := kind.by
 		for _, p := range kind.list {
 			what := strings.TrimPrefix(p.Name+", "+p.Function, ", ")
-			row := fmt.Sprintf("%-12s %9s %9d %12d  %-14s %s", by, bytesText(float64(p.Memory)), p.Messages, p.Reductions, p.PID, printable(what))
-			if columns := v.screen.columns(0); columns > 0 {
-				row = cut(row, columns)
+			row := fmt.Sprintf("%-12s %9s %9d %12d  %-14s %s", by, bytesText(float64(p.Memory)), p.Messages, p.Reductions, p.PID, screen.Printable(what))
+			if columns := v.screen.Columns(0); columns > 0 {
+				row = screen.Cut(row, columns)
 			}
 			fmt.Fprintln(b, row)
 			by = ""

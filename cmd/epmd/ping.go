@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/goerlang/eclus/cmd/epmd/internal/cookie"
+	"github.com/goerlang/eclus/cmd/epmd/internal/screen"
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/node"
 	"github.com/goerlang/eclus/registry"
@@ -102,7 +103,7 @@ func (f failure) Error() string { return f.found }
 func failed(found string, advice ...string) failure { return failure{found, advice} }
 
 // ping goes the way to the node that -ping names and shows each step. Its error is exit status 1 if there is no pong.
-func ping(ctx context.Context, c config, s screen, getenv func(string) (string, bool), stdout io.Writer) error {
+func ping(ctx context.Context, c config, s screen.Screen, getenv func(string) (string, bool), stdout io.Writer) error {
 	p := newPinger(c, getenv)
 	if !c.json {
 		p.show = func(step pingStep) { printStep(stdout, s, step) }
@@ -131,19 +132,19 @@ func newPinger(c config, getenv func(string) (string, bool)) *pinger {
 }
 
 // conclude prints what comes after the steps.
-func (p *pinger) conclude(stdout io.Writer, s screen) error {
+func (p *pinger) conclude(stdout io.Writer, s screen.Screen) error {
 	if p.config.json {
 		text, err := json.Marshal(p.report)
 		if err == nil {
-			_, err = fmt.Fprintf(stdout, "%s\n", escapeUnprintable(text))
+			_, err = fmt.Fprintf(stdout, "%s\n", screen.EscapeUnprintable(text))
 		}
 		return err
 	}
-	verdict, l := "pang", red
+	verdict, l := "pang", screen.Red
 	if p.report.Pong {
-		verdict, l = "pong", green
+		verdict, l = "pong", screen.Green
 	}
-	_, err := fmt.Fprintf(stdout, "%s from %s after %.1f ms\n", s.paint(verdict, l), printable(p.report.Node), p.report.Millis)
+	_, err := fmt.Fprintf(stdout, "%s from %s after %.1f ms\n", s.Paint(verdict, l), screen.Printable(p.report.Node), p.report.Millis)
 	return err
 }
 
@@ -175,20 +176,20 @@ func (p *pinger) walkTo(ctx context.Context, last string) bool {
 func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // printStep prints a step on a line, and advice below it.
-func printStep(w io.Writer, s screen, step pingStep) {
-	mark, l := "✓", green
+func printStep(w io.Writer, s screen.Screen, step pingStep) {
+	mark, l := "✓", screen.Green
 	if !step.OK {
-		mark, l = "✗", red
+		mark, l = "✗", screen.Red
 	}
 	const indent = 23 // of what was found
-	found := printable(step.Found)
-	if columns := s.columns(indent); columns > 0 {
-		found = cut(found, columns)
+	found := screen.Printable(step.Found)
+	if columns := s.Columns(indent); columns > 0 {
+		found = screen.Cut(found, columns)
 	}
 	took := fmt.Sprintf("%8.1f ms", step.Millis)
-	fmt.Fprintf(w, "%s %-8s %s  %s\n", s.paint(mark, l), step.Step, s.paint(took, faint), found)
+	fmt.Fprintf(w, "%s %-8s %s  %s\n", s.Paint(mark, l), step.Step, s.Paint(took, screen.Faint), found)
 	for _, line := range step.Advice {
-		fmt.Fprintf(w, "%*s%s\n", indent, "", printable(line))
+		fmt.Fprintf(w, "%*s%s\n", indent, "", screen.Printable(line))
 	}
 }
 

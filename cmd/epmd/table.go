@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/goerlang/eclus/cmd/epmd/internal/screen"
 	"github.com/goerlang/eclus/registry"
 )
 
@@ -26,7 +27,7 @@ import (
 // for one that has gone. Columns that the screen is too narrow for are left out, and names cut.
 type tablePrinter struct {
 	out    io.Writer
-	screen screen
+	screen screen.Screen
 	zone   *time.Location
 	users  userNames
 	port   uint32 // of this epmd
@@ -54,10 +55,10 @@ var tableHead = [columnCount]string{"NODE", "ADDRESS", "PORT", "TYPE", "ORIGIN",
 type cell struct {
 	text string
 	mark string // follows, and is never cut off
-	look look
+	look screen.Look
 }
 
-func (c cell) width() int { return textWidth(c.text) + textWidth(c.mark) }
+func (c cell) width() int { return screen.TextWidth(c.text) + screen.TextWidth(c.mark) }
 
 // row has a cell for each column.
 type row [columnCount]cell
@@ -97,10 +98,10 @@ func (p tablePrinter) snapshot(k *knownNodes) {
 	}
 	fmt.Fprintf(p.out, "epmd on port %d: %s, %d on the LAN\n", k.epmdPort, k.count(len(list)), lan)
 	if k.lanOff != "" {
-		fmt.Fprintf(p.out, "LAN discovery off: %s\n", printable(k.lanOff))
+		fmt.Fprintf(p.out, "LAN discovery off: %s\n", screen.Printable(k.lanOff))
 	}
 	if k.silent != "" {
-		fmt.Fprintf(p.out, "this host is not announced: %s\n", printable(k.silent))
+		fmt.Fprintf(p.out, "this host is not announced: %s\n", screen.Printable(k.silent))
 	}
 	if len(list) > 0 {
 		fmt.Fprintln(p.out)
@@ -129,7 +130,7 @@ func (p tablePrinter) printRows(list []registry.Node) {
 	for _, n := range list {
 		rows = append(rows, p.row(n))
 	}
-	l := layOut(rows, p.screen.columns(0))
+	l := layOut(rows, p.screen.Columns(0))
 	for _, r := range rows {
 		fmt.Fprintln(p.out, p.line(r, l))
 	}
@@ -137,31 +138,31 @@ func (p tablePrinter) printRows(list []registry.Node) {
 
 func (p tablePrinter) change(kind registry.EventKind, n registry.Node) {
 	sign := map[registry.EventKind]cell{
-		registry.Up:      {text: "+", look: green},
-		registry.Changed: {text: "~", look: yellow},
-		registry.Down:    {text: "-", look: red},
+		registry.Up:      {text: "+", look: screen.Green},
+		registry.Changed: {text: "~", look: screen.Yellow},
+		registry.Down:    {text: "-", look: screen.Red},
 	}[kind]
 	r := p.row(n)
-	l := layOut([]row{r}, p.screen.columns(len("+ ")))
-	fmt.Fprintln(p.out, p.screen.paint(sign.text, sign.look), p.line(r, l))
+	l := layOut([]row{r}, p.screen.Columns(len("+ ")))
+	fmt.Fprintln(p.out, p.screen.Paint(sign.text, sign.look), p.line(r, l))
 }
 
 func headRow() row {
 	var r row
 	for column, title := range tableHead {
-		r[column] = cell{text: title, look: bold}
+		r[column] = cell{text: title, look: screen.Bold}
 	}
 	return r
 }
 
 func (p tablePrinter) row(n registry.Node) row {
-	name := cell{text: printable(n.Node)}
+	name := cell{text: screen.Printable(n.Node)}
 	if !n.Sure {
-		name.mark, name.look = unsureMark, faint
+		name.mark, name.look = unsureMark, screen.Faint
 	}
 	address := emptyCell
 	if len(n.Addresses) > 0 {
-		address = printable(n.Addresses[0].String())
+		address = screen.Printable(n.Addresses[0].String())
 	}
 	pid, owner, unit := p.holderCells(n.Holder)
 	return row{
@@ -182,11 +183,11 @@ func (p tablePrinter) row(n registry.Node) row {
 func reachCell(n registry.Node) cell {
 	switch {
 	case n.Why != "":
-		return cell{text: printable(string(n.Why)), look: yellow}
+		return cell{text: screen.Printable(string(n.Why)), look: screen.Yellow}
 	case n.Reach == registry.Unchecked:
 		return cell{text: emptyCell}
 	case n.Reach == registry.Unreachable:
-		return cell{text: n.Reach.String(), look: red}
+		return cell{text: n.Reach.String(), look: screen.Red}
 	}
 	return cell{text: n.Reach.String()}
 }
@@ -204,11 +205,11 @@ func (p tablePrinter) holderCells(h *registry.Holder) (pid, owner, unit string) 
 	if h == nil {
 		return emptyCell, emptyCell, emptyCell
 	}
-	pid, unit = emptyCell, printable(cmp.Or(h.Unit, emptyCell))
+	pid, unit = emptyCell, screen.Printable(cmp.Or(h.Unit, emptyCell))
 	if h.PID != 0 {
 		pid = strconv.Itoa(int(h.PID))
 	}
-	return pid, cmp.Or(printable(p.users.of(h.UID)), strconv.FormatUint(uint64(h.UID), 10)), unit
+	return pid, cmp.Or(screen.Printable(p.users.of(h.UID)), strconv.FormatUint(uint64(h.UID), 10)), unit
 }
 
 // layout says which columns are shown, and how wide.
@@ -274,22 +275,14 @@ func isEmptyColumn(rows []row, column int) bool {
 
 // line returns a row as it is printed.
 func (p tablePrinter) line(r row, l layout) string {
-	r[nodeColumn].text = cut(r[nodeColumn].text, l.widths[nodeColumn]-textWidth(r[nodeColumn].mark))
+	r[nodeColumn].text = screen.Cut(r[nodeColumn].text, l.widths[nodeColumn]-screen.TextWidth(r[nodeColumn].mark))
 	var line strings.Builder
 	for i, column := range l.columns {
 		c := r[column]
-		line.WriteString(p.screen.paint(c.text+c.mark, c.look))
+		line.WriteString(p.screen.Paint(c.text+c.mark, c.look))
 		if i < len(l.columns)-1 {
 			line.WriteString(strings.Repeat(" ", max(0, l.widths[column]-c.width())+columnsApart))
 		}
 	}
 	return line.String()
-}
-
-// counted returns a number with what it counts, in the plural unless it is 1.
-func counted(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return strconv.Itoa(n) + " " + noun + "s"
 }

@@ -9,36 +9,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/goerlang/eclus/cmd/epmd/internal/screen"
 	"github.com/goerlang/eclus/registry"
 )
 
-func TestCut(t *testing.T) {
-	for _, tt := range []struct {
-		text    string
-		columns int
-		want    string
-	}{
-		{"a@hosta", 7, "a@hosta"},
-		{"a@hosta", 6, "a@hos…"},
-		{"a@hosta", 1, "…"},
-		{"a@hosta", -1, "…"},
-		{"", 0, ""},
-		{"日本語", 6, "日本語"},
-		{"日本語", 5, "日本…"},
-		{"日本語", 4, "日…"},
-		{"e\u0301e\u0301e\u0301", 3, "e\u0301e\u0301e\u0301"},
-		{"e\u0301e\u0301e\u0301", 2, "e\u0301…"},
-		{"ﾊﾛｰ", 3, "ﾊﾛｰ"},
-		{"🦊x", 3, "🦊x"},
-	} {
-		if got := cut(tt.text, tt.columns); got != tt.want {
-			t.Errorf("%q cut to %d columns: %q, want %q", tt.text, tt.columns, got, tt.want)
-		}
-	}
-}
-
 // shownOn returns what is printed of a network on a screen.
-func shownOn(s screen, k *knownNodes) string {
+func shownOn(s screen.Screen, k *knownNodes) string {
 	var out strings.Builder
 	p := tablePrinter{&out, s, time.UTC, testUsers(), 4369}
 	p.snapshot(k)
@@ -48,7 +24,7 @@ func shownOn(s screen, k *knownNodes) string {
 	return out.String()
 }
 
-func ofWidth(columns int) screen { return screen{width: func() int { return columns }} }
+func ofWidth(columns int) screen.Screen { return screen.Screen{Width: func() int { return columns }} }
 
 // crowd is a network whose nodes have all there is to show, in any width.
 func crowd() *knownNodes {
@@ -67,7 +43,7 @@ func TestWidths(t *testing.T) {
 		table, _, _ = strings.Cut(table, "\n\n") // the notes
 		for line := range strings.Lines(table) {
 			line = strings.TrimSuffix(line, "\n")
-			if got := textWidth(line); got > width {
+			if got := screen.TextWidth(line); got > width {
 				t.Errorf("on %d columns a line has %d: %s", width, got, line)
 			}
 		}
@@ -121,7 +97,7 @@ func TestNarrow(t *testing.T) {
 
 // TestColours has colours where they say something, and the same text.
 func TestColours(t *testing.T) {
-	coloured := screen{coloured: true}
+	coloured := screen.Screen{Coloured: true}
 	got := shownOn(coloured, known())
 	for _, want := range []string{
 		"\n\x1b[1mNODE\x1b[m    ",
@@ -137,11 +113,11 @@ func TestColours(t *testing.T) {
 			t.Errorf("no %q in\n%q", want, got)
 		}
 	}
-	for _, l := range []look{bold, faint, red, green, yellow} {
+	for _, l := range []screen.Look{screen.Bold, screen.Faint, screen.Red, screen.Green, screen.Yellow} {
 		got = strings.ReplaceAll(got, fmt.Sprintf("\x1b[%sm", l), "")
 	}
-	if got = strings.ReplaceAll(got, "\x1b[m", ""); got != shownOn(screen{}, known()) {
-		t.Errorf("without colours it is\n%s\nwant\n%s", got, shownOn(screen{}, known()))
+	if got = strings.ReplaceAll(got, "\x1b[m", ""); got != shownOn(screen.Screen{}, known()) {
+		t.Errorf("without colours it is\n%s\nwant\n%s", got, shownOn(screen.Screen{}, known()))
 	}
 }
 
@@ -152,11 +128,11 @@ func TestEmojiTable(t *testing.T) {
 		n := registry.Node{Node: name, Name: name, Port: 7777, Sure: true}
 		k.nodes[keyOf(n)] = n
 	}
-	_, table, _ := strings.Cut(shownOn(screen{}, k), "\n\n")
+	_, table, _ := strings.Cut(shownOn(screen.Screen{}, k), "\n\n")
 	var at []int
 	for line := range strings.Lines(table) {
 		if before, _, found := strings.Cut(line, "7777  normal  local   "); found {
-			at = append(at, textWidth(before))
+			at = append(at, screen.TextWidth(before))
 		}
 	}
 	if want := []int{len("abcd  -        "), len("abcd  -        "), len("abcd  -        ")}; !slices.Equal(at, want) {
