@@ -23,6 +23,8 @@ var mayImport = map[string]string{
 		"…/hosts …/identify …/interfaces …/journal …/listening …/nodeserver …/reach …/stockerror",
 	"…/daemonlog":  "systemd",
 	"…/holders":    "registry systemd",
+	"…/exit":       "",
+	"…/explain":    "epmd systemd …/interfaces …/screen …/tcp",
 	"…/hosts":      "registry",
 	"…/identify":   "node registry …/holders",
 	"…/interfaces": "",
@@ -31,7 +33,9 @@ var mayImport = map[string]string{
 	"…/nodeserver": "epmd node node/etf registry",
 	"…/reach":      "epmd registry",
 	"…/screen":     "",
+	"…/stock":      "epmd …/exit …/explain …/screen",
 	"…/stockerror": "",
+	"…/tcp":        "epmd",
 }
 
 // TestLayout holds that imports point inwards: registry and the distribution protocol know nothing of the rest,

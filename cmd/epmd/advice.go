@@ -4,14 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/goerlang/eclus/cmd/epmd/internal/tcp"
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/node"
 	"github.com/goerlang/eclus/registry"
@@ -173,10 +172,10 @@ func (p *pinger) epmdFailure(ctx context.Context, e *epmd.AddrError) failure {
 		return failed(fmt.Sprintf("nothing listens on %v for us", at), append(p.portAdvice(ctx),
 			"The host is up, but no epmd takes connections there. Does one run (systemctl status epmd.socket; epmd -names on that host)?",
 			"It may listen on loopback only: see its -address, and ERL_EPMD_ADDRESS.")...)
-	case isTimeout(e.Err):
+	case tcp.IsTimeout(e.Err):
 		return failed(fmt.Sprintf("no answer from %v", at),
 			fmt.Sprintf("The host is down, or a firewall drops what is for TCP port %d.", at.Port()))
-	case errors.Is(e, epmd.ErrNoAnswer), isClosed(e.Err):
+	case errors.Is(e, epmd.ErrNoAnswer), tcp.IsClosed(e.Err):
 		return failed(fmt.Sprintf("%v closes the connection without an answer", at),
 			"The epmd there refuses this host, as -allow has it; its log says so (journalctl -u epmd). Or another program listens there.")
 	case errors.Is(e, syscall.EHOSTUNREACH):
@@ -216,17 +215,6 @@ func (p *pinger) isOnLink(a netip.Addr) bool {
 	return err == nil && slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(a.WithZone("")) })
 }
 
-func isTimeout(err error) bool {
-	var timeout interface{ Timeout() bool }
-	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
-}
-
-// isClosed reports whether the other side has ended a connection.
-func isClosed(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
-		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
-}
-
 // othersAdvice says which names are registered.
 func othersAdvice(names epmd.Names, err error) []string {
 	const most = 20
@@ -257,7 +245,7 @@ func (p *pinger) connectFailure(_ context.Context, e *epmd.AddrError) failure {
 	case errors.Is(e, syscall.ECONNREFUSED):
 		return failed(fmt.Sprintf("nothing listens on %v for us", at),
 			"The node may listen on one address only (inet_dist_use_interface), or a firewall rejects the port.")
-	case isTimeout(e.Err):
+	case tcp.IsTimeout(e.Err):
 		return failed(fmt.Sprintf("no answer from %v", at), "A firewall drops what is for that port. "+portRangeAdvice)
 	case errors.Is(e, syscall.EHOSTUNREACH) && at.Addr() == p.epmd.Addr():
 		return failed(fmt.Sprintf("connections to %v are rejected", at), "The epmd answers there, so a firewall rejects that port. "+portRangeAdvice)
@@ -293,7 +281,7 @@ func pingFailure(err error) error {
 		return failed(err.Error(),
 			"The handshake and the cookie are right. The node may take only messages that begin with a distribution header, as some written in Go do: "+
 				"epmd sends none, nor does a C node.")
-	case isClosed(err):
+	case tcp.IsClosed(err):
 		return failed(err.Error(), "The connection was closed after the cookie had been accepted. The node's log may say why.")
 	case errors.Is(err, node.ErrPang):
 		return failed(err.Error(), "The node is connected, but its net_kernel does not take us for a node.")
@@ -304,10 +292,10 @@ func pingFailure(err error) error {
 // largeFailure says what became of a large answer, where a small one has come.
 func largeFailure(err error) error {
 	found := fmt.Sprintf("an answer of %d kB does not arrive, though small ones do", largeAnswer>>10)
-	if isClosed(err) {
+	if tcp.IsClosed(err) {
 		return failed(found+": "+err.Error(), "The node, or a firewall on the way, has closed the connection.")
 	}
-	if !isTimeout(err) {
+	if !tcp.IsTimeout(err) {
 		return failed(found + ": " + err.Error())
 	}
 	return failed(found,

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/goerlang/eclus/cmd/epmd/internal/exit"
 	"github.com/goerlang/eclus/epmd"
 )
 
@@ -130,7 +131,7 @@ func awaitChild() error {
 	case status.Signaled():
 		return errors.New(status.Signal().String())
 	case status.ExitStatus() != 0:
-		return exitStatus(status.ExitStatus())
+		return exit.Status(status.ExitStatus())
 	}
 	return nil
 }

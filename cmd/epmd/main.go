@@ -19,7 +19,9 @@ import (
 	"strings"
 
 	"github.com/goerlang/eclus/cmd/epmd/internal/daemon"
+	"github.com/goerlang/eclus/cmd/epmd/internal/exit"
 	"github.com/goerlang/eclus/cmd/epmd/internal/screen"
+	"github.com/goerlang/eclus/cmd/epmd/internal/stock"
 	"github.com/goerlang/eclus/cmd/epmd/internal/stockerror"
 	"github.com/goerlang/eclus/systemd"
 )
@@ -68,7 +70,15 @@ func run(ctx context.Context, args []string, getenv func(string) (string, bool),
 		}
 		return daemon.Serve(ctx, c.daemonOptions(args, stderr))
 	}
-	return ask(ctx, c, stdout, stderr)
+	return stock.Ask(ctx, c.stockOptions(stdout, stderr))
+}
+
+// stockOptions returns what the question to a running epmd is.
+func (c config) stockOptions(stdout, stderr io.Writer) stock.Options {
+	questions := map[command]stock.Question{
+		commandNames: stock.Names, commandStarted: stock.Started, commandDump: stock.Dump, commandKill: stock.Kill, commandStop: stock.Stop,
+	}
+	return stock.Options{Question: questions[c.command], Name: c.name, Port: c.port, Stdout: stdout, Stderr: stderr}
 }
 
 // daemonOptions returns what the daemon needs to know of the flags. args are those of this process.
@@ -111,14 +121,9 @@ func hostName() string {
 	return host
 }
 
-// exitStatus is the error of a command that has said already what there is to say.
-type exitStatus int
-
-func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
-
 // report tells the user of err, if that is still to be done, and returns the exit status.
 func report(err error, stderr io.Writer) int {
-	var status exitStatus
+	var status exit.Status
 	var usage usageError
 	var stock stockerror.Error
 	switch {

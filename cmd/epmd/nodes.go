@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/goerlang/eclus/cmd/epmd/internal/exit"
+	"github.com/goerlang/eclus/cmd/epmd/internal/explain"
 	"github.com/goerlang/eclus/cmd/epmd/internal/reach"
 	"github.com/goerlang/eclus/cmd/epmd/internal/screen"
 	"github.com/goerlang/eclus/epmd"
@@ -19,7 +21,7 @@ import (
 )
 
 // nothingListed is the exit status of -nodes where an epmd answers, but knows no node that is meant.
-const nothingListed exitStatus = 2
+const nothingListed exit.Status = 2
 
 // nodes lists the nodes that the local epmd knows. With -watch it goes on with every change until its
 // output ends.
@@ -54,11 +56,12 @@ func nodes(ctx context.Context, c config, s screen.Screen, stdout, stderr io.Wri
 
 // openNodes asks for all nodes and every change. It returns the former, after which lines has the latter.
 func openNodes(ctx context.Context, c config, stderr io.Writer) (lines *epmd.Lines, known *knownNodes, err error) {
-	explainIfLate(ctx, c, stderr, func() { lines, err = epmd.NewLocalClient(c.port).Watch(ctx) })
+	explainer := explain.Explainer{Port: c.port, Stderr: stderr, Unwilling: "an epmd that does not know -nodes, like the one of Erlang/OTP"}
+	explainer.IfLate(ctx, func() { lines, err = epmd.NewLocalClient(c.port).Watch(ctx) })
 	if err != nil && !errors.Is(err, epmd.ErrNoAnswer) {
 		fmt.Fprintln(stderr, "epmd: Cannot connect to local epmd")
-		explain(ctx, c, unreachable, stderr)
-		return nil, nil, exitStatus(1)
+		explainer.Explain(ctx, explain.Unreachable)
+		return nil, nil, exit.Status(1)
 	}
 	if err == nil {
 		if known, err = readSnapshot(lines, c.filter); err == nil {
@@ -67,8 +70,8 @@ func openNodes(ctx context.Context, c config, stderr io.Writer) (lines *epmd.Lin
 		lines.Close()
 	}
 	fmt.Fprintf(stderr, "epmd: no list of nodes on port %d: %v\n", c.port, err)
-	explain(ctx, c, unanswered, stderr)
-	return nil, nil, exitStatus(1)
+	explainer.Explain(ctx, explain.Unanswered)
+	return nil, nil, exit.Status(1)
 }
 
 // nodePrinter shows nodes to a person or to a program.
@@ -133,7 +136,7 @@ func (k *knownNodes) count(listed int) string {
 }
 
 func readSnapshot(lines *epmd.Lines, filter nodeFilter) (*knownNodes, error) {
-	if !isPort(int64(lines.EPMDPort)) {
+	if lines.EPMDPort == 0 || lines.EPMDPort > 65535 {
 		return nil, fmt.Errorf("epmd on port %d", lines.EPMDPort)
 	}
 	known := &knownNodes{epmdPort: lines.EPMDPort, nodes: make(map[nodeKey]registry.Node), filter: filter}

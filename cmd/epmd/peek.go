@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/goerlang/eclus/cmd/epmd/internal/exit"
 	"github.com/goerlang/eclus/cmd/epmd/internal/screen"
 	"github.com/goerlang/eclus/node"
 	"github.com/goerlang/eclus/node/etf"
@@ -601,7 +602,7 @@ func peek(ctx context.Context, c config, s screen.Screen, getenv func(string) (s
 		for _, line := range step.Advice {
 			fmt.Fprintln(stderr, "epmd: "+screen.Printable(line))
 		}
-		return exitStatus(1)
+		return exit.Status(1)
 	}
 	defer p.conn.Close()
 	v := &peekView{peeker: newPeeker(p.conn), config: c, screen: s, out: stdout, stderr: stderr}

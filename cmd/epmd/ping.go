@@ -14,7 +14,9 @@ import (
 	"time"
 
 	"github.com/goerlang/eclus/cmd/epmd/internal/cookie"
+	"github.com/goerlang/eclus/cmd/epmd/internal/exit"
 	"github.com/goerlang/eclus/cmd/epmd/internal/screen"
+	"github.com/goerlang/eclus/cmd/epmd/internal/tcp"
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/node"
 	"github.com/goerlang/eclus/registry"
@@ -118,7 +120,7 @@ func ping(ctx context.Context, c config, s screen.Screen, getenv func(string) (s
 		return err
 	}
 	if !p.report.Pong {
-		return exitStatus(1)
+		return exit.Status(1)
 	}
 	return nil
 }
@@ -362,7 +364,7 @@ func (p *pinger) identifyFailure(err error) error {
 	case errors.Is(err, node.ErrHungUp):
 		return failed(err.Error(),
 			"What listens there may be no Erlang node, or one written in another language that does not understand the handshake. Its log may say more.")
-	case isTimeout(err):
+	case tcp.IsTimeout(err):
 		return failed("the node takes connections, but does not answer",
 			"It is suspended, overloaded or hanging: see the process on its host (ps, top), and its log.")
 	}
@@ -448,9 +450,9 @@ func (p *pinger) askLarge(ctx context.Context) (string, error) {
 	defer cancel()
 	err := p.net.answer(small, p.conn, 1)
 	switch {
-	case err != nil && isClosed(err):
+	case err != nil && tcp.IsClosed(err):
 		return "", pingFailure(err)
-	case err != nil && p.identity.Flags&node.Spawn == 0, err != nil && !isTimeout(err):
+	case err != nil && p.identity.Flags&node.Spawn == 0, err != nil && !tcp.IsTimeout(err):
 		return "no large answer to ask for: the node runs no functions for others", nil
 	case err != nil:
 		return "", failed(err.Error(), "The node is connected, but starts no process for us: it is overloaded or hanging.")

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 
 	"github.com/goerlang/eclus/cmd/epmd/internal/interfaces"
 	"github.com/goerlang/eclus/cmd/epmd/internal/reach"
+	"github.com/goerlang/eclus/cmd/epmd/internal/tcp"
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/node"
 	"github.com/goerlang/eclus/registry"
@@ -39,7 +39,7 @@ func realWorld(c config) world {
 			return epmd.NewClient(epmds...).LookupAt(ctx, name)
 		},
 		names:    func(ctx context.Context, at netip.AddrPort) (epmd.Names, error) { return reach.Client(at).Names(ctx) },
-		connect:  firstOpen,
+		connect:  tcp.FirstOpen,
 		identify: node.Identify,
 		dial:     (*node.Dialer).DialAddr,
 		ping:     func(ctx context.Context, c *node.Conn) error { return c.Ping(ctx) },
@@ -49,17 +49,6 @@ func realWorld(c config) world {
 		prefixes:   interfaces.Prefixes,
 		switching:  func() ([]byte, error) { return os.ReadFile("/etc/nsswitch.conf") },
 	}
-}
-
-// firstOpen returns the first address that takes a connection, which is closed at once.
-func firstOpen(ctx context.Context, addrs []netip.AddrPort) (netip.AddrPort, error) {
-	return epmd.FirstOf(ctx, addrs, func(ctx context.Context, at netip.AddrPort) (netip.AddrPort, error) {
-		conn, err := new(net.Dialer).DialContext(ctx, "tcp", at.String())
-		if err != nil {
-			return netip.AddrPort{}, err
-		}
-		return at, conn.Close()
-	}, func(netip.AddrPort) {})
 }
 
 // answerOf has the node send a binary of that size.

@@ -1,4 +1,8 @@
-package main
+// Package stock asks the epmd that runs here what OTP's epmd asks: -names, -started, -dump, -kill and -stop. Texts, streams
+// and exit statuses are the same as there.
+//
+// Ask connects to the epmd by TCP, and blocks until that has answered.
+package stock
 
 import (
 	"bufio"
@@ -9,6 +13,8 @@ import (
 	"io"
 	"net"
 
+	"github.com/goerlang/eclus/cmd/epmd/internal/exit"
+	"github.com/goerlang/eclus/cmd/epmd/internal/explain"
 	"github.com/goerlang/eclus/cmd/epmd/internal/screen"
 	"github.com/goerlang/eclus/epmd"
 )
@@ -16,40 +22,73 @@ import (
 // maxStopName is how long a name OTP's epmd takes for -stop, in bytes.
 const maxStopName = 1000
 
-// ask puts one of the questions of OTP's epmd to the one that runs here. It prints the same text to the
-// same stream, and as there an epmd that does not answer is waited for. What can be found out about one that
-// does not answer as it should follows on stderr.
-func ask(ctx context.Context, c config, stdout, stderr io.Writer) error {
-	if c.command == commandStop && len(c.name) > maxStopName {
-		fmt.Fprint(stdout, "epmd: Name too long!")
-		return exitStatus(1)
+// Question is what the epmd is asked.
+type Question uint8
+
+// The questions of OTP's epmd.
+const (
+	Names Question = iota
+	Started
+	Dump
+	Kill
+	Stop
+)
+
+// Options say what to ask, and where the answer goes.
+type Options struct {
+	Question       Question
+	Name           string // whom to stop
+	Port           uint16
+	Stdout, Stderr io.Writer
+}
+
+// explainer explains why there is no answer. To ask whether an epmd is there (-started) is no reason to write anything.
+func (o Options) explainer() *explain.Explainer {
+	e := &explain.Explainer{Port: o.Port, Stderr: o.Stderr, Unwilling: "an epmd that did not answer this"}
+	switch o.Question {
+	case Started:
+		e.Stderr = nil
+	case Stop:
+		e.Unwilling = "an epmd that does not grant -stop: it takes one started with -relaxed_command_check"
 	}
+	return e
+}
+
+// Ask asks the epmd that runs here. It prints the same text as OTP's epmd to the same stream, and as there an epmd that
+// does not answer is waited for. What can be found out about one that does not answer as it should follows on Stderr.
+// An error is an [exit.Status].
+func Ask(ctx context.Context, o Options) error {
+	if o.Question == Stop && len(o.Name) > maxStopName {
+		fmt.Fprint(o.Stdout, "epmd: Name too long!")
+		return exit.Status(1)
+	}
+	explainer := o.explainer()
 	var conn net.Conn
 	var begun error // of the first byte
 	var answer *bufio.Reader
 	var err error
-	explainIfLate(ctx, c, stderr, func() {
-		if conn, err = epmd.NewLocalClient(c.port).Ask(ctx, c.request()); err == nil {
+	explainer.IfLate(ctx, func() {
+		if conn, err = epmd.NewLocalClient(o.Port).Ask(ctx, o.request()); err == nil {
 			answer = bufio.NewReader(conn)
 			_, begun = answer.Peek(1)
 		}
 	})
 	if isWriteError(err) {
-		fmt.Fprintln(stdout, "epmd: Can't write to epmd")
-		explain(ctx, c, unanswered, stderr)
-		return exitStatus(1)
+		fmt.Fprintln(o.Stdout, "epmd: Can't write to epmd")
+		explainer.Explain(ctx, explain.Unanswered)
+		return exit.Status(1)
 	}
 	if err != nil {
-		if c.command != commandStarted {
-			fmt.Fprintln(stderr, "epmd: Cannot connect to local epmd")
+		if o.Question != Started {
+			fmt.Fprintln(o.Stderr, "epmd: Cannot connect to local epmd")
 		}
-		explain(ctx, c, unreachable, stderr)
-		return exitStatus(1)
+		explainer.Explain(ctx, explain.Unreachable)
+		return exit.Status(1)
 	}
 	defer conn.Close()
-	valid, err := printAnswer(c.command, answer, begun, stdout)
+	valid, err := printAnswer(o.Question, answer, begun, o.Stdout)
 	if !valid {
-		explain(ctx, c, unanswered, stderr)
+		explainer.Explain(ctx, explain.Unanswered)
 	}
 	return err
 }
@@ -60,13 +99,13 @@ func isWriteError(err error) bool {
 	return errors.As(err, &op) && op.Op == "write"
 }
 
-func (c config) request() epmd.Request {
-	switch c.command {
-	case commandKill:
+func (o Options) request() epmd.Request {
+	switch o.Question {
+	case Kill:
 		return epmd.KillReq{}
-	case commandStop:
-		return epmd.StopReq{Name: c.name}
-	case commandDump:
+	case Stop:
+		return epmd.StopReq{Name: o.Name}
+	case Dump:
 		return epmd.DumpReq{}
 	}
 	return epmd.NamesReq{}
@@ -75,13 +114,13 @@ func (c config) request() epmd.Request {
 // printAnswer prints the answer to a command as OTP's epmd does. begun is the error of its first byte, which
 // is not returned again when that is read. The error is the command's; valid reports whether an epmd could
 // have answered so.
-func printAnswer(asked command, answer *bufio.Reader, begun error, stdout io.Writer) (valid bool, err error) {
+func printAnswer(asked Question, answer *bufio.Reader, begun error, stdout io.Writer) (valid bool, err error) {
 	switch asked {
-	case commandKill:
+	case Kill:
 		return printKilled(answer, begun, stdout)
-	case commandStop:
+	case Stop:
 		return printStopped(answer, begun, stdout)
-	case commandStarted:
+	case Started:
 		return printNames(answer, io.Discard)
 	}
 	return printNames(answer, stdout)
@@ -93,7 +132,7 @@ func printNames(answer *bufio.Reader, stdout io.Writer) (valid bool, err error) 
 	var port int32
 	if err := binary.Read(answer, binary.BigEndian, &port); err != nil {
 		fmt.Fprintln(stdout, "epmd: no response from local epmd")
-		return false, exitStatus(1)
+		return false, exit.Status(1)
 	}
 	heading := fmt.Sprintf("epmd: up and running on port %d with data:\n", port)
 	if screen.IsTerminal(stdout) {
@@ -105,11 +144,8 @@ func printNames(answer *bufio.Reader, stdout io.Writer) (valid bool, err error) 
 		_, _ = io.Copy(struct{ io.Writer }{out}, answer) // however it ends, the answer is what came
 		out.Flush()
 	}
-	return isPort(int64(port)), nil
+	return 0 < port && port <= 65535, nil // what other programs say first makes larger numbers
 }
-
-// isPort tells whether that can be an epmd's port. What other programs say first makes larger numbers.
-func isPort(n int64) bool { return 0 < n && n <= 65535 }
 
 // printKilled prints an answer to KillReq.
 func printKilled(answer io.Reader, begun error, stdout io.Writer) (valid bool, err error) {
@@ -122,7 +158,7 @@ func printKilled(answer io.Reader, begun error, stdout io.Writer) (valid bool, e
 		return true, nil
 	}
 	fmt.Fprintln(stdout, "Killing not allowed - living nodes in database.")
-	return said == "NO", exitStatus(1)
+	return said == "NO", exit.Status(1)
 }
 
 // printStopped prints the first 7 bytes of an answer to StopReq: "STOPPED" or "NOEXIST".
@@ -150,5 +186,5 @@ func readShort(answer io.Reader, begun error, length int, stdout io.Writer) (str
 	default:
 		fmt.Fprintln(stdout, "epmd: failed to read answer from local epmd")
 	}
-	return "", exitStatus(1)
+	return "", exit.Status(1)
 }

@@ -1,4 +1,9 @@
-package main
+// Package explain finds out why the epmd of this host does not do what is asked, by what can be seen from outside: who
+// listens on its port, if anybody.
+//
+// It asks the kernel and systemd who that is, and connects to the port to see whether it answers as an epmd does. A call
+// takes at most 2 s, and starts no goroutine that outlives it.
+package explain
 
 import (
 	"cmp"
@@ -6,12 +11,14 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os/user"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/goerlang/eclus/cmd/epmd/internal/interfaces"
 	"github.com/goerlang/eclus/cmd/epmd/internal/screen"
+	"github.com/goerlang/eclus/cmd/epmd/internal/tcp"
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/systemd"
 )
@@ -22,32 +29,37 @@ const (
 	probeTime  = time.Second     // for an answer to a question that every epmd answers
 )
 
-// fault is what was wrong with the epmd that was asked, said of who holds its port.
-type fault string
+// Fault is what was wrong with the epmd that was asked, said of who holds its port.
+type Fault string
 
+// What may be wrong.
 const (
-	unreachable fault = "which does not accept connections"
-	unanswered  fault = "which does not answer as an epmd"
-	late        fault = "which has not answered yet"
+	Unreachable Fault = "which does not accept connections"
+	Unanswered  Fault = "which does not answer as an epmd"
+	late        Fault = "which has not answered yet"
 )
 
-// explain writes on a line or two why the epmd of this host did not do what was asked, by what can be seen
-// from outside: who listens on its port, if anybody. To ask whether one is there (-started) is no reason to
-// write anything.
-func explain(ctx context.Context, c config, f fault, stderr io.Writer) {
-	if c.command == commandStarted {
+// Explainer writes why an epmd of this host did not do what was asked.
+type Explainer struct {
+	Port      uint16    // of the epmd
+	Unwilling Fault     // what is wrong with an epmd that answers other questions
+	Stderr    io.Writer // nil: nothing is explained
+}
+
+// Explain writes a line or two.
+func (e *Explainer) Explain(ctx context.Context, f Fault) {
+	if e.Stderr == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, searchTime)
 	defer cancel()
-	for _, line := range explanation(ctx, c, f) {
-		fmt.Fprintln(stderr, "epmd: "+line)
+	for _, line := range e.explanation(ctx, f) {
+		fmt.Fprintln(e.Stderr, "epmd: "+line)
 	}
 }
 
-// explainIfLate calls ask, which waits for an answer, and if that takes long explains while it goes on. It
-// returns when ask has.
-func explainIfLate(ctx context.Context, c config, stderr io.Writer, ask func()) {
+// IfLate calls ask, which waits for an answer, and if that takes 3 s explains while it goes on. It returns when ask has.
+func (e *Explainer) IfLate(ctx context.Context, ask func()) {
 	waiting, answered := context.WithCancel(ctx)
 	explained := make(chan struct{})
 	go func() {
@@ -55,7 +67,7 @@ func explainIfLate(ctx context.Context, c config, stderr io.Writer, ask func()) 
 		select {
 		case <-waiting.Done():
 		case <-time.After(lateAfter):
-			explain(waiting, c, late, stderr)
+			e.Explain(waiting, late)
 		}
 	}()
 	ask()
@@ -71,19 +83,19 @@ func loopback(port uint16) []netip.AddrPort {
 	}
 }
 
-func explanation(ctx context.Context, c config, f fault) []string {
-	at, holder, err := firstListener(ctx, loopback(c.port))
+func (e *Explainer) explanation(ctx context.Context, f Fault) []string {
+	at, holder, err := firstListener(ctx, loopback(e.Port))
 	switch {
 	case err != nil:
-		return []string{fmt.Sprintf("who holds port %d can't be told: %v", c.port, err)}
+		return []string{fmt.Sprintf("who holds port %d can't be told: %v", e.Port, err)}
 	case holder == nil:
-		return []string{withoutListener(ctx, c.port, f)}
+		return []string{withoutListener(ctx, e.Port, f)}
 	}
 	var better string
-	if f == unanswered {
-		f, better = examine(ctx, c, at)
+	if f == Unanswered {
+		f, better = e.examine(ctx, at)
 	}
-	lines := []string{fmt.Sprintf("port %d is held by %s, %s", c.port, describe(holder), f)}
+	lines := []string{fmt.Sprintf("port %d is held by %s, %s", e.Port, describe(holder), f)}
 	if better != "" {
 		lines = append(lines, better)
 	}
@@ -95,16 +107,16 @@ func explanation(ctx context.Context, c config, f fault) []string {
 
 // withoutListener says what is at a port on which nobody listens. It may have been an epmd that has ended since, or a
 // packet filter that drops connections or leads them elsewhere.
-func withoutListener(ctx context.Context, port uint16, f fault) string {
-	if f == unreachable {
+func withoutListener(ctx context.Context, port uint16, f Fault) string {
+	if f == Unreachable {
 		return nobodyListens(ctx, port)
 	}
 	probing, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
-	switch _, err := firstOpen(probing, loopback(port)); {
+	switch _, err := tcp.FirstOpen(probing, loopback(port)); {
 	case err == nil:
 		return fmt.Sprintf("port %d is redirected to something that %s", port, strings.TrimPrefix(string(f), "which "))
-	case isTimeout(err):
+	case tcp.IsTimeout(err):
 		return fmt.Sprintf("nothing listens on port %d, and a packet filter drops connections to it", port)
 	}
 	return nobodyListens(ctx, port)
@@ -115,17 +127,17 @@ const serviceManager = "init.scope"
 
 // examine asks what every epmd answers. It returns what is wrong with the one at that address, and where to
 // find a better one.
-func examine(ctx context.Context, c config, asked netip.AddrPort) (f fault, better string) {
-	for _, at := range loopback(c.port) {
+func (e *Explainer) examine(ctx context.Context, asked netip.AddrPort) (f Fault, better string) {
+	for _, at := range loopback(e.Port) {
 		if !isEpmd(ctx, at) {
 			continue
 		}
 		if at == asked {
-			return unwilling(c.command), ""
+			return e.Unwilling, ""
 		}
-		return unanswered, fmt.Sprintf("an epmd answers on %v, but nodes look for it on %v first", at, asked)
+		return Unanswered, fmt.Sprintf("an epmd answers on %v, but nodes look for it on %v first", at, asked)
 	}
-	return unanswered, ""
+	return Unanswered, ""
 }
 
 func isEpmd(ctx context.Context, at netip.AddrPort) bool {
@@ -133,17 +145,6 @@ func isEpmd(ctx context.Context, at netip.AddrPort) bool {
 	defer cancel()
 	_, err := epmd.NewClient(at).Names(ctx)
 	return err == nil
-}
-
-// unwilling returns what is wrong with an epmd that answers, but not this.
-func unwilling(asked command) fault {
-	switch asked {
-	case commandNodes:
-		return "an epmd that does not know -nodes, like the one of Erlang/OTP"
-	case commandStop:
-		return "an epmd that does not grant -stop: it takes one started with -relaxed_command_check"
-	}
-	return "an epmd that did not answer this"
 }
 
 // nobodyListens says that nobody listens where nodes look for an epmd, and who does on other addresses.
@@ -187,8 +188,11 @@ func describe(l *systemd.Listener) string {
 	if l.PID != 0 {
 		known = append(known, "pid "+strconv.Itoa(int(l.PID)))
 	}
-	uid := strconv.FormatUint(uint64(l.UID), 10)
-	known = append(known, "user "+cmp.Or(make(userNames).of(l.UID), uid))
+	name := strconv.FormatUint(uint64(l.UID), 10)
+	if u, err := user.LookupId(name); err == nil {
+		name = u.Username
+	}
+	known = append(known, "user "+name)
 	if l.Unit != "" {
 		known = append(known, "unit "+l.Unit)
 	}

@@ -1,0 +1,86 @@
+package explain
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/systemd"
+)
+
+func TestDescribe(t *testing.T) {
+	for want, l := range map[string]systemd.Listener{
+		"nc (pid 812, user 4000000001, unit session-3.scope)": {
+			Program: "nc", Holder: registry.Holder{PID: 812, UID: 4000000001, Unit: "session-3.scope"}},
+		"a process (user root, unit init.scope)": {Holder: registry.Holder{Unit: "init.scope"}},
+		"a?[31m (pid 1, user root)":              {Program: "a\x1b[31m", Holder: registry.Holder{PID: 1}},
+	} {
+		if got := describe(&l); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+// TestExplainEnded explains what an epmd that has ended since did not do: nobody leads its port elsewhere.
+func TestExplainEnded(t *testing.T) {
+	for _, f := range []Fault{Unanswered, late} {
+		if got := withoutListener(t.Context(), 1, f); !strings.HasPrefix(got, "nothing listens on port 1 (") {
+			t.Errorf("%s: got %q", f, got)
+		}
+	}
+}
+
+// listener holds a port of the loopback interface and accepts nobody.
+func listener(t *testing.T) (net.Listener, uint16) {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l, l.Addr().(*net.TCPAddr).AddrPort().Port()
+}
+
+func TestExplain(t *testing.T) {
+	_, port := listener(t)
+	want := fmt.Sprintf("epmd: port %d is held by explain.test (pid %d, user ", port, os.Getpid())
+	for _, f := range []Fault{Unreachable, late} {
+		var stderr strings.Builder
+		(&Explainer{Port: port, Stderr: &stderr}).Explain(t.Context(), f)
+		if got := stderr.String(); !strings.HasPrefix(got, want) || !strings.Contains(got, string(f)) {
+			t.Errorf("got %q; want %q... %s", got, want, f)
+		}
+	}
+	(&Explainer{Port: port}).Explain(t.Context(), Unreachable) // to nobody
+}
+
+// TestIfLate asks what takes its time. What answers at once needs no explanation.
+func TestIfLate(t *testing.T) {
+	_, port := listener(t)
+	explained := make(chan string, 8)
+	e := &Explainer{Port: port, Stderr: writer(func(b []byte) { explained <- string(b) })}
+	e.IfLate(t.Context(), func() {})
+	select {
+	case text := <-explained:
+		t.Errorf("explained at once: %q", text)
+	default:
+	}
+	e.IfLate(t.Context(), func() {
+		select {
+		case text := <-explained:
+			if !strings.Contains(text, string(late)) {
+				t.Errorf("explained %q", text)
+			}
+		case <-time.After(time.Minute):
+			t.Error("not explained while no answer came")
+		}
+	})
+}
+
+type writer func([]byte)
+
+func (w writer) Write(b []byte) (int, error) { w(b); return len(b), nil }
