@@ -30,6 +30,7 @@ var mayImport = map[string]string{
 	"…/interfaces": "",
 	"…/journal":    "registry …/holders",
 	"…/listening":  "avahi registry systemd",
+	"…/listing":    "epmd registry …/exit …/explain …/reach …/screen",
 	"…/nodeserver": "epmd node node/etf registry",
 	"…/reach":      "epmd registry",
 	"…/screen":     "",

@@ -15,6 +15,7 @@ import (
 
 	"github.com/goerlang/eclus/cmd/epmd/internal/cookie"
 	"github.com/goerlang/eclus/cmd/epmd/internal/hosts"
+	"github.com/goerlang/eclus/cmd/epmd/internal/listing"
 	"github.com/goerlang/eclus/cmd/epmd/internal/stockerror"
 	"github.com/goerlang/eclus/dbus"
 	"github.com/goerlang/eclus/epmd"
@@ -80,7 +81,7 @@ type config struct {
 	cookie     node.Cookie // for asNode, set by checkFiles
 
 	json, watch bool
-	filter      nodeFilter
+	filter      listing.Filter
 }
 
 // lanMode says which parts of LAN discovery are wanted.
@@ -154,8 +155,8 @@ func (p *parser) next() error {
 	case "-version", "--version":
 		return p.version(flag)
 	default:
-		if p.command == commandNodes && p.filter.pattern == "" && !strings.HasPrefix(flag, "-") {
-			return blame("-nodes", flag, p.filter.setPattern(flag))
+		if p.command == commandNodes && p.filter.Pattern == "" && !strings.HasPrefix(flag, "-") {
+			return blame("-nodes", flag, p.filter.SetPattern(flag))
 		}
 		return p.valued(flag)
 	}
@@ -191,9 +192,9 @@ func (p *parser) list(flag string) {
 	case "-watch":
 		p.watch = true
 	case "-local":
-		p.filter.localOnly = true
+		p.filter.LocalOnly = true
 	case "-lan_only":
-		p.filter.lanOnly = true
+		p.filter.LANOnly = true
 	}
 }
 
@@ -472,7 +473,7 @@ func (p *parser) contradictions() error {
 		return fmt.Errorf("-node contradicts %s: it is for the daemon", cmp.Or(p.asked, "what asks a running epmd"))
 	case p.cookieFile != "" && !about && !p.asNode:
 		return fmt.Errorf("-cookie_file %q goes with -ping, -peek or -node only", p.cookieFile)
-	case p.filter.localOnly && p.filter.lanOnly:
+	case p.filter.LocalOnly && p.filter.LANOnly:
 		return fmt.Errorf("-local contradicts -lan_only")
 	case p.asked != "" && p.daemon:
 		return fmt.Errorf("%s contradicts -daemon", p.asked)

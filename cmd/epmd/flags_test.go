@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/goerlang/eclus/cmd/epmd/internal/listing"
 	"github.com/goerlang/eclus/dbus"
 	"github.com/goerlang/eclus/epmd"
 )
@@ -82,9 +83,9 @@ var parseTests = []struct {
 	{"-ping a@b -cookie_file", "", config{}, "-cookie_file: value missing"},
 	{"-stop -kill", "", config{command: commandStop, name: "-kill", port: 4369}, ""},
 	{"-watch -nodes -json -port 7", "", config{command: commandNodes, port: 7, json: true, watch: true}, ""},
-	{"-nodes rabbit* -local", "", config{command: commandNodes, port: 4369, filter: nodeFilter{localOnly: true, pattern: "rabbit*"}}, ""},
-	{"-lan_only -nodes -port 4369 *@hostb*", "", config{command: commandNodes, port: 4369, filter: nodeFilter{lanOnly: true, pattern: "*@hostb*"}}, ""},
-	{`-nodes \-a -port 7`, "", config{command: commandNodes, port: 7, filter: nodeFilter{pattern: `\-a`}}, ""},
+	{"-nodes rabbit* -local", "", config{command: commandNodes, port: 4369, filter: listing.Filter{LocalOnly: true, Pattern: "rabbit*"}}, ""},
+	{"-lan_only -nodes -port 4369 *@hostb*", "", config{command: commandNodes, port: 4369, filter: listing.Filter{LANOnly: true, Pattern: "*@hostb*"}}, ""},
+	{`-nodes \-a -port 7`, "", config{command: commandNodes, port: 7, filter: listing.Filter{Pattern: `\-a`}}, ""},
 	{"-version", "", config{command: commandVersion, port: 4369}, ""},
 	{"--version", "", config{command: commandVersion, port: 4369}, ""},
 	{"-version x", "", config{}, `-version must come last: "x"`},

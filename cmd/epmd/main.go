@@ -20,6 +20,7 @@ import (
 
 	"github.com/goerlang/eclus/cmd/epmd/internal/daemon"
 	"github.com/goerlang/eclus/cmd/epmd/internal/exit"
+	"github.com/goerlang/eclus/cmd/epmd/internal/listing"
 	"github.com/goerlang/eclus/cmd/epmd/internal/screen"
 	"github.com/goerlang/eclus/cmd/epmd/internal/stock"
 	"github.com/goerlang/eclus/cmd/epmd/internal/stockerror"
@@ -52,7 +53,9 @@ func run(ctx context.Context, args []string, getenv func(string) (string, bool),
 		_, err := fmt.Fprintf(stdout, "epmd (Eclus) %s %s\n", buildVersion(), runtime.Version())
 		return err
 	case commandNodes:
-		return nodes(ctx, c, screen.Of(stdout, getenv), stdout, stderr)
+		return listing.List(ctx, listing.Options{
+			Port: c.port, Filter: c.filter, JSON: c.json, Watch: c.watch, Screen: screen.Of(stdout, getenv), Stdout: stdout, Stderr: stderr,
+		})
 	case commandPing:
 		return ping(ctx, c, screen.Of(stdout, getenv), getenv, stdout)
 	case commandPeek:

@@ -172,7 +172,10 @@ func (p *peeker) peek(ctx context.Context) (*peeked, error) {
 	k := &peeked{Version: jsonVersion, Node: p.conn.PeerName(), Nodes: []string{}, HiddenNodes: []string{}}
 	if p.was.at.IsZero() {
 		p.was = p.count(ctx, k)
-		pause(ctx, rateTime)
+		select {
+		case <-ctx.Done():
+		case <-time.After(rateTime):
+		}
 	}
 	// First what the rest, as many processes at once, would change.
 	counting, stop := context.WithTimeout(ctx, countTime)
@@ -610,14 +613,4 @@ func peek(ctx context.Context, c config, s screen.Screen, getenv func(string) (s
 		return v.watch(ctx)
 	}
 	return v.show(ctx)
-}
-
-// pause waits, or until ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	}
 }

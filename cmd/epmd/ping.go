@@ -33,6 +33,9 @@ const (
 	busyPause     = 20 * time.Millisecond
 )
 
+// jsonVersion is that of the objects that -ping and -peek print. It changes when a key goes or comes to mean something else.
+const jsonVersion = 1
+
 // pingStep is a step of the way to a node.
 type pingStep struct {
 	Step   string   `json:"step"`

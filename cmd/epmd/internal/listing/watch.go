@@ -1,4 +1,4 @@
-package main
+package listing
 
 import (
 	"bufio"
@@ -103,7 +103,10 @@ func (w *watcher) follow(ctx context.Context, lines *epmd.Lines) error {
 // reconnect returns the lines of the next epmd at the port, and the nodes that it knows by then.
 func (w *watcher) reconnect(ctx context.Context) (*epmd.Lines, *knownNodes, error) {
 	for wait := firstReconnect; ; wait = min(2*wait, lastReconnect) {
-		pause(ctx, wait)
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
 		lines, err := epmd.NewLocalClient(w.port).Watch(ctx)
 		if ctx.Err() != nil {
 			return nil, nil, ctx.Err()
@@ -111,7 +114,7 @@ func (w *watcher) reconnect(ctx context.Context) (*epmd.Lines, *knownNodes, erro
 		if err != nil {
 			continue
 		}
-		if fresh, err := readSnapshot(lines, nodeFilter{}); err == nil {
+		if fresh, err := readSnapshot(lines, Filter{}); err == nil {
 			return lines, fresh, nil
 		}
 		lines.Close()

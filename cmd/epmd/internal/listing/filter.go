@@ -1,4 +1,4 @@
-package main
+package listing
 
 import (
 	"errors"
@@ -8,32 +8,32 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// nodeFilter says which nodes are meant; the zero value: all.
-type nodeFilter struct {
-	localOnly, lanOnly bool
-	pattern            string // see match; empty: any name
+// Filter says which nodes are meant; the zero value: all.
+type Filter struct {
+	LocalOnly, LANOnly bool
+	Pattern            string // see match; empty: any name
 }
 
-// setPattern takes a pattern that can match something.
-func (f *nodeFilter) setPattern(s string) error {
+// SetPattern takes a pattern that can match something.
+func (f *Filter) SetPattern(s string) error {
 	if _, err := path.Match(s, ""); err != nil || s == "" {
 		return errors.New("not a name or a pattern of *, ? and [a-z]")
 	}
-	f.pattern = s
+	f.Pattern = s
 	return nil
 }
 
 // match tells whether a node is meant. A pattern with an @ is compared with the full name, others with the
 // alive name.
-func (f nodeFilter) match(n registry.Node) bool {
-	if f.localOnly && n.Origin != registry.Local || f.lanOnly && n.Origin != registry.LAN {
+func (f Filter) match(n registry.Node) bool {
+	if f.LocalOnly && n.Origin != registry.Local || f.LANOnly && n.Origin != registry.LAN {
 		return false
 	}
 	name := n.Name
-	if strings.Contains(f.pattern, "@") {
+	if strings.Contains(f.Pattern, "@") {
 		name = n.Node
 	}
-	return f.pattern == "" || matchName(f.pattern, name)
+	return f.Pattern == "" || matchName(f.Pattern, name)
 }
 
 // matchName is path.Match for names, in which a slash is like any other character. NUL, which no name has, stands

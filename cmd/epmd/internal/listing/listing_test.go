@@ -1,4 +1,4 @@
-package main
+package listing
 
 import (
 	"maps"
@@ -213,7 +213,7 @@ func (r *recorder) change(kind registry.EventKind, n registry.Node) {
 }
 
 func TestChanges(t *testing.T) {
-	for i, filter := range []nodeFilter{{}, {pattern: "*@real"}, {lanOnly: true}} {
+	for i, filter := range []Filter{{}, {Pattern: "*@real"}, {LANOnly: true}} {
 		a := registry.Node{Node: "a@hosta", Name: "a", Port: 1, Type: registry.Normal}
 		k := &knownNodes{nodes: map[nodeKey]registry.Node{keyOf(a): a}, filter: filter}
 		for _, c := range changes {
@@ -274,7 +274,7 @@ func TestCatchUp(t *testing.T) {
 
 func TestCount(t *testing.T) {
 	k := known()
-	k.filter.pattern = "[bc]"
+	k.filter.Pattern = "[bc]"
 	var out strings.Builder
 	tablePrinter{&out, screen.Screen{}, time.UTC, nil, 4369}.snapshot(k)
 	if got, want := out.String(), "epmd on port 4369: 2 of 3 nodes, 2 on the LAN\n"; !strings.HasPrefix(got, want) {

@@ -1,4 +1,4 @@
-package main
+package listing
 
 import (
 	"testing"
@@ -35,9 +35,9 @@ func TestNodeFilter(t *testing.T) {
 		{"*@*", false, false, true, true},
 	}
 	for _, tt := range tests {
-		f := nodeFilter{localOnly: tt.localOnly, lanOnly: tt.lanOnly}
+		f := Filter{LocalOnly: tt.localOnly, LANOnly: tt.lanOnly}
 		if tt.pattern != "" {
-			if err := f.setPattern(tt.pattern); err != nil {
+			if err := f.SetPattern(tt.pattern); err != nil {
 				t.Errorf("%q: %v", tt.pattern, err)
 			}
 		}
@@ -49,7 +49,7 @@ func TestNodeFilter(t *testing.T) {
 
 func TestBadPattern(t *testing.T) {
 	for _, pattern := range []string{"", "[", "a[b", "[]a]", `a\`, "*[z-a]["} {
-		if err := new(nodeFilter).setPattern(pattern); err == nil {
+		if err := new(Filter).SetPattern(pattern); err == nil {
 			t.Errorf("%q passes for a pattern", pattern)
 		}
 	}

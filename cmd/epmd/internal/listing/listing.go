@@ -1,4 +1,8 @@
-package main
+// Package listing lists the nodes that the epmd of this host knows, to a person or to a program, and goes on with changes.
+//
+// It asks that epmd, and once the epmds of the neighbours, by TCP. List blocks until the nodes are listed or, if it is to
+// go on, until the output ends.
+package listing
 
 import (
 	"bufio"
@@ -23,10 +27,19 @@ import (
 // nothingListed is the exit status of -nodes where an epmd answers, but knows no node that is meant.
 const nothingListed exit.Status = 2
 
-// nodes lists the nodes that the local epmd knows. With -watch it goes on with every change until its
-// output ends.
-func nodes(ctx context.Context, c config, s screen.Screen, stdout, stderr io.Writer) error {
-	lines, known, err := openNodes(ctx, c, stderr)
+// Options say what is listed, and how.
+type Options struct {
+	Port           uint16 // of the epmd
+	Filter         Filter
+	JSON, Watch    bool
+	Screen         screen.Screen // where Stdout leads
+	Stdout, Stderr io.Writer
+}
+
+// List lists the nodes that the local epmd knows. With Watch it goes on with every change until its output ends.
+// The error is an [exit.Status] where all has been said.
+func List(ctx context.Context, o Options) error {
+	lines, known, err := open(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -34,18 +47,18 @@ func nodes(ctx context.Context, c config, s screen.Screen, stdout, stderr io.Wri
 	for _, n := range reach.Check(ctx, known.listed(), reach.Ask) {
 		known.nodes[keyOf(n)] = n
 	}
-	out := bufio.NewWriter(stdout)
+	out := bufio.NewWriter(o.Stdout)
 	users := make(userNames)
-	var p nodePrinter = tablePrinter{out, s, time.Local, users, known.epmdPort}
-	if c.json {
-		p = jsonPrinter{out, c.watch, users}
+	var p nodePrinter = tablePrinter{out, o.Screen, time.Local, users, known.epmdPort}
+	if o.JSON {
+		p = jsonPrinter{out, o.Watch, users}
 	}
 	p.snapshot(known)
 	if err := out.Flush(); err != nil {
 		return fmt.Errorf("list nodes: %w", err)
 	}
-	if c.watch {
-		w := watcher{port: c.port, known: known, missing: make(map[nodeKey]bool), printer: p, out: out, stderr: stderr}
+	if o.Watch {
+		w := watcher{port: o.Port, known: known, missing: make(map[nodeKey]bool), printer: p, out: out, stderr: o.Stderr}
 		return w.run(ctx, lines)
 	}
 	if len(known.listed()) == 0 {
@@ -54,22 +67,24 @@ func nodes(ctx context.Context, c config, s screen.Screen, stdout, stderr io.Wri
 	return nil
 }
 
-// openNodes asks for all nodes and every change. It returns the former, after which lines has the latter.
-func openNodes(ctx context.Context, c config, stderr io.Writer) (lines *epmd.Lines, known *knownNodes, err error) {
-	explainer := explain.Explainer{Port: c.port, Stderr: stderr, Unwilling: "an epmd that does not know -nodes, like the one of Erlang/OTP"}
-	explainer.IfLate(ctx, func() { lines, err = epmd.NewLocalClient(c.port).Watch(ctx) })
+// open asks for all nodes and every change. It returns the former, after which lines has the latter.
+func open(ctx context.Context, o Options) (lines *epmd.Lines, known *knownNodes, err error) {
+	explainer := explain.Explainer{
+		Port: o.Port, Stderr: o.Stderr, Unwilling: "an epmd that does not know -nodes, like the one of Erlang/OTP",
+	}
+	explainer.IfLate(ctx, func() { lines, err = epmd.NewLocalClient(o.Port).Watch(ctx) })
 	if err != nil && !errors.Is(err, epmd.ErrNoAnswer) {
-		fmt.Fprintln(stderr, "epmd: Cannot connect to local epmd")
+		fmt.Fprintln(o.Stderr, "epmd: Cannot connect to local epmd")
 		explainer.Explain(ctx, explain.Unreachable)
 		return nil, nil, exit.Status(1)
 	}
 	if err == nil {
-		if known, err = readSnapshot(lines, c.filter); err == nil {
+		if known, err = readSnapshot(lines, o.Filter); err == nil {
 			return lines, known, nil
 		}
 		lines.Close()
 	}
-	fmt.Fprintf(stderr, "epmd: no list of nodes on port %d: %v\n", c.port, err)
+	fmt.Fprintf(o.Stderr, "epmd: no list of nodes on port %d: %v\n", o.Port, err)
 	explainer.Explain(ctx, explain.Unanswered)
 	return nil, nil, exit.Status(1)
 }
@@ -86,7 +101,7 @@ type knownNodes struct {
 	lanOff   string // why there is no LAN discovery; empty: there is
 	silent   string // why this host is not announced, though there is LAN discovery; empty: it is
 	nodes    map[nodeKey]registry.Node
-	filter   nodeFilter // which of them are shown
+	filter   Filter // which of them are shown
 }
 
 // nodeKey is what makes a node: the alive name of one of this host, the registry's key of a neighbour. Its full name may
@@ -129,13 +144,13 @@ func (k *knownNodes) portRank(n registry.Node) int {
 
 // count says how many nodes are listed, and of how many if those are not all that could be.
 func (k *knownNodes) count(listed int) string {
-	if k.filter == (nodeFilter{}) {
+	if k.filter == (Filter{}) {
 		return screen.Counted(listed, "node")
 	}
 	return fmt.Sprintf("%d of %s", listed, screen.Counted(len(k.nodes), "node"))
 }
 
-func readSnapshot(lines *epmd.Lines, filter nodeFilter) (*knownNodes, error) {
+func readSnapshot(lines *epmd.Lines, filter Filter) (*knownNodes, error) {
 	if lines.EPMDPort == 0 || lines.EPMDPort > 65535 {
 		return nil, fmt.Errorf("epmd on port %d", lines.EPMDPort)
 	}
