@@ -137,7 +137,7 @@ func (k *keeper) restore() (*registry.Registry, []Restored) {
 // watched returns how many descriptors epoll watches.
 func (s *testServer) watched() int {
 	s.tb.Helper()
-	info, err := os.ReadFile(fmt.Sprint("/proc/self/fdinfo/", s.epfd))
+	info, err := os.ReadFile(fmt.Sprint("/proc/self/fdinfo/", s.engine.epfd))
 	if err != nil {
 		s.tb.Fatal(err)
 	}
@@ -401,9 +401,9 @@ func TestHandOver(t *testing.T) {
 		watcher.read(4)
 		waiting.send([]byte{0})
 		eventually(t, "one waits", func() bool {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			return s.waiting.Len() == 1
+			s.engine.mu.Lock()
+			defer s.engine.mu.Unlock()
+			return s.engine.waiting.list.Len() == 1
 		})
 		var files []*os.File
 		files, restored = handOver(t, s, end, ended)

@@ -346,14 +346,16 @@ func (s *testServer) wait() error {
 	}
 }
 
-// state is what a server has in its table.
-type state struct{ conns, nodes, waiting, unsent int }
+// state is what an engine has in its table.
+type state struct{ conns, nodes, waiting, unsent, withheld int }
 
-func (s *testServer) state() state {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	st := state{nodes: s.nodes, waiting: s.waiting.Len(), unsent: s.held}
-	for _, c := range s.conns {
+func (s *testServer) state() state { return s.engine.state() }
+
+func (e *engine) state() state {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	st := state{nodes: e.registered, waiting: e.waiting.list.Len(), unsent: e.waiting.unsent, withheld: len(e.withheld)}
+	for _, c := range e.conns {
 		if c != nil {
 			st.conns++
 		}

@@ -1,11 +1,14 @@
 package epmd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
+	"slices"
 	"time"
 
 	"github.com/goerlang/eclus/registry"
@@ -81,14 +84,19 @@ type Config struct {
 	Unpublished func() string
 }
 
-// Server is an epmd. It answers from the registry alone and waits for nothing else: connections are
-// never waited for either. The number of those that have not registered is bounded; the oldest gives
-// way to a new one.
+// Server is an epmd. It answers from the registry alone and waits for nothing else, connections
+// included. The number of those that have not registered is bounded: the oldest gives way to a new one.
 type Server struct {
-	cfg   Config
-	log   *slog.Logger
-	links links
-	loop
+	cfg    Config
+	log    *slog.Logger
+	engine *engine
+
+	// What follows is guarded by the engine's lock.
+	links        links
+	refused      refusals
+	out          []byte // the answer made last
+	namesAnswer  []byte
+	namesVersion uint64
 }
 
 // NewServer returns a Server that has yet to Serve.
@@ -108,37 +116,35 @@ func NewServer(cfg Config) *Server {
 	if cfg.Unpublished == nil {
 		cfg.Unpublished = func() string { return "" }
 	}
-	return &Server{cfg: cfg, log: cfg.Log}
+	s := &Server{cfg: cfg, log: cfg.Log}
+	s.engine = &engine{
+		protocol: s,
+		engineConfig: engineConfig{
+			log:   cfg.Log,
+			files: cfg.Files,
+			// OTP's epmd compares whole seconds and closes once they exceed the time-out, up to a
+			// second after it is over. Ours gives everybody that second.
+			silence:     cfg.PacketTimeout + time.Second,
+			delayAccept: cfg.DelayAccept,
+			delayWrite:  cfg.DelayWrite,
+			kept:        cfg.Keeper != nil,
+		},
+	}
+	return s
 }
 
-// verdict says what becomes of a connection after its request.
-type verdict uint8
-
-const (
-	hangUp verdict = iota // send the answer, if there is one, and close
-	stay                  // send the answer and keep the connection until the peer ends it or says more
-	stream                // hand the connection over to a goroutine of its own
-	kill                  // send the answer, close, and end the server
-)
-
-// caller is who asks.
-type caller struct {
-	fd    int
-	peer  netip.AddrPort
-	local bool // of this host
+// admits reports whether a peer is answered, and logs it if not.
+func (s *Server) admits(from caller) bool {
+	if from.local || s.cfg.Access.allows(from.peer.Addr(), s.links.contains) {
+		return true
+	}
+	if count := s.refused.add(from.peer.Addr(), time.Now()); count > 0 {
+		s.log.Warn("peer refused", "peer", from.peer.Addr(), "connections", count, "allow", s.cfg.Access.String())
+	}
+	return false
 }
 
-// answer is what a request leads to.
-type answer struct {
-	verdict verdict
-	out     []byte                 // valid until the next request is handled, unless shared
-	later   bool                   // out is to wait until reg is kept
-	shared  bool                   // out is never written to again
-	reg     *registry.Registration // stay: the connection's node; nil if it was refused
-	follow  bool                   // stream: go on with changes
-}
-
-// handle decides on one whole request. It is called with s.mu held.
+// handle decides on one whole request.
 func (s *Server) handle(from caller, req []byte) answer {
 	tag := Tag(req[0])
 	switch tag {
@@ -149,11 +155,11 @@ func (s *Server) handle(from caller, req []byte) answer {
 		return answer{out: s.names(), shared: true}
 	case TagAlive, TagDump, TagKill, TagStop, TagNodes, TagWatch:
 	default:
-		s.complain(from, "unknown request", "tag", int(tag))
+		s.engine.complain(from, "unknown request", "tag", int(tag))
 		return answer{}
 	}
 	if !from.local {
-		s.complain(from, "request refused: not from this host", "tag", string(rune(tag)))
+		s.engine.complain(from, "request refused: not from this host", "tag", string(rune(tag)))
 		return answer{}
 	}
 	return s.handleLocal(from, tag, req)
@@ -174,13 +180,13 @@ func (s *Server) handleLocal(from caller, tag Tag, req []byte) answer {
 		return answer{out: appendDump(nil, uint32(s.cfg.Port), reg.Local(), reg.Old()), shared: true}
 	}
 	s.debug("nodes asked for", from)
-	return answer{verdict: stream, follow: tag == TagWatch}
+	return answer{stream: s.nodeStream(from, tag == TagWatch)}
 }
 
 func (s *Server) handlePort(from caller, req []byte) answer {
 	name, err := portReqName(req)
 	if err != nil {
-		s.complain(from, "bad request", "err", err)
+		s.engine.complain(from, "bad request", "err", err)
 		return answer{}
 	}
 	resp := PortResp{Result: 1}
@@ -197,7 +203,7 @@ func (s *Server) handlePort(from caller, req []byte) answer {
 func (s *Server) handleAlive(from caller, req []byte) answer {
 	alive, err := ParseAliveReq(req)
 	if err != nil && !errors.Is(err, ErrRefused) {
-		s.complain(from, "bad request", "err", err)
+		s.engine.complain(from, "bad request", "err", err)
 		return answer{}
 	}
 	resp := AliveResp{Wide: alive.High >= 6, Result: 1, Creation: refusedCreation}
@@ -205,14 +211,14 @@ func (s *Server) handleAlive(from caller, req []byte) answer {
 	if err == nil {
 		reg, err = s.register(from, alive)
 	}
-	later := err == nil && !s.keep(from.fd, reg)
-	if err == nil {
-		resp.Result, resp.Creation = 0, s.cfg.Registry.Node(reg).Creation
-	} else {
+	if err != nil {
 		s.log.Warn("name refused", "name", alive.Name, "err", err, "peer", from.peer, "holder", s.holder(alive.Name))
+		s.out = resp.Append(s.out[:0])
+		return answer{out: s.out, stay: true}
 	}
+	resp.Result, resp.Creation = 0, s.cfg.Registry.Node(reg).Creation
 	s.out = resp.Append(s.out[:0])
-	return answer{verdict: stay, out: s.out, later: later, reg: reg}
+	return answer{out: s.out, reg: reg, withhold: !s.keep(from.fd, reg)}
 }
 
 // holder returns who has that name, as far as it is known.
@@ -223,21 +229,23 @@ func (s *Server) holder(name string) *registry.Holder {
 	return nil
 }
 
-// keep has the connection of a node kept, and tells whether it is.
+// keep asks the Keeper to keep the connection of a node. It reports whether the answer may be sent.
 func (s *Server) keep(fd int, reg *registry.Registration) bool {
 	if s.cfg.Keeper == nil {
 		return true
 	}
-	return s.cfg.Keeper.Keep(fd, s.cfg.Registry.Node(reg), func() { s.answerLate(reg) })
+	return s.cfg.Keeper.Keep(fd, s.cfg.Registry.Node(reg), func() { s.engine.release(reg) })
 }
 
 // register enters a node. The name of one that has just closed its connection is free, even if the new
 // connection was noticed before the end of the old one: nodes that restart quickly depend on it.
 func (s *Server) register(from caller, alive AliveReq) (*registry.Registration, error) {
 	if holder := s.cfg.Registry.Lookup(alive.Name); holder != nil {
-		s.lookAt(int(holder.FD))
+		if c := s.engine.registeredAt(int(holder.FD)); c != nil {
+			s.engine.readOn(c)
+		}
 	}
-	if err := s.roomToStay(); err != nil {
+	if err := s.engine.roomToRegister(); err != nil {
 		return nil, err
 	}
 	return s.cfg.Registry.Register(registry.Node{
@@ -254,8 +262,9 @@ func (s *Server) register(from caller, alive AliveReq) (*registry.Registration, 
 	})
 }
 
-// unregister ends a node's registration; its connection goes with it.
-func (s *Server) unregister(reg *registry.Registration, reason string) {
+// gone ends a node's registration, as its connection ends.
+func (s *Server) gone(r registration, reason string) {
+	reg := r.(*registry.Registration)
 	n := s.cfg.Registry.Node(reg)
 	s.cfg.Registry.Unregister(reg)
 	if s.cfg.Keeper != nil {
@@ -273,7 +282,7 @@ func (s *Server) handleStop(from caller, req []byte) answer {
 		s.log.Warn("stop refused: no -relaxed_command_check", "peer", from.peer)
 		return answer{}
 	case err != nil:
-		s.complain(from, "bad request", "err", err)
+		s.engine.complain(from, "bad request", "err", err)
 		return answer{}
 	}
 	n := s.cfg.Registry.Lookup(stop.Name)
@@ -284,13 +293,21 @@ func (s *Server) handleStop(from caller, req []byte) answer {
 	return answer{out: []byte("STOPPED"), shared: true}
 }
 
+// drop ends the connection that n is registered over, if it is one of this server.
+func (s *Server) drop(n *registry.Node, reason string) {
+	c := s.engine.registeredAt(int(n.FD))
+	if c != nil && s.cfg.Registry.Node(c.reg.(*registry.Registration)).ID == n.ID {
+		s.engine.end(c, reason)
+	}
+}
+
 func (s *Server) handleKill(from caller) answer {
 	if nodes := s.living(); nodes > 0 && !s.cfg.Relaxed {
 		s.log.Warn("kill refused: nodes are registered", "nodes", nodes, "peer", from.peer)
 		return answer{out: []byte("NO"), shared: true}
 	}
 	s.log.Info("killed by request", "peer", from.peer)
-	return answer{verdict: kill, out: []byte("OK"), shared: true}
+	return answer{out: []byte("OK"), shared: true, stop: ErrKilled}
 }
 
 // living returns how many nodes are registered that are not this process itself.
@@ -318,13 +335,6 @@ func (s *Server) names() []byte {
 	return out
 }
 
-// complain logs what a peer did wrong, but once a minute an address: nobody may fill the log.
-func (s *Server) complain(from caller, msg string, args ...any) {
-	if count := s.complaints.add(from.peer.Addr(), time.Now()); count > 0 {
-		s.log.Warn(msg, append(args, "peer", from.peer, "times", count)...)
-	}
-}
-
 // logs tells whether anybody reads entries of that level: their arguments cost more than a lookup.
 func (s *Server) logs(level slog.Level) bool { return s.log.Enabled(context.Background(), level) }
 
@@ -343,21 +353,51 @@ func (s *Server) Serve(ctx context.Context, listeners ...*net.TCPListener) error
 	parent := ctx
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	if err := s.open(ctx, stop, listeners); err != nil {
+	if err := s.engine.open(ctx, stop, listeners); err != nil {
 		return err
 	}
-	err := s.run(ctx)
+	s.restore()
+	err := s.engine.run(ctx)
 	stop(nil) // for subscribers, if a listener broke
 	if s.cfg.Keeper != nil {
 		s.cfg.Keeper.Flush()
 	}
 	switch cause := context.Cause(ctx); {
 	case errors.Is(context.Cause(parent), ErrHandOver):
-		s.leave()
+		s.engine.leave()
 		return ErrHandOver
 	case errors.Is(cause, ErrKilled):
 		err = ErrKilled
 	}
-	s.close()
+	s.engine.close("epmd ends")
 	return err
+}
+
+// restore takes over the connections that nodes have with an earlier process. A node that has had no
+// answer gets one, once it is kept.
+func (s *Server) restore() {
+	s.engine.mu.Lock() // the Keeper may call back at once
+	defer s.engine.mu.Unlock()
+	for _, r := range s.cfg.Restored {
+		n := s.cfg.Registry.Node(r.Registration)
+		a := answer{reg: r.Registration}
+		if unanswered(r.FD) {
+			a.out = AliveResp{Wide: n.High >= 6, Creation: n.Creation}.Append(nil)
+			a.withhold = !s.keep(r.FD, r.Registration)
+		}
+		s.engine.adopt(caller{r.FD, n.Peer(), true}, a)
+	}
+}
+
+// HandOver returns, after Serve has returned ErrHandOver, the sockets that listen and the registered
+// nodes with their connections, in order of registration.
+func (s *Server) HandOver() (listeners []*os.File, nodes []Restored) {
+	for _, c := range s.engine.conns {
+		if c != nil {
+			nodes = append(nodes, Restored{c.fd, c.reg.(*registry.Registration)})
+		}
+	}
+	id := func(r Restored) uint64 { return s.cfg.Registry.Node(r.Registration).ID }
+	slices.SortFunc(nodes, func(a, b Restored) int { return cmp.Compare(id(a), id(b)) })
+	return s.engine.listeners, nodes
 }

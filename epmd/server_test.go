@@ -165,12 +165,12 @@ func TestPieces(t *testing.T) {
 
 // received1 returns how much has come on the only connection that waits.
 func (s *testServer) received1() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.waiting.Len() != 1 {
+	s.engine.mu.Lock()
+	defer s.engine.mu.Unlock()
+	if s.engine.waiting.list.Len() != 1 {
 		return 0
 	}
-	return len(s.waiting.Front().Value.(*conn).wait.in)
+	return len(s.engine.waiting.oldest().wait.part)
 }
 
 // TestRegistrationEnds ends the registration of a node in every way there is.
@@ -328,9 +328,9 @@ func TestServeEnds(t *testing.T) {
 }
 
 func (s *testServer) streaming() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.streams[false] + s.streams[true]
+	s.engine.mu.Lock()
+	defer s.engine.mu.Unlock()
+	return s.engine.streams.sum
 }
 
 // TestListenerBreaks shuts the listening socket down beneath the server, which has a subscriber.
@@ -484,9 +484,9 @@ func TestPacketTimeout(t *testing.T) {
 	node.wantOpen()
 	refused.wantOpen()
 	eventually(t, "the timer is off", func() bool {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return s.timer == nil
+		s.engine.mu.Lock()
+		defer s.engine.mu.Unlock()
+		return s.engine.waiting.timer == nil
 	})
 }
 
@@ -498,9 +498,9 @@ func TestPacketTimeoutStopped(t *testing.T) {
 	p := dial(t, s.addr)
 	p.sendHex("0001")
 	eventually(t, "the length has come", func() bool { return s.received1() == 2 })
-	s.mu.Lock()
+	s.engine.mu.Lock()
 	p.sendHex("6e")
-	time.AfterFunc(2*s.silence(), s.mu.Unlock)
+	time.AfterFunc(2*s.engine.silence, s.engine.mu.Unlock)
 	p.wantAll("00001111")
 }
 
@@ -622,12 +622,12 @@ func TestUnsentLimit(t *testing.T) {
 // namesServed tells whether as many connections as that have come and left something unsent, or have
 // been given up since. Every connection takes the next generation.
 func (s *testServer) namesServed(n int) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if int(s.generation) < n {
+	s.engine.mu.Lock()
+	defer s.engine.mu.Unlock()
+	if int(s.engine.generation) < n {
 		return false
 	}
-	last := s.waiting.Back()
+	last := s.engine.waiting.list.Back()
 	return last != nil && last.Value.(*conn).wait.unsent != nil
 }
 
@@ -759,13 +759,13 @@ func TestStaleEvent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.conns = make([]*conn, ends[0]+1)
-	s.conns[ends[0]] = &conn{caller: caller{fd: ends[0]}, generation: 2, reg: node}
-	s.happened(ends[0], 1)
+	s.engine.conns = make([]*conn, ends[0]+1)
+	s.engine.conns[ends[0]] = &conn{caller: caller{fd: ends[0]}, generation: 2, reg: node}
+	s.engine.happened(ends[0], 1)
 	if reg.Lookup("a") == nil {
 		t.Error("an event of an earlier connection ended this one")
 	}
-	s.happened(ends[0], 2)
+	s.engine.happened(ends[0], 2)
 	if reg.Lookup("a") != nil {
 		t.Error("its own event did not end it")
 	}

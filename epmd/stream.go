@@ -11,13 +11,9 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-const (
-	// maxStreams is how many connections at once may be answered to NodesReq, and as many to WatchReq.
-	maxStreams = 128
-	// streamTimeout is how long a peer may take over one whole write: the snapshot, or all changes that
-	// were waiting. It bounds the write from its start to its end, so progress does not prolong it.
-	streamTimeout = 10 * time.Second
-)
+// streamTimeout is how long a peer may take over one whole write: the snapshot, or all changes that
+// were waiting. Progress does not prolong it.
+const streamTimeout = 10 * time.Second
 
 // nodeStream answers one NodesReq or WatchReq.
 type nodeStream struct {
@@ -31,9 +27,28 @@ type nodeStream struct {
 	log         *slog.Logger
 }
 
+// nodeStream returns the stream that answers a NodesReq, or a WatchReq if it is to follow. Each of the
+// two has a share of its own.
+func (s *Server) nodeStream(from caller, follow bool) *stream {
+	ns := &nodeStream{
+		registry:    s.cfg.Registry,
+		port:        s.cfg.Port,
+		lanOff:      s.cfg.LANOff,
+		unpublished: s.cfg.Unpublished,
+		follow:      follow,
+		peer:        from.peer,
+		log:         s.log,
+	}
+	if follow {
+		return &stream{"watch", ns.run}
+	}
+	return &stream{"nodes", ns.run}
+}
+
 // run sends the snapshot and, if it is to follow, every change, until ctx ends, the peer does or falls
 // behind. It closes the connection.
-func (s *nodeStream) run(ctx context.Context) {
+func (s *nodeStream) run(ctx context.Context, conn *os.File) {
+	s.conn = conn
 	// Not from the context below: a peer that closes its half first is still told what it asked for.
 	defer context.AfterFunc(ctx, func() { s.conn.Close() })()
 	ctx, stop := context.WithCancel(ctx)

@@ -1,0 +1,54 @@
+package epmd
+
+import (
+	"encoding/binary"
+
+	"golang.org/x/sys/unix"
+)
+
+// readOn reads what has come on a connection in the table. Once the length of its request is known,
+// readOn reads no more than belongs to it; before, as much as a request can have.
+func (e *engine) readOn(c *conn) {
+	buf := e.scratch[:]
+	got := 0
+	if c.wait != nil {
+		got = copy(buf, c.wait.part)
+		if got >= 2 {
+			buf = buf[:2+binary.BigEndian.Uint16(buf)]
+		}
+	}
+	n, err := receive(c.fd, buf[got:])
+	switch {
+	case err == unix.EAGAIN || err == unix.EINTR:
+	case err != nil:
+		e.end(c, err.Error())
+	case n == 0:
+		e.end(c, "connection closed")
+	case c.reg != nil:
+		e.end(c, "sent more than its registration")
+	case c.wait.refused:
+		e.end(c, "")
+	default:
+		e.received(c, buf[:got+n])
+	}
+}
+
+// received goes on with a connection of which in has come: a 2-byte length, and as many bytes. in may
+// be the whole of scratch. c need not be in the table.
+func (e *engine) received(c *conn, in []byte) {
+	want := 2
+	if len(in) >= 2 {
+		length := int(binary.BigEndian.Uint16(in))
+		want = 2 + length
+		if length == 0 || length > MaxRequest || len(in) > want {
+			e.complain(c.caller, "bad request", "announced", length, "received", len(in)-2)
+			e.end(c, "")
+			return
+		}
+	}
+	if len(in) < want {
+		e.awaitRest(c, in)
+		return
+	}
+	e.carryOut(c, e.protocol.handle(c.caller, in[2:]))
+}

@@ -1,0 +1,73 @@
+package epmd
+
+import (
+	"bytes"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// send sends as much of an answer as the peer's window allows, and returns the rest. If more is to
+// follow, the kernel keeps what would fill no segment until then, or until close.
+func (e *engine) send(fd int, out []byte, more bool) (rest []byte, err error) {
+	time.Sleep(e.delayWrite)
+	flags := unix.MSG_NOSIGNAL
+	if more {
+		flags |= unix.MSG_MORE
+	}
+	for len(out) > 0 {
+		n, err := transmit(fd, out, flags)
+		if err == unix.EAGAIN {
+			return out, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = out[n:]
+	}
+	return nil, nil
+}
+
+// sendOn sends more of an unsent answer.
+func (e *engine) sendOn(c *conn) {
+	rest, err := e.send(c.fd, c.wait.unsent, false)
+	if err != nil || len(rest) == 0 {
+		e.end(c, "")
+		return
+	}
+	if len(rest) < len(c.wait.unsent) {
+		c.wait.active = time.Now()
+	}
+	c.wait.unsent = rest
+}
+
+// confirm tells a registered peer so. A peer that does not take that is gone.
+func (e *engine) confirm(c *conn, out []byte) {
+	if rest, err := e.send(c.fd, out, false); err != nil || len(rest) > 0 {
+		e.end(c, "gone before the answer")
+	}
+}
+
+// withheld is an answer that must not be sent before its registration is kept.
+type withheld struct {
+	conn *conn
+	out  []byte
+}
+
+// withhold leaves it to release to send the answer of a registered connection.
+func (e *engine) withhold(c *conn, out []byte) {
+	e.withheld[c.reg] = withheld{c, bytes.Clone(out)}
+}
+
+// release sends a withheld answer. It does nothing if that has been sent, or its registration has
+// ended. It takes the engine's lock.
+func (e *engine) release(reg registration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	w, ok := e.withheld[reg]
+	if !ok {
+		return
+	}
+	delete(e.withheld, reg)
+	e.confirm(w.conn, w.out)
+}
