@@ -32,11 +32,14 @@ var mayImport = map[string]string{
 	"…/listening":  "avahi registry systemd",
 	"…/listing":    "epmd registry …/exit …/explain …/reach …/screen",
 	"…/nodeserver": "epmd node node/etf registry",
+	"…/peek":       "node node/etf …/exit …/screen …/way",
+	"…/probe":      "node …/exit …/screen …/tcp …/way",
 	"…/reach":      "epmd registry",
 	"…/screen":     "",
 	"…/stock":      "epmd …/exit …/explain …/screen",
 	"…/stockerror": "",
 	"…/tcp":        "epmd",
+	"…/way":        "epmd node registry …/cookie …/interfaces …/reach …/tcp",
 }
 
 // TestLayout holds that imports point inwards: registry and the distribution protocol know nothing of the rest,

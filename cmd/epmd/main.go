@@ -21,9 +21,12 @@ import (
 	"github.com/goerlang/eclus/cmd/epmd/internal/daemon"
 	"github.com/goerlang/eclus/cmd/epmd/internal/exit"
 	"github.com/goerlang/eclus/cmd/epmd/internal/listing"
+	"github.com/goerlang/eclus/cmd/epmd/internal/peek"
+	"github.com/goerlang/eclus/cmd/epmd/internal/probe"
 	"github.com/goerlang/eclus/cmd/epmd/internal/screen"
 	"github.com/goerlang/eclus/cmd/epmd/internal/stock"
 	"github.com/goerlang/eclus/cmd/epmd/internal/stockerror"
+	"github.com/goerlang/eclus/cmd/epmd/internal/way"
 	"github.com/goerlang/eclus/systemd"
 )
 
@@ -57,9 +60,11 @@ func run(ctx context.Context, args []string, getenv func(string) (string, bool),
 			Port: c.port, Filter: c.filter, JSON: c.json, Watch: c.watch, Screen: screen.Of(stdout, getenv), Stdout: stdout, Stderr: stderr,
 		})
 	case commandPing:
-		return ping(ctx, c, screen.Of(stdout, getenv), getenv, stdout)
+		return probe.Ping(ctx, probe.Options{Way: c.wayOptions(getenv), JSON: c.json, Screen: screen.Of(stdout, getenv), Stdout: stdout})
 	case commandPeek:
-		return peek(ctx, c, screen.Of(stdout, getenv), getenv, stdout, stderr)
+		return peek.Peek(ctx, peek.Options{
+			Way: c.wayOptions(getenv), JSON: c.json, Watch: c.watch, Screen: screen.Of(stdout, getenv), Stdout: stdout, Stderr: stderr,
+		})
 	case commandServe:
 		if rehearsal, err := systemd.Rehearsal(stdout); rehearsal {
 			return err
@@ -82,6 +87,11 @@ func (c config) stockOptions(stdout, stderr io.Writer) stock.Options {
 		commandNames: stock.Names, commandStarted: stock.Started, commandDump: stock.Dump, commandKill: stock.Kill, commandStop: stock.Stop,
 	}
 	return stock.Options{Question: questions[c.command], Name: c.name, Port: c.port, Stdout: stdout, Stderr: stderr}
+}
+
+// wayOptions returns which way to go to a node.
+func (c config) wayOptions(getenv func(string) (string, bool)) way.Options {
+	return way.Options{Node: c.name, Port: c.port, CookieFile: c.cookieFile, HostName: hostName(), Getenv: getenv}
 }
 
 // daemonOptions returns what the daemon needs to know of the flags. args are those of this process.

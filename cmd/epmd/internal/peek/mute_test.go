@@ -1,4 +1,4 @@
-package main
+package peek
 
 import (
 	"bytes"
@@ -154,7 +154,7 @@ func TestPeekUnanswered(t *testing.T) {
 			t.Errorf("the second peek took %v", took)
 		}
 		for _, inJSON := range []bool{true, false} {
-			checkUnanswered(t, (&peekView{config: config{json: inJSON}}).render(k), inJSON)
+			checkUnanswered(t, (&view{json: inJSON}).render(k), inJSON)
 		}
 	}
 }
@@ -181,7 +181,7 @@ func checkUnanswered(t *testing.T, out []byte, inJSON bool) {
 func TestPeekDeaf(t *testing.T) {
 	t.Parallel()
 	m := &muteNode{t: t, infos: []any{itemsOfProcess}}
-	v := &peekView{peeker: newPeeker(m.connect())}
+	v := &view{peeker: newPeeker(m.connect())}
 	set := func(deaf bool) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
@@ -200,7 +200,7 @@ func TestPeekDeaf(t *testing.T) {
 			t.Errorf("deaf: %s", out)
 		}
 	}
-	v.config.json = true
+	v.json = true
 	k, err := v.peeker.peek(t.Context())
 	var fields map[string]any
 	if out := v.next(k, err); json.Unmarshal(out, &fields) != nil || fields["v"] != 1.0 || fields["otp"] != nil || len(fields) != 3 {

@@ -1,4 +1,4 @@
-package main
+package peek
 
 import (
 	"bytes"
@@ -100,7 +100,7 @@ func TestRenderHostile(t *testing.T) {
 		if i == 2 {
 			k.Time = time.UnixMilli(1 << 60)
 		}
-		v := &peekView{config: config{json: json}}
+		v := &view{json: json}
 		out := v.render(k)
 		if bytes.ContainsAny(out, "\x1b\xff") || bytes.Contains(out, []byte("2J\n")) {
 			t.Errorf("json %v: %q", json, out)

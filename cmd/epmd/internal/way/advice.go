@@ -1,4 +1,4 @@
-package main
+package way
 
 import (
 	"context"
@@ -12,7 +12,6 @@ import (
 
 	"github.com/goerlang/eclus/cmd/epmd/internal/tcp"
 	"github.com/goerlang/eclus/epmd"
-	"github.com/goerlang/eclus/node"
 	"github.com/goerlang/eclus/registry"
 )
 
@@ -21,43 +20,43 @@ import (
 const zoneAdvice = "Add the interface that leads there, as in fe80::1%eth0, or give the host's name or another address."
 
 // resolveAdvice says why the host may have no address, and who on the LAN announces the node.
-func (p *pinger) resolveAdvice(ctx context.Context) []string {
-	known, isKnown := p.announced(ctx)
-	isLocal := strings.HasSuffix(p.host, ".local")
-	switch resolver := p.mdnsResolver(); {
+func (w *Way) resolveAdvice(ctx context.Context) []string {
+	known, isKnown := w.announced(ctx)
+	isLocal := strings.HasSuffix(w.host, ".local")
+	switch resolver := w.mdnsResolver(); {
 	case isLocal && resolver == mdnsNone:
 		return []string{"Names in .local are resolved by multicast DNS, for which this host lacks a resolver: install libnss-mdns."}
-	case isKnown && known.Host != p.host:
-		return renamedAdvice(p.config.name, p.host, known)
-	case isLocal && resolver == mdnsIPv4 && !p.hasIPv4(known):
+	case isKnown && known.Host != w.host:
+		return renamedAdvice(w.options.Node, w.host, known)
+	case isLocal && resolver == mdnsIPv4 && !w.hasIPv4(known):
 		return []string{"/etc/nsswitch.conf has mdns4_minimal, which looks for IPv4 addresses alone, and none is known: write mdns_minimal there."}
 	case isLocal:
 		return []string{
 			"Nobody on the LAN answers to that name. Is the host up, on this network, and avahi-daemon running there and here?",
-			"See: avahi-resolve -n " + p.host,
+			"See: avahi-resolve -n " + w.host,
 		}
-	case isLong(p.host):
-		return []string{"DNS and /etc/hosts don't have that host. See: getent ahosts " + p.host}
+	case isLong(w.host):
+		return []string{"DNS and /etc/hosts don't have that host. See: getent ahosts " + w.host}
 	}
 	return []string{
 		"A short name is looked up as it is, in /etc/hosts and the search domains of DNS.",
-		"If the host is known by multicast DNS alone, start its node with -name NAME@" + p.host + ".local.",
+		"If the host is known by multicast DNS alone, start its node with -name NAME@" + w.host + ".local.",
 	}
 }
 
 // announced returns the node as the epmd of this host knows it from the LAN, else another node of its host.
-func (p *pinger) announced(ctx context.Context) (found registry.Node, isKnown bool) {
+func (w *Way) announced(ctx context.Context) (found registry.Node, isKnown bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), localTime)
 	defer cancel()
-	neighbours, err := p.net.neighbours(ctx)
+	neighbours, err := w.net.neighbours(ctx)
 	if err != nil {
 		return found, false
 	}
 	for _, n := range neighbours {
 		switch {
-		case n.Node == p.config.name:
+		case n.Node == w.options.Node:
 			return n, true
-		case n.Host == p.host, strings.HasSuffix(n.Node, "@"+p.host):
+		case n.Host == w.host, strings.HasSuffix(n.Node, "@"+w.host):
 			found, isKnown = n, true
 		}
 	}
@@ -65,16 +64,16 @@ func (p *pinger) announced(ctx context.Context) (found registry.Node, isKnown bo
 }
 
 // portAdvice says at which other ports of its host the LAN has the node: any user can start an epmd of their own.
-func (p *pinger) portAdvice(ctx context.Context) (advice []string) {
+func (w *Way) portAdvice(ctx context.Context) (advice []string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), localTime)
 	defer cancel()
-	neighbours, err := p.net.neighbours(ctx)
+	neighbours, err := w.net.neighbours(ctx)
 	if err != nil {
 		return nil
 	}
 	for _, n := range neighbours {
-		isIt := n.Node == p.config.name || n.Name == p.alive && n.Host == p.host
-		if isIt && n.EPMDPort != 0 && n.EPMDPort != p.config.port {
+		isIt := n.Node == w.options.Node || n.Name == w.alive && n.Host == w.host
+		if isIt && n.EPMDPort != 0 && n.EPMDPort != w.options.Port {
 			advice = append(advice, fmt.Sprintf("The LAN has it at the epmd on port %d of %s: epmd -port %[1]d -ping %[3]s, and ERL_EPMD_PORT=%[1]d for nodes.",
 				n.EPMDPort, n.Host, n.Node))
 		}
@@ -106,8 +105,8 @@ const (
 )
 
 // mdnsResolver returns what nsswitch.conf says. Where it can't be read it is no suspect.
-func (p *pinger) mdnsResolver() mdnsKind {
-	text, err := p.net.switching()
+func (w *Way) mdnsResolver() mdnsKind {
+	text, err := w.net.switching()
 	if err != nil {
 		return mdnsBoth
 	}
@@ -132,22 +131,22 @@ func (p *pinger) mdnsResolver() mdnsKind {
 
 // hasIPv4 reports whether a neighbour has an IPv4 address or, if that is not known, whether this host has one by
 // which others could be reached.
-func (p *pinger) hasIPv4(known registry.Node) bool {
+func (w *Way) hasIPv4(known registry.Node) bool {
 	is4 := func(a netip.Addr) bool { return a.Is4() && !a.IsLoopback() }
 	if len(known.Addresses) > 0 {
 		return slices.ContainsFunc(known.Addresses, is4)
 	}
-	prefixes, err := p.net.prefixes()
+	prefixes, err := w.net.prefixes()
 	return err != nil || slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return is4(p.Addr()) })
 }
 
 // eachFailed returns what came of each address of the host, and the different pieces of advice.
-func (p *pinger) eachFailed(ctx context.Context, err error, of func(context.Context, *epmd.AddrError) failure) failure {
+func (w *Way) eachFailed(ctx context.Context, err error, of func(context.Context, *epmd.AddrError) Failure) Failure {
 	var errs epmd.AddrErrors
 	if !errors.As(err, &errs) {
-		return failure{found: err.Error()}
+		return Failure{found: err.Error()}
 	}
-	var all failure
+	var all Failure
 	var found []string
 	for _, e := range errs {
 		f := of(ctx, e)
@@ -163,27 +162,27 @@ func (p *pinger) eachFailed(ctx context.Context, err error, of func(context.Cont
 }
 
 // epmdFailure says what became of asking the epmd at an address.
-func (p *pinger) epmdFailure(ctx context.Context, e *epmd.AddrError) failure {
+func (w *Way) epmdFailure(ctx context.Context, e *epmd.AddrError) Failure {
 	at := e.Addr
 	switch {
 	case lacksZone(at.Addr()):
-		return failed(fmt.Sprintf("%v is a link-local address without its zone", at.Addr()), zoneAdvice)
+		return Failed(fmt.Sprintf("%v is a link-local address without its zone", at.Addr()), zoneAdvice)
 	case errors.Is(e, syscall.ECONNREFUSED):
-		return failed(fmt.Sprintf("nothing listens on %v for us", at), append(p.portAdvice(ctx),
+		return Failed(fmt.Sprintf("nothing listens on %v for us", at), append(w.portAdvice(ctx),
 			"The host is up, but no epmd takes connections there. Does one run (systemctl status epmd.socket; epmd -names on that host)?",
 			"It may listen on loopback only: see its -address, and ERL_EPMD_ADDRESS.")...)
 	case tcp.IsTimeout(e.Err):
-		return failed(fmt.Sprintf("no answer from %v", at),
+		return Failed(fmt.Sprintf("no answer from %v", at),
 			fmt.Sprintf("The host is down, or a firewall drops what is for TCP port %d.", at.Port()))
 	case errors.Is(e, epmd.ErrNoAnswer), tcp.IsClosed(e.Err):
-		return failed(fmt.Sprintf("%v closes the connection without an answer", at),
+		return Failed(fmt.Sprintf("%v closes the connection without an answer", at),
 			"The epmd there refuses this host, as -allow has it; its log says so (journalctl -u epmd). Or another program listens there.")
 	case errors.Is(e, syscall.EHOSTUNREACH):
-		return p.unreachable(ctx, e)
+		return w.unreachable(ctx, e)
 	case errors.Is(e, syscall.ENETUNREACH):
-		return failed(fmt.Sprintf("no way to %v", at), "This host has no route to that address: "+e.Err.Error())
+		return Failed(fmt.Sprintf("no way to %v", at), "This host has no route to that address: "+e.Err.Error())
 	}
-	return failed(e.Error(), "What listens there may be no epmd.")
+	return Failed(e.Error(), "What listens there may be no epmd.")
 }
 
 // rejectTime is how long a packet filter takes to reject a connection, with a way there and back. Without one, a
@@ -192,26 +191,26 @@ const rejectTime = 700 * time.Millisecond
 
 // unreachable tells a host that is missing from a packet filter that rejects a connection with the same error. The
 // latter does so at once, and again: what began to look for a missing host earlier ends at once too, but once.
-func (p *pinger) unreachable(ctx context.Context, e *epmd.AddrError) failure {
+func (w *Way) unreachable(ctx context.Context, e *epmd.AddrError) Failure {
 	found := fmt.Sprintf("no way to %v", e.Addr)
-	down := failed(found, "The host is down or on another network: "+e.Err.Error())
+	down := Failed(found, "The host is down or on another network: "+e.Err.Error())
 	if e.After > rejectTime {
 		return down
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rejectTime)
 	defer cancel()
-	if _, err := p.net.connect(ctx, []netip.AddrPort{e.Addr}); !errors.Is(err, syscall.EHOSTUNREACH) {
+	if _, err := w.net.connect(ctx, []netip.AddrPort{e.Addr}); !errors.Is(err, syscall.EHOSTUNREACH) {
 		return down
 	}
-	if p.isOnLink(e.Addr.Addr()) {
-		return failed(fmt.Sprintf("connections to %v are rejected", e.Addr),
+	if w.isOnLink(e.Addr.Addr()) {
+		return Failed(fmt.Sprintf("connections to %v are rejected", e.Addr),
 			fmt.Sprintf("The host is there, and a firewall rejects what is for TCP port %d (with \"host unreachable\"): open it there.", e.Addr.Port()))
 	}
-	return failed(found, fmt.Sprintf("A router says so at once: the host is down, or a firewall rejects what is for TCP port %d.", e.Addr.Port()))
+	return Failed(found, fmt.Sprintf("A router says so at once: the host is down, or a firewall rejects what is for TCP port %d.", e.Addr.Port()))
 }
 
-func (p *pinger) isOnLink(a netip.Addr) bool {
-	prefixes, err := p.net.prefixes()
+func (w *Way) isOnLink(a netip.Addr) bool {
+	prefixes, err := w.net.prefixes()
 	return err == nil && slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(a.WithZone("")) })
 }
 
@@ -237,68 +236,39 @@ func othersAdvice(names epmd.Names, err error) []string {
 }
 
 // connectFailure says what became of connecting to the node's port at an address.
-func (p *pinger) connectFailure(_ context.Context, e *epmd.AddrError) failure {
+func (w *Way) connectFailure(_ context.Context, e *epmd.AddrError) Failure {
 	at := e.Addr
 	switch {
 	case lacksZone(at.Addr()):
-		return failed(fmt.Sprintf("%v is a link-local address without its zone", at.Addr()))
+		return Failed(fmt.Sprintf("%v is a link-local address without its zone", at.Addr()))
 	case errors.Is(e, syscall.ECONNREFUSED):
-		return failed(fmt.Sprintf("nothing listens on %v for us", at),
+		return Failed(fmt.Sprintf("nothing listens on %v for us", at),
 			"The node may listen on one address only (inet_dist_use_interface), or a firewall rejects the port.")
 	case tcp.IsTimeout(e.Err):
-		return failed(fmt.Sprintf("no answer from %v", at), "A firewall drops what is for that port. "+portRangeAdvice)
-	case errors.Is(e, syscall.EHOSTUNREACH) && at.Addr() == p.epmd.Addr():
-		return failed(fmt.Sprintf("connections to %v are rejected", at), "The epmd answers there, so a firewall rejects that port. "+portRangeAdvice)
+		return Failed(fmt.Sprintf("no answer from %v", at), "A firewall drops what is for that port. "+portRangeAdvice)
+	case errors.Is(e, syscall.EHOSTUNREACH) && at.Addr() == w.epmd.Addr():
+		return Failed(fmt.Sprintf("connections to %v are rejected", at), "The epmd answers there, so a firewall rejects that port. "+portRangeAdvice)
 	case errors.Is(e, syscall.EHOSTUNREACH), errors.Is(e, syscall.ENETUNREACH):
-		return failed(fmt.Sprintf("no way to %v", at))
+		return Failed(fmt.Sprintf("no way to %v", at))
 	}
-	return failed(e.Error())
+	return Failed(e.Error())
 }
 
 const portRangeAdvice = "Nodes take any port unless told a range (-kernel inet_dist_listen_min and _max): open it."
 
 // nameAdvice says what it means that the node has another name.
-func (p *pinger) nameAdvice(ctx context.Context) []string {
+func (w *Way) nameAdvice(ctx context.Context) []string {
 	const patience = 2 * time.Second
-	_, host, _ := strings.Cut(p.identity.Name, "@")
-	advice := []string{"Nodes talk to it by that name only: epmd -ping " + p.identity.Name}
-	if isLong(host) != isLong(p.host) {
+	_, host, _ := strings.Cut(w.Identity.Name, "@")
+	advice := []string{"Nodes talk to it by that name only: epmd -ping " + w.Identity.Name}
+	if isLong(host) != isLong(w.host) {
 		advice = append(advice, "Nodes with short names (-sname) and nodes with long ones (-name) can't be connected.")
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	if _, err := p.net.addresses(ctx, host); err != nil {
-		advice[0] = fmt.Sprintf("Nodes talk to it by that name only, and %s resolves nowhere here: its host is known as %s.", host, p.host)
-		advice = append(advice, fmt.Sprintf("Start the node with -name %s, or put %s and its address %v into /etc/hosts.", p.config.name, host, p.addr.Addr()))
+	if _, err := w.net.addresses(ctx, host); err != nil {
+		advice[0] = fmt.Sprintf("Nodes talk to it by that name only, and %s resolves nowhere here: its host is known as %s.", host, w.host)
+		advice = append(advice, fmt.Sprintf("Start the node with -name %s, or put %s and its address %v into /etc/hosts.", w.options.Node, host, w.addr.Addr()))
 	}
 	return advice
-}
-
-// pingFailure says what became of a ping over a connection that has been made.
-func pingFailure(err error) error {
-	switch {
-	case errors.Is(err, node.ErrFirstMessage):
-		return failed(err.Error(),
-			"The handshake and the cookie are right. The node may take only messages that begin with a distribution header, as some written in Go do: "+
-				"epmd sends none, nor does a C node.")
-	case tcp.IsClosed(err):
-		return failed(err.Error(), "The connection was closed after the cookie had been accepted. The node's log may say why.")
-	case errors.Is(err, node.ErrPang):
-		return failed(err.Error(), "The node is connected, but its net_kernel does not take us for a node.")
-	}
-	return failed(err.Error(), "The node is connected, but its net_kernel does not answer: it is overloaded or hanging.")
-}
-
-// largeFailure says what became of a large answer, where a small one has come.
-func largeFailure(err error) error {
-	found := fmt.Sprintf("an answer of %d kB does not arrive, though small ones do", largeAnswer>>10)
-	if tcp.IsClosed(err) {
-		return failed(found+": "+err.Error(), "The node, or a firewall on the way, has closed the connection.")
-	}
-	if !tcp.IsTimeout(err) {
-		return failed(found + ": " + err.Error())
-	}
-	return failed(found,
-		"Large packets are lost on the way: an interface or a tunnel there takes smaller ones only (MTU), and a firewall drops the ICMP messages that would say so.",
-		"See what passes with ping -M do -s 1472 HOST, smaller until it does. Let ICMP \"fragmentation needed\" pass, or lower the MTU on the node's host.")
 }

@@ -1,9 +1,7 @@
-package main
+package way
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net/netip"
 	"os"
 
@@ -15,7 +13,7 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// world is what -ping asks of the world. Tests have one of their own.
+// world is what is asked on the way. Tests have one of their own.
 type world struct {
 	addresses func(ctx context.Context, host string) ([]netip.Addr, error)
 	lookup    func(ctx context.Context, epmds []netip.AddrPort, name string) (epmd.PortResp, netip.AddrPort, error)
@@ -23,16 +21,14 @@ type world struct {
 	connect   func(ctx context.Context, addrs []netip.AddrPort) (netip.AddrPort, error)
 	identify  func(ctx context.Context, addr netip.AddrPort, prober string) (node.Identity, error)
 	dial      func(d *node.Dialer, ctx context.Context, name string, addrs ...netip.AddrPort) (*node.Conn, error)
-	ping      func(context.Context, *node.Conn) error
-	answer    func(ctx context.Context, c *node.Conn, size int) error
 
 	neighbours func(context.Context) ([]registry.Node, error) // as the epmd of this host knows them
 	prefixes   func() ([]netip.Prefix, error)                 // of this host's interfaces
 	switching  func() ([]byte, error)                         // nsswitch.conf
 }
 
-func realWorld(c config) world {
-	finder := epmd.Finder{Port: c.port, Resolve: resolve}
+func realWorld(port uint16) world {
+	finder := epmd.Finder{Port: port, Resolve: resolve}
 	return world{
 		addresses: finder.Addresses,
 		lookup: func(ctx context.Context, epmds []netip.AddrPort, name string) (epmd.PortResp, netip.AddrPort, error) {
@@ -42,27 +38,11 @@ func realWorld(c config) world {
 		connect:  tcp.FirstOpen,
 		identify: node.Identify,
 		dial:     (*node.Dialer).DialAddr,
-		ping:     func(ctx context.Context, c *node.Conn) error { return c.Ping(ctx) },
-		answer:   answerOf,
 
-		neighbours: func(ctx context.Context) ([]registry.Node, error) { return knownNeighbours(ctx, c.port) },
+		neighbours: func(ctx context.Context) ([]registry.Node, error) { return knownNeighbours(ctx, port) },
 		prefixes:   interfaces.Prefixes,
 		switching:  func() ([]byte, error) { return os.ReadFile("/etc/nsswitch.conf") },
 	}
-}
-
-// answerOf has the node send a binary of that size.
-func answerOf(ctx context.Context, c *node.Conn, size int) error {
-	raw, err := c.Call(ctx, "binary", "copy", []byte{0}, size)
-	var raised *node.CallError
-	if errors.As(err, &raised) { // an answer too
-		return nil
-	}
-	var answer []byte
-	if err == nil && (raw.Unmarshal(&answer) != nil || len(answer) != size) {
-		err = fmt.Errorf("asked for %d bytes, got %d", size, len(answer))
-	}
-	return err
 }
 
 // knownNeighbours returns the nodes of the LAN that the epmd of this host knows.

@@ -1,16 +1,17 @@
-package main
+package way
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
-	"os"
 	"regexp"
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/goerlang/eclus/cmd/epmd/internal/cookie"
@@ -33,8 +34,6 @@ func goodWorld(t *testing.T) world {
 		dial: func(*node.Dialer, context.Context, string, ...netip.AddrPort) (*node.Conn, error) {
 			return nil, nil
 		},
-		ping:       func(context.Context, *node.Conn) error { return nil },
-		answer:     func(context.Context, *node.Conn, int) error { return nil },
 		neighbours: func(context.Context) ([]registry.Node, error) { return nil, errors.New("no epmd here") },
 		prefixes:   func() ([]netip.Prefix, error) { return []netip.Prefix{netip.MustParsePrefix("198.51.100.11/24")}, nil },
 		switching:  func() ([]byte, error) { return []byte("hosts: files mdns4_minimal [NOTFOUND=return] dns\n"), nil },
@@ -64,8 +63,8 @@ const (
 	nodeAt = "198.51.100.12:4711"
 )
 
-// TestPingAdvice has -ping end in every way that it has advice for.
-func TestPingAdvice(t *testing.T) {
+// TestAdvice has the way end in all ways that there is advice for.
+func TestAdvice(t *testing.T) {
 	resolves := func(addrs ...string) func(*world) {
 		return func(w *world) {
 			w.addresses = func(context.Context, string) (list []netip.Addr, err error) {
@@ -97,16 +96,6 @@ func TestPingAdvice(t *testing.T) {
 			w.neighbours = func(context.Context) ([]registry.Node, error) { return []registry.Node{{Node: "x@y"}, n}, nil }
 		}
 	}
-	answers := func(small, large error) func(*world) {
-		return func(w *world) {
-			w.answer = func(_ context.Context, _ *node.Conn, size int) error {
-				if size == 1 {
-					return small
-				}
-				return large
-			}
-		}
-	}
 	absent := func(names epmd.Names, err error) func(*world) {
 		return func(w *world) {
 			w.lookup = func(_ context.Context, at []netip.AddrPort, _ string) (epmd.PortResp, netip.AddrPort, error) {
@@ -128,8 +117,22 @@ func TestPingAdvice(t *testing.T) {
 			}
 		}
 	}
-	pinged := func(err error) func(*world) {
-		return func(w *world) { w.ping = func(context.Context, *node.Conn) error { return err } }
+	identified := func(id node.Identity, err error) func(*world) {
+		return func(w *world) {
+			w.identify = func(context.Context, netip.AddrPort, string) (node.Identity, error) { return id, err }
+		}
+	}
+	dialed := func(err error) func(*world) {
+		return func(w *world) {
+			w.dial = func(*node.Dialer, context.Context, string, ...netip.AddrPort) (*node.Conn, error) { return nil, err }
+		}
+	}
+	registered := func(answer epmd.PortResp) func(*world) {
+		return func(w *world) {
+			w.lookup = func(_ context.Context, at []netip.AddrPort, _ string) (epmd.PortResp, netip.AddrPort, error) {
+				return answer, at[0], nil
+			}
+		}
 	}
 	many := func(n int) (names epmd.Names) {
 		for range n {
@@ -137,12 +140,12 @@ func TestPingAdvice(t *testing.T) {
 		}
 		return names
 	}
-	reset := fmt.Errorf("read: %w", os.NewSyscallError("read", syscall.ECONNRESET))
 	for _, tt := range []struct {
 		name          string
 		node          string // b@hostb.local if empty
 		world         []func(*world)
-		step          string // "" means a pong
+		cookie        string // "none": there is none
+		step          string // where the way ends; "": nowhere
 		found, advice string
 	}{
 		{name: "pong"},
@@ -184,6 +187,7 @@ func TestPingAdvice(t *testing.T) {
 		{name: "none registered", world: []func(*world){absent(epmd.Names{}, nil)}, step: "lookup", found: `"b" is not registered`, advice: "Nor is any other"},
 		{name: "others registered", world: []func(*world){absent(many(2), nil)}, step: "lookup", advice: "^These are: x, x$"},
 		{name: "many registered", world: []func(*world){absent(many(23), nil)}, step: "lookup", advice: "^These are, and 3 more: x, x"},
+		{name: "more registered than are read", world: []func(*world){absent(epmd.Names{Nodes: many(23).Nodes, Cut: true}, nil)}, step: "lookup", advice: "^These are, and many more: x, x"},
 		{name: "at another port", world: []func(*world){absent(many(2), nil), announces(registry.Node{Node: "b@elsewhere", Name: "b", Host: "hostb.local", EPMDPort: 5555})},
 			step: "lookup", advice: "^The LAN has it at the epmd on port 5555 of hostb.local: epmd -port 5555 -ping b@elsewhere.*\nThese are"},
 		{name: "others not told", world: []func(*world){absent(epmd.Names{}, io.ErrUnexpectedEOF)}, step: "lookup", advice: "can't be told"},
@@ -202,38 +206,40 @@ func TestPingAdvice(t *testing.T) {
 				return nil, errors.New("no address")
 			}
 		}}, step: "identify", advice: `hostb\.local resolves nowhere here: its host is known as hostb-2\.local\.\nStart the node with -name b@hostb-2\.local, or put hostb\.local and its address 198\.51`},
-		{name: "suspended", world: []func(*world){func(w *world) {
-			w.identify = func(context.Context, netip.AddrPort, string) (node.Identity, error) {
-				return node.Identity{}, context.DeadlineExceeded
-			}
-		}}, step: "identify", found: "does not answer", advice: "suspended, overloaded or hanging"},
-		{name: "no pong in time", world: []func(*world){pinged(context.DeadlineExceeded)}, step: "ping", advice: "overloaded or hanging"},
-		{name: "reset", world: []func(*world){pinged(reset)}, step: "ping", found: "reset", advice: "closed after the cookie"},
-		{name: "no pong", world: []func(*world){pinged(node.ErrPang)}, step: "ping", advice: "does not take us for a node"},
-		{name: "large answer lost", world: []func(*world){answers(nil, context.DeadlineExceeded)}, step: "large", found: "8 kB does not arrive", advice: "(?s)MTU.*ping -M do"},
-		{name: "large answer closes", world: []func(*world){answers(nil, reset)}, step: "large", found: "reset", advice: "has closed the connection"},
-		{name: "small answer lost", world: []func(*world){answers(context.DeadlineExceeded, nil)}, step: "large", advice: "overloaded or hanging"},
-		{name: "no functions", world: []func(*world){answers(errors.New("rex has ended"), nil)}},
-		{name: "a foreign node", world: []func(*world){answers(context.DeadlineExceeded, nil), func(w *world) {
-			w.identify = func(context.Context, netip.AddrPort, string) (node.Identity, error) {
-				return node.Identity{Name: "b@hostb.local"}, nil
-			}
-		}}},
+		{name: "suspended", world: []func(*world){identified(node.Identity{}, context.DeadlineExceeded)},
+			step: "identify", found: "does not answer", advice: "suspended, overloaded or hanging"},
+		{name: "wants a certificate", world: []func(*world){identified(node.Identity{TLS: true}, node.ErrTLS)},
+			step: "identify", found: "speaks TLS", advice: "verify_peer"},
+		{name: "not allowed", world: []func(*world){identified(node.Identity{}, &node.StatusError{Code: node.NotAllowed})},
+			step: "identify", found: "refuses eclus@hosta", advice: "net_kernel:allow/1.*log says which"},
+		{name: "old flags", world: []func(*world){identified(node.Identity{}, &node.FlagsError{Missing: node.Spawn})},
+			step: "identify", found: "an old node", advice: "version 5"},
+		{name: "old handshake", world: []func(*world){identified(node.Identity{}, node.ErrHungUp)},
+			step: "identify", found: "an old node: connection closed", advice: "version 5"},
+		{name: "hangs up", world: []func(*world){identified(node.Identity{}, node.ErrHungUp), registered(epmd.PortResp{Port: 4711, High: 6})},
+			step: "identify", found: "^connection closed", advice: "may be no Erlang node, or one written in another language"},
+		{name: "no node", world: []func(*world){identified(node.Identity{}, errors.New("message of 12345 bytes"))},
+			step: "identify", found: "12345", advice: "^What listens there may be no Erlang node.$"},
+		{name: "no cookie", cookie: "none", step: "cookie", found: "no cookie: neither", advice: "takes its cookie"},
+		{name: "another cookie", world: []func(*world){dialed(fmt.Errorf("connect: %w", node.ErrCookie))},
+			step: "cookie", found: "cookie of ERLANG_COOKIE is not the node's", advice: "erlang:get_cookie.*logged this try"},
+		{name: "a C node does not answer", world: []func(*world){registered(epmd.PortResp{Port: 4711, Type: registry.CNode}), dialed(context.DeadlineExceeded)},
+			step: "cookie", found: "does not answer", advice: "hanging"},
+		{name: "a C node", world: []func(*world){registered(epmd.PortResp{Port: 4711, Type: registry.CNode})}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := config{name: tt.node, port: epmd.DefaultPort}
-			if c.name == "" {
-				c.name = "b@hostb.local"
+			w := New(Options{Node: cmp.Or(tt.node, "b@hostb.local"), Port: epmd.DefaultPort, HostName: "hosta", Getenv: secret}, nil)
+			if tt.cookie != "" {
+				w.options.Getenv = func(string) (string, bool) { return "", false }
 			}
-			p := newPinger(c, func(name string) (string, bool) { return "secret", name == cookie.Variable })
-			p.net = goodWorld(t)
+			w.net = goodWorld(t)
 			for _, change := range tt.world {
-				change(&p.net)
+				change(&w.net)
 			}
-			pong := p.walkTo(t.Context(), "large")
-			last := p.report.Steps[len(p.report.Steps)-1]
-			if pong != (tt.step == "") || !pong && last.Step != tt.step {
-				t.Fatalf("pong %v, ends with %+v; want it to end at %q", pong, last, tt.step)
+			arrived := w.Go(t.Context())
+			last := w.Steps[len(w.Steps)-1]
+			if arrived != (tt.step == "") || !arrived && last.Step != tt.step {
+				t.Fatalf("arrived %v, ends with %+v; want it to end at %q", arrived, last, tt.step)
 			}
 			advice := strings.Join(last.Advice, "\n")
 			for text, pattern := range map[string]string{last.Found: tt.found, advice: tt.advice} {
@@ -241,25 +247,61 @@ func TestPingAdvice(t *testing.T) {
 					t.Errorf("got %q; want %q", text, pattern)
 				}
 			}
-			if pong && (advice != "" || len(p.report.Steps) != len(pingSteps)) {
-				t.Errorf("a pong after %d steps, with advice %q", len(p.report.Steps), advice)
+			if arrived && (advice != "" || len(w.Steps) != len(steps)) {
+				t.Errorf("arrived after %d steps, with advice %q", len(w.Steps), advice)
 			}
 		})
 	}
 }
 
-// TestPingOtherAddress goes on with another address of the host where the first one's port is closed.
-func TestPingOtherAddress(t *testing.T) {
-	p := newPinger(config{name: "b@hostb.local", port: epmd.DefaultPort}, func(name string) (string, bool) { return "secret", name == cookie.Variable })
-	p.net = goodWorld(t)
-	p.net.addresses = func(context.Context, string) ([]netip.Addr, error) {
+func secret(name string) (string, bool) { return "secret", name == cookie.Variable }
+
+// TestOtherAddress goes on with another address of the host where the first one's port is closed.
+func TestOtherAddress(t *testing.T) {
+	var shown []Step
+	w := New(Options{Node: "b@hostb.local", Port: epmd.DefaultPort, HostName: "hosta", Getenv: secret}, func(s Step) { shown = append(shown, s) })
+	w.net = goodWorld(t)
+	w.net.addresses = func(context.Context, string) ([]netip.Addr, error) {
 		return []netip.Addr{addr("::1"), addr("127.0.0.1")}, nil
 	}
-	p.net.connect = func(_ context.Context, at []netip.AddrPort) (netip.AddrPort, error) { return at[1], nil }
-	if !p.walkTo(t.Context(), "large") || p.report.Address != "127.0.0.1" || p.report.Port != 4711 {
-		t.Errorf("got %+v", p.report)
+	w.net.connect = func(_ context.Context, at []netip.AddrPort) (netip.AddrPort, error) { return at[1], nil }
+	if !w.Go(t.Context()) || w.Address != "127.0.0.1" || w.Port != 4711 || len(shown) != len(steps) {
+		t.Errorf("got %+v, shown %+v", w.Seen, shown)
 	}
-	if found := p.report.Steps[4].Found; found != "127.0.0.1:4711 is open; [::1]:4711 is not" {
+	if found := w.Steps[4].Found; found != "127.0.0.1:4711 is open; [::1]:4711 is not" {
 		t.Errorf("found %q", found)
+	}
+}
+
+// TestBusy goes to a node that is busy with another connection of this host, for a time or for good.
+func TestBusy(t *testing.T) {
+	for _, busy := range []time.Duration{busyTime / 2, 2 * busyTime} {
+		synctest.Test(t, func(t *testing.T) {
+			w := New(Options{Node: "b@hostb.local", Port: epmd.DefaultPort, HostName: "hosta", Getenv: secret}, nil)
+			w.net = goodWorld(t)
+			free := time.Now().Add(busy)
+			w.net.identify = func(ctx context.Context, at netip.AddrPort, prober string) (node.Identity, error) {
+				if time.Now().Before(free) {
+					return node.Identity{}, &node.StatusError{Code: node.NotOK}
+				}
+				return identifiedAs("b@hostb.local")(ctx, at, prober)
+			}
+			arrived := w.Go(t.Context())
+			if last := w.Steps[len(w.Steps)-1]; arrived != (busy < busyTime) || !arrived && !strings.Contains(last.Found, "busy with another connection of eclus@hosta.local") {
+				t.Errorf("busy for %v: arrived %v, last %+v", busy, arrived, last)
+			}
+		})
+	}
+}
+
+// TestSelf has the name under which nodes are asked go by their own.
+func TestSelf(t *testing.T) {
+	for host, want := range map[string]string{
+		"hostb": "eclus@hosta", "hostb.local": "eclus@hosta.local", "localhost": "eclus@localhost", "127.0.0.1": "eclus@127.0.0.1",
+	} {
+		w := &Way{options: Options{HostName: "hosta"}, host: host, addr: netip.MustParseAddrPort("127.0.0.1:4711")}
+		if got := w.self(); got != want {
+			t.Errorf("to a node of %s: %s, want %s", host, got, want)
+		}
 	}
 }

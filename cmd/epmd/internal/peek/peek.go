@@ -1,4 +1,8 @@
-package main
+// Package peek is -peek: it shows what a node is and how it does, by calls of functions that every node has.
+//
+// Peek connects to epmds and nodes by TCP. It blocks until it has shown the node or, if it is to go on, until a signal
+// comes or the node goes.
+package peek
 
 import (
 	"cmp"
@@ -14,6 +18,7 @@ import (
 
 	"github.com/goerlang/eclus/cmd/epmd/internal/exit"
 	"github.com/goerlang/eclus/cmd/epmd/internal/screen"
+	"github.com/goerlang/eclus/cmd/epmd/internal/way"
 	"github.com/goerlang/eclus/node"
 	"github.com/goerlang/eclus/node/etf"
 )
@@ -31,6 +36,36 @@ const (
 	maxBusiest   = 5                     // shown of each kind
 	maxPeekNames = 10_000                // nodes and applications taken in
 )
+
+// jsonVersion is that of what is printed. It changes when a key goes or comes to mean something else.
+const jsonVersion = 1
+
+// Options say which node is looked at, and how that is shown.
+type Options struct {
+	Way            way.Options
+	JSON, Watch    bool
+	Screen         screen.Screen // where Stdout leads
+	Stdout, Stderr io.Writer
+}
+
+// Peek goes the way to a node and looks at it, or says on Stderr why that can't be. Its error is exit status 1 then.
+func Peek(ctx context.Context, o Options) error {
+	w := way.New(o.Way, nil)
+	if !w.Go(ctx) {
+		step := w.Steps[len(w.Steps)-1]
+		fmt.Fprintf(o.Stderr, "epmd: %s: %s\n", step.Step, screen.Printable(step.Found))
+		for _, line := range step.Advice {
+			fmt.Fprintln(o.Stderr, "epmd: "+screen.Printable(line))
+		}
+		return exit.Status(1)
+	}
+	defer w.Conn.Close()
+	v := &view{peeker: newPeeker(w.Conn), json: o.JSON, screen: o.Screen, out: o.Stdout, stderr: o.Stderr}
+	if o.Watch {
+		return v.watch(ctx)
+	}
+	return v.show(ctx)
+}
 
 // peeked is what a node is and how it does, as -peek -json prints it. What the node does not tell is left out.
 type peeked struct {
@@ -594,23 +629,4 @@ func busiest(all []process, of func(process) int64) []process {
 	})
 	sorted = sorted[:min(len(sorted), maxBusiest)]
 	return slices.DeleteFunc(sorted, func(p process) bool { return of(p) == 0 })
-}
-
-// peek connects and peeks, and shows why not if that fails.
-func peek(ctx context.Context, c config, s screen.Screen, getenv func(string) (string, bool), stdout, stderr io.Writer) error {
-	p := newPinger(c, getenv)
-	if !p.walkTo(ctx, "cookie") {
-		step := p.report.Steps[len(p.report.Steps)-1]
-		fmt.Fprintf(stderr, "epmd: %s: %s\n", step.Step, screen.Printable(step.Found))
-		for _, line := range step.Advice {
-			fmt.Fprintln(stderr, "epmd: "+screen.Printable(line))
-		}
-		return exit.Status(1)
-	}
-	defer p.conn.Close()
-	v := &peekView{peeker: newPeeker(p.conn), config: c, screen: s, out: stdout, stderr: stderr}
-	if c.watch {
-		return v.watch(ctx)
-	}
-	return v.show(ctx)
 }

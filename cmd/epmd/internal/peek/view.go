@@ -1,4 +1,4 @@
-package main
+package peek
 
 import (
 	"bytes"
@@ -18,10 +18,10 @@ import (
 // peekEvery is how often -peek -watch looks.
 const peekEvery = 2 * time.Second
 
-// peekView shows what a peeker sees.
-type peekView struct {
+// view shows what a peeker sees.
+type view struct {
 	peeker *peeker
-	config config
+	json   bool
 	screen screen.Screen
 	out    io.Writer
 	stderr io.Writer
@@ -31,7 +31,7 @@ type peekView struct {
 }
 
 // show looks once and shows it.
-func (v *peekView) show(ctx context.Context) error {
+func (v *view) show(ctx context.Context) error {
 	k, err := v.peeker.peek(ctx)
 	if err != nil {
 		return err
@@ -54,10 +54,10 @@ const (
 // watch looks and shows it every peekEvery until a signal comes or the node goes. While nothing is answered, it says since
 // when. On a terminal it is drawn in place, on a
 // screen of its own that is left however this ends.
-func (v *peekView) watch(ctx context.Context) error {
+func (v *view) watch(ctx context.Context) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	inPlace := v.screen.Width != nil && !v.config.json
+	inPlace := v.screen.Width != nil && !v.json
 	if inPlace {
 		if _, err := io.WriteString(v.out, enterScreen); err != nil {
 			return err
@@ -85,7 +85,7 @@ func (v *peekView) watch(ctx context.Context) error {
 }
 
 // next renders what was seen or, if nothing was answered, since when that is so, above what was seen last.
-func (v *peekView) next(k *peeked, err error) []byte {
+func (v *view) next(k *peeked, err error) []byte {
 	if v.last == nil && v.at.IsZero() {
 		v.at = time.Now()
 	}
@@ -93,7 +93,7 @@ func (v *peekView) next(k *peeked, err error) []byte {
 		v.last, v.at = k, time.Now()
 		return v.render(k)
 	}
-	if v.config.json {
+	if v.json {
 		return v.render(k)
 	}
 	text := v.screen.Paint("no answer since "+v.at.Format(time.TimeOnly), screen.Red) + "\n"
@@ -104,9 +104,9 @@ func (v *peekView) next(k *peeked, err error) []byte {
 }
 
 // frame makes of a text what draws it over the one before.
-func (v *peekView) frame(text []byte, inPlace bool) []byte {
+func (v *view) frame(text []byte, inPlace bool) []byte {
 	if !inPlace {
-		if !v.config.json {
+		if !v.json {
 			text = append(text, '\n')
 		}
 		return text
@@ -125,8 +125,8 @@ func firstLines(text []byte, rows int) []byte {
 	return bytes.TrimSuffix(bytes.Join(lines[:min(len(lines), rows)], nil), []byte("\n"))
 }
 
-func (v *peekView) render(k *peeked) []byte {
-	if v.config.json {
+func (v *view) render(k *peeked) []byte {
+	if v.json {
 		text, err := encodePeeked(k)
 		if err != nil { // a year past 9999 by the node's clock
 			text = fmt.Appendf(nil, "{\"v\":%d,\"error\":%q}", jsonVersion, err)
@@ -164,7 +164,7 @@ func encodePlain(value any) ([]byte, error) {
 }
 
 // renderText shows a node to a person.
-func (v *peekView) renderText(b *bytes.Buffer, k *peeked) {
+func (v *view) renderText(b *bytes.Buffer, k *peeked) {
 	line := func(title, format string, args ...any) {
 		text := screen.Printable(fmt.Sprintf(format, args...))
 		const indent = 13
@@ -222,7 +222,7 @@ func (r rates) String() string {
 }
 
 // renderBusiest shows the busiest processes as a table.
-func (v *peekView) renderBusiest(b *bytes.Buffer, k *peeked) {
+func (v *view) renderBusiest(b *bytes.Buffer, k *peeked) {
 	if k.lacks("sampled") {
 		fmt.Fprintf(b, "\nbusiest processes %s\n", noAnswer)
 		return

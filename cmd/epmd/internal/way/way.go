@@ -1,0 +1,375 @@
+// Package way goes the way to a node of any host, step by step: its name, the host's addresses, the epmd there, the node's
+// port, its identity and the cookie. Where the way ends it says why, and what to do about it.
+//
+// It runs getent, and connects to epmds and nodes by TCP. Each step blocks, for a few seconds at most.
+package way
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/goerlang/eclus/cmd/epmd/internal/cookie"
+	"github.com/goerlang/eclus/cmd/epmd/internal/tcp"
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/node"
+	"github.com/goerlang/eclus/registry"
+)
+
+// How long steps may take. A node that is well takes milliseconds.
+const (
+	resolveTime   = 6 * time.Second // multicast DNS gives up after 5 s
+	stepTime      = 3 * time.Second
+	localTime     = 500 * time.Millisecond // that the epmd of this host has to tell what it knows
+	handshakeTime = 8 * time.Second        // the first TLS connection of a node's life takes long
+	busyTime      = 2 * time.Second        // that another epmd of this host may be connected to the node
+	busyPause     = 20 * time.Millisecond
+)
+
+// Options say which way to go.
+type Options struct {
+	Node       string // full name
+	Port       uint16 // of epmds
+	CookieFile string // empty: where OTP looks
+	HostName   string // the first label of this host's name
+	Getenv     func(string) (string, bool)
+}
+
+// Step is a step of the way to a node.
+type Step struct {
+	Step   string   `json:"step"`
+	OK     bool     `json:"ok"`
+	Millis float64  `json:"ms"`
+	Found  string   `json:"found"`            // what was seen
+	Advice []string `json:"advice,omitempty"` // what that means and what to try, if it is not well
+}
+
+// Seen is what has been seen of a node on the way. What is not known is left out.
+type Seen struct {
+	Address  string `json:"address,omitempty"`
+	Port     uint16 `json:"port,omitempty"`
+	Dist     string `json:"dist,omitempty"`
+	Type     string `json:"type,omitempty"`
+	Flags    string `json:"flags,omitempty"` // hexadecimal
+	Creation uint32 `json:"creation,omitempty"`
+	Steps    []Step `json:"steps"` // ends with the first that failed
+}
+
+// Way is the way to a node, as far as it has been gone.
+type Way struct {
+	Seen
+	Identity node.Identity
+	Answer   epmd.PortResp // of the node's epmd; Result is not 0 if that does not know the node
+	Conn     *node.Conn    // to the node; nil: the way ended before. The caller closes it
+
+	options     Options
+	net         world
+	show        func(Step)
+	alive, host string
+	addrs       []netip.Addr
+	epmd        netip.AddrPort
+	addr        netip.AddrPort
+	cookie      node.Cookie
+	from        string // where the cookie comes from
+}
+
+// steps are the steps of the way in their order. Each returns what it has found and, where it has failed, an error, which
+// may be a failure with advice.
+var steps = []struct {
+	name string
+	take func(*Way, context.Context) (string, error)
+}{
+	{"name", (*Way).checkName},
+	{"resolve", (*Way).resolveHost},
+	{"epmd", (*Way).askEPMD},
+	{"lookup", (*Way).lookUp},
+	{"connect", (*Way).connect},
+	{"identify", (*Way).identify},
+	{"cookie", (*Way).authenticate},
+}
+
+// New returns the way to a node, no step of which has been taken. show is told of each that is; nil: nobody is.
+func New(o Options, show func(Step)) *Way {
+	if show == nil {
+		show = func(Step) {}
+	}
+	return &Way{Seen: Seen{Steps: []Step{}}, options: o, net: realWorld(o.Port), show: show}
+}
+
+// Go takes all steps, or until one fails, and reports whether none did. There is a connection then.
+func (w *Way) Go(ctx context.Context) bool {
+	for _, step := range steps {
+		if !w.Take(ctx, step.name, func(ctx context.Context) (string, error) { return step.take(w, ctx) }) {
+			return false
+		}
+	}
+	return true
+}
+
+// Take takes one step more. take returns what it has found or, where it has failed, an error, which may be made by
+// [Failed]. Take reports whether it has not.
+func (w *Way) Take(ctx context.Context, name string, take func(context.Context) (string, error)) bool {
+	began := time.Now()
+	found, err := take(ctx)
+	step := Step{Step: name, OK: err == nil, Millis: Millis(time.Since(began)), Found: found}
+	if err != nil {
+		step.Found = err.Error()
+		var f Failure
+		if errors.As(err, &f) {
+			step.Advice = f.advice
+		}
+	}
+	w.Steps = append(w.Steps, step)
+	w.show(step)
+	return step.OK
+}
+
+// Millis returns a time in milliseconds, to the microsecond.
+func Millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// Failure is why a step has failed, with what to do about it.
+type Failure struct {
+	found  string
+	advice []string
+}
+
+func (f Failure) Error() string { return f.found }
+
+// Failed returns the error of a step that has failed, with what to do about it. What found says of others is quoted.
+func Failed(found string, advice ...string) Failure { return Failure{found, advice} }
+
+// checkName checks the form of the name.
+func (w *Way) checkName(context.Context) (string, error) {
+	name := w.options.Node
+	if err := node.CheckName(name); err != nil {
+		return "", Failed(err.Error(), "A full node name is NAME@HOST, as node() in the node's shell and epmd -nodes have it.")
+	}
+	w.alive, w.host, _ = strings.Cut(name, "@")
+	if isLong(w.host) {
+		return fmt.Sprintf("%s, a long name (-name)", name), nil
+	}
+	return fmt.Sprintf("%s, a short name (-sname)", name), nil
+}
+
+// isLong tells whether a host makes its nodes' names long ones, as OTP does by the dot (or the colon of an address).
+func isLong(host string) bool { return strings.ContainsAny(host, ".:") }
+
+func (w *Way) resolveHost(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, resolveTime)
+	defer cancel()
+	addrs, err := w.net.addresses(ctx, w.host)
+	if err != nil {
+		return "", Failed(err.Error(), w.resolveAdvice(ctx)...)
+	}
+	texts := make([]string, len(addrs))
+	for i, a := range addrs {
+		texts[i] = a.String()
+	}
+	if !slices.ContainsFunc(addrs, func(a netip.Addr) bool { return !lacksZone(a) }) {
+		return "", Failed(fmt.Sprintf("%s is %s, a link-local address without its zone", w.host, strings.Join(texts, ", ")), zoneAdvice)
+	}
+	w.addrs = addrs
+	return fmt.Sprintf("%s is %s", w.host, strings.Join(texts, ", ")), nil
+}
+
+// lacksZone reports whether nobody can tell at which interface an address is.
+func lacksZone(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() && a.Zone() == "" }
+
+// askEPMD asks the epmd of the host for the node, at all addresses. What it says is for lookUp.
+func (w *Way) askEPMD(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, stepTime)
+	defer cancel()
+	answer, at, err := w.net.lookup(ctx, atPort(w.addrs, w.options.Port), w.alive)
+	switch {
+	case errors.Is(err, epmd.ErrNotRegistered):
+		answer.Result = 1
+	case err != nil:
+		return "", w.eachFailed(ctx, err, w.epmdFailure)
+	}
+	w.Answer, w.epmd, w.Address = answer, at, at.Addr().String()
+	return fmt.Sprintf("%v answers", at), nil
+}
+
+// atPort returns that port at addresses.
+func atPort(addrs []netip.Addr, port uint16) []netip.AddrPort {
+	list := make([]netip.AddrPort, len(addrs))
+	for i, a := range addrs {
+		list[i] = netip.AddrPortFrom(a, port)
+	}
+	return list
+}
+
+// lookUp looks at what the epmd says of the node.
+func (w *Way) lookUp(ctx context.Context) (string, error) {
+	if w.Answer.Result != 0 {
+		ctx, cancel := context.WithTimeout(ctx, stepTime)
+		defer cancel()
+		names, err := w.net.names(ctx, w.epmd)
+		return "", Failed(fmt.Sprintf("%q is not registered there", w.alive), append(w.portAdvice(ctx), othersAdvice(names, err)...)...)
+	}
+	w.Port = w.Answer.Port
+	return fmt.Sprintf("%s is registered, at port %d", w.alive, w.Answer.Port), nil
+}
+
+// connect opens the distribution port and closes it again, at the address where the epmd answered or another
+// one of the host.
+func (w *Way) connect(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, stepTime)
+	defer cancel()
+	addrs := epmd.AtPort(w.addrs, w.epmd.Addr(), w.Answer.Port)
+	if w.IsLibrary() {
+		w.addr = addrs[0]
+		return "left to the step cookie: a C or Java node may accept a single connection", nil
+	}
+	at, err := w.net.connect(ctx, addrs)
+	if err != nil {
+		return "", w.eachFailed(ctx, err, w.connectFailure)
+	}
+	w.addr, w.Address = at, at.Addr().String()
+	found := fmt.Sprintf("%v is open", at)
+	if at != addrs[0] {
+		found += fmt.Sprintf("; %v is not", addrs[0])
+	}
+	return found, nil
+}
+
+// identify asks the node for its own name.
+func (w *Way) identify(ctx context.Context) (string, error) {
+	if w.IsLibrary() {
+		w.Type = w.Answer.Type.String()
+		return fmt.Sprintf("left to the step cookie: registered as a node of type %d", w.Answer.Type), nil
+	}
+	id, err := w.ask(ctx)
+	if id.TLS {
+		w.Dist = "tls"
+	}
+	if err != nil {
+		return "", w.identifyFailure(err)
+	}
+	w.Identity = id
+	w.Dist, w.Type = "tcp", "normal"
+	carrier := "without TLS"
+	if id.TLS {
+		w.Dist, carrier = "tls", "over TLS"
+	}
+	if id.Hidden {
+		w.Type = "hidden"
+	}
+	w.Flags, w.Creation = fmt.Sprintf("%#x", uint64(id.Flags)), id.Creation
+	if id.Name != w.options.Node {
+		return "", Failed(fmt.Sprintf("the node calls itself %s", id.Name), w.nameAdvice(ctx)...)
+	}
+	return fmt.Sprintf("%s, %s node, %s, flags %#x", id.Name, w.Type, carrier, uint64(id.Flags)), nil
+}
+
+// ask asks the node for its name, for some time also while it is being asked by another epmd of this host.
+func (w *Way) ask(ctx context.Context) (node.Identity, error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
+	defer cancel()
+	for until := time.Now().Add(busyTime); ; {
+		id, err := w.net.identify(ctx, w.addr, w.self())
+		var refused *node.StatusError
+		busy := errors.As(err, &refused) && refused.Code != node.NotAllowed
+		if !busy || time.Now().After(until) {
+			return id, err
+		}
+		select {
+		case <-time.After(busyPause):
+		case <-ctx.Done():
+			return id, err
+		}
+	}
+}
+
+// IsLibrary reports whether the node has registered as nodes of OTP don't, but those of erl_interface and
+// jinterface do.
+func (w *Way) IsLibrary() bool {
+	return w.Answer.Type == registry.Hidden || w.Answer.Type == registry.CNode || w.Answer.Type == registry.Java
+}
+
+func (w *Way) identifyFailure(err error) error {
+	var refused *node.StatusError
+	var old *node.FlagsError
+	switch {
+	case errors.Is(err, node.ErrTLS):
+		return Failed("the node speaks TLS and does not complete a handshake with us",
+			"It may demand a certificate of whoever connects (verify_peer with fail_if_no_peer_cert), which epmd has none of.")
+	case errors.As(err, &refused) && refused.Code == node.NotAllowed:
+		return Failed("the node refuses "+w.self(),
+			"Either net_kernel:allow/1 in the node restricts who may connect, or the node demands distribution flags that epmd does not announce.",
+			"Its log says which.")
+	case errors.As(err, &refused):
+		return Failed(fmt.Sprintf("the node is busy with another connection of %s: %q", w.self(), string(refused.Code)),
+			"Another epmd -ping or -peek of this host is connected to it. Try again when that has ended.")
+	case errors.As(err, &old), errors.Is(err, node.ErrHungUp) && w.Answer.High < 6:
+		return Failed("an old node: "+err.Error(),
+			"It speaks version 5 of the distribution's handshake, as OTP before 23 and some libraries do. epmd, and OTP since 25, speak version 6 alone.")
+	case errors.Is(err, node.ErrHungUp):
+		return Failed(err.Error(),
+			"What listens there may be no Erlang node, or one written in another language that does not understand the handshake. Its log may say more.")
+	case tcp.IsTimeout(err):
+		return Failed("the node takes connections, but does not answer",
+			"It is suspended, overloaded or hanging: see the process on its host (ps, top), and its log.")
+	}
+	return Failed(err.Error(), "What listens there may be no Erlang node.")
+}
+
+// self is the name that this host asks under: of the kind that the node's own name is, short, with a domain
+// or with an address. A node may go by whom it talks to; see asNode.nameFor.
+func (w *Way) self() string {
+	_, domain, long := strings.Cut(w.host, ".")
+	switch _, noIP := netip.ParseAddr(w.host); {
+	case noIP == nil && w.addr.IsValid():
+		return "eclus@" + cmp.Or(sourceOf(w.addr), w.options.HostName)
+	case w.host == "localhost":
+		return "eclus@localhost"
+	case noIP == nil || !long:
+		return "eclus@" + w.options.HostName
+	}
+	return "eclus@" + w.options.HostName + "." + domain
+}
+
+// sourceOf returns the address of this host from which packets go to another one, or "". It sends none.
+func sourceOf(to netip.AddrPort) string {
+	c, err := net.Dial("udp", to.String())
+	if err != nil {
+		return ""
+	}
+	defer c.Close()
+	return c.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap().WithZone("").String()
+}
+
+// authenticate connects with the cookie.
+func (w *Way) authenticate(ctx context.Context) (string, error) {
+	var err error
+	if w.cookie, w.from, err = cookie.Find(w.options.CookieFile, w.options.Getenv); err != nil {
+		return "", Failed(err.Error(), "The way to the node is free as far as here. What remains takes its cookie.")
+	}
+	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
+	defer cancel()
+	w.Conn, err = w.net.dial(w.dialer(), ctx, w.options.Node, w.addr)
+	switch {
+	case errors.Is(err, node.ErrCookie):
+		return "", Failed(fmt.Sprintf("the cookie of %s is not the node's", w.from),
+			"Compare it with erlang:get_cookie() in the node: it comes from -setcookie, or from ~/.erlang.cookie of the user it runs as.",
+			"The node has logged this try.")
+	case err != nil:
+		return "", w.identifyFailure(err)
+	}
+	return fmt.Sprintf("that of %s is right", w.from), nil
+}
+
+// dialer connects as the node that has been identified demands.
+func (w *Way) dialer() *node.Dialer {
+	d := &node.Dialer{Name: w.self(), Cookie: w.cookie}
+	if w.Identity.TLS {
+		d.TLS = node.AnyTLS()
+	}
+	return d
+}
