@@ -184,7 +184,7 @@ func (s *side) identify(r *registry.Registration) {
 func (s *side) until(what string, cond func([]*registry.Node) bool) []*registry.Node {
 	s.t.Helper()
 	ctx := within(s.t)
-	_, sub := s.reg.Subscribe()
+	sub := s.reg.Subscribe()
 	defer sub.Close()
 	for {
 		sub.Take() // what it has to say is in nodes
@@ -199,10 +199,8 @@ func (s *side) until(what string, cond func([]*registry.Node) bool) []*registry.
 }
 
 func (s *side) neighbours() []*registry.Node {
-	nodes, sub := s.reg.Subscribe()
-	sub.Close()
 	var found []*registry.Node
-	for _, n := range nodes {
+	for _, n := range s.reg.Nodes() {
 		if n.Origin == registry.LAN {
 			found = append(found, n)
 		}
@@ -253,17 +251,18 @@ type recorder struct {
 
 // record notes what becomes of the neighbours of s from now on.
 func (s *side) record() *recorder {
-	_, sub := s.reg.Subscribe()
+	sub := s.reg.Subscribe()
+	sub.Take()
 	r := &recorder{}
 	s.start(func(ctx context.Context) {
 		defer sub.Close()
 		for {
-			events, err := sub.Next(ctx)
+			b, err := sub.Next(ctx)
 			if err != nil {
 				return
 			}
 			r.mu.Lock()
-			for _, e := range events {
+			for _, e := range b.Events {
 				r.events = append(r.events, fmt.Sprintf("%v %s %d", e.Kind, e.Node.Node, e.Node.Port))
 			}
 			r.mu.Unlock()

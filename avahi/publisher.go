@@ -134,22 +134,18 @@ func (p *publishing) resync() {
 	if p.changes != nil {
 		p.changes.Close()
 	}
-	var nodes []*registry.Node
-	nodes, p.changes = p.link.reg.Subscribe()
-	for _, pub := range p.publications {
-		pub.resync(nodes)
-	}
+	p.changes = p.link.reg.Subscribe()
+	p.take()
 }
 
 // take deals with what has happened in the registry.
 func (p *publishing) take() {
-	events, behind := p.changes.Take()
-	if behind != nil {
-		p.resync()
-		return
-	}
+	b := p.changes.Take()
 	for _, pub := range p.publications {
-		pub.apply(events)
+		if b.Anew {
+			pub.resync(b.Nodes)
+		}
+		pub.apply(b.Events)
 	}
 }
 

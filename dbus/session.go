@@ -114,10 +114,9 @@ func (s *session) post(msg *dbus.Message) {
 
 // serve takes the name, once all objects are there, and then answers and tells.
 func (s *session) serve() error {
-	var nodes []*registry.Node
-	nodes, s.changes = s.reg.Subscribe()
-	defer func() { s.changes.Close() }()
-	s.objects.sync(nodes)
+	s.changes = s.reg.Subscribe()
+	defer s.changes.Close()
+	s.take()
 	s.tellNobody()
 	s.ask("RequestName", Name, uint32(0)) // 0: wait in line for it, and never give way
 	for {
@@ -158,15 +157,13 @@ func (s *session) await() error {
 	return nil
 }
 
-// take takes in what the registry has to tell. Where that is more than it keeps, it begins anew.
+// take takes in what the registry has to tell.
 func (s *session) take() {
-	events, err := s.changes.Take()
-	if err != nil {
-		var nodes []*registry.Node
-		nodes, s.changes = s.reg.Subscribe()
-		s.objects.sync(nodes)
+	b := s.changes.Take()
+	if b.Anew {
+		s.objects.sync(b.Nodes)
 	}
-	for _, ev := range events {
+	for _, ev := range b.Events {
 		s.objects.apply(ev)
 	}
 }

@@ -3,6 +3,7 @@ package epmd
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -14,6 +15,10 @@ import (
 // streamTimeout is how long a peer may take over one whole write: the snapshot, or all changes that
 // were waiting. Progress does not prolong it.
 const streamTimeout = 10 * time.Second
+
+// errBehind is why a subscriber is cut off that reads more slowly than nodes come and go. It can't be told what has gone
+// other than by asking anew.
+var errBehind = errors.New("subscriber fell behind")
 
 // nodeStream answers one NodesReq or WatchReq.
 type nodeStream struct {
@@ -73,8 +78,9 @@ func (s *nodeStream) awaitPeer() {
 }
 
 func (s *nodeStream) send(ctx context.Context) error {
-	nodes, changes := s.registry.Subscribe()
+	changes := s.registry.Subscribe()
 	defer changes.Close()
+	nodes := changes.Take().Nodes
 	out := binary.BigEndian.AppendUint32(nil, uint32(s.port))
 	for _, n := range nodes {
 		out = appendNode(out, NodeKnown, n)
@@ -87,12 +93,15 @@ func (s *nodeStream) send(ctx context.Context) error {
 		if err := s.write(out); err != nil {
 			return err
 		}
-		events, err := changes.Next(ctx)
+		b, err := changes.Next(ctx)
 		if err != nil {
 			return err
 		}
+		if b.Anew {
+			return errBehind
+		}
 		out = out[:0]
-		for _, e := range events {
+		for _, e := range b.Events {
 			out = appendNode(out, lineKind(e.Kind), e.Node)
 		}
 	}

@@ -81,9 +81,7 @@ func TestNodesBytes(t *testing.T) {
 }
 
 func neighbours(r *registry.Registry) []*registry.Node {
-	nodes, s := r.Subscribe()
-	s.Close()
-	return nodes
+	return r.Nodes()
 }
 
 // TestNodesSlow asks for very many nodes and reads them late.

@@ -13,20 +13,17 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	nodes, changes := r.Subscribe()
+	changes := r.Subscribe()
 	defer changes.Close()
-	for _, n := range nodes {
+	for _, n := range changes.Take().Nodes {
 		fmt.Println("known:", n.Node, n.Port)
 	}
 
 	r.Unregister(reg)
-	events, err := changes.Take()
-	for _, e := range events {
+	for _, e := range changes.Take().Events {
 		fmt.Println(e.Kind, e.Node.Node)
 	}
-	fmt.Println(err)
 	// Output:
 	// known: a@hosta.local 41233
 	// down a@hosta.local
-	// <nil>
 }

@@ -1,7 +1,7 @@
 // Package registry holds what this host knows of Erlang nodes: those registered here over EPMD and
 // those seen on the LAN. It does no I/O and starts no goroutine. All methods may be called
-// concurrently; none blocks for longer than it takes to copy a list of pointers, and a subscriber
-// that falls behind is cut off rather than waited for.
+// concurrently; none blocks for longer than it takes to copy a list of pointers. A subscriber
+// that falls behind is never waited for: it begins anew, with all that is known by then.
 package registry
 
 import (

@@ -2,16 +2,11 @@ package registry
 
 import (
 	"context"
-	"errors"
 	"fmt"
 )
 
-// maxPending is how many changes wait for a subscriber before it is cut off.
+// maxPending is how many changes wait for a subscriber. If there are more, it begins anew.
 const maxPending = 8192
-
-// ErrBehind is what a subscriber gets that was cut off because more than 8,192 changes waited for it,
-// or because it was closed. It may subscribe anew and be handed the present state.
-var ErrBehind = errors.New("subscriber fell behind")
 
 // EventKind tells what happened to a node.
 type EventKind uint8
@@ -37,21 +32,44 @@ type Event struct {
 	Node *Node
 }
 
+// Batch is what has happened since a subscriber last looked.
+type Batch struct {
+	// Anew says that Nodes is all that is known, and that nothing counts any more that was told
+	// before. The first batch is so, and any before which more than 8,192 changes had waited.
+	Anew  bool
+	Nodes []*Node // if Anew; local ones in order of registration first
+
+	Events []Event // else: the changes, in order
+}
+
 // Subscription is a queue of changes that waits for one reader.
 type Subscription struct {
 	r       *Registry
-	ready   chan struct{} // holds one token while pending or behind has something to tell
+	ready   chan struct{} // holds one token while there is something to take
 	pending []Event       // guarded by r.mu
-	behind  bool          // guarded by r.mu
+	anew    bool          // guarded by r.mu; nothing is pending then
 }
 
-// Subscribe returns all nodes known now, local ones in order of registration first, and a
-// Subscription to every change after that. It must be closed when it is no longer read.
-func (r *Registry) Subscribe() ([]*Node, *Subscription) {
-	s := &Subscription{r: r, ready: make(chan struct{}, 1)}
+// Subscribe returns a Subscription, of which the first batch holds all nodes. It must be closed when
+// nobody reads it any more.
+func (r *Registry) Subscribe() *Subscription {
+	s := &Subscription{r: r, ready: make(chan struct{}, 1), anew: true}
+	s.wake()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.subscriptions[s] = struct{}{}
+	return s
+}
+
+// Nodes returns all nodes, local ones in order of registration first.
+func (r *Registry) Nodes() []*Node {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.nodes()
+}
+
+// nodes is Nodes for a caller that holds r.mu.
+func (r *Registry) nodes() []*Node {
 	nodes := make([]*Node, 0, len(r.local)+len(r.neighbours))
 	for reg := r.oldest; reg != nil; reg = reg.newer {
 		nodes = append(nodes, reg.node)
@@ -59,34 +77,38 @@ func (r *Registry) Subscribe() ([]*Node, *Subscription) {
 	for _, n := range r.neighbours {
 		nodes = append(nodes, n)
 	}
-	return nodes, s
+	return nodes
 }
 
 // Ready returns a channel that yields when Take has something to return. It is never closed.
 func (s *Subscription) Ready() <-chan struct{} { return s.ready }
 
-// Take returns the changes since the last Take, in order, without waiting; there may be none. Its
-// error is ErrBehind, and it stays so.
-func (s *Subscription) Take() ([]Event, error) {
+// Take returns what has happened since the last Take, without waiting. That may be nothing. After
+// Close it is.
+func (s *Subscription) Take() Batch {
 	s.r.mu.Lock()
 	defer s.r.mu.Unlock()
-	if s.behind {
-		return nil, ErrBehind
+	b := Batch{Anew: s.anew, Events: s.pending}
+	if s.anew {
+		b.Nodes = s.r.nodes()
 	}
-	events := s.pending
-	s.pending = nil
-	return events, nil
+	s.anew, s.pending = false, nil
+	select {
+	case <-s.ready:
+	default: // the reader has taken the token
+	}
+	return b
 }
 
-// Next waits for changes and returns them like Take. Other errors are ctx's.
-func (s *Subscription) Next(ctx context.Context) ([]Event, error) {
+// Next waits until something has happened and returns it like Take. Its error is ctx's.
+func (s *Subscription) Next(ctx context.Context) (Batch, error) {
 	for {
-		if events, err := s.Take(); len(events) > 0 || err != nil {
-			return events, err
+		if b := s.Take(); b.Anew || len(b.Events) > 0 {
+			return b, nil
 		}
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return Batch{}, ctx.Err()
 		case <-s.ready:
 		}
 	}
@@ -96,7 +118,8 @@ func (s *Subscription) Next(ctx context.Context) ([]Event, error) {
 func (s *Subscription) Close() {
 	s.r.mu.Lock()
 	defer s.r.mu.Unlock()
-	s.r.cutOff(s)
+	delete(s.r.subscriptions, s)
+	s.anew, s.pending = false, nil
 }
 
 // changed notes a change of the node in e. The caller holds r.mu.
@@ -105,18 +128,19 @@ func (r *Registry) changed(e Event) {
 		r.localVersion.Add(1)
 	}
 	for s := range r.subscriptions {
-		if len(s.pending) == maxPending {
-			r.cutOff(s)
-		} else {
-			s.pending = append(s.pending, e)
-			s.wake()
-		}
+		s.add(e)
 	}
 }
 
-func (r *Registry) cutOff(s *Subscription) {
-	delete(r.subscriptions, s)
-	s.pending, s.behind = nil, true
+// add has a change wait for the reader.
+func (s *Subscription) add(e Event) {
+	switch {
+	case s.anew: // the snapshot will have it
+	case len(s.pending) == maxPending:
+		s.anew, s.pending = true, nil
+	default:
+		s.pending = append(s.pending, e)
+	}
 	s.wake()
 }
 

@@ -18,80 +18,77 @@ func TestSubscribe(t *testing.T) {
 	if err := r.SetNeighbour(Node{Node: "c@hostb.local", Host: "hostb.local"}); err != nil {
 		t.Fatal(err)
 	}
-	nodes, s := r.Subscribe()
+	s := r.Subscribe()
 	defer s.Close()
-	if want := []*Node{r.Node(a), r.Node(b), neighbour(r, "c@hostb.local")}; !slices.Equal(nodes, want) {
+	if nodes, want := taken(s, true).Nodes, r.Nodes(); len(want) != 3 || !slices.Equal(nodes, want) {
 		t.Errorf("snapshot %v; want %v", nodes, want)
 	}
-	if events, err := s.Take(); len(events) != 0 || err != nil {
-		t.Errorf("took %v, %v before anything happened", events, err)
+	if want := []*Node{r.Node(a), r.Node(b), neighbour(r, "c@hostb.local")}; !slices.Equal(r.Nodes(), want) {
+		t.Errorf("nodes %v; want %v", r.Nodes(), want)
 	}
-	select {
-	case <-s.Ready():
-		t.Error("ready before anything happened")
-	default:
+	if b := taken(s, false); b.Anew || len(b.Events) != 0 {
+		t.Errorf("took %+v before anything happened", b)
 	}
 
 	last := r.Node(a)
 	r.Unregister(a)
 	again := register(t, r, "a", 6)
+	want := []Event{{Down, last}, {Up, r.Node(again)}}
+	if b := taken(s, true); b.Anew || !slices.Equal(b.Events, want) {
+		t.Errorf("took %+v; want %v", b, want)
+	}
+	if b := taken(s, false); len(b.Events) != 0 {
+		t.Errorf("took %+v a second time", b)
+	}
+}
+
+// taken takes what there is. Ready must have yielded if that is anything.
+func taken(s *Subscription, ready bool) Batch {
 	select {
 	case <-s.Ready():
 	default:
-		t.Error("not ready after two changes")
+		if ready {
+			return Batch{}
+		}
 	}
-	want := []Event{{Down, last}, {Up, r.Node(again)}}
-	if events, err := s.Take(); err != nil || !slices.Equal(events, want) {
-		t.Errorf("took %v, %v; want %v", events, err, want)
-	}
-	if events, err := s.Take(); len(events) != 0 || err != nil {
-		t.Errorf("took %v, %v a second time", events, err)
-	}
+	return s.Take()
 }
 
 // TestSubscriberBehind fills a subscriber that does not read, while another does.
 func TestSubscriberBehind(t *testing.T) {
 	r := New(testHost, OldNames)
-	_, idle := r.Subscribe()
-	_, full := r.Subscribe()
-	_, reader := r.Subscribe()
-	defer reader.Close()
+	idle, full, reader := begun(r), begun(r), begun(r)
 	for range maxPending / 2 {
 		r.Unregister(register(t, r, "a", 6))
 	}
-	if events, err := full.Take(); len(events) != maxPending || err != nil {
-		t.Fatalf("took %d events, %v; want %d", len(events), err, maxPending)
-	}
-	if events, err := reader.Take(); len(events) != maxPending || err != nil {
-		t.Fatalf("took %d events, %v; want %d", len(events), err, maxPending)
-	}
-	register(t, r, "b", 6)
-	for range 2 {
-		if events, err := idle.Take(); len(events) != 0 || !errors.Is(err, ErrBehind) {
-			t.Errorf("past the limit: took %d events, %v; want ErrBehind", len(events), err)
+	for _, s := range []*Subscription{full, reader} {
+		if b := s.Take(); b.Anew || len(b.Events) != maxPending {
+			t.Fatalf("took %d events, anew %v; want %d", len(b.Events), b.Anew, maxPending)
 		}
 	}
-	if events, err := reader.Next(t.Context()); len(events) != 1 || err != nil {
-		t.Errorf("the reader took %d events, %v; want 1", len(events), err)
+	register(t, r, "b", 6)
+	last := register(t, r, "c", 6)
+	r.Unregister(last)
+	if b := taken(idle, true); !b.Anew || len(b.Events) != 0 || !slices.Equal(b.Nodes, r.Nodes()) {
+		t.Errorf("past the limit: took %d events, anew %v, nodes %v; want the node b", len(b.Events), b.Anew, b.Nodes)
 	}
-	if len(r.subscriptions) != 2 {
-		t.Errorf("%d subscriptions are left; want the 2 that were read", len(r.subscriptions))
+	if b, err := reader.Next(t.Context()); b.Anew || len(b.Events) != 3 || err != nil {
+		t.Errorf("the reader took %d events, anew %v, %v; want 3", len(b.Events), b.Anew, err)
 	}
-	idle.Close()
-	if nodes, anew := r.Subscribe(); len(nodes) != 1 {
-		t.Errorf("subscribed anew to %d nodes; want 1", len(nodes))
-		anew.Close()
+	d := register(t, r, "d", 6)
+	if b := taken(idle, true); b.Anew || !slices.Equal(b.Events, []Event{{Up, r.Node(d)}}) {
+		t.Errorf("begun anew: took %+v; want d", b)
 	}
 }
 
 func TestSubscriptionClose(t *testing.T) {
 	r := New(testHost, OldNames)
-	_, s := r.Subscribe()
+	s := r.Subscribe()
 	register(t, r, "a", 6)
 	s.Close()
 	s.Close()
-	if events, err := s.Take(); len(events) != 0 || !errors.Is(err, ErrBehind) {
-		t.Errorf("took %v, %v after Close; want ErrBehind", events, err)
+	if b := s.Take(); b.Anew || len(b.Nodes) != 0 || len(b.Events) != 0 {
+		t.Errorf("took %+v after Close; want nothing", b)
 	}
 	if len(r.subscriptions) != 0 {
 		t.Errorf("%d subscriptions are left", len(r.subscriptions))
@@ -101,13 +98,12 @@ func TestSubscriptionClose(t *testing.T) {
 func TestNext(t *testing.T) {
 	ends := []struct {
 		name string
-		end  func(r *Registry, s *Subscription, cancel func())
+		end  func(r *Registry, cancel func())
 		want error
 	}{
-		{"change", func(r *Registry, _ *Subscription, _ func()) { register(t, r, "a", 6) }, nil},
-		{"end of the context", func(_ *Registry, _ *Subscription, cancel func()) { cancel() }, context.Canceled},
-		{"Close", func(_ *Registry, s *Subscription, _ func()) { s.Close() }, ErrBehind},
-		{"deadline", func(*Registry, *Subscription, func()) { time.Sleep(time.Hour) }, context.DeadlineExceeded},
+		{"change", func(r *Registry, _ func()) { register(t, r, "a", 6) }, nil},
+		{"end of the context", func(_ *Registry, cancel func()) { cancel() }, context.Canceled},
+		{"deadline", func(*Registry, func()) { time.Sleep(time.Hour) }, context.DeadlineExceeded},
 	}
 	for _, tt := range ends {
 		t.Run(tt.name, func(t *testing.T) {
@@ -115,8 +111,7 @@ func TestNext(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
 				r := New(testHost, OldNames)
-				_, s := r.Subscribe()
-				defer s.Close()
+				s := begun(r)
 				returned := make(chan error, 1)
 				go func() {
 					_, err := s.Next(ctx)
@@ -126,7 +121,7 @@ func TestNext(t *testing.T) {
 				if len(returned) != 0 {
 					t.Fatalf("Next returned %v before anything happened", <-returned)
 				}
-				tt.end(r, s, cancel)
+				tt.end(r, cancel)
 				synctest.Wait()
 				select {
 				case err := <-returned:
@@ -202,24 +197,20 @@ func write(t *testing.T, r *Registry, rnd *rand.Rand, rounds int) {
 // replay follows a registry until done is closed, subscribing anew now and then if it is restless, and
 // compares what it made of it with a snapshot.
 func replay(t *testing.T, r *Registry, done <-chan struct{}, restless bool) {
-	known, s := begin(r)
+	known, s := make(map[uint64]*Node), r.Subscribe()
 	defer func() { s.Close() }()
-	for taken := 0; ; {
+	for count := 0; ; {
 		ended := false
 		select {
 		case <-s.Ready():
 		case <-done:
 			ended = true
 		}
-		events, err := s.Take()
-		taken += len(events)
-		if errors.Is(err, ErrBehind) || restless && taken > 1000 {
-			s.Close()
-			known, s = begin(r)
-			taken = 0
-			continue
+		b := s.Take()
+		if b.Anew {
+			known = byID(b.Nodes)
 		}
-		for _, e := range events {
+		for _, e := range b.Events {
 			if problem := apply(known, e); problem != "" {
 				t.Errorf("%v of %q: %s", e.Kind, e.Node.Node, problem)
 				return
@@ -229,16 +220,19 @@ func replay(t *testing.T, r *Registry, done <-chan struct{}, restless bool) {
 			compare(t, r, known)
 			return
 		}
+		if count += len(b.Events); restless && count > 1000 {
+			s.Close()
+			s, count = r.Subscribe(), 0
+		}
 	}
 }
 
-func begin(r *Registry) (map[uint64]*Node, *Subscription) {
-	nodes, s := r.Subscribe()
+func byID(nodes []*Node) map[uint64]*Node {
 	known := make(map[uint64]*Node)
 	for _, n := range nodes {
 		known[n.ID] = n
 	}
-	return known, s
+	return known
 }
 
 // apply enters e into known and says what in it does not fit.
@@ -265,8 +259,7 @@ func apply(known map[uint64]*Node, e Event) string {
 }
 
 func compare(t *testing.T, r *Registry, known map[uint64]*Node) {
-	want, s := begin(r)
-	s.Close()
+	want := byID(r.Nodes())
 	if len(known) != len(want) {
 		t.Errorf("replayed to %d nodes; want %d", len(known), len(want))
 	}

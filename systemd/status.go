@@ -13,8 +13,9 @@ const statusPause = time.Second
 // KeepStatus keeps the service manager told of what status returns, until ctx ends or the service manager does
 // not want to know. It looks again when the registry has changed or changed yields, and not more often than once a second.
 func KeepStatus(ctx context.Context, reg *registry.Registry, changed <-chan struct{}, status func() string) error {
-	_, events := reg.Subscribe()
-	defer func() { events.Close() }()
+	changes := reg.Subscribe()
+	defer changes.Close()
+	changes.Take()
 	for said := ""; ; {
 		if now := status(); now != said {
 			if err := Notify(Status(now)); err != nil {
@@ -25,15 +26,13 @@ func KeepStatus(ctx context.Context, reg *registry.Registry, changed <-chan stru
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-events.Ready():
+		case <-changes.Ready():
 		case <-changed:
 		}
 		if !pause(ctx, statusPause) {
 			return nil
 		}
-		if _, err := events.Take(); err != nil { // what it was matters as little as how many
-			_, events = reg.Subscribe()
-		}
+		changes.Take() // what it was matters as little as how many
 	}
 }
 

@@ -7,7 +7,6 @@ package hosts
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"maps"
 	"slices"
@@ -66,6 +65,7 @@ func newKeeper(o Options, watch *fileWatch) *Keeper {
 		watch:   watch,
 		port:    o.Port,
 		log:     o.Log,
+		nodes:   make(map[uint64]string),
 		foreign: make(map[string]bool),
 	}
 }
@@ -75,8 +75,9 @@ func (k *Keeper) Run(ctx context.Context) error {
 	defer k.watch.close()
 	defer k.file.close()
 	defer k.write(nil)
-	changes := k.begin()
-	defer func() { changes.Close() }()
+	changes := k.reg.Subscribe()
+	defer changes.Close()
+	k.take(changes.Take())
 	timer := time.NewTimer(k.firstPause())
 	defer timer.Stop()
 	waiting := true // for the timer, to write
@@ -96,15 +97,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 				timer.Reset(hostsRetry)
 			}
 		case <-changes.Ready():
-			events, err := changes.Take()
-			if errors.Is(err, registry.ErrBehind) {
-				changes = k.begin()
-			}
-			changed := err != nil
-			for _, e := range events {
-				changed = k.changed(e) || changed
-			}
-			if changed {
+			if k.take(changes.Take()) {
 				writeAfter(hostsSettle)
 			}
 		case <-k.watch.changed():
@@ -122,14 +115,19 @@ func (k *Keeper) firstPause() time.Duration {
 	return 0
 }
 
-// begin forgets all and looks at the registry anew.
-func (k *Keeper) begin() *registry.Subscription {
-	nodes, changes := k.reg.Subscribe()
-	k.nodes = make(map[uint64]string)
-	for _, n := range nodes {
+// take takes note of what has happened in the registry, and reports whether that counts.
+func (k *Keeper) take(b registry.Batch) bool {
+	counts := b.Anew
+	if b.Anew {
+		clear(k.nodes)
+	}
+	for _, n := range b.Nodes {
 		k.changed(registry.Event{Kind: registry.Up, Node: n})
 	}
-	return changes
+	for _, e := range b.Events {
+		counts = k.changed(e) || counts
+	}
+	return counts
 }
 
 // changed takes note of what has become of a node, and tells whether that counts.

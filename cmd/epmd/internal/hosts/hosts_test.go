@@ -489,8 +489,7 @@ func see(t *testing.T, reg *registry.Registry, host string, epmd uint16) *regist
 	if err := reg.SetNeighbour(n); err != nil {
 		t.Fatal(err)
 	}
-	nodes, s := reg.Subscribe()
-	s.Close()
+	nodes := reg.Nodes()
 	i := slices.IndexFunc(nodes, func(n *registry.Node) bool { return n.Host == host })
 	return nodes[i]
 }
@@ -540,7 +539,7 @@ func TestHostsForeign(t *testing.T) {
 	for _, host := range []string{"b.lan", "c.lan", "d.example", "e.local"} {
 		reg.SetReach(see(t, reg, host, 4369), registry.Reachable)
 	}
-	h.begin().Close()
+	h.take(reg.Subscribe().Take())
 	text := log.String() // in any order, as the registry has neighbours in none
 	if strings.Count(text, "\n") != 2 || strings.Count(text, ".lan\n") != 1 || !strings.Contains(text, "host=d.example\n") {
 		t.Errorf("the log is %q; want a line about b.lan or c.lan and one about d.example", text)

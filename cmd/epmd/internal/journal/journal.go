@@ -8,7 +8,6 @@ package journal
 import (
 	"cmp"
 	"context"
-	"errors"
 	"log/slog"
 	"slices"
 	"time"
@@ -60,7 +59,8 @@ type Options struct {
 // restored, are not written of when they are found. Whoever calls New calls Run.
 func New(o Options) *Journal {
 	j := &Journal{reg: o.Registry, log: o.Log, arrived: o.Arrived, named: make(map[uint64]string)}
-	j.known, j.changes = j.reg.Subscribe()
+	j.changes = j.reg.Subscribe()
+	j.known = j.changes.Take().Nodes
 	for _, n := range j.known {
 		j.named[n.ID] = fullName(n)
 	}
@@ -69,19 +69,22 @@ func New(o Options) *Journal {
 
 // Run returns nil when ctx has ended and what had happened before is in the log. It is called once.
 func (j *Journal) Run(ctx context.Context) error {
-	defer func() { j.changes.Close() }()
+	defer j.changes.Close()
 	j.findHolders(ctx, j.known)
 	j.known = nil
 	for {
 		batch, err := j.next(ctx)
-		if errors.Is(err, registry.ErrBehind) {
-			batch = j.catchUp()
-		} else if err != nil {
+		if err != nil {
 			return nil
 		}
-		j.findHolders(ctx, arrived(batch))
-		j.write(batch)
+		j.note(ctx, batch)
 	}
+}
+
+// note finds the holders of nodes that have come, and writes what has happened.
+func (j *Journal) note(ctx context.Context, batch []registry.Event) {
+	j.findHolders(ctx, arrived(batch))
+	j.write(batch)
 }
 
 // fullName returns the full name that a node has told, or "".
@@ -96,16 +99,23 @@ func fullName(n *registry.Node) string {
 // wake-up and one look at the processes for however many come together. What had happened when ctx ended is still
 // returned.
 func (j *Journal) next(ctx context.Context) ([]registry.Event, error) {
-	batch, err := j.changes.Next(ctx)
-	if err != nil || !slices.ContainsFunc(batch, j.isNews) {
+	b, err := j.changes.Next(ctx)
+	if b.Anew {
+		return j.catchUp(b.Nodes), nil
+	}
+	if err != nil || !slices.ContainsFunc(b.Events, j.isNews) {
 		return nil, err
 	}
 	select {
 	case <-ctx.Done():
 	case <-time.After(min(max(eventSettle, 4*j.took), maxEventSettle)):
 	}
-	more, _ := j.changes.Take() // its error is there again the next time
-	return append(batch, more...), nil
+	more := j.changes.Take()
+	if more.Anew {
+		j.note(ctx, b.Events)
+		return j.catchUp(more.Nodes), nil
+	}
+	return append(b.Events, more.Events...), nil
 }
 
 // isNews reports whether something has come, has gone, or has a full name that is not in the log.
@@ -114,12 +124,10 @@ func (j *Journal) isNews(ev registry.Event) bool {
 	return ev.Kind != registry.Changed || name != "" && name != j.named[ev.Node.ID]
 }
 
-// catchUp begins anew where more has happened than was kept. It returns the nodes that have come since and those
-// that have told their names.
-func (j *Journal) catchUp() []registry.Event {
+// catchUp begins anew where more has happened than was kept. It returns which of the nodes have come since, and which
+// have told their names.
+func (j *Journal) catchUp(nodes []*registry.Node) []registry.Event {
 	j.log.Warn("changes of nodes not logged: too many at once")
-	nodes, changes := j.reg.Subscribe()
-	j.changes = changes
 	var batch []registry.Event
 	named := make(map[uint64]string)
 	for _, n := range nodes {

@@ -182,7 +182,8 @@ func TestJournalNamed(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		_ = j.Run(ctx)
-		_, j.changes = reg.Subscribe()
+		j.changes = reg.Subscribe()
+		j.changes.Take()
 	}
 	run()
 	awaitLines(t, &log,
@@ -274,7 +275,7 @@ func TestJournalUnlogged(t *testing.T) {
 	reg := registry.New("hosta.local", 0)
 	var log eventLog
 	runEvents(t, New(Options{Registry: reg, Log: log.logger(slog.LevelWarn)}))
-	_, changes := reg.Subscribe()
+	changes := reg.Subscribe()
 	defer changes.Close()
 	r := enter(t, reg, "a")
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)

@@ -60,9 +60,8 @@ func (w *Watcher) Run(ctx context.Context) error {
 	w.again = time.NewTimer(lastLook)
 	defer w.again.Stop()
 	w.readAddresses()
-	nodes, changes := w.reg.Subscribe()
-	defer func() { changes.Close() }()
-	w.look(nodes)
+	changes := w.reg.Subscribe()
+	defer changes.Close()
 	for {
 		select {
 		case <-ctx.Done():
@@ -72,13 +71,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 		case <-w.again.C:
 			w.lookAgain()
 		case <-changes.Ready():
-			events, behind := changes.Take()
-			if behind != nil {
-				clear(w.closed)
-				nodes, changes = w.reg.Subscribe()
-				w.look(nodes)
-			}
-			w.apply(events)
+			w.take(changes.Take())
 		}
 	}
 }
@@ -93,10 +86,15 @@ func (w *Watcher) readAddresses() {
 	w.reg.SetLANAddresses(addrs)
 }
 
-// apply looks at the nodes that have come.
-func (w *Watcher) apply(events []registry.Event) {
+// take looks at the nodes that have come.
+func (w *Watcher) take(b registry.Batch) {
+	if b.Anew {
+		clear(w.closed)
+		w.look(b.Nodes)
+		return
+	}
 	come := make(map[uint64]*registry.Node)
-	for _, e := range events {
+	for _, e := range b.Events {
 		switch e.Kind {
 		case registry.Up:
 			come[e.Node.ID] = e.Node

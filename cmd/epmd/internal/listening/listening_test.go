@@ -30,7 +30,7 @@ func TestListens(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, changes := reg.Subscribe()
+	changes := reg.Subscribe()
 	defer changes.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	ended := make(chan error, 1)

@@ -260,8 +260,7 @@ type nodeTerm struct {
 }
 
 func (s *Server) nodes() []nodeTerm {
-	known, changes := s.reg.Subscribe()
-	changes.Close()
+	known := s.reg.Nodes()
 	terms := make([]nodeTerm, len(known))
 	for i, k := range known {
 		terms[i] = nodeTerm{

@@ -2,7 +2,6 @@ package reach
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -73,6 +72,7 @@ func NewWatcher(o Options) *Watcher {
 		ask:     o.Ask,
 		links:   o.Links,
 		log:     o.Log,
+		epmds:   make(map[epmdKey]*lanEPMD),
 		answers: make(chan reachAnswer),
 		slots:   make(chan struct{}, reachAtOnce),
 	}
@@ -83,8 +83,8 @@ func (w *Watcher) Run(ctx context.Context) error {
 	defer w.asking.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	changes := w.begin()
-	defer func() { changes.Close() }()
+	changes := w.reg.Subscribe()
+	defer changes.Close()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -98,13 +98,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 		case <-w.links:
 			w.askAll()
 		case <-changes.Ready():
-			events, err := changes.Take()
-			if errors.Is(err, registry.ErrBehind) {
-				changes = w.begin()
-			}
-			for _, e := range events {
-				w.changed(e)
-			}
+			w.take(changes.Take())
 		}
 		if next, found := w.next(); found {
 			timer.Reset(time.Until(next))
@@ -112,14 +106,17 @@ func (w *Watcher) Run(ctx context.Context) error {
 	}
 }
 
-// begin forgets all and looks at the registry anew.
-func (w *Watcher) begin() *registry.Subscription {
-	nodes, changes := w.reg.Subscribe()
-	w.epmds = make(map[epmdKey]*lanEPMD)
-	for _, n := range nodes {
+// take takes note of what has become of the neighbours.
+func (w *Watcher) take(b registry.Batch) {
+	if b.Anew {
+		clear(w.epmds)
+	}
+	for _, n := range b.Nodes {
 		w.changed(registry.Event{Kind: registry.Up, Node: n})
 	}
-	return changes
+	for _, e := range b.Events {
+		w.changed(e)
+	}
 }
 
 // changed takes note of what has become of a neighbour. That it can be reached is no news here.

@@ -123,8 +123,7 @@ func (l *lanEPMDs) remove(name, host string, port uint16) {
 func (l *lanEPMDs) want(t *testing.T, when string, want map[string]registry.Reach) {
 	t.Helper()
 	synctest.Wait()
-	nodes, s := l.reg.Subscribe()
-	s.Close()
+	nodes := l.reg.Nodes()
 	got := make(map[string]registry.Reach)
 	for _, n := range nodes {
 		got[n.Node] = n.Reach
@@ -225,8 +224,7 @@ func TestReachMany(t *testing.T) {
 		}
 		time.Sleep(10*l.takes + reachSettle)
 		synctest.Wait()
-		nodes, s := l.reg.Subscribe()
-		s.Close()
+		nodes := l.reg.Nodes()
 		reached := slices.DeleteFunc(nodes, func(n *registry.Node) bool { return n.Reach != registry.Reachable })
 		if len(reached) != hosts || l.most != reachAtOnce {
 			t.Errorf("%d of %d hosts reached, at most %d asked at once; want all, %d", len(reached), hosts, l.most, reachAtOnce)
