@@ -14,6 +14,8 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+
+	"github.com/goerlang/eclus/internal/bus"
 )
 
 // ServiceType and Domain are where nodes are announced and looked for.
@@ -30,9 +32,8 @@ type NamedPort struct {
 
 // Options are those of Publisher and Browser. The zero value will do for a Browser.
 type Options struct {
-	// BusAddress is the D-Bus address of the system bus. If empty, it is that of the environment
-	// variable DBUS_SYSTEM_BUS_ADDRESS, or else the well-known one.
-	BusAddress string
+	// Bus is where avahi-daemon is. Zero stands for the system bus.
+	Bus bus.Address
 
 	// Interfaces are the names of the network interfaces to publish and browse on. If empty, it is those that lead to a
 	// LAN, as opposed to loopback and point-to-point interfaces, the overlays and bridges of containers and their veths.

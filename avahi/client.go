@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/godbus/dbus/v5"
+
+	"github.com/goerlang/eclus/internal/bus"
 )
 
 // Names of avahi-daemon on the bus.
@@ -155,12 +157,17 @@ type signal struct {
 // dial connects to the bus at address. What arrives is posted to mail; signals are handed to
 // onSignal, and heard is told of each answer, and when there is none for maxSilence. The connection
 // ends with ctx or by close.
-func dial(ctx context.Context, address string, mail *mailbox, onSignal func(*client, signal) error, heard func(bool)) (*client, error) {
+func dial(ctx context.Context, address bus.Address, mail *mailbox, onSignal func(*client, signal) error, heard func(bool)) (*client, error) {
 	c := &client{sent: make(map[uint32]func(reply)), signal: onSignal, limit: maxObjects, heard: heard}
-	conn, err := dbus.Dial(address, dbus.WithContext(ctx), dbus.WithIncomingInterceptor(func(msg *dbus.Message) {
+	raw, err := address.Dial(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("system bus: %w", err)
+	}
+	conn, err := dbus.NewConn(raw, dbus.WithContext(ctx), dbus.WithIncomingInterceptor(func(msg *dbus.Message) {
 		mail.post(func() error { return c.handle(msg) })
 	}))
 	if err != nil {
+		raw.Close()
 		return nil, fmt.Errorf("system bus: %w", err)
 	}
 	c.conn = conn
@@ -259,13 +266,13 @@ func (c *client) handle(msg *dbus.Message) error {
 	case dbus.TypeMethodReply:
 		c.answered(msg, nil)
 	case dbus.TypeError:
-		c.answered(msg, dbus.Error{Name: header[string](msg, dbus.FieldErrorName), Body: msg.Body})
+		c.answered(msg, dbus.Error{Name: bus.Header[string](msg, dbus.FieldErrorName), Body: msg.Body})
 	case dbus.TypeSignal:
 		return c.signal(c, signal{
-			sender: header[string](msg, dbus.FieldSender),
-			path:   header[dbus.ObjectPath](msg, dbus.FieldPath),
-			iface:  header[string](msg, dbus.FieldInterface),
-			member: header[string](msg, dbus.FieldMember),
+			sender: bus.Header[string](msg, dbus.FieldSender),
+			path:   bus.Header[dbus.ObjectPath](msg, dbus.FieldPath),
+			iface:  bus.Header[string](msg, dbus.FieldInterface),
+			member: bus.Header[string](msg, dbus.FieldMember),
 			body:   msg.Body,
 		})
 	}
@@ -273,7 +280,7 @@ func (c *client) handle(msg *dbus.Message) error {
 }
 
 func (c *client) answered(msg *dbus.Message, err error) {
-	serial := header[uint32](msg, dbus.FieldReplySerial)
+	serial := bus.Header[uint32](msg, dbus.FieldReplySerial)
 	then, found := c.sent[serial]
 	if !found {
 		return // of a call that was waited for
@@ -285,10 +292,4 @@ func (c *client) answered(msg *dbus.Message, err error) {
 		then(reply{msg.Body, err})
 	}
 	c.pump()
-}
-
-// header returns a field of the message's header, or zero if it isn't there.
-func header[T any](msg *dbus.Message, field dbus.HeaderField) T {
-	value, _ := msg.Headers[field].Value().(T)
-	return value
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/goerlang/eclus/avahi"
+	"github.com/goerlang/eclus/internal/bus"
 	"github.com/goerlang/eclus/registry"
 	"github.com/goerlang/eclus/test/lan"
 
@@ -150,7 +151,9 @@ func (s *side) browseLimited(objects, clients int) (*avahi.Browser, func()) {
 }
 
 func (s *side) options(change []func(*avahi.Options)) avahi.Options {
-	opts := avahi.Options{BusAddress: s.DBusAddress(), Port: 4369, Version: "test"}
+	at, err := bus.Parse(s.DBusAddress())
+	must(s.t, err)
+	opts := avahi.Options{Bus: at, Port: 4369, Version: "test"}
 	for _, c := range change {
 		c(&opts)
 	}

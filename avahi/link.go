@@ -10,10 +10,17 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/goerlang/eclus/internal/bus"
 	"github.com/goerlang/eclus/registry"
 
 	"github.com/godbus/dbus/v5"
 	goavahi "github.com/holoplot/go-avahi"
+)
+
+// Pauses between sessions.
+const (
+	firstRetry = 20 * time.Millisecond
+	lastRetry  = 2 * time.Second
 )
 
 // link is what Publisher and Browser have in common: they live in sessions with avahi-daemon, one
@@ -34,7 +41,9 @@ type link struct {
 }
 
 func newLink(part string, reg *registry.Registry, opts Options, log *slog.Logger) *link {
-	opts.BusAddress = busAddress(opts.BusAddress)
+	if opts.Bus.IsZero() {
+		opts.Bus = bus.System()
+	}
 	l := &link{part: part, reg: reg, opts: opts, log: log.With("part", part),
 		maxObjects: maxObjects, maxClients: maxClients}
 	l.state.Store(&State{Off: "starting"})
@@ -130,7 +139,10 @@ func (l *link) run(ctx context.Context, serve func(context.Context, *session) er
 		if reached {
 			pause = firstRetry
 		}
-		_ = sleepUntil(ctx, time.Now().Add(pause))
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
 	}
 	l.silent.Store(false)
 	l.setState(State{Off: "stopped"})
@@ -163,8 +175,8 @@ func (s *session) open(ctx context.Context) (err error) {
 	if s.links, err = WatchLinks(); err != nil {
 		return err
 	}
-	s.main, err = dialWhenThere(ctx, s.link.opts.BusAddress, s.dial, s.link.off)
-	if err != nil {
+	dialMain := func() (err error) { s.main, err = s.dial(); return err }
+	if err := s.link.opts.Bus.Await(ctx, dialMain, s.link.off); err != nil {
 		return err
 	}
 	if err := s.awaitOwner(ctx); err != nil {
@@ -185,7 +197,7 @@ func (s *session) open(ctx context.Context) (err error) {
 // dial adds another connection to the session.
 func (s *session) dial() (*client, error) {
 	defer s.busSilence().Stop()
-	c, err := dial(s.ctx, s.link.opts.BusAddress, s.mail, s.dispatch, s.link.heard)
+	c, err := dial(s.ctx, s.link.opts.Bus, s.mail, s.dispatch, s.link.heard)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/godbus/dbus/v5"
+
+	"github.com/goerlang/eclus/internal/bus"
 )
 
 // The interfaces of the objects.
@@ -67,7 +69,7 @@ func (s *session) answer(msg *dbus.Message) error {
 		Type: dbus.TypeMethodReply,
 		Headers: map[dbus.HeaderField]dbus.Variant{
 			dbus.FieldReplySerial: dbus.MakeVariant(msg.Serial()),
-			dbus.FieldDestination: dbus.MakeVariant(header[string](msg, dbus.FieldSender)),
+			dbus.FieldDestination: dbus.MakeVariant(bus.Header[string](msg, dbus.FieldSender)),
 		},
 		Body: body,
 	}
@@ -85,9 +87,9 @@ func (s *session) answer(msg *dbus.Message) error {
 
 // dispatch finds the method that is called and calls it. Its errors are of type *dbus.Error.
 func (s *session) dispatch(msg *dbus.Message) ([]any, error) {
-	path := header[dbus.ObjectPath](msg, dbus.FieldPath)
-	iface := header[string](msg, dbus.FieldInterface) // may be missing
-	member := header[string](msg, dbus.FieldMember)
+	path := bus.Header[dbus.ObjectPath](msg, dbus.FieldPath)
+	iface := bus.Header[string](msg, dbus.FieldInterface) // may be missing
+	member := bus.Header[string](msg, dbus.FieldMember)
 	m, found := methods[member]
 	has := s.interfacesAt(path)
 	switch {
@@ -100,7 +102,7 @@ func (s *session) dispatch(msg *dbus.Message) ([]any, error) {
 	if !found || iface != "" && iface != m.iface || m.iface != ifacePeer && !slices.Contains(has, m.iface) {
 		return nil, refusal("UnknownMethod", "object %s has no method %s.%s", path, iface, member)
 	}
-	if in := header[dbus.Signature](msg, dbus.FieldSignature).String(); in != m.in {
+	if in := bus.Header[dbus.Signature](msg, dbus.FieldSignature).String(); in != m.in {
 		return nil, refusal("InvalidArgs", "%s has arguments %q, not %q", member, m.in, in)
 	}
 	return m.answer(s, call{path, msg.Body})

@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/goerlang/eclus/internal/bus"
 	"github.com/goerlang/eclus/registry"
 )
 
@@ -31,7 +32,7 @@ const (
 
 // Options are those of a Service.
 type Options struct {
-	Bus Bus
+	Bus bus.Address
 
 	// Of the Manager's properties: where epmd listens, what it calls itself, and whom it answers.
 	Port    uint16
@@ -75,7 +76,7 @@ var errDenied = errors.New("the policy of the bus forbids to own the name; it ha
 
 // Run serves until ctx ends.
 func (s *Service) Run(ctx context.Context) {
-	if err := s.opts.Bus.err; err != nil {
+	if err := s.opts.Bus.Err(); err != nil {
 		s.log.Warn("no D-Bus service", "err", err)
 		return
 	}
@@ -88,7 +89,10 @@ func (s *Service) Run(ctx context.Context) {
 			pause = firstRetry
 		}
 		s.off(err)
-		_ = sleepUntil(ctx, time.Now().Add(pause))
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
 		if errors.Is(err, errDenied) {
 			pause = min(4*pause, deniedRetry)
 		} else {

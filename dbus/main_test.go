@@ -16,14 +16,15 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/goerlang/eclus/dbus"
+	"github.com/goerlang/eclus/internal/bus"
 	"github.com/goerlang/eclus/registry"
 )
 
 // patience is how long a test waits for what takes milliseconds.
 const patience = 30 * time.Second
 
-// bus is a dbus-daemon of a test's own, with the rules of a system bus.
-type bus struct {
+// testBus is a dbus-daemon of a test's own, with the rules of a system bus.
+type testBus struct {
 	dir    string
 	daemon *exec.Cmd // nil: does not run
 }
@@ -64,7 +65,7 @@ func include(t *testing.T) string {
 }
 
 // newBus returns a bus that is not started yet, with these rules beside the standard ones.
-func newBus(t *testing.T, rules string) *bus {
+func newBus(t *testing.T, rules string) *testBus {
 	t.Helper()
 	if _, err := exec.LookPath("dbus-daemon"); err != nil && os.Getenv("CI") != "true" {
 		t.Skip(err)
@@ -73,7 +74,7 @@ func newBus(t *testing.T, rules string) *bus {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bus{dir: dir}
+	b := &testBus{dir: dir}
 	t.Cleanup(func() {
 		b.kill()
 		os.RemoveAll(dir)
@@ -86,14 +87,14 @@ func newBus(t *testing.T, rules string) *bus {
 }
 
 // startBus returns a bus that runs.
-func startBus(t *testing.T) *bus {
+func startBus(t *testing.T) *testBus {
 	t.Helper()
 	b := newBus(t, include(t))
 	b.start(t)
 	return b
 }
 
-func (b *bus) write(t *testing.T, rules string) {
+func (b *testBus) write(t *testing.T, rules string) {
 	t.Helper()
 	if err := os.WriteFile(b.dir+"/conf", fmt.Appendf(nil, busConfig, b.dir, rules), 0o644); err != nil {
 		t.Fatal(err)
@@ -101,7 +102,7 @@ func (b *bus) write(t *testing.T, rules string) {
 }
 
 // start starts the daemon and returns when it takes connections.
-func (b *bus) start(t *testing.T) {
+func (b *testBus) start(t *testing.T) {
 	t.Helper()
 	b.daemon = exec.Command("dbus-daemon", "--config-file="+b.dir+"/conf", "--nofork", "--nopidfile", "--nosyslog", "--print-address")
 	out, err := b.daemon.StdoutPipe()
@@ -116,7 +117,7 @@ func (b *bus) start(t *testing.T) {
 	}
 }
 
-func (b *bus) kill() {
+func (b *testBus) kill() {
 	if b.daemon != nil {
 		b.daemon.Process.Kill()
 		b.daemon.Wait()
@@ -124,10 +125,10 @@ func (b *bus) kill() {
 	}
 }
 
-func (b *bus) address() string { return "unix:path=" + b.dir + "/bus" }
+func (b *testBus) address() string { return "unix:path=" + b.dir + "/bus" }
 
 // client connects to the bus.
-func (b *bus) client(t *testing.T) *godbus.Conn {
+func (b *testBus) client(t *testing.T) *godbus.Conn {
 	t.Helper()
 	conn, err := godbus.Connect(b.address(), godbus.WithSignalHandler(godbus.NewSequentialSignalHandler()))
 	if err != nil {
@@ -156,7 +157,7 @@ func (l *log) String() string {
 }
 
 // serve runs a service on the bus until the test ends, and returns its registry and its log, without debug entries.
-func (b *bus) serve(t *testing.T, opts dbus.Options) (*registry.Registry, *log) {
+func (b *testBus) serve(t *testing.T, opts dbus.Options) (*registry.Registry, *log) {
 	t.Helper()
 	reg := registry.New("hosta.local", registry.OldNames)
 	l, _ := b.serveRegistry(t, reg, opts)
@@ -164,10 +165,10 @@ func (b *bus) serve(t *testing.T, opts dbus.Options) (*registry.Registry, *log) 
 }
 
 // serveRegistry is serve for a registry that is there. The function it returns ends the service.
-func (b *bus) serveRegistry(t *testing.T, reg *registry.Registry, opts dbus.Options) (*log, func()) {
+func (b *testBus) serveRegistry(t *testing.T, reg *registry.Registry, opts dbus.Options) (*log, func()) {
 	t.Helper()
 	var err error
-	if opts.Bus, err = dbus.ParseBus(b.address()); err != nil {
+	if opts.Bus, err = bus.Parse(b.address()); err != nil {
 		t.Fatal(err)
 	}
 	l := &log{}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
+	"github.com/goerlang/eclus/internal/bus"
 	"github.com/goerlang/eclus/registry"
 )
 
@@ -53,8 +54,9 @@ type session struct {
 func (s *Service) session(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	raw, err := s.opts.Bus.dialWhenThere(ctx, s.off)
-	if err != nil {
+	var raw net.Conn
+	dial := func() (err error) { raw, err = s.opts.Bus.Dial(ctx); return err }
+	if err := s.opts.Bus.Await(ctx, dial, s.off); err != nil {
 		return err
 	}
 	// The library's own Close waits for a write that the bus does not take.
@@ -100,7 +102,7 @@ func (s *session) receive(msg *dbus.Message) {
 		call := *msg
 		msg.Type = 0 // of which the library takes no notice
 		s.post(&call)
-	case msg.Type == dbus.TypeSignal && header[string](msg, dbus.FieldSender) == busName:
+	case msg.Type == dbus.TypeSignal && bus.Header[string](msg, dbus.FieldSender) == busName:
 		s.post(msg)
 	}
 }
@@ -177,7 +179,7 @@ func (s *session) handle(msg *dbus.Message) error {
 	if err := dbus.Store(msg.Body, &name); err != nil || name != Name {
 		return nil
 	}
-	switch header[string](msg, dbus.FieldMember) {
+	switch bus.Header[string](msg, dbus.FieldMember) {
 	case "NameAcquired":
 		s.owner = true
 		s.isOn()
@@ -308,10 +310,4 @@ func (s *session) signal(path dbus.ObjectPath, iface, member string, args ...any
 		return fmt.Errorf("send %s of %s: %w", member, path, err)
 	}
 	return nil
-}
-
-// header returns a field of the message's header, or zero if it isn't there.
-func header[T any](msg *dbus.Message, field dbus.HeaderField) T {
-	value, _ := msg.Headers[field].Value().(T)
-	return value
 }

@@ -11,15 +11,16 @@ const module = "github.com/goerlang/eclus/"
 
 // mayImport lists for each package which of ours it may import. "…/" stands for cmd/epmd/internal/.
 var mayImport = map[string]string{
-	"registry": "",
-	"epmd":     "registry",
-	"node/etf": "",
-	"node":     "node/etf",
-	"avahi":    "registry",
-	"dbus":     "registry",
-	"systemd":  "registry",
-	"…/cookie": "node",
-	"…/daemon": "avahi dbus epmd node registry systemd …/daemonlog " +
+	"registry":     "",
+	"epmd":         "registry",
+	"node/etf":     "",
+	"node":         "node/etf",
+	"avahi":        "registry internal/bus",
+	"dbus":         "registry internal/bus",
+	"internal/bus": "",
+	"systemd":      "registry",
+	"…/cookie":     "node",
+	"…/daemon": "avahi dbus epmd internal/bus node registry systemd …/daemonlog " +
 		"…/hosts …/identify …/interfaces …/journal …/listening …/nodeserver …/reach …/stockerror",
 	"…/daemonlog":  "systemd",
 	"…/holders":    "registry systemd",

@@ -17,8 +17,8 @@ import (
 	"github.com/goerlang/eclus/cmd/epmd/internal/hosts"
 	"github.com/goerlang/eclus/cmd/epmd/internal/listing"
 	"github.com/goerlang/eclus/cmd/epmd/internal/stockerror"
-	"github.com/goerlang/eclus/dbus"
 	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/internal/bus"
 	"github.com/goerlang/eclus/node"
 )
 
@@ -73,7 +73,7 @@ type config struct {
 	access     epmd.Access
 	interfaces []string    // empty: those that lead to a LAN
 	hostsFile  string      // empty: none
-	bus        dbus.Bus    // zero: none
+	bus        bus.Address // zero: none
 	cookieFile string      // empty: where OTP looks
 	asNode     bool        // be a hidden node too
 	nodeName   string      // of that node; empty: as other nodes call this host
@@ -354,10 +354,10 @@ func (p *parser) setHostsFile(s string) error {
 
 func (p *parser) setBus(s string) (err error) {
 	if s == "off" {
-		p.bus = dbus.Bus{}
+		p.bus = bus.Address{}
 		return nil
 	}
-	if p.bus, err = dbus.ParseBus(s); err != nil {
+	if p.bus, err = bus.Parse(s); err != nil {
 		return errors.New("not system, session, off or the address of a bus (unix:path=...)")
 	}
 	return nil

@@ -8,13 +8,13 @@ import (
 	"time"
 
 	"github.com/goerlang/eclus/cmd/epmd/internal/listing"
-	"github.com/goerlang/eclus/dbus"
 	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/internal/bus"
 )
 
 // serving is what an empty command line and environment mean, changed by change.
 func serving(change func(*config)) config {
-	c := config{port: 4369, lan: lanMode{publish: true, browse: true}, bus: bus("system"), identify: true}
+	c := config{port: 4369, lan: lanMode{publish: true, browse: true}, bus: busAt("system"), identify: true}
 	change(&c)
 	return c
 }
@@ -27,8 +27,8 @@ func access(s string) epmd.Access {
 	return a
 }
 
-func bus(s string) dbus.Bus {
-	b, err := dbus.ParseBus(s)
+func busAt(s string) bus.Address {
+	b, err := bus.Parse(s)
 	if err != nil {
 		panic(err)
 	}
@@ -59,9 +59,9 @@ var parseTests = []struct {
 	{"-allow 192.0.2.0/24 -interface eth0,wlan0", "", serving(func(c *config) {
 		c.access, c.interfaces = access("192.0.2.0/24"), []string{"eth0", "wlan0"}
 	}), ""},
-	{"-bus off", "ECLUS_BUS=session", serving(func(c *config) { c.bus = dbus.Bus{} }), ""},
-	{"", "ECLUS_BUS=session", serving(func(c *config) { c.bus = bus("session") }), ""},
-	{"-bus unix:path=/run/b", "", serving(func(c *config) { c.bus = bus("unix:path=/run/b") }), ""},
+	{"-bus off", "ECLUS_BUS=session", serving(func(c *config) { c.bus = bus.Address{} }), ""},
+	{"", "ECLUS_BUS=session", serving(func(c *config) { c.bus = busAt("session") }), ""},
+	{"-bus unix:path=/run/b", "", serving(func(c *config) { c.bus = busAt("unix:path=/run/b") }), ""},
 	{"-port 7 -names", "ECLUS_LAN=nonsense ECLUS_ALLOW=x ERL_EPMD_ADDRESS=x", config{command: commandNames, port: 7}, ""},
 	{"-ping a@b", "", config{command: commandPing, name: "a@b", port: 4369}, ""},
 	{"-json -ping a@b -cookie_file c -port 7", "", config{command: commandPing, name: "a@b", port: 7, json: true, cookieFile: "c"}, ""},

@@ -32,6 +32,7 @@ import (
 	"github.com/goerlang/eclus/cmd/epmd/internal/reach"
 	"github.com/goerlang/eclus/dbus"
 	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/internal/bus"
 	"github.com/goerlang/eclus/node"
 	"github.com/goerlang/eclus/registry"
 	"github.com/goerlang/eclus/systemd"
@@ -62,11 +63,11 @@ type Options struct {
 	DelayWrite    time.Duration
 	KeepPerUser   int // nodes of one user that systemd keeps; 0: as many as usual
 
-	Publish, Browse bool     // the parts of LAN discovery that are wanted
-	Interfaces      []string // of the LAN; empty: those that lead to one
-	HostsFile       string   // empty: none
-	Bus             dbus.Bus // zero: none
-	Identify        bool     // ask nodes of this host for their names
+	Publish, Browse bool        // the parts of LAN discovery that are wanted
+	Interfaces      []string    // of the LAN; empty: those that lead to one
+	HostsFile       string      // empty: none
+	Bus             bus.Address // zero: none
+	Identify        bool        // ask nodes of this host for their names
 
 	AsNode   bool // be a hidden node too
 	NodeName string

@@ -1,11 +1,11 @@
-package dbus
+package bus
 
 import (
 	"slices"
 	"testing"
 )
 
-func TestParseBus(t *testing.T) {
+func TestParse(t *testing.T) {
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "")
 	t.Setenv("DBUS_SESSION_BUS_ADDRESS", "")
 	t.Setenv("XDG_RUNTIME_DIR", "/run/user/1000 of a;b")
@@ -27,24 +27,24 @@ func TestParseBus(t *testing.T) {
 		{"systems", nil},
 		{"", nil},
 	} {
-		got, err := ParseBus(tt.given)
+		got, err := Parse(tt.given)
 		if !slices.Equal(got.sockets, tt.want) || (err == nil) != (tt.want != nil) {
-			t.Errorf("ParseBus(%q) = %q, %v; want %q", tt.given, got.sockets, err, tt.want)
+			t.Errorf("Parse(%q) = %q, %v; want %q", tt.given, got.sockets, err, tt.want)
 		}
 		if err == nil && got.String() != tt.given {
-			t.Errorf("ParseBus(%q) says %q", tt.given, got)
+			t.Errorf("Parse(%q) says %q", tt.given, got)
 		}
 	}
 }
 
-func TestParseBusEnvironment(t *testing.T) {
+func TestParseEnvironment(t *testing.T) {
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/run/other")
 	t.Setenv("DBUS_SESSION_BUS_ADDRESS", "autolaunch:")
-	system, err := ParseBus("system")
+	system, err := Parse("system")
 	if err != nil || !slices.Equal(system.sockets, []string{"/run/other"}) {
 		t.Errorf("system bus at %q, %v; want /run/other", system.sockets, err)
 	}
-	session, err := ParseBus("session")
+	session, err := Parse("session")
 	if err != nil || session.err == nil || session.IsZero() {
 		t.Errorf("session bus %+v, %v; want one that can't be used", session, err)
 	}

@@ -1,0 +1,80 @@
+package bus
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// await waits for the sockets, and reports each failure.
+func await(ctx context.Context, report func(error), sockets ...string) error {
+	a := Address{name: "test", sockets: sockets}
+	return a.Await(ctx, func() error {
+		conn, err := a.Dial(ctx)
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	}, report)
+}
+
+// TestAwait makes the folders of a socket, and then the socket. The bus has two addresses: each of
+// them may come.
+func TestAwait(t *testing.T) {
+	for which := range 2 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		sockets := []string{filepath.Join(t.TempDir(), "a", "b", "socket"), filepath.Join(t.TempDir(), "a", "b", "socket")}
+		reports := make(chan error, 1000)
+		done := make(chan error, 1)
+		go func() { done <- await(ctx, func(err error) { reports <- err }, sockets...) }()
+		<-reports
+		if err := os.MkdirAll(filepath.Dir(sockets[which]), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		<-reports
+		l, err := net.Listen("unix", sockets[which])
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		if err := <-done; err != nil {
+			t.Errorf("socket %d: %v", which, err)
+		}
+	}
+}
+
+// TestAwaitAbsent holds that Await ends with its context, and tries once while nothing changes.
+func TestAwaitAbsent(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	tries := 0
+	err := await(ctx, func(error) { tries++ }, filepath.Join(t.TempDir(), "socket"))
+	if err == nil || tries != 1 {
+		t.Errorf("%v after %d tries, want 1", err, tries)
+	}
+}
+
+// TestAwaitUnwatched has an abstract name, which Await tries again and again.
+func TestAwaitUnwatched(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	tries := make(chan error, 1000)
+	done := make(chan error, 1)
+	name := "@" + filepath.Join(t.TempDir(), "bus")
+	go func() { done <- await(ctx, func(err error) { tries <- err }, name) }()
+	for range 3 {
+		<-tries
+	}
+	l, err := net.Listen("unix", name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
