@@ -24,6 +24,7 @@ var mayImport = map[string]string{
 		"…/hosts …/identify …/interfaces …/journal …/listening …/nodeserver …/reach …/stockerror",
 	"…/daemonlog":  "systemd",
 	"…/holders":    "registry systemd",
+	"…/detach":     "epmd …/exit",
 	"…/exit":       "",
 	"…/explain":    "epmd systemd …/interfaces …/screen …/tcp",
 	"…/hosts":      "registry",

@@ -19,6 +19,7 @@ import (
 	"strings"
 
 	"github.com/goerlang/eclus/cmd/epmd/internal/daemon"
+	"github.com/goerlang/eclus/cmd/epmd/internal/detach"
 	"github.com/goerlang/eclus/cmd/epmd/internal/exit"
 	"github.com/goerlang/eclus/cmd/epmd/internal/listing"
 	"github.com/goerlang/eclus/cmd/epmd/internal/peek"
@@ -69,12 +70,10 @@ func run(ctx context.Context, args []string, getenv func(string) (string, bool),
 		if rehearsal, err := systemd.Rehearsal(stdout); rehearsal {
 			return err
 		}
-		switch {
-		case !c.daemon || systemd.TakesOver():
-		case !isDaemon(getenv):
-			return startDaemon(ctx, c.port, args)
-		case leadsSession():
-			return startInSession(args)
+		if c.daemon && !systemd.TakesOver() {
+			if isDaemon, err := detach.Detach(ctx, c.port, args, getenv); !isDaemon {
+				return err
+			}
 		}
 		return daemon.Serve(ctx, c.daemonOptions(args, stderr))
 	}

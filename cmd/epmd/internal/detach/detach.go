@@ -1,4 +1,16 @@
-package main
+// Package detach starts a daemon.
+//
+// A daemon is this program started once more, without the terminal, the working directory, the umask and the
+// open files of the first, which ends when the daemon listens. To tell so, the daemon has what a service
+// manager would give it: a NOTIFY_SOCKET. That it is one of these, and meant for no other process, is in
+// the socket's name, which holds the process id of the first. The arguments remain what they were, so
+// that the daemon is listed as epmd -daemon.
+//
+// Like OTP's epmd, the daemon does not lead its session, so no terminal that it opens becomes its own. A
+// process in between leads the session. It starts the daemon as a child of the first process, and ends.
+//
+// Detach connects to the port by TCP to see whether an epmd runs already. It waits up to 10 s for the daemon.
+package detach
 
 import (
 	"cmp"
@@ -6,6 +18,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -20,39 +33,32 @@ import (
 	"github.com/goerlang/eclus/epmd"
 )
 
-// A daemon is this program started once more, without the terminal, the working directory, the umask and the
-// open files of the first, which ends when the daemon listens. To tell so, the daemon has what a service
-// manager would give it: a NOTIFY_SOCKET. That it is one of these, and meant for no other process, is in
-// the socket's name, which holds the process id of the first. The arguments remain what they were, so
-// that the daemon is listed as epmd -daemon.
-//
-// Like OTP's epmd, the daemon does not lead its session, so no terminal that it opens becomes its own. A
-// process in between leads the session. It starts the daemon as a child of the first process, and ends.
-
 const (
 	envNotify    = "NOTIFY_SOCKET"
+	endedLine    = "ENDED=1"       // is notified by this process when the daemon has ended
 	daemonSocket = "@epmd-daemon-" // an abstract socket; the process id follows
 )
 
-// daemonStartTime is how long a daemon is given to listen; it takes milliseconds.
-const daemonStartTime = 10 * time.Second
+// startTime is how long a daemon is given to listen; it takes milliseconds.
+const startTime = 10 * time.Second
 
-// isDaemon tells whether this process was started by startDaemon.
-func isDaemon(getenv func(string) (string, bool)) bool {
-	socket, _ := getenv(envNotify)
-	return strings.HasPrefix(socket, daemonPrefix(os.Getppid()))
+// Detach starts the daemon, and returns when it listens. isDaemon reports instead that this process is the daemon that another
+// has started; that goes on. args are those of the process, which the daemon has too.
+func Detach(ctx context.Context, port uint16, args []string, getenv func(string) (string, bool)) (isDaemon bool, err error) {
+	switch socket, _ := getenv(envNotify); {
+	case !strings.HasPrefix(socket, daemonPrefix(os.Getppid())):
+		return false, start(ctx, port, args)
+	case leadsSession():
+		_, err := spawn(args, os.Environ(), &syscall.SysProcAttr{Cloneflags: unix.CLONE_PARENT})
+		return false, err
+	}
+	return true, nil
 }
 
 // leadsSession reports whether this process leads its session.
 func leadsSession() bool {
 	sid, err := unix.Getsid(0)
 	return err == nil && sid == os.Getpid()
-}
-
-// startInSession starts the daemon from the process that leads its session.
-func startInSession(args []string) error {
-	_, err := spawn(args, os.Environ(), &syscall.SysProcAttr{Cloneflags: unix.CLONE_PARENT})
-	return err
 }
 
 func daemonPrefix(pid int) string { return daemonSocket + strconv.Itoa(pid) + "-" }
@@ -69,13 +75,13 @@ func isRunning(ctx context.Context, port uint16) bool {
 	return err == nil
 }
 
-// startDaemon starts the daemon and returns when it listens, or has found that another does, which is
+// start starts the daemon and returns when it listens, or has found that another does, which is
 // as good. As every start of a node asks for a daemon, most find one before they start another process.
-func startDaemon(ctx context.Context, port uint16, args []string) error {
+func start(ctx context.Context, port uint16, args []string) error {
 	if isRunning(ctx, port) {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, daemonStartTime)
+	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
 	socket := daemonPrefix(os.Getpid()) + rand.Text()
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
@@ -94,7 +100,7 @@ func startDaemon(ctx context.Context, port uint16, args []string) error {
 	ended := make(chan error, 1)
 	go func() {
 		ended <- cmp.Or(leader.Wait(), awaitChild())
-		conn.Close()
+		conn.WriteTo([]byte(endedLine), conn.LocalAddr()) // after all that the daemon has notified
 	}()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
@@ -104,7 +110,7 @@ func startDaemon(ctx context.Context, port uint16, args []string) error {
 	}
 	select {
 	case err := <-ended:
-		return daemonEnded(said, err)
+		return startError(said, err)
 	case <-ctx.Done():
 		return fmt.Errorf("start daemon: does not listen yet: %w", ctx.Err())
 	}
@@ -151,7 +157,8 @@ func keepFiles() error {
 	return nil
 }
 
-// awaitReady reads what the daemon notifies until it is ready, and returns the last status it told.
+// awaitReady reads what the daemon notifies until it is ready, and returns the last status it told. The error is io.EOF when
+// the daemon has ended.
 func awaitReady(conn *net.UnixConn) (status string, err error) {
 	buf := make([]byte, 4096)
 	for {
@@ -160,8 +167,11 @@ func awaitReady(conn *net.UnixConn) (status string, err error) {
 			return status, err
 		}
 		for line := range strings.SplitSeq(string(buf[:n]), "\n") {
-			if line == "READY=1" {
+			switch line {
+			case "READY=1":
 				return status, nil
+			case endedLine:
+				return status, io.EOF
 			}
 			if s, ok := strings.CutPrefix(line, "STATUS="); ok {
 				status = s
@@ -170,9 +180,9 @@ func awaitReady(conn *net.UnixConn) (status string, err error) {
 	}
 }
 
-// daemonEnded returns the error of a daemon that ended before it was ready. It has no standard error to
+// startError returns the error of a daemon that ended before it was ready. It has no standard error to
 // complain on.
-func daemonEnded(status string, err error) error {
+func startError(status string, err error) error {
 	switch {
 	case err == nil:
 		return nil

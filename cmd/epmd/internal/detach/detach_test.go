@@ -1,0 +1,109 @@
+package detach
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/goerlang/eclus/cmd/epmd/internal/exit"
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/registry"
+)
+
+// envTest is set for the processes that Detach starts in a test. Its value is what the daemon notifies.
+const envTest = "DETACH_TEST"
+
+func TestMain(m *testing.M) {
+	if notify, isOurs := os.LookupEnv(envTest); isOurs {
+		os.Exit(daemon(notify))
+	}
+	os.Exit(m.Run())
+}
+
+// daemon is what the started processes do. It returns the exit status.
+func daemon(notify string) int {
+	isDaemon, err := Detach(context.Background(), 1, os.Args, os.LookupEnv)
+	if !isDaemon && err == nil {
+		return 0
+	}
+	conn, dialErr := net.Dial("unixgram", os.Getenv(envNotify))
+	if err != nil || dialErr != nil {
+		return 7
+	}
+	if wrong := attached(); wrong != "" {
+		notify = "STATUS=" + wrong
+	}
+	fmt.Fprint(conn, notify)
+	return 3
+}
+
+// attached returns what this process still has of the one that started it, or "".
+func attached() string {
+	dir, _ := os.Getwd()
+	input, _ := os.Readlink("/proc/self/fd/0")
+	switch sid, _ := unix.Getsid(0); {
+	case sid == os.Getpid() || sid == os.Getppid():
+		return "its session"
+	case dir != "/":
+		return "folder " + dir
+	case input != os.DevNull:
+		return "standard input " + input
+	case unix.Umask(0) != 0:
+		return "its umask"
+	case strings.Join(os.Args, " ") != "epmd -daemon":
+		return fmt.Sprintf("arguments %q", os.Args)
+	}
+	return ""
+}
+
+func TestDetach(t *testing.T) {
+	for notify, want := range map[string]string{
+		"READY=1":                  "",
+		"STATUS=starting\nREADY=1": "",
+		"STATUS=address in use":    "address in use",
+		"MAINPID=7":                "daemon ended at once: " + exit.Status(3).Error(),
+	} {
+		t.Setenv(envTest, notify)
+		isDaemon, err := Detach(t.Context(), 1, []string{"epmd", "-daemon"}, os.LookupEnv)
+		if isDaemon || (err == nil) != (want == "") || err != nil && err.Error() != want {
+			t.Errorf("%q: %v, %v; want error %q", notify, isDaemon, err, want)
+		}
+	}
+}
+
+// TestRunning starts no daemon where an epmd runs already.
+func TestRunning(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := epmd.NewServer(epmd.Config{Registry: registry.New("hosta.local", registry.OldNames)})
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(ctx, l.(*net.TCPListener)) }()
+	defer func() {
+		cancel()
+		<-served
+	}()
+	t.Setenv(envTest, "STATUS=a daemon was started")
+	isDaemon, err := Detach(t.Context(), l.Addr().(*net.TCPAddr).AddrPort().Port(), []string{"epmd", "-daemon"}, os.LookupEnv)
+	if isDaemon || err != nil {
+		t.Errorf("got %v, %v", isDaemon, err)
+	}
+}
+
+// TestOthersSocket has a service manager that waits for this process: it is no daemon of ours.
+func TestOthersSocket(t *testing.T) {
+	t.Setenv(envTest, "READY=1")
+	socket := filepath.Join(t.TempDir(), "notify")
+	getenv := func(name string) (string, bool) { return socket, name == envNotify }
+	if isDaemon, err := Detach(t.Context(), 1, []string{"epmd", "-daemon"}, getenv); isDaemon || err != nil {
+		t.Errorf("got %v, %v", isDaemon, err)
+	}
+}
