@@ -195,12 +195,12 @@ func (b *browsing) relink() error {
 
 // readdress follows the addresses of this host.
 func (b *browsing) readdress() {
-	b.known.relink(linkPrefixes(b.session.interfaces))
-	own, err := readOwnAddresses()
+	own, subnets, err := readOwnAddresses(b.session.interfaces)
 	if err != nil {
 		b.failed = err
 		return
 	}
+	b.known.relink(subnets)
 	was := b.own
 	b.own = own
 	for _, it := range b.items {

@@ -7,10 +7,12 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/goerlang/eclus/internal/bus"
+	"github.com/goerlang/eclus/internal/netif"
 	"github.com/goerlang/eclus/registry"
 
 	"github.com/godbus/dbus/v5"
@@ -122,7 +124,7 @@ type session struct {
 	interfaces []int32 // indexes of those to use, at least one
 	names      map[int32]string
 	addresses  map[int32][]netip.Addr // without zones
-	links      *LinkWatch
+	links      *netif.Watcher
 	onSignal   func(signal) error // what isn't for the session itself
 }
 
@@ -172,7 +174,7 @@ func (s *session) close() {
 // open waits for the bus, for avahi-daemon on it and for that to have settled its host name, then
 // learns what the session has to know.
 func (s *session) open(ctx context.Context) (err error) {
-	if s.links, err = WatchLinks(); err != nil {
+	if s.links, err = netif.Watch(); err != nil {
 		return err
 	}
 	dialMain := func() (err error) { s.main, err = s.dial(); return err }
@@ -288,27 +290,37 @@ func (s *session) awaitInterfaces(ctx context.Context) error {
 }
 
 func (s *session) chooseLinks() error {
-	links, err := readLinks()
+	links, err := netif.Interfaces()
 	if err != nil {
 		return err
 	}
-	prefixes, err := readAddrs()
+	addrs, err := netif.Addresses()
 	if err != nil {
 		return err
 	}
-	s.interfaces = pickLinks(links, s.link.opts.Interfaces)
+	s.interfaces = netif.Choose(links, s.link.opts.Interfaces)
 	s.names = make(map[int32]string)
 	for _, l := range links {
-		s.names[l.index] = l.name
+		s.names[l.Index] = l.Name
 	}
 	s.addresses = make(map[int32][]netip.Addr)
-	for _, i := range s.interfaces {
-		for _, p := range prefixes[i] {
-			s.addresses[i] = append(s.addresses[i], p.Addr())
+	for _, a := range addrs {
+		if slices.Contains(s.interfaces, a.Index) {
+			s.addresses[a.Index] = append(s.addresses[a.Index], a.Prefix.Addr())
 		}
+	}
+	for i := range s.addresses {
 		slices.SortFunc(s.addresses[i], netip.Addr.Compare)
 	}
 	return nil
+}
+
+// noLinks is why nothing is done while there are no interfaces.
+func noLinks(names []string) error {
+	if len(names) == 0 {
+		return errNoLAN
+	}
+	return fmt.Errorf("no network interface named %q", strings.Join(names, ","))
 }
 
 // until handles what comes in until done says so.

@@ -8,7 +8,7 @@ import (
 
 // TestReadOwnAddresses compares the addresses with those that the standard library finds.
 func TestReadOwnAddresses(t *testing.T) {
-	own, err := readOwnAddresses()
+	own, _, err := readOwnAddresses(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

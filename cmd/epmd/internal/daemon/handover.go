@@ -10,8 +10,8 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/goerlang/eclus/cmd/epmd/internal/interfaces"
 	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/internal/netif"
 	"github.com/goerlang/eclus/systemd"
 )
 
@@ -95,12 +95,12 @@ func aliveCheck(lns []*net.TCPListener) func(context.Context) error {
 		places = append(places, addr)
 	}
 	return func(ctx context.Context) error {
-		prefixes, err := interfaces.Prefixes()
+		prefixes, err := netif.Prefixes()
 		if err != nil {
 			return err
 		}
 		for _, at := range places {
-			if !interfaces.Has(at.Addr(), prefixes) {
+			if !netif.Has(at.Addr(), prefixes) {
 				continue
 			}
 			if _, err := epmd.NewClient(at).Lookup(ctx, "watchdog"); err != nil && !errors.Is(err, epmd.ErrNotRegistered) {

@@ -22,7 +22,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/goerlang/eclus/avahi"
 	"github.com/goerlang/eclus/cmd/epmd/internal/daemonlog"
 	"github.com/goerlang/eclus/cmd/epmd/internal/hosts"
 	"github.com/goerlang/eclus/cmd/epmd/internal/identify"
@@ -33,6 +32,7 @@ import (
 	"github.com/goerlang/eclus/dbus"
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/internal/bus"
+	"github.com/goerlang/eclus/internal/netif"
 	"github.com/goerlang/eclus/node"
 	"github.com/goerlang/eclus/registry"
 	"github.com/goerlang/eclus/systemd"
@@ -331,7 +331,7 @@ func (s *service) answer(ctx context.Context, lns []*net.TCPListener) error {
 
 // checkReach keeps it known which neighbours can be reached until ctx ends.
 func (s *service) checkReach(ctx context.Context) error {
-	links, err := avahi.WatchLinks()
+	links, err := netif.Watch()
 	if err != nil {
 		s.log.Warn("neighbours not checked at once when a link changes", "err", err)
 	}

@@ -16,10 +16,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/goerlang/eclus/cmd/epmd/internal/interfaces"
 	"github.com/goerlang/eclus/cmd/epmd/internal/screen"
 	"github.com/goerlang/eclus/cmd/epmd/internal/tcp"
 	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/internal/netif"
 	"github.com/goerlang/eclus/systemd"
 )
 
@@ -163,7 +163,7 @@ func nobodyListens(ctx context.Context, port uint16) string {
 // elsewhere returns that port at the addresses of this host by which others reach it.
 func elsewhere(port uint16) []netip.AddrPort {
 	var all []netip.AddrPort
-	prefixes, _ := interfaces.Prefixes() // without, there is less to tell
+	prefixes, _ := netif.Prefixes() // without, there is less to tell
 	for _, p := range prefixes {
 		if p.Addr().IsGlobalUnicast() {
 			all = append(all, netip.AddrPortFrom(p.Addr(), port))

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/goerlang/eclus/cmd/epmd/internal/holders"
+	"github.com/goerlang/eclus/internal/netif"
 	"github.com/goerlang/eclus/node"
 	"github.com/goerlang/eclus/registry"
 )
@@ -263,15 +264,10 @@ func likelyAddresses(from []netip.Addr) iter.Seq[netip.Addr] {
 
 // ownAddresses returns the addresses of this host's interfaces; none if they can't be read.
 func ownAddresses() []netip.Addr {
-	nets, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil
-	}
+	prefixes, _ := netif.Prefixes()
 	var addrs []netip.Addr
-	for _, n := range nets {
-		if prefix, err := netip.ParsePrefix(n.String()); err == nil {
-			addrs = append(addrs, prefix.Addr().Unmap())
-		}
+	for _, p := range prefixes {
+		addrs = append(addrs, p.Addr())
 	}
 	return addrs
 }

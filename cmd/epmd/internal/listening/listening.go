@@ -13,7 +13,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/goerlang/eclus/avahi"
+	"github.com/goerlang/eclus/internal/netif"
 	"github.com/goerlang/eclus/registry"
 	"github.com/goerlang/eclus/systemd"
 )
@@ -52,7 +52,7 @@ func New(o Options) *Watcher {
 
 // Run returns nil when ctx has ended. It is called once.
 func (w *Watcher) Run(ctx context.Context) error {
-	links, err := avahi.WatchLinks()
+	links, err := netif.Watch()
 	if err != nil {
 		w.log.Warn("addresses that come and go are not noticed", "err", err)
 	}
@@ -78,7 +78,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 
 // readAddresses tells the registry the addresses that this host has now.
 func (w *Watcher) readAddresses() {
-	addrs, err := avahi.LANAddresses(w.interfaces)
+	addrs, err := netif.LANAddresses(w.interfaces)
 	if err != nil {
 		w.log.Debug("addresses not read", "err", err)
 		return

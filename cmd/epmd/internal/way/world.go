@@ -5,10 +5,10 @@ import (
 	"net/netip"
 	"os"
 
-	"github.com/goerlang/eclus/cmd/epmd/internal/interfaces"
 	"github.com/goerlang/eclus/cmd/epmd/internal/reach"
 	"github.com/goerlang/eclus/cmd/epmd/internal/tcp"
 	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/internal/netif"
 	"github.com/goerlang/eclus/node"
 	"github.com/goerlang/eclus/registry"
 )
@@ -40,7 +40,7 @@ func realWorld(port uint16) world {
 		dial:     (*node.Dialer).DialAddr,
 
 		neighbours: func(ctx context.Context) ([]registry.Node, error) { return knownNeighbours(ctx, port) },
-		prefixes:   interfaces.Prefixes,
+		prefixes:   netif.Prefixes,
 		switching:  func() ([]byte, error) { return os.ReadFile("/etc/nsswitch.conf") },
 	}
 }

@@ -1,8 +1,7 @@
-package avahi
+package netif
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -44,12 +44,12 @@ func ip(ctx context.Context, command string) error {
 
 func TestLinkNews(t *testing.T) {
 	inNetNS(t, func() error {
-		f, err := openLinks()
+		conn, err := dialWatch()
 		if err != nil {
 			return err
 		}
-		defer f.Close()
-		var known linkNews
+		defer conn.Close()
+		known := make(linkNews)
 		for _, tt := range []struct {
 			command string
 			news    bool
@@ -72,7 +72,7 @@ func TestLinkNews(t *testing.T) {
 			if err := ip(t.Context(), tt.command); err != nil {
 				return err
 			}
-			news, err := learnAll(f, &known)
+			news, err := learnAll(conn, known)
 			if err != nil {
 				return err
 			}
@@ -84,31 +84,25 @@ func TestLinkNews(t *testing.T) {
 	})
 }
 
-// learnAll learns of all that has been told by now.
-func learnAll(f *os.File, known *linkNews) (news bool, err error) {
-	raw, err := f.SyscallConn()
-	if err != nil {
+// learnAll learns all that the kernel has said by now. The kernel acknowledges a message that means
+// nothing after what it has said before.
+func learnAll(conn *netlink.Conn, known linkNews) (news bool, err error) {
+	const flags = netlink.Request | netlink.Acknowledge
+	if _, err := conn.Send(netlink.Message{Header: netlink.Header{Type: netlink.Noop, Flags: flags}}); err != nil {
 		return false, err
 	}
-	buf := make([]byte, 32<<10)
-	failed := raw.Read(func(fd uintptr) bool {
-		for {
-			var n int
-			if n, err = unix.Read(int(fd), buf); err != nil {
-				return true
-			}
-			news = known.learn(buf[:n]) || news
+	for {
+		messages, err := conn.Receive()
+		if err != nil || len(messages) > 0 && messages[0].Header.Type == netlink.Error {
+			return news, err
 		}
-	})
-	if errors.Is(err, unix.EAGAIN) {
-		err = nil
+		news = known.learn(messages) || news
 	}
-	return news, errors.Join(failed, err)
 }
 
-func TestWatchLinks(t *testing.T) {
+func TestWatch(t *testing.T) {
 	inNetNS(t, func() error {
-		w, err := WatchLinks()
+		w, err := Watch()
 		if err != nil {
 			return err
 		}

@@ -1,4 +1,4 @@
-package avahi
+package netif
 
 import (
 	"fmt"
@@ -11,12 +11,12 @@ import (
 
 // Flags of the links of a table.
 const (
-	onLAN    = unix.IFF_BROADCAST | unix.IFF_MULTICAST
+	ethernet = unix.IFF_BROADCAST | unix.IFF_MULTICAST
 	loopback = unix.IFF_LOOPBACK
 	toPeer   = unix.IFF_POINTOPOINT | unix.IFF_NOARP | unix.IFF_MULTICAST
 )
 
-var lanLinksTests = []struct {
+var onLANTests = []struct {
 	name, links, want string
 }{
 	{"laptop", "lo, eth0, wlan0, wwan0 - - p2p", "eth0 wlan0"},
@@ -38,13 +38,13 @@ var lanLinksTests = []struct {
 	{"nothing", "lo", ""},
 }
 
-func TestLANLinks(t *testing.T) {
-	for _, tt := range lanLinksTests {
+func TestOnLAN(t *testing.T) {
+	for _, tt := range onLANTests {
 		t.Run(tt.name, func(t *testing.T) {
 			links := parseLinks(tt.links)
 			var got []string
-			for _, i := range lanLinks(links) {
-				got = append(got, links[i-1].name)
+			for _, i := range onLAN(links) {
+				got = append(got, links[i-1].Name)
 			}
 			slices.Sort(got)
 			want := strings.Fields(tt.want)
@@ -56,21 +56,21 @@ func TestLANLinks(t *testing.T) {
 }
 
 // parseLinks reads links separated by commas: NAME [KIND [MASTER [FLAGS]]], with "-" for what is not there.
-func parseLinks(text string) []netLink {
-	var links []netLink
+func parseLinks(text string) []Interface {
+	var links []Interface
 	for i, line := range strings.Split(text, ",") {
 		f := append(strings.Fields(line), "-", "-", "-")
-		l := netLink{name: f[0], index: int32(i + 1), flags: onLAN}
+		l := Interface{Name: f[0], Index: int32(i + 1), Flags: ethernet}
 		if f[1] != "-" {
-			l.kind = f[1]
+			l.Kind = f[1]
 		}
 		switch {
-		case l.name == "lo":
-			l.flags = loopback
+		case l.Name == "lo":
+			l.Flags = loopback
 		case f[3] == "p2p":
-			l.flags = toPeer
+			l.Flags = toPeer
 		case f[3] == "noarp":
-			l.flags = unix.IFF_NOARP
+			l.Flags = unix.IFF_NOARP
 		}
 		links = append(links, l)
 	}
@@ -79,18 +79,18 @@ func parseLinks(text string) []netLink {
 		if f[2] == "-" {
 			continue
 		}
-		links[i].master = 99
+		links[i].Master = 99
 		for _, l := range links {
-			if l.name == f[2] {
-				links[i].master = l.index
+			if l.Name == f[2] {
+				links[i].Master = l.Index
 			}
 		}
 	}
 	return links
 }
 
-// TestReadLinks has the kernel tell of real interfaces.
-func TestReadLinks(t *testing.T) {
+// TestInterfaces has the kernel tell of real interfaces.
+func TestInterfaces(t *testing.T) {
 	inNetNS(t, func() error {
 		for _, command := range []string{
 			"link add eth0 type veth peer name port0", "link add br0 type bridge", "link set port0 master br0",
@@ -102,17 +102,17 @@ func TestReadLinks(t *testing.T) {
 				return err
 			}
 		}
-		links, err := readLinks()
+		links, err := Interfaces()
 		if err != nil {
 			return err
 		}
 		var told []string
 		names := make(map[int32]string)
 		for _, l := range links {
-			names[l.index] = l.name
+			names[l.Index] = l.Name
 		}
 		for _, l := range links {
-			told = append(told, fmt.Sprintf("%s %s %s", l.name, l.kind, names[l.master]))
+			told = append(told, fmt.Sprintf("%s %s %s", l.Name, l.Kind, names[l.Master]))
 		}
 		for _, want := range []string{"lo  ", "eth0 veth ", "docker0 bridge ", "v1 veth docker0", "flannel.1 vxlan ", "tun0 tun ", "tap0 tun "} {
 			if !slices.Contains(told, want) {
@@ -122,12 +122,8 @@ func TestReadLinks(t *testing.T) {
 		for _, tt := range []struct{ names, want string }{
 			{"", "eth0 tap0"}, {"eth0,docker0,none", "eth0 docker0"}, {"none", ""},
 		} {
-			chosen, err := chooseLinks(strings.FieldsFunc(tt.names, func(r rune) bool { return r == ',' }))
-			if err != nil {
-				return err
-			}
 			var got []string
-			for _, i := range chosen {
+			for _, i := range Choose(links, strings.FieldsFunc(tt.names, func(r rune) bool { return r == ',' })) {
 				got = append(got, names[i])
 			}
 			if strings.Join(got, " ") != tt.want {

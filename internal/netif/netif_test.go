@@ -1,4 +1,4 @@
-package interfaces
+package netif
 
 import (
 	"net/netip"
@@ -6,7 +6,7 @@ import (
 )
 
 func TestHas(t *testing.T) {
-	interfaces := []netip.Prefix{
+	prefixes := []netip.Prefix{
 		netip.MustParsePrefix("127.0.0.1/8"),
 		netip.MustParsePrefix("192.168.1.5/24"),
 		netip.MustParsePrefix("fe80::1/64"),
@@ -21,7 +21,7 @@ func TestHas(t *testing.T) {
 		"fe80::1%eth0":       true,
 		"fe80::2%eth0":       false,
 	} {
-		if got := Has(netip.MustParseAddr(addr), interfaces); got != want {
+		if got := Has(netip.MustParseAddr(addr), prefixes); got != want {
 			t.Errorf("%s: %v, want %v", addr, got, want)
 		}
 	}
