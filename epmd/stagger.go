@@ -50,11 +50,13 @@ func (errs AddrErrors) Unwrap() []error {
 	return list
 }
 
-// FirstOf calls try for each address in its order, the next one when one has failed or has taken 100 ms,
-// and returns the first success, else AddrErrors. What succeeds besides is given to discard. All calls
-// have ended when FirstOf returns: then, or when ctx ends, their context does. After an ErrNotRegistered
-// the others have 500 ms left. A single address is tried in the caller's goroutine, which may be locked
-// to a thread with a network of its own.
+// FirstOf tries the addresses in their order and returns the first success, else AddrErrors. It tries
+// the next address when one has failed, or has taken 100 ms. After an ErrNotRegistered the others have
+// 500 ms left. Further successes are given to discard.
+//
+// All calls of try have ended when FirstOf returns: their context ends then, or with ctx. A single
+// address is tried in the caller's goroutine, which may be locked to a thread with a network of its
+// own.
 func FirstOf[T any](
 	ctx context.Context, addrs []netip.AddrPort, try func(context.Context, netip.AddrPort) (T, error), discard func(T),
 ) (first T, err error) {
@@ -62,52 +64,76 @@ func FirstOf[T any](
 	case 0:
 		return first, errors.New("no address")
 	case 1:
-		r := tryOne(ctx, addrs[0], try)
-		if r.err != nil {
-			return first, AddrErrors{r.failed}
+		only := tryOne(ctx, addrs[0], try)
+		if only.err != nil {
+			return first, AddrErrors{only.failed}
 		}
-		return r.value, nil
+		return only.value, nil
 	}
 	trying, cancel := context.WithCancel(ctx)
-	var tries sync.WaitGroup
-	results := make(chan result[T], len(addrs)) // each address sends once
+	r := race[T]{left: addrs, try: try, results: make(chan result[T], len(addrs))}
 	defer func() {
 		cancel()
-		tries.Wait()
-		close(results)
-		for r := range results {
-			if r.err == nil {
-				discard(r.value)
-			}
-		}
+		r.discardRest(discard)
 	}()
+	return r.run(trying)
+}
+
+// race is the tries of several addresses.
+type race[T any] struct {
+	left    []netip.AddrPort // not tried yet
+	try     func(context.Context, netip.AddrPort) (T, error)
+	tries   sync.WaitGroup
+	results chan result[T] // one for each address
+	errs    AddrErrors
+}
+
+// run returns the first success, else all errors. Tries may be under way still.
+func (r *race[T]) run(ctx context.Context) (first T, err error) {
 	next := time.NewTimer(0)
 	defer next.Stop()
 	var over <-chan time.Time
-	var errs AddrErrors
-	for left := addrs; len(errs) < len(addrs); {
+	for len(r.errs) < cap(r.results) {
 		select {
 		case <-next.C:
-			if len(left) == 0 {
-				continue
+			if r.start(ctx) {
+				next.Reset(stagger)
 			}
-			addr := left[0]
-			left = left[1:]
-			tries.Go(func() { results <- tryOne(trying, addr, try) })
-			next.Reset(stagger)
-		case r := <-results:
-			if r.err == nil {
-				return r.value, nil
+		case res := <-r.results:
+			if res.err == nil {
+				return res.value, nil
 			}
-			if errs.add(r.failed) && over == nil {
+			if r.errs.add(res.failed) && over == nil {
 				over = time.After(grace)
 			}
 			next.Reset(0)
 		case <-over:
-			return first, errs
+			return first, r.errs
 		}
 	}
-	return first, errs
+	return first, r.errs
+}
+
+// start begins to try the next address. It reports whether there was one.
+func (r *race[T]) start(ctx context.Context) bool {
+	if len(r.left) == 0 {
+		return false
+	}
+	addr := r.left[0]
+	r.left = r.left[1:]
+	r.tries.Go(func() { r.results <- tryOne(ctx, addr, r.try) })
+	return true
+}
+
+// discardRest waits until all tries have ended, and discards what succeeded late.
+func (r *race[T]) discardRest(discard func(T)) {
+	r.tries.Wait()
+	close(r.results)
+	for res := range r.results {
+		if res.err == nil {
+			discard(res.value)
+		}
+	}
 }
 
 func tryOne[T any](ctx context.Context, addr netip.AddrPort, try func(context.Context, netip.AddrPort) (T, error)) result[T] {
