@@ -40,11 +40,11 @@ func control(f *os.File, op func(fd int) error) error {
 	return opErr
 }
 
-// acceptPause is how long accepting rests when the system has no room for another connection and
-// none of ours can give way.
+// acceptPause is how long accepting rests when the system has no room for another connection. It
+// rests only if none of ours can give way.
 const acceptPause = 100 * time.Millisecond
 
-// accept takes all connections that are there. It returns an error if the listener is no socket that
+// accept takes all connections that are there. It returns an error if the listener no longer
 // listens.
 func (e *engine) accept(listener int) error {
 	time.Sleep(e.delayAccept)

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Access says which peers an epmd answers. It is decided by the peer's address, so it holds however
-// the socket came to be. The zero Access is that of "lan".
+// Access says which peers an epmd answers. The peer's address decides, however the socket came to
+// be. The zero Access is that of "lan".
 type Access struct {
 	mode     accessMode
 	prefixes []netip.Prefix // beside local peers, in mode listed
@@ -32,7 +32,7 @@ const (
 //	local      only this host: loopback, or a peer with the connection's own local address
 //	lan        these, on-link addresses and private address space
 //	any        everybody, as the epmd of OTP
-//	CIDR,CIDR  this host and the addresses in these prefixes; an address alone is a prefix of its length
+//	CIDR,CIDR  this host, and these prefixes; an address alone is a prefix of its length
 func ParseAccess(s string) (Access, error) {
 	switch s {
 	case "local":
@@ -84,17 +84,17 @@ func (a Access) String() string {
 	return strings.Join(list, ",")
 }
 
-// LocalOnly tells whether no other host is answered.
+// LocalOnly reports whether no other host is answered.
 func (a Access) LocalOnly() bool { return a.mode == allowLocal }
 
-// Admits tells whether a peer is answered that has connected to a local address. It looks at this host's interfaces
-// for that, if need be.
+// Admits reports whether a peer that connected to local may be answered. It reads the addresses
+// of this host's interfaces if it must.
 func (a Access) Admits(peer, local netip.Addr) bool {
 	peer, local = peer.Unmap(), local.Unmap()
 	return isLocal(peer, local) || a.allows(peer, new(links).contains)
 }
 
-// allows tells whether a peer that is not local is answered.
+// allows reports whether a peer of another host is answered.
 func (a Access) allows(peer netip.Addr, onLink func(netip.Addr) bool) bool {
 	switch a.mode {
 	case allowLAN:
@@ -108,23 +108,23 @@ func (a Access) allows(peer netip.Addr, onLink func(netip.Addr) bool) bool {
 	return false
 }
 
-// isLocal tells whether a peer is of this host: it has a loopback address, or the one that it connected
-// to. IPv4 addresses must not be mapped to IPv6.
+// isLocal reports whether a peer is of this host. Its address is loopback then, or the one that
+// it connected to. IPv4 addresses must not be mapped to IPv6.
 func isLocal(peer, local netip.Addr) bool {
 	return peer.IsLoopback() || peer == local
 }
 
-// sharedSpace is that of carrier-grade NAT, which data centres and overlay networks use (RFC 6598).
+// sharedSpace belongs to carrier-grade NAT (RFC 6598). Data centres and overlay networks use it.
 var sharedSpace = netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64, 0, 0}), 10)
 
-// isPrivate tells whether an address is of no use on the internet: RFC 1918, RFC 4193, link-local, or
-// RFC 6598.
+// isPrivate reports whether an address is of no use on the internet. It is one of RFC 1918, RFC
+// 4193 or RFC 6598 then, or link-local.
 func isPrivate(addr netip.Addr) bool {
 	return addr.IsPrivate() || addr.IsLinkLocalUnicast() || sharedSpace.Contains(addr)
 }
 
-// links knows the subnets of this host's interfaces. They are read when an address is asked for, at
-// most once a second, so that nothing has to be watched while nobody asks.
+// links knows the subnets of this host's interfaces. It reads them when it is asked, at most once
+// a second. So nothing has to be watched while nobody asks.
 type links struct {
 	mu       sync.Mutex
 	prefixes []netip.Prefix
@@ -133,7 +133,7 @@ type links struct {
 
 const linksMaxAge = time.Second
 
-// contains tells whether addr is on-link.
+// contains reports whether addr is on-link.
 func (l *links) contains(addr netip.Addr) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -144,8 +144,8 @@ func (l *links) contains(addr netip.Addr) bool {
 	return slices.ContainsFunc(l.prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// interfacePrefixes returns the subnets of all interfaces; none if they can't be read, which leaves
-// private space.
+// interfacePrefixes returns the subnets of all interfaces. It returns none if they can't be read.
+// Private address space is answered all the same.
 func interfacePrefixes() []netip.Prefix {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
@@ -160,8 +160,8 @@ func interfacePrefixes() []netip.Prefix {
 	return prefixes
 }
 
-// refusals counts the peers that were refused and says when one is worth a log entry: once a minute an
-// address. It tells a bounded number of addresses apart; what is beyond them counts as one.
+// refusals counts refused peers by address. It says when one is worth a log entry: once a minute.
+// It tells at most 1,024 addresses apart. All others count as one.
 type refusals struct {
 	seen  map[netip.Addr]*refusal
 	swept time.Time // when addresses were forgotten last
@@ -177,8 +177,8 @@ const (
 	maxRefusals     = 1024
 )
 
-// add counts a refused peer. If it is to be logged, count is how many of that address were refused
-// since the last entry; otherwise it is 0.
+// add counts a refused peer. It returns 0 if nothing is to be logged. Else it returns how often
+// this address was refused since the last entry.
 func (r *refusals) add(addr netip.Addr, now time.Time) (count int) {
 	seen := r.entry(addr, now)
 	seen.since++
@@ -190,7 +190,7 @@ func (r *refusals) add(addr netip.Addr, now time.Time) (count int) {
 	return count
 }
 
-// entry returns what is known of addr, or what stands for all addresses that there is no room for.
+// entry returns what is known of addr. An address that there is no room for shares an entry.
 func (r *refusals) entry(addr netip.Addr, now time.Time) *refusal {
 	if seen := r.seen[addr]; seen != nil {
 		return seen

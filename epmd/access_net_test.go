@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// lab is two hosts, each a network namespace, on a link of their own. Nothing of it can be seen from
-// outside.
+// lab is two hosts, each a network namespace, on a link of their own. Nothing of it can be seen
+// from outside.
 type lab struct {
 	t            *testing.T
 	server, peer string // namespaces
@@ -113,8 +113,8 @@ type answered struct{ local, lan, list bool }
 // listedPeers is the list of prefixes that stands beside the words.
 const listedPeers = "203.0.113.0/26,2001:db8:9::/48,192.168.9.9"
 
-// accessPeers are connections, and what is to come of them. Only from what is of this host may a node
-// register.
+// accessPeers are connections, and what is to come of them. Only from what is of this host may a
+// node register.
 var accessPeers = []struct {
 	fromServer  bool // made on the server's own host
 	local, host string
@@ -145,8 +145,8 @@ var accessPeers = []struct {
 	{false, "2001:db8:a::9", "fd00:51::1", answered{false, false, false}},
 }
 
-// TestAccessByPeers lets real peers ask servers with each kind of Access: on a socket for IPv4 and IPv6,
-// where IPv4 addresses are mapped, and on one for IPv4 alone.
+// TestAccessByPeers lets real peers ask servers with each kind of Access: on a socket for IPv4 and
+// IPv6, where IPv4 addresses are mapped, and on one for IPv4 alone.
 func TestAccessByPeers(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)

@@ -16,18 +16,18 @@ const (
 	MaxExtra     = 1020 // of Extra, in bytes
 )
 
-// ErrRefused marks an AliveReq that is well-formed but asks for what can't be registered. It is
-// answered with an AliveResp that says so; a malformed request is not answered at all.
+// ErrRefused marks an AliveReq that is well-formed but asks for too much. The node gets an
+// AliveResp that says so. A malformed request gets no answer at all.
 var ErrRefused = errors.New("refused")
 
-// AliveReq is ALIVE2_REQ, with which a node registers; it counts for as long as the connection that
-// brought it stays open. Big-endian, after the 2-byte length that precedes every request
-// (OTP "Distribution Protocol", Register a Node in EPMD):
+// AliveReq is ALIVE2_REQ. With it a node registers, for as long as the connection stays open.
+// Big-endian, after the 2-byte length that precedes every request (OTP "Distribution Protocol",
+// Register a Node in EPMD):
 //
 //	tag=120  port  type  proto  high  low  nlen  name  elen  extra
 //	   1      2     1      1     2     2    2    nlen   2    elen    bytes
 //
-// What follows extra is ignored, but the request has at least 14 bytes.
+// The request has at least 14 bytes. What follows extra is ignored.
 type AliveReq struct {
 	Port      uint16            // distribution port
 	Type      registry.NodeType // registry.Normal or registry.Hidden
@@ -37,7 +37,7 @@ type AliveReq struct {
 	Extra     string            // opaque, at most 1020 bytes, returned in PortResp
 }
 
-// aliveFixed is the length of an AliveReq of which name and extra are empty.
+// aliveFixed is the length of an AliveReq with neither name nor extra.
 const aliveFixed = 13
 
 // Append implements Request.
@@ -53,8 +53,8 @@ func (r AliveReq) Append(dst []byte) []byte {
 	return append(dst, r.Extra...)
 }
 
-// ParseAliveReq parses an AliveReq, its tag included. An error that is ErrRefused tells that the
-// request, which is returned too, is to be answered with a refusal; any other that it is malformed.
+// ParseAliveReq parses an AliveReq, its tag included. An error that is ErrRefused comes with the
+// request, and the node is to be told. Any other error says that the request is malformed.
 func ParseAliveReq(b []byte) (AliveReq, error) {
 	if len(b) <= aliveFixed {
 		return AliveReq{}, fmt.Errorf("ALIVE2_REQ of %d bytes: less than %d", len(b), aliveFixed+1)
@@ -86,7 +86,7 @@ func ParseAliveReq(b []byte) (AliveReq, error) {
 	return req, req.check()
 }
 
-// check returns an error that is ErrRefused if an epmd refuses to register r.
+// check returns an error that is ErrRefused if an epmd refuses r.
 func (r AliveReq) check() error {
 	switch {
 	case !utf8.ValidString(r.Name):
@@ -99,20 +99,20 @@ func (r AliveReq) check() error {
 	return nil
 }
 
-// AliveResp is the answer to AliveReq: ALIVE2_X_RESP to a node whose highest distribution version is
-// 6 or more (OTP 23), ALIVE2_RESP to others. Big-endian:
+// AliveResp is the answer to AliveReq. A node whose highest distribution version is 6 or more
+// (OTP 23) gets ALIVE2_X_RESP, others get ALIVE2_RESP. Big-endian:
 //
 //	tag=118  result  creation        tag=121  result  creation
 //	   1       1        4               1       1        2         bytes
 //
-// The whole of it leaves in one segment: OTP takes the first part of a divided one for garbage.
+// It leaves in one segment: OTP takes the first part of a divided one for garbage.
 type AliveResp struct {
 	Wide     bool   // ALIVE2_X_RESP
 	Result   uint8  // 0: registered
 	Creation uint32 // to tell the node from earlier ones of its name; 1 to 3 unless Wide
 }
 
-// refusedCreation is what stands for the creation in the answer to a node that is not registered.
+// refusedCreation stands for the creation of a node that is refused.
 const refusedCreation = 99
 
 // Append appends the answer to dst.
@@ -123,7 +123,7 @@ func (r AliveResp) Append(dst []byte) []byte {
 	return binary.BigEndian.AppendUint16(append(dst, byte(TagAliveResp), r.Result), uint16(r.Creation))
 }
 
-// aliveRespLen returns the length of an AliveResp, told by its tag.
+// aliveRespLen returns the length of an AliveResp with that tag.
 func aliveRespLen(tag byte) (int, error) {
 	switch Tag(tag) {
 	case TagAliveXResp:
@@ -134,7 +134,7 @@ func aliveRespLen(tag byte) (int, error) {
 	return 0, fmt.Errorf("answer to ALIVE2_REQ with tag %d", tag)
 }
 
-// ParseAliveResp parses an answer to AliveReq, of which there are no more bytes than belong to it.
+// ParseAliveResp parses an answer to AliveReq. b ends where the answer does.
 func ParseAliveResp(b []byte) (AliveResp, error) {
 	if len(b) == 0 {
 		return AliveResp{}, errors.New("empty answer to ALIVE2_REQ")

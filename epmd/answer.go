@@ -46,9 +46,8 @@ func (e *engine) adopt(from caller, a answer) {
 
 // reply sends the answer of a connection that does not register.
 func (e *engine) reply(c *conn, a answer) {
-	// The FIN is what follows: close sends it together with the answer. All that had come must have
-	// been read for that, as it has from a new connection. Else close sends an RST, and the answer
-	// is lost.
+	// The FIN follows the answer: close sends both in one segment. That works only if all that had
+	// come was read, as from a new connection. Else close sends an RST, and the answer is lost.
 	finFollows := !a.stay && c.generation == 0
 	rest, err := e.send(c.fd, a.out, finFollows)
 	switch {

@@ -19,16 +19,15 @@ var (
 	ErrNoAnswer      = errors.New("closed without an answer")
 )
 
-// Client asks one epmd, which may have several addresses. Each request is a connection of its own, as
-// the protocol has it, made and ended within the context that it is given. A Client may be used by
-// several goroutines.
+// Client asks one epmd, which may have several addresses. Each request is a connection of its
+// own. It ends with the context of the call. Several goroutines may use a Client.
 //
-// The addresses are tried in their order, staggered: the next one when one has failed or has taken
-// 100 ms. Lookup and Names take the first answer; what changes something is sent over the first
-// connection alone. When no address works, the error is an [AddrErrors].
+// A Client tries the addresses in their order. It goes on to the next when one has failed or has
+// taken 100 ms. Lookup and Names take the first answer. Other requests use the first connection
+// alone. When no address works, the error is an [AddrErrors].
 type Client struct {
-	// MaxNames is how many bytes of an answer to NamesReq are read, from an epmd that may be
-	// anybody's; the default is 4 MiB.
+	// MaxNames is how many bytes of an answer to NamesReq are read, for the epmd may be
+	// anybody's. The default is 4 MiB.
 	MaxNames int64
 
 	addrs []netip.AddrPort
@@ -37,8 +36,8 @@ type Client struct {
 // NewClient returns a Client for the epmd at these addresses, the most likely first.
 func NewClient(addrs ...netip.AddrPort) *Client { return &Client{addrs: addrs} }
 
-// NewLocalClient returns a Client for the epmd of this host at that port, which is looked for at the
-// loopback addresses of IPv4 and IPv6.
+// NewLocalClient returns a Client for this host's epmd at that port. It tries the loopback
+// addresses of IPv4 and IPv6.
 func NewLocalClient(port uint16) *Client {
 	return NewClient(
 		netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port),
@@ -46,7 +45,7 @@ func NewLocalClient(port uint16) *Client {
 	)
 }
 
-// Ask sends req and returns the connection, from which the answer can be read. It ends with ctx.
+// Ask sends req and returns the connection, to read the answer from. It ends with ctx.
 func (c *Client) Ask(ctx context.Context, req Request) (net.Conn, error) {
 	frame, err := AppendFrame(nil, req)
 	if err != nil {
@@ -78,8 +77,7 @@ func (c *Client) connect(ctx context.Context) (boundConn, error) {
 	return first, nil
 }
 
-// question has req answered at the first address that gives an answer which read can read. It returns
-// the address as well.
+// question asks at all addresses until read can read an answer. It returns the address as well.
 func question[T any](ctx context.Context, c *Client, req Request, read func(io.Reader) (T, error)) (T, netip.AddrPort, error) {
 	type answered struct {
 		answer T
@@ -149,8 +147,8 @@ func (r *Registration) Done() error {
 	return err
 }
 
-// Register registers a node. The error is ErrRefused if the epmd says no, for instance because the
-// name is taken. The registration outlasts ctx.
+// Register registers a node. The error is ErrRefused if the epmd says no, as it does if the name
+// is taken. The registration outlasts ctx.
 func (c *Client) Register(ctx context.Context, req AliveReq) (*Registration, error) {
 	conn, err := c.Ask(ctx, req)
 	if err != nil {
@@ -201,9 +199,9 @@ func (c *Client) Lookup(ctx context.Context, name string) (PortResp, error) {
 	return resp, err
 }
 
-// LookupAt is Lookup, and returns the address that answered: of an epmd that has the node, else of one
-// that has not. An answer of the latter kind counts when no other comes within 500 ms, as one of the
-// addresses may lead to another host's epmd (all hosts with containers have a 172.17.0.1).
+// LookupAt is Lookup, and also returns the address that answered. One of the addresses may lead
+// to another host's epmd: all hosts with containers have a 172.17.0.1. So "not registered" counts
+// only when no other address finds the node within 500 ms.
 func (c *Client) LookupAt(ctx context.Context, name string) (PortResp, netip.AddrPort, error) {
 	resp, at, err := question(ctx, c, PortReq{name}, readPortResp)
 	if err != nil {
@@ -243,14 +241,14 @@ func (c *Client) Names(ctx context.Context) (Names, error) {
 	return names, err
 }
 
-// Kill asks the epmd to end. The error is ErrRefused if nodes are registered and it was not started
-// to tolerate that.
+// Kill asks the epmd to end. The error is ErrRefused if nodes are registered, unless the epmd was
+// started to tolerate that.
 func (c *Client) Kill(ctx context.Context) error {
 	return c.command(ctx, KillReq{}, "OK")
 }
 
-// Stop unregisters a node by force. The error is ErrNoAnswer if the epmd was not started to tolerate
-// that, and ErrNotRegistered if there is no such node.
+// Stop unregisters a node by force. The error is ErrNotRegistered if there is no such node. It is
+// ErrNoAnswer if the epmd was not started to tolerate the request.
 func (c *Client) Stop(ctx context.Context, name string) error {
 	return c.command(ctx, StopReq{name}, "STOPPED")
 }
@@ -285,8 +283,8 @@ type Lines struct {
 // Nodes asks for all nodes that are known, one line each. The answer ends by itself.
 func (c *Client) Nodes(ctx context.Context) (*Lines, error) { return c.lines(ctx, NodesReq{}) }
 
-// Watch asks for all nodes that are known, then, after a line of kind SnapshotEnd, for every change
-// until ctx ends.
+// Watch asks for all nodes that are known, and for every change until ctx ends. A line of kind
+// SnapshotEnd stands between the two.
 func (c *Client) Watch(ctx context.Context) (*Lines, error) { return c.lines(ctx, WatchReq{}) }
 
 func (c *Client) lines(ctx context.Context, req Request) (*Lines, error) {

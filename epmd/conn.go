@@ -14,7 +14,7 @@ type conn struct {
 	wait       *wait        // nil: registered, or new
 }
 
-// freshConn returns a conn for a new connection: the last one again, unless that has stayed.
+// freshConn returns a conn for a new connection. It is the last one again unless that has stayed.
 func (e *engine) freshConn() *conn {
 	if e.fresh == nil || e.fresh.generation != 0 {
 		e.fresh = new(conn)
@@ -78,8 +78,8 @@ func (e *engine) end(c *conn, reason string) {
 	closeSocket(c.fd) // takes it out of epoll too
 }
 
-// unregister ends the registration of a connection that is about to be closed. If it is kept, closing
-// this descriptor ends nothing.
+// unregister ends the registration of a connection that is about to be closed. If it is kept,
+// closing our descriptor ends nothing.
 func (e *engine) unregister(c *conn, reason string) {
 	e.registered--
 	delete(e.withheld, c.reg)
@@ -99,9 +99,9 @@ func (e *engine) watch(op int, c *conn, events uint32) {
 	}
 }
 
-// poll handles what has happened to the connections in the table, until epoll has no more to tell.
-// Go's poller watches the epoll descriptor edge-triggered. It calls again for what happens after the
-// last look, never for what was left unread before, such as the FIN behind a request's end.
+// poll handles what has happened to the connections in the table. It goes on until epoll has no
+// more to tell. Go's poller watches the epoll descriptor edge-triggered. It calls again only for
+// what happens after the last look. A FIN behind a request's end may have come before.
 func (e *engine) poll(epfd int) error {
 	var events [128]unix.EpollEvent
 	for e.ctx.Err() == nil {
@@ -116,7 +116,7 @@ func (e *engine) poll(epfd int) error {
 	return nil
 }
 
-// happened goes on with a connection, unless it has been closed since epoll told of it.
+// happened goes on with a connection. It may have been closed since epoll told of it.
 func (e *engine) happened(fd int, generation uint32) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

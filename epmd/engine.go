@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The engine moves the bytes. It accepts connections, reads one request from each, sends the answer,
-// and keeps open those that register. What a request means is the protocol's business.
+// The engine moves the bytes. It accepts connections, reads one request from each, sends the
+// answer, and keeps open those that register. What a request means is the protocol's business.
 //
 // A lookup is a connection that says one thing and is answered at once. A node is one that says one
 // thing, and then nothing for weeks. Neither is worth a goroutine. So each listening socket is
@@ -41,9 +41,8 @@ import (
 //	withheld  an answer that must not be sent before its registration is kept
 //	kept      a connection that the Keeper has a copy of: closing ours does not end it
 //
-// engine.go begins and ends, accept.go takes new connections, receive.go reads requests,
-// answer.go does what answers say, send.go sends them. conn.go has the table, waiting.go has those
-// that wait, streams.go the streams.
+// engine.go begins and ends. accept.go takes new connections. receive.go reads requests. answer.go
+// does what answers say, and send.go sends them. conn.go has the table, waiting.go those that wait.
 
 // Numbers of descriptors; see Config.Files.
 const (
@@ -64,7 +63,7 @@ type protocol interface {
 	gone(reg registration, reason string)
 }
 
-// registration is what the protocol knows a registered connection by: a pointer of its own.
+// registration stands for a registered connection in the protocol: a pointer of its own.
 type registration any
 
 // caller is who asks.
@@ -84,8 +83,8 @@ type engineConfig struct {
 	kept        bool          // registered connections are kept: they outlive the engine
 }
 
-// engine serves a protocol. Its lock is held for whatever happens to one connection, over system
-// calls too: none of them blocks.
+// engine serves a protocol. Its lock is held for whatever happens to one connection. That
+// includes system calls, none of which blocks.
 type engine struct {
 	engineConfig
 	protocol protocol
@@ -165,8 +164,8 @@ func (e *engine) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// parked calls ready whenever f has become readable. It returns when ready returns an error, and
-// when f's deadline passes after the end of ctx.
+// parked calls ready whenever f has become readable. It returns when ready returns an error. It
+// also returns when ctx has ended and f's deadline passes.
 func parked(ctx context.Context, f *os.File, ready func(fd int) error) error {
 	raw, err := f.SyscallConn()
 	if err != nil {
@@ -203,7 +202,8 @@ func (e *engine) close(reason string) {
 	e.streams.ended.Wait()
 }
 
-// leave ends all connections but the registered ones. Those are another's now, as the listeners are.
+// leave ends all connections but the registered ones. Those are another's now, as the listeners
+// are.
 func (e *engine) leave() {
 	e.mu.Lock()
 	e.endWaiting()
@@ -211,8 +211,8 @@ func (e *engine) leave() {
 	e.streams.ended.Wait()
 }
 
-// endWaiting ends the connections that wait, and what watches over connections. Withheld answers are
-// dropped: whoever restores such a registration sees that it has not been answered.
+// endWaiting ends the connections that wait, and what watches over connections. It drops withheld
+// answers. Whoever restores such a registration sees that it has not been answered.
 func (e *engine) endWaiting() {
 	for c := e.waiting.oldest(); c != nil; c = e.waiting.oldest() {
 		e.end(c, "")
@@ -222,7 +222,8 @@ func (e *engine) endWaiting() {
 	e.epoll.Close()
 }
 
-// complain logs what a peer did wrong, once a minute for each address: nobody may fill the log.
+// complain logs what a peer did wrong, once a minute for each address. So nobody can fill the
+// log.
 func (e *engine) complain(from caller, msg string, args ...any) {
 	if count := e.complaints.add(from.peer.Addr(), time.Now()); count > 0 {
 		e.log.Warn(msg, append(args, "peer", from.peer, "times", count)...)

@@ -1,11 +1,12 @@
-// Package epmd speaks the EPMD protocol of Erlang/OTP, as the guide "Distribution Protocol" describes
-// it and as the epmd of OTP does it: the messages, a [Server] and a [Client]. To these it adds two requests
-// with which a program of this host learns of all known nodes, those of the LAN included ([NodesReq] and
-// [WatchReq]).
+// Package epmd speaks the EPMD protocol of Erlang/OTP: the messages, a [Server] and a [Client].
+// It follows the guide "Distribution Protocol", and the epmd of OTP where the guide is silent.
+// Two requests are its own, [NodesReq] and [WatchReq]. With them a program of this host learns of
+// all known nodes, those of the LAN included.
 //
-// Every request is preceded by its length in 2 bytes, big-endian, and is at most [MaxRequest] bytes long; the
-// first byte, its [Tag], tells which it is. Answers have no length; all but the one to [AliveReq] end with the
-// connection. A node is registered for as long as the connection stays open that brought its AliveReq.
+// Every request has its length before it, in 2 bytes, big-endian. It has at most [MaxRequest]
+// bytes. Its first byte is its [Tag]. Answers have no length. All end with the connection, except
+// that to [AliveReq]. A node stays registered for as long as the connection of its AliveReq stays
+// open.
 package epmd
 
 import (
@@ -16,10 +17,10 @@ import (
 // DefaultPort is the TCP port assigned to epmd.
 const DefaultPort = 4369
 
-// MaxRequest is the length of the longest request that is read, without the 2 bytes before it.
+// MaxRequest is the length of the longest request, without the 2 bytes before it.
 const MaxRequest = 3057
 
-// Tag is the first byte of a request or of the answer to AliveReq and PortReq.
+// Tag is the first byte of a request. The answers to AliveReq and PortReq have one too.
 type Tag byte
 
 // Tags of requests, and of the three answers that have one.
@@ -67,8 +68,8 @@ func (NodesReq) Append(dst []byte) []byte { return append(dst, byte(TagNodes)) }
 // Append implements Request.
 func (WatchReq) Append(dst []byte) []byte { return append(dst, byte(TagWatch)) }
 
-// AppendFrame appends req as it is sent, with its length before it. The error is that it is longer
-// than MaxRequest; dst is returned unchanged then.
+// AppendFrame appends req as it is sent, with its length before it. If it is longer than
+// MaxRequest, AppendFrame returns dst as it was, and an error.
 func AppendFrame(dst []byte, req Request) ([]byte, error) {
 	start := len(dst)
 	out := req.Append(append(dst, 0, 0))

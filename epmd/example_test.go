@@ -40,9 +40,7 @@ func ExampleServer() {
 
 	cancel()
 	fmt.Println(<-ended)
-	// Output:
-	// a@hosta.local
-	// <nil>
+	// Output: a@hosta.local <nil>
 }
 
 func ExampleClient() {

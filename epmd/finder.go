@@ -14,18 +14,18 @@ import (
 	"strings"
 )
 
-// Finder finds nodes by their full names, as OTP does: it resolves the host and asks the epmd there. The
-// zero value is ready for use, and several goroutines may use it.
+// Finder finds nodes by their full names, as OTP does. It resolves the host and asks the epmd
+// there. The zero value is ready for use. Several goroutines may use it.
 type Finder struct {
 	Port uint16 // of the epmd; default [DefaultPort]
-	// Resolve returns the addresses of a host, which may be an address itself. The default is that of
-	// package net.
+	// Resolve returns the addresses of a host, which may be an address itself. The default is
+	// that of package net.
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 	// Host is the host name of this host; default os.Hostname.
 	Host string
 }
 
-// maxOthers is how many bytes of its list an epmd may use to tell which nodes it does have.
+// maxOthers is how many bytes of its list are read from an epmd that does not know a node.
 const maxOthers = 64 << 10
 
 // NotFoundError says that a host's epmd does not know a node. It is an ErrNotRegistered.
@@ -43,8 +43,9 @@ func (e *NotFoundError) Error() string {
 // Is reports whether target is ErrNotRegistered.
 func (e *NotFoundError) Is(target error) bool { return target == ErrNotRegistered }
 
-// Find returns where the node with that full name listens: its port at all addresses of its host, the
-// one where the epmd answered leading. The error is a *NotFoundError if the epmd does not know the node.
+// Find returns where the node with that full name listens: its port, at all addresses of its
+// host. The address where the epmd answered leads. The error is a *NotFoundError if the epmd does
+// not know the node.
 func (f *Finder) Find(ctx context.Context, node string) ([]netip.AddrPort, error) {
 	alive, host, found := strings.Cut(node, "@")
 	if !found {
@@ -85,9 +86,9 @@ func (f *Finder) ports(addrs []netip.Addr) []netip.AddrPort {
 	return list
 }
 
-// Addresses returns the addresses of a host in the order to try them: IPv4 first, as nodes use it unless
-// they are told otherwise, link-local ones last. The name of this host stands for its loopback addresses
-// if it resolves nowhere.
+// Addresses returns the addresses of a host in the order to try them. IPv4 leads, as nodes use it
+// by default. Link-local addresses come last. If the name of this host resolves nowhere, it
+// stands for the loopback addresses.
 func (f *Finder) Addresses(ctx context.Context, host string) ([]netip.Addr, error) {
 	resolve := f.Resolve
 	if resolve == nil {
@@ -121,8 +122,9 @@ func rank(a netip.Addr) int {
 	return rank
 }
 
-// isOwn reports whether host names this host, as kernel's inet:gethostbyname_self does: by its host name
-// up to the first dot, or by that and the domain, of the host name or of /etc/resolv.conf.
+// isOwn reports whether host names this host, as kernel's inet:gethostbyname_self does. A host
+// has two names: its host name up to the first dot, and that with the domain. The domain is that
+// of the host name or of /etc/resolv.conf.
 func (f *Finder) isOwn(host string) bool {
 	own := f.Host
 	if own == "" {
@@ -140,7 +142,7 @@ func (f *Finder) isOwn(host string) bool {
 	return domain != "" && strings.EqualFold(host, short+"."+domain)
 }
 
-// resolverDomain returns the domain of this host by /etc/resolv.conf, or "".
+// resolverDomain returns the domain of this host in /etc/resolv.conf, or "".
 func resolverDomain() string {
 	file, err := os.Open("/etc/resolv.conf")
 	if err != nil {

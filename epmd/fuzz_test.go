@@ -32,8 +32,8 @@ func appendChunk(script []byte, what byte, b []byte) []byte {
 	return append(append(script, what, byte(len(b))), b...)
 }
 
-// FuzzServer sends anything over several connections. The server must go on answering and keep nothing
-// of it.
+// FuzzServer sends anything over several connections. The server must go on answering and keep
+// nothing of it.
 func FuzzServer(f *testing.F) {
 	for _, tt := range answerTests {
 		f.Add(appendChunk(nil, 0, unhex(f, tt.hex)))

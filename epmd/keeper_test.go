@@ -158,8 +158,8 @@ func TestKeep(t *testing.T) {
 	eventually(t, "the node has gone", func() bool { return k.happened() == "keep a, keep b, release a" })
 }
 
-// TestRelease ends registrations while somebody else has their connections too: the peer must see the end all
-// the same, and epoll must not go on about it.
+// TestRelease ends registrations while somebody else has their connections too: the peer must see
+// the end all the same, and epoll must not go on about it.
 func TestRelease(t *testing.T) {
 	checkLeaks(t)
 	k := newKeeper(t, false)
@@ -184,7 +184,8 @@ func TestRelease(t *testing.T) {
 	}
 }
 
-// TestWithheld registers a node that is not kept at once: it is answered only then, while others are answered.
+// TestWithheld registers a node that is not kept at once: it is answered only then, while others
+// are answered.
 func TestWithheld(t *testing.T) {
 	checkLeaks(t)
 	k := newKeeper(t, true)
@@ -212,7 +213,8 @@ func TestWithheld(t *testing.T) {
 	eventually(t, "the node has gone", func() bool { return k.happened() == "keep a, release a" })
 }
 
-// TestWithheldFlush ends a server while nodes are not kept. Those that are kept at the last moment have their answer.
+// TestWithheldFlush ends a server while nodes are not kept. Those that are kept at the last moment
+// have their answer.
 func TestWithheldFlush(t *testing.T) {
 	checkLeaks(t)
 	k := newKeeper(t, true)
@@ -234,8 +236,8 @@ func TestWithheldFlush(t *testing.T) {
 	b.wantOpen()
 }
 
-// TestWithheldEnds ends a node before it is answered. What would be its answer must not reach the connection that
-// has its descriptor next.
+// TestWithheldEnds ends a node before it is answered. What would be its answer must not reach the
+// connection that has its descriptor next.
 func TestWithheldEnds(t *testing.T) {
 	checkLeaks(t)
 	k := newKeeper(t, true)
@@ -255,7 +257,8 @@ func TestWithheldEnds(t *testing.T) {
 	}
 }
 
-// TestServeEndsKept ends a server whose nodes are kept: they stay registered and notice nothing. Others are closed.
+// TestServeEndsKept ends a server whose nodes are kept: they stay registered and notice nothing.
+// Others are closed.
 func TestServeEndsKept(t *testing.T) {
 	checkLeaks(t)
 	k := newKeeper(t, false)
@@ -275,7 +278,8 @@ func TestServeEndsKept(t *testing.T) {
 	}
 }
 
-// TestRestored goes on with the nodes of a server that has ended, of which some had not been answered.
+// TestRestored goes on with the nodes of a server that has ended, of which some had not been
+// answered.
 func TestRestored(t *testing.T) {
 	checkLeaks(t)
 	k := newKeeper(t, false)
@@ -325,7 +329,8 @@ func TestRestored(t *testing.T) {
 	eventually(t, "all have gone", func() bool { return s.state() == state{} && len(reg.Local()) == 0 })
 }
 
-// TestRestoredWithheld takes a node over that is neither kept nor answered: it is answered once it is kept.
+// TestRestoredWithheld takes a node over that is neither kept nor answered: it is answered once it
+// is kept.
 func TestRestoredWithheld(t *testing.T) {
 	checkLeaks(t)
 	k := newKeeper(t, true)
@@ -370,8 +375,8 @@ func handOver(t *testing.T, s *Server, end context.CancelCauseFunc, ended <-chan
 	return s.HandOver()
 }
 
-// TestHandOver goes on with another server over the same connections and sockets, again and again: those of
-// nodes notice nothing, others end.
+// TestHandOver goes on with another server over the same connections and sockets, again and again:
+// those of nodes notice nothing, others end.
 func TestHandOver(t *testing.T) {
 	checkLeaks(t)
 	l, err := listen("127.0.0.1:0")
@@ -443,7 +448,8 @@ func TestHandOver(t *testing.T) {
 	}
 }
 
-// wantHandedOver tells whether all nodes are handed over, with their connections and in order of registration.
+// wantHandedOver tells whether all nodes are handed over, with their connections and in order of
+// registration.
 func wantHandedOver(t *testing.T, reg *registry.Registry, restored []Restored, nodes int) {
 	t.Helper()
 	local := reg.Local()

@@ -25,9 +25,9 @@ const (
 	SnapshotEnd LineKind = '=' // WatchReq only: all that follows is a change
 )
 
-// Line is a line of the answer to NodesReq and WatchReq, which begins with the port of the epmd in 4
-// bytes, big-endian, as that to NamesReq does. It is UTF-8 and ends in "\n"; a space stands before each
-// field:
+// Line is a line of the answer to NodesReq and WatchReq. Before the lines stands the port of the
+// epmd in 4 bytes, big-endian, as in the answer to NamesReq. A line is UTF-8 and ends in "\n". A
+// space stands before each field:
 //
 //	KIND KEY=VALUE KEY=VALUE ...
 //
@@ -35,11 +35,11 @@ const (
 //	= nodes=1 lan=on
 //	- node=a@hosta.local name=a host=hosta.local address=198.51.100.11 port=41237 origin=lan epmd=4369
 //
-// A local node is known by its name, one of another host by name, host and epmd: what is told of the same replaces what
-// was, also where the full name is another by then.
+// A local node is known by its name. One of another host is known by name, host and epmd. A line
+// replaces what an earlier one said of the same node, even if the full name differs.
 //
-// In values space, "%", control characters and what is not printable are percent-encoded. Keys that
-// are not known are to be skipped. Those of a node are
+// Spaces, "%", control characters and what is not printable are percent-encoded in values. Skip
+// keys that you don't know. Those of a node are
 //
 //	node       full name; what the node calls itself unless sure=no is there
 //	name       alive name
@@ -62,14 +62,18 @@ const (
 //	uid        user ID of that process, in decimal
 //	unit       systemd unit that it runs in
 //
-// and at the end of the snapshot nodes, their number, lan, on or off, published, no if this host is not announced though
-// lan is on, and reason, why it is off or not announced.
+// Those of the end of the snapshot are
+//
+//	nodes      their number
+//	lan        on or off
+//	published  no: this host is not announced though lan is on
+//	reason     why lan is off, or this host is not announced
 type Line struct {
 	Kind   LineKind
 	Fields []Field
 }
 
-// Field is a key and its value, which is not encoded any more.
+// Field is a key and its value, which is decoded.
 type Field struct{ Key, Value string }
 
 // Get returns the value of the first field of that key, or "".
@@ -196,7 +200,7 @@ func parseNumberIfAny[T uint8 | uint16 | uint32](key, s string, number *T) error
 	return parseNumber(key, s, number)
 }
 
-// parseNumber parses the decimal number in s, which has to fit.
+// parseNumber parses the decimal number in s. An error says that it does not fit.
 func parseNumber[T uint8 | uint16 | uint32](key, s string, number *T) error {
 	v, err := strconv.ParseUint(s, 10, binary.Size(*number)*8)
 	if err != nil {
@@ -206,7 +210,7 @@ func parseNumber[T uint8 | uint16 | uint32](key, s string, number *T) error {
 	return nil
 }
 
-// holder returns what is said of the process that holds a name, or nil.
+// holder returns what the line says of the process that holds a name, or nil.
 func (l Line) holder() (*registry.Holder, error) {
 	s := l.Get("uid")
 	if s == "" {
@@ -304,7 +308,8 @@ func appendHolder(dst []byte, h *registry.Holder) []byte {
 }
 
 // appendSnapshotEnd appends the line that ends a snapshot of that many nodes. lanOff says why LAN
-// discovery is off; it is on if that is empty, and unpublished then says why this host is not announced.
+// discovery is off, and is empty if it is on. unpublished then says why this host is not
+// announced.
 func appendSnapshotEnd(dst []byte, nodes int, lanOff, unpublished string) []byte {
 	end := Line{SnapshotEnd, []Field{{"nodes", strconv.Itoa(nodes)}, {"lan", "on"}}}
 	if lanOff != "" {

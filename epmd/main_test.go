@@ -22,12 +22,12 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// patience is how long a test waits for what must happen at once, on a machine that does other things
-// too.
+// patience is how long a test waits for what must happen at once, on a machine that does other
+// things too.
 const patience = 30 * time.Second
 
-// The test binary is a server or a client of its own where a test needs one in another process: with a
-// limit on open files, or in another network namespace.
+// The test binary is a server or a client of its own where a test needs one in another process:
+// with a limit on open files, or in another network namespace.
 const (
 	serverEnv  = "EPMD_TEST_SERVER"  // address to listen on
 	allowEnv   = "EPMD_TEST_ALLOW"   // its Access
@@ -115,8 +115,8 @@ func takeFiles() error {
 	return nil
 }
 
-// startServerProcess starts a server in a process of its own, run by the command in prefix, and returns
-// its address and a function that ends it and returns what it said.
+// startServerProcess starts a server in a process of its own, run by the command in prefix, and
+// returns its address and a function that ends it and returns what it said.
 func startServerProcess(t *testing.T, prefix []string, env ...string) (addr netip.AddrPort, stop func() error) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
@@ -164,8 +164,8 @@ func startServerProcess(t *testing.T, prefix []string, env ...string) (addr neti
 	return netip.MustParseAddrPort(strings.TrimSpace(line)), stop
 }
 
-// clientProcess looks a name up and registers one over each of the connections, and prints a line for
-// each that says what came of the two.
+// clientProcess looks a name up and registers one over each of the connections, and prints a line
+// for each that says what came of the two.
 func clientProcess(connections []string) error {
 	for i, c := range connections {
 		local, remote, _ := strings.Cut(c, "/")
@@ -215,8 +215,8 @@ func isReset(err error) bool {
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
-// listen listens as the command does: Multipath TCP is left out. What is accepted can buffer little of an
-// answer that is not read.
+// listen listens as the command does: Multipath TCP is left out. What is accepted can buffer little
+// of an answer that is not read.
 func listen(addr string) (*net.TCPListener, error) {
 	config := net.ListenConfig{Control: setBuffer(unix.SO_SNDBUF)}
 	config.SetMultipathTCP(false)
@@ -227,7 +227,8 @@ func listen(addr string) (*net.TCPListener, error) {
 	return l.(*net.TCPListener), nil
 }
 
-// want ends a test that lacks something: where everything must be there it fails, elsewhere it is skipped.
+// want ends a test that lacks something: where everything must be there it fails, elsewhere it is
+// skipped.
 func want(tb testing.TB, err error) {
 	tb.Helper()
 	if err == nil {
@@ -250,8 +251,8 @@ func eventually(tb testing.TB, what string, cond func() bool) {
 	}
 }
 
-// checkLeaks makes the test fail if, when all else has been cleaned up, more goroutines or descriptors
-// are there than now.
+// checkLeaks makes the test fail if, when all else has been cleaned up, more goroutines or
+// descriptors are there than now.
 func checkLeaks(tb testing.TB) {
 	tb.Helper()
 	goroutines, files := runtime.NumGoroutine(), openFiles(tb)

@@ -19,8 +19,8 @@ type NamedPort struct {
 	Port uint16 // distribution port
 }
 
-// Names is the answer to NamesReq: the port of the epmd in 4 bytes, big-endian, then a line for each
-// node, the one registered last leading:
+// Names is the answer to NamesReq. The port of the epmd leads, in 4 bytes, big-endian. A line for
+// each node follows, the newest first:
 //
 //	name a at port 41233\n
 type Names struct {
@@ -53,10 +53,10 @@ const (
 	maxNamesLine  = len("name ") + 4*MaxNameChars + len(" at port 65535\n")
 )
 
-// ReadNames reads an answer to NamesReq up to its end, or as many as 65,536 nodes or 4 MiB of it; Cut
-// says that there was more. Names are returned as they came, which is whatever somebody registered. A
-// line that is none is skipped, as erl_epmd does: a name may have a newline in it. An error says that
-// no epmd answers so, or that the answer broke off.
+// ReadNames reads an answer to NamesReq up to its end. It takes at most 65,536 nodes and 4 MiB.
+// Cut says that there was more. Names are returned as they came, and may be anything. A line that
+// has another form is skipped, as erl_epmd does: a name may have a newline in it. An error says
+// that no epmd answers so, or that the answer broke off.
 func ReadNames(r io.Reader) (Names, error) { return readNames(r, maxNamesBytes) }
 
 func readNames(r io.Reader, limit int64) (Names, error) {
@@ -91,8 +91,8 @@ func endOfNames(err error) error {
 	return fmt.Errorf("answer to NAMES_REQ: %w", err)
 }
 
-// readLine returns the next line without its newline. One that is longer than the buffer, or not
-// complete, is read to its end and returned as "".
+// readLine returns the next line without its newline. It reads an incomplete line, or one longer
+// than the buffer, to its end and returns "".
 func readLine(r *bufio.Reader) (string, error) {
 	line, err := r.ReadSlice('\n')
 	if err == nil {
@@ -114,9 +114,9 @@ func parseNamesLine(line string) (NamedPort, bool) {
 	return NamedPort{rest[:at], uint16(port)}, err == nil
 }
 
-// appendDump appends the answer to DumpReq: the port as in Names, then a line for each registered
-// node, newest first, and one for each name that has gone and is remembered, oldest first. A line ends
-// in a newline and a NUL:
+// appendDump appends the answer to DumpReq. It begins with the port, as Names does. A line for
+// each registered node follows, the newest first. Then come names that have gone, the oldest
+// first. A line ends in a newline and a NUL:
 //
 //	active name     <a> at port 41233, fd = 7\n\0
 //	old/unused name <b>, port = 41234, fd = 8 \n\0

@@ -10,10 +10,11 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// MaxLookupChars is how many characters a name can have to be looked up: one less than to register.
+// MaxLookupChars is how many characters a name has at most that can be looked up. A registered
+// one may have one more.
 const MaxLookupChars = 254
 
-// PortReq is PORT_PLEASE2_REQ, which asks for the distribution port of a node (OTP "Distribution
+// PortReq is PORT_PLEASE2_REQ. It asks for the distribution port of a node (OTP "Distribution
 // Protocol", Get the Distribution Port of Another Node):
 //
 //	tag=122  name
@@ -27,13 +28,14 @@ type PortReq struct {
 // Append implements Request.
 func (r PortReq) Append(dst []byte) []byte { return append(append(dst, byte(TagPort)), r.Name...) }
 
-// ParsePortReq parses a PortReq, its tag included. No answer is given to what is an error here.
+// ParsePortReq parses a PortReq, its tag included. A request that is an error here gets no
+// answer.
 func ParsePortReq(b []byte) (PortReq, error) {
 	name, err := portReqName(b)
 	return PortReq{string(name)}, err
 }
 
-// portReqName is ParsePortReq for a server that looks the name up where it lies.
+// portReqName is ParsePortReq without a copy of the name.
 func portReqName(b []byte) ([]byte, error) {
 	if len(b) == 0 || Tag(b[0]) != TagPort {
 		return nil, errors.New("PORT_PLEASE2_REQ without its tag")
@@ -55,8 +57,8 @@ func portReqName(b []byte) ([]byte, error) {
 	return name, nil
 }
 
-// PortResp is PORT2_RESP, the answer to PortReq. Big-endian; what follows result is there only if
-// that is 0:
+// PortResp is PORT2_RESP, the answer to PortReq. If result is not 0, nothing follows it.
+// Big-endian:
 //
 //	tag=119  result  port  type  proto  high  low  nlen  name  elen  extra
 //	   1       1      2     1      1     2     2    2    nlen   2    elen    bytes
@@ -89,11 +91,11 @@ func (r PortResp) Append(dst []byte) []byte {
 // maxPortResp is the length of the longest PortResp that a Client reads.
 const maxPortResp = portRespFixed + 4*MaxNameChars + MaxExtra
 
-// portRespFixed is the length of a PortResp of which name and extra are empty.
+// portRespFixed is the length of a PortResp with neither name nor extra.
 const portRespFixed = 14
 
-// ParsePortResp parses an answer to PortReq. The extra of a node registered with an old epmd may be
-// missing, length and all.
+// ParsePortResp parses an answer to PortReq. The extra of a node that registered with an old epmd
+// may be missing, length and all.
 func ParsePortResp(b []byte) (PortResp, error) {
 	if len(b) < 2 || Tag(b[0]) != TagPortResp {
 		return PortResp{}, fmt.Errorf("answer to PORT_PLEASE2_REQ: %d bytes without its tag and result", len(b))
@@ -125,7 +127,7 @@ func ParsePortResp(b []byte) (PortResp, error) {
 	}, nil
 }
 
-// cutCounted divides b after a field that is preceded by its length in 2 bytes.
+// cutCounted divides b after a field that has its length before it, in 2 bytes.
 func cutCounted(b []byte) (field, rest []byte, err error) {
 	if len(b) < 2 {
 		return nil, nil, errors.New("its length is missing")
@@ -137,12 +139,13 @@ func cutCounted(b []byte) (field, rest []byte, err error) {
 	return b[2 : 2+n], b[2+n:], nil
 }
 
-// StopReq is STOP_REQ, which unregisters a node by force:
+// StopReq is STOP_REQ. It unregisters a node by force:
 //
 //	tag=115  name
 //	   1     rest   bytes
 //
-// The name ends at the first NUL. The answer is "STOPPED", or "NOEXISTSTOPPED" for an unknown name.
+// The name ends at the first NUL. The answer is "STOPPED", or "NOEXISTSTOPPED" for an unknown
+// name.
 type StopReq struct {
 	Name string
 }

@@ -33,8 +33,8 @@ func (e *engine) readOn(c *conn) {
 	}
 }
 
-// received goes on with a connection of which in has come: a 2-byte length, and as many bytes. in may
-// be the whole of scratch. c need not be in the table.
+// received goes on with a connection of which in has come: a 2-byte length, and as many bytes. in
+// may be the whole of scratch. c need not be in the table.
 func (e *engine) received(c *conn, in []byte) {
 	want := 2
 	if len(in) >= 2 {

@@ -21,22 +21,24 @@ const DefaultPacketTimeout = 60 * time.Second
 var (
 	// ErrKilled is what Serve returns after a KILL_REQ that was granted.
 	ErrKilled = errors.New("killed by request")
-	// ErrHandOver is the cause with which Serve's context is cancelled for another to go on: the sockets
-	// that listen and those of registered nodes stay open, see Server.HandOver.
+	// ErrHandOver is the cause to cancel Serve's context with if another server goes on. The
+	// sockets that listen and those of registered nodes stay open. See Server.HandOver.
 	ErrHandOver = errors.New("handed over")
 )
 
-// Keeper keeps the connections of nodes for when this process has ended. Keep and Release must not block.
+// Keeper keeps the connections of nodes for when this process has ended. Keep and Release must
+// not block.
 type Keeper interface {
-	// Keep is called before the registration of n is answered, and again for a restored node that has had no
-	// answer. Its connection is fd, which stays open until Release. Keep reports whether the answer may be sent
-	// now: the connection is kept, or it is known that it can't be. If not, kept is called once it may,
-	// within some seconds, by another goroutine and with no lock held that Keep or Release take.
+	// Keep is called before the registration of n is answered. It is called again for a restored
+	// node that has had no answer. fd is the node's connection and stays open until Release. Keep
+	// reports whether the answer may be sent now, because the connection is kept or can't be.
+	// Otherwise the Keeper calls kept once it may, within some seconds. It does so in another
+	// goroutine, and holds no lock that Keep or Release take.
 	Keep(fd int, n *registry.Node, kept func()) bool
-	// Release is called when n has gone, or is to go, before its connection is closed.
+	// Release is called when n has gone or is to go, before its connection is closed.
 	Release(n *registry.Node)
-	// Flush is called when nobody registers any more and before connections are closed. It keeps what is
-	// not kept yet, calling kept for each, and gives up after some seconds.
+	// Flush is called when nobody registers any more, before connections are closed. It keeps
+	// what is not kept yet, and calls kept for each. It gives up after some seconds.
 	Flush()
 }
 
@@ -54,38 +56,41 @@ type Config struct {
 	Access   Access       // who is answered
 	Relaxed  bool         // grant StopReq, and KillReq while nodes are registered
 
-	// PacketTimeout is how long a connection that has not registered may say nothing. Each byte starts it
-	// anew. As OTP's epmd does, the server closes up to a second later. 0: DefaultPacketTimeout.
+	// PacketTimeout is how long a connection that has not registered may say nothing. Each byte
+	// starts it anew. The server closes up to a second later, as OTP's epmd does. 0:
+	// DefaultPacketTimeout.
 	PacketTimeout time.Duration
 
 	DelayAccept time.Duration // before each round of accepting, to simulate a busy server
 	DelayWrite  time.Duration // before each answer, to simulate a busy server
 
-	// Files bounds the connections: at most Files-64 nodes can be registered, or Files/2 if that is more,
-	// which leaves some for lookups and for the rest of the process. 0: the process's limit on open files.
+	// Files bounds the connections. At most Files-64 nodes can be registered, or Files/2 if that
+	// is more. The rest is for lookups and for the process itself. 0: the process's limit on open
+	// files.
 	Files int
 
-	// Keeper keeps connections for the next process. With one, Serve unregisters nobody when it ends. nil:
-	// registrations end with Serve.
+	// Keeper keeps connections for the next process. With one, Serve unregisters nobody when it
+	// ends. nil: registrations end with Serve.
 	Keeper Keeper
 
-	// Own reports whether a node that registered from there is this process itself, which is no reason to
-	// refuse KillReq. It must not block. nil: none is.
+	// Own reports whether a node that registered from there is this process itself. Such a node
+	// is no reason to refuse KillReq. Own must not block. nil: none is.
 	Own func(peer netip.AddrPort) bool
 
-	// Restored are registered nodes to begin with, which Serve takes over.
+	// Restored are registered nodes to begin with. Serve takes them over.
 	Restored []Restored
 
-	// LANOff returns why there is no LAN discovery, or "" if there is; WatchReq is told. nil: there is.
+	// LANOff returns why there is no LAN discovery, or "" if there is. WatchReq is told. nil:
+	// there is.
 	LANOff func() string
 
-	// Unpublished returns why the nodes of this host are not announced though others are looked for, or "" if they are;
-	// WatchReq is told. nil: they are.
+	// Unpublished returns why nodes of this host are not announced though others are looked for,
+	// or "" if they are. WatchReq is told. nil: they are.
 	Unpublished func() string
 }
 
 // Server is an epmd. It answers from the registry alone and waits for nothing else, connections
-// included. The number of those that have not registered is bounded: the oldest gives way to a new one.
+// included. The number of those that have not registered is bounded: the oldest gives way.
 type Server struct {
 	cfg    Config
 	log    *slog.Logger
@@ -133,7 +138,7 @@ func NewServer(cfg Config) *Server {
 	return s
 }
 
-// admits reports whether a peer is answered, and logs it if not.
+// admits reports whether a peer is answered. It logs those that are not.
 func (s *Server) admits(from caller) bool {
 	if from.local || s.cfg.Access.allows(from.peer.Addr(), s.links.contains) {
 		return true
@@ -165,7 +170,7 @@ func (s *Server) handle(from caller, req []byte) answer {
 	return s.handleLocal(from, tag, req)
 }
 
-// handleLocal decides on the requests that only this host may make.
+// handleLocal answers the requests that only this host may make.
 func (s *Server) handleLocal(from caller, tag Tag, req []byte) answer {
 	switch tag {
 	case TagAlive:
@@ -237,8 +242,8 @@ func (s *Server) keep(fd int, reg *registry.Registration) bool {
 	return s.cfg.Keeper.Keep(fd, s.cfg.Registry.Node(reg), func() { s.engine.release(reg) })
 }
 
-// register enters a node. The name of one that has just closed its connection is free, even if the new
-// connection was noticed before the end of the old one: nodes that restart quickly depend on it.
+// register enters a node. The name of one that has just closed its connection is free, even if
+// the new connection was noticed first. Nodes that restart quickly depend on that.
 func (s *Server) register(from caller, alive AliveReq) (*registry.Registration, error) {
 	if holder := s.cfg.Registry.Lookup(alive.Name); holder != nil {
 		if c := s.engine.registeredAt(int(holder.FD)); c != nil {
@@ -310,7 +315,7 @@ func (s *Server) handleKill(from caller) answer {
 	return answer{out: []byte("OK"), shared: true, stop: ErrKilled}
 }
 
-// living returns how many nodes are registered that are not this process itself.
+// living returns how many nodes are registered, without this process itself.
 func (s *Server) living() int {
 	count := 0
 	for _, n := range s.cfg.Registry.Local() {
@@ -321,7 +326,7 @@ func (s *Server) living() int {
 	return count
 }
 
-// names returns the answer to NamesReq, which is made anew only after something has changed.
+// names returns the answer to NamesReq. It is made anew only after something has changed.
 func (s *Server) names() []byte {
 	version := s.cfg.Registry.LocalVersion()
 	if s.namesAnswer != nil && s.namesVersion == version {
@@ -335,7 +340,8 @@ func (s *Server) names() []byte {
 	return out
 }
 
-// logs tells whether anybody reads entries of that level: their arguments cost more than a lookup.
+// logs reports whether anybody reads entries of that level. Their arguments cost more than a
+// lookup.
 func (s *Server) logs(level slog.Level) bool { return s.log.Enabled(context.Background(), level) }
 
 // debug logs a request.
@@ -345,10 +351,10 @@ func (s *Server) debug(msg string, from caller) {
 	}
 }
 
-// Serve answers on all listeners, which it takes over and closes, until ctx ends or a KILL_REQ is
-// granted; the error is nil or ErrKilled then. Any other error means that it could not begin, or that
-// a listener broke. All registrations end with it, but for what Config.Keeper and ErrHandOver say. It is
-// called once.
+// Serve answers on all listeners until ctx ends or a KILL_REQ is granted. It takes them over and
+// closes them. It returns nil then, or ErrKilled. Any other error says that Serve could not
+// begin, or that a listener broke. All registrations end with Serve, except as Config.Keeper and
+// ErrHandOver say. Call it once.
 func (s *Server) Serve(ctx context.Context, listeners ...*net.TCPListener) error {
 	parent := ctx
 	ctx, stop := context.WithCancelCause(ctx)
@@ -373,8 +379,8 @@ func (s *Server) Serve(ctx context.Context, listeners ...*net.TCPListener) error
 	return err
 }
 
-// restore takes over the connections that nodes have with an earlier process. A node that has had no
-// answer gets one, once it is kept.
+// restore takes over the connections that nodes have with an earlier process. A node that has had
+// no answer gets one, once it is kept.
 func (s *Server) restore() {
 	s.engine.mu.Lock() // the Keeper may call back at once
 	defer s.engine.mu.Unlock()
@@ -389,8 +395,8 @@ func (s *Server) restore() {
 	}
 }
 
-// HandOver returns, after Serve has returned ErrHandOver, the sockets that listen and the registered
-// nodes with their connections, in order of registration.
+// HandOver returns the sockets that listen, and the registered nodes with their connections. The
+// nodes are in order of registration. Call it after Serve has returned ErrHandOver.
 func (s *Server) HandOver() (listeners []*os.File, nodes []Restored) {
 	for _, c := range s.engine.conns {
 		if c != nil {

@@ -18,8 +18,8 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// answerTests are requests of a connection each and the answer up to the close, from an epmd with the
-// nodes of registerSome. Segments are divided by "|".
+// answerTests are requests of a connection each and the answer up to the close, from an epmd with
+// the nodes of registerSome. Segments are divided by "|".
 var answerTests = []struct{ name, hex, want string }{
 	{"lookup", "0002 7a61", "77 00 a111 4d 00 0006 0005 0001 61 0000"},
 	{"lookup with a NUL", "0003 7a6100", "77 00 a111 4d 00 0006 0005 0001 61 0000"},
@@ -244,8 +244,8 @@ func TestStop(t *testing.T) {
 	}
 }
 
-// TestStopWithoutConnection stops a node that was entered without a connection of this server, under a
-// descriptor number that is another's.
+// TestStopWithoutConnection stops a node that was entered without a connection of this server,
+// under a descriptor number that is another's.
 func TestStopWithoutConnection(t *testing.T) {
 	s := serve(t, Config{Relaxed: true})
 	other := dial(t, s.addr)
@@ -442,7 +442,8 @@ func TestWaitingLimit(t *testing.T) {
 	last.wantAll("00001111")
 }
 
-// TestWaitingLimitWithNodes holds that some descriptors are left for lookups when the rest is nodes.
+// TestWaitingLimitWithNodes holds that some descriptors are left for lookups when the rest is
+// nodes.
 func TestWaitingLimitWithNodes(t *testing.T) {
 	checkLeaks(t)
 	s := serve(t, Config{Files: 128})
@@ -459,8 +460,8 @@ func TestWaitingLimitWithNodes(t *testing.T) {
 	}
 }
 
-// TestPacketTimeout ends those who say nothing for too long, and nobody else. Pauses that are as long as the
-// time-out are not too long.
+// TestPacketTimeout ends those who say nothing for too long, and nobody else. Pauses that are as
+// long as the time-out are not too long.
 func TestPacketTimeout(t *testing.T) {
 	checkLeaks(t)
 	s := serve(t, Config{PacketTimeout: time.Second})
@@ -504,8 +505,8 @@ func TestPacketTimeoutStopped(t *testing.T) {
 	p.wantAll("00001111")
 }
 
-// TestEndBehindRequest sends the end of a request and what ends the connection in one segment. The server
-// must see both at once.
+// TestEndBehindRequest sends the end of a request and what ends the connection in one segment. The
+// server must see both at once.
 func TestEndBehindRequest(t *testing.T) {
 	checkLeaks(t)
 	s := serve(t, Config{})
@@ -591,7 +592,8 @@ func TestSlowReader(t *testing.T) {
 	}
 }
 
-// TestUnsentLimit has more answers waiting for slow readers than there may be: the oldest are given up.
+// TestUnsentLimit has more answers waiting for slow readers than there may be: the oldest are given
+// up.
 func TestUnsentLimit(t *testing.T) {
 	checkLeaks(t)
 	s := serve(t, Config{})
@@ -619,8 +621,8 @@ func TestUnsentLimit(t *testing.T) {
 	}
 }
 
-// namesServed tells whether as many connections as that have come and left something unsent, or have
-// been given up since. Every connection takes the next generation.
+// namesServed tells whether as many connections as that have come and left something unsent, or
+// have been given up since. Every connection takes the next generation.
 func (s *testServer) namesServed(n int) bool {
 	s.engine.mu.Lock()
 	defer s.engine.mu.Unlock()

@@ -7,12 +7,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The system calls of which lookups and registrations consist. The sockets don't block, so the scheduler is not told
-// of the calls: with the ordinary wrappers it takes the processor away from one that lasts for 20 µs,
-// which costs more than the call and keeps a thread of the runtime looking out for such.
+// Lookups and registrations consist of these system calls. The sockets don't block, so the
+// scheduler need not know of the calls. The ordinary wrappers tell it. It then takes the processor
+// away from a call that lasts for 20 µs. That costs more than the call, and keeps a thread of the
+// runtime looking out for such calls.
 
-// acceptPeer accepts a connection, on a descriptor that neither blocks nor is inherited. The address of
-// an IPv4 peer is given as such on a socket of either kind.
+// acceptPeer accepts a connection. Its descriptor neither blocks nor is inherited. The address of
+// an IPv4 peer is an IPv4 address on a socket of either kind.
 func acceptPeer(listener int) (fd int, peer netip.AddrPort, err error) {
 	var sa unix.RawSockaddrAny
 	length := uint32(unix.SizeofSockaddrAny)
@@ -37,7 +38,8 @@ func addrPort(sa *unix.RawSockaddrAny) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// tcpInfo returns what the kernel knows of a connection, and how many bytes of it the kernel has filled in.
+// tcpInfo returns what the kernel knows of a connection. size is how many bytes of info it has
+// filled in.
 func tcpInfo(fd int) (info *unix.TCPInfo, size uintptr, err error) {
 	info = new(unix.TCPInfo)
 	length := uint32(unix.SizeofTCPInfo)
@@ -49,20 +51,20 @@ func tcpInfo(fd int) (info *unix.TCPInfo, size uintptr, err error) {
 	return info, uintptr(length), nil
 }
 
-// unanswered reports whether nothing was ever sent on a connection: its process ended between keeping
-// the registration and answering it.
+// unanswered reports whether nothing was ever sent on a connection. Its process ended then
+// between keeping the registration and answering it.
 func unanswered(fd int) bool {
 	info, size, err := tcpInfo(fd)
 	return err == nil && sentNothing(info, size)
 }
 
-// sentNothing reports whether the first size bytes of info say that nothing was sent. A kernel before
+// sentNothing reports whether nothing was sent, by the first size bytes of info. A kernel before
 // Linux 4.19 does not say. Its nodes count as answered, as all but one in a million are.
 func sentNothing(info *unix.TCPInfo, size uintptr) bool {
 	return size >= unsafe.Offsetof(info.Bytes_sent)+unsafe.Sizeof(info.Bytes_sent) && info.Bytes_sent == 0
 }
 
-// networkOrder returns the port that lies in memory as n, big-endian.
+// networkOrder returns the port that n is in memory, big-endian.
 func networkOrder(n uint16) uint16 {
 	b := (*[2]byte)(unsafe.Pointer(&n))
 	return uint16(b[0])<<8 | uint16(b[1])
@@ -80,7 +82,8 @@ func localAddr(fd int) (netip.Addr, error) {
 	return addrPort(&sa).Addr(), nil
 }
 
-// receive reads what has come, at most as much as buf holds, which is something. 0 is the end.
+// receive reads what has come, at most as much as buf holds. 0 bytes are the end of the
+// connection. buf is not empty.
 func receive(fd int, buf []byte) (int, error) {
 	r, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&buf[0])), uintptr(len(buf)))
 	if errno != 0 {
@@ -89,7 +92,7 @@ func receive(fd int, buf []byte) (int, error) {
 	return int(r), nil
 }
 
-// transmit writes as much of b, which is not empty, as the peer's window allows.
+// transmit writes as much of b as the peer's window allows. b is not empty.
 func transmit(fd int, b []byte, flags int) (int, error) {
 	r, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)),
 		uintptr(flags), 0, 0)
@@ -99,7 +102,7 @@ func transmit(fd int, b []byte, flags int) (int, error) {
 	return int(r), nil
 }
 
-// epollWait returns how many events are there and have been put into events, which may be none.
+// epollWait puts the events that are there into events. It returns how many, which may be 0.
 func epollWait(epfd int, events []unix.EpollEvent) (int, error) {
 	r, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(&events[0])),
 		uintptr(len(events)), 0, 0, 0)
@@ -109,7 +112,7 @@ func epollWait(epfd int, events []unix.EpollEvent) (int, error) {
 	return int(r), nil
 }
 
-// epollControl adds, modifies or deletes (EPOLL_CTL_ADD, MOD, DEL) what is watched of fd.
+// epollControl changes what epoll watches of fd. op is EPOLL_CTL_ADD, MOD or DEL.
 func epollControl(epfd, op, fd int, ev *unix.EpollEvent) error {
 	_, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epfd), uintptr(op), uintptr(fd),
 		uintptr(unsafe.Pointer(ev)), 0, 0)

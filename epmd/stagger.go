@@ -28,8 +28,8 @@ func (e *AddrError) Error() string { return fmt.Sprintf("%v: %v", e.Addr, e.Err)
 // Unwrap returns the cause.
 func (e *AddrError) Unwrap() error { return e.Err }
 
-// AddrErrors is the error of several addresses none of which works, in the order in which they failed; an
-// ErrNotRegistered leads.
+// AddrErrors is the error of several addresses none of which works. They are in the order in
+// which they failed, but an ErrNotRegistered leads.
 type AddrErrors []*AddrError
 
 // Error names each address.
@@ -50,9 +50,9 @@ func (errs AddrErrors) Unwrap() []error {
 	return list
 }
 
-// FirstOf tries the addresses in their order and returns the first success, else AddrErrors. It tries
-// the next address when one has failed, or has taken 100 ms. After an ErrNotRegistered the others have
-// 500 ms left. Further successes are given to discard.
+// FirstOf tries the addresses in their order and returns the first success, else AddrErrors. It
+// tries the next address when one has failed, or has taken 100 ms. After an ErrNotRegistered the
+// others have 500 ms left. Further successes are given to discard.
 //
 // All calls of try have ended when FirstOf returns: their context ends then, or with ctx. A single
 // address is tried in the caller's goroutine, which may be locked to a thread with a network of its

@@ -12,8 +12,8 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// streamTimeout is how long a peer may take over one whole write: the snapshot, or all changes that
-// were waiting. Progress does not prolong it.
+// streamTimeout is how long a peer may take over one whole write: the snapshot, or all changes
+// that were waiting. Progress does not prolong it.
 const streamTimeout = 10 * time.Second
 
 // errBehind is why a subscriber is cut off that reads more slowly than nodes come and go. It can't be told what has gone
@@ -32,8 +32,8 @@ type nodeStream struct {
 	log         *slog.Logger
 }
 
-// nodeStream returns the stream that answers a NodesReq, or a WatchReq if it is to follow. Each of the
-// two has a share of its own.
+// nodeStream returns the stream that answers a NodesReq, or a WatchReq if it is to follow
+// changes. Each of the two has a share of its own.
 func (s *Server) nodeStream(from caller, follow bool) *stream {
 	ns := &nodeStream{
 		registry:    s.cfg.Registry,
@@ -50,11 +50,12 @@ func (s *Server) nodeStream(from caller, follow bool) *stream {
 	return &stream{"nodes", ns.run}
 }
 
-// run sends the snapshot and, if it is to follow, every change, until ctx ends, the peer does or falls
-// behind. It closes the connection.
+// run sends the snapshot and, if it is to follow, every change. It ends with ctx, when the peer
+// ends, or when the peer falls behind. It closes the connection.
 func (s *nodeStream) run(ctx context.Context, conn *os.File) {
 	s.conn = conn
-	// Not from the context below: a peer that closes its half first is still told what it asked for.
+	// Not from the context below: a peer that closes its half first is still told what it asked
+	// for.
 	defer context.AfterFunc(ctx, func() { s.conn.Close() })()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()

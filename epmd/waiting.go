@@ -48,8 +48,8 @@ func (w *waiting) stopTimer() {
 	}
 }
 
-// await makes c wait unless it does, and returns what is known of that. If too many wait, the oldest
-// give way.
+// await makes c wait unless it does, and returns what is known of that. If too many wait, the
+// oldest give way.
 func (e *engine) await(c *conn) *wait {
 	if c.wait != nil {
 		return c.wait

@@ -35,8 +35,8 @@ func names(err error, s string) bool {
 // repeat returns the hex of n times the byte written in hex.
 func repeat(hex string, n int) string { return strings.Repeat(hex, n) }
 
-// aliveTests hold requests as they were captured from OTP 25, and the limits as the epmd of OTP 25 has
-// them. What is refused is parsed all the same.
+// aliveTests hold requests as they were captured from OTP 25, and the limits as the epmd of OTP 25
+// has them. What is refused is parsed all the same.
 var aliveTests = []struct {
 	name, hex string
 	want      AliveReq
