@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// lab is two hosts, each a network namespace, on a link of their own. Nothing of it can be seen
+// lab is two hosts on a link of their own. Each is a network namespace. Nothing of it can be seen
 // from outside.
 type lab struct {
 	t            *testing.T
@@ -145,8 +145,8 @@ var accessPeers = []struct {
 	{false, "2001:db8:a::9", "fd00:51::1", answered{false, false, false}},
 }
 
-// TestAccessByPeers lets real peers ask servers with each kind of Access: on a socket for IPv4 and
-// IPv6, where IPv4 addresses are mapped, and on one for IPv4 alone.
+// TestAccessByPeers lets real peers ask servers with each kind of Access. One socket is for IPv4
+// alone. On another, for IPv4 and IPv6, IPv4 addresses are mapped.
 func TestAccessByPeers(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)

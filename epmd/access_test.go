@@ -70,8 +70,8 @@ func FuzzParseAccess(f *testing.F) {
 	})
 }
 
-// TestAccess asks each Access about peers that are not of this host, of which 198.51.100.0/24 and
-// 2001:db8:1::/64 are on-link.
+// TestAccess asks each Access about peers of other hosts. Two prefixes are on-link,
+// 198.51.100.0/24 and 2001:db8:1::/64.
 func TestAccess(t *testing.T) {
 	onLink := func(a netip.Addr) bool {
 		return netip.MustParsePrefix("198.51.100.0/24").Contains(a) || netip.MustParsePrefix("2001:db8:1::/64").Contains(a)

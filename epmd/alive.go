@@ -32,7 +32,7 @@ type AliveReq struct {
 	Port      uint16            // distribution port
 	Type      registry.NodeType // registry.Normal or registry.Hidden
 	Protocol  uint8             // 0: TCP/IPv4
-	High, Low uint16            // distribution versions spoken; High >= 6 is answered with ALIVE2_X_RESP
+	High, Low uint16            // distribution versions; ALIVE2_X_RESP answers High >= 6
 	Name      string            // alive name: UTF-8, at most 255 characters, no NUL
 	Extra     string            // opaque, at most 1020 bytes, returned in PortResp
 }

@@ -14,8 +14,7 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// fakeEPMD returns a Client of something that answers one connection with that, after it has read a
-// request.
+// fakeEPMD returns a Client of something that reads one request and gives that answer.
 func fakeEPMD(t *testing.T, answer string) *Client {
 	t.Helper()
 	l, err := listen("127.0.0.1:0")
@@ -189,8 +188,8 @@ func lookup(c *Client, ctx context.Context) error {
 
 func stop(c *Client, ctx context.Context) error { return c.Stop(ctx, "a") }
 
-// TestClientContext ends a question to something that never answers, and holds that a registration
-// outlasts the context it was made in.
+// TestClientContext ends a question to something that never answers. A registration outlasts its
+// context.
 func TestClientContext(t *testing.T) {
 	checkLeaks(t)
 	l, err := listen("127.0.0.1:0")

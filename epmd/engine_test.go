@@ -146,8 +146,8 @@ func (p *peer) wantText(want string) {
 	}
 }
 
-// TestEngineStates brings a connection into each state of the engine's table that one can be seen
-// in, and ends it there in each way that its peer has.
+// TestEngineStates brings a connection into the states of the engine's table. In each its peer
+// ends it in every way there is.
 func TestEngineStates(t *testing.T) {
 	ends := []struct {
 		name, reason string
@@ -190,8 +190,8 @@ func TestEngineStates(t *testing.T) {
 	}
 }
 
-// TestEngineUnsent has answers that the peer has no room for. They arrive whole all the same, and
-// what they keep in memory is counted: all of a shared answer, the rest of another.
+// TestEngineUnsent has answers that the peer has no room for. They arrive whole all the same.
+// What they keep in memory is counted: all of a shared answer, the rest of another.
 func TestEngineUnsent(t *testing.T) {
 	for _, req := range []string{"b", "B"} {
 		t.Run(req, func(t *testing.T) {
@@ -266,8 +266,8 @@ func TestEngineStop(t *testing.T) {
 	}
 }
 
-// TestEngineAdmits has a protocol that admits nobody. Callers are closed, whether they speak or
-// not.
+// TestEngineAdmits has a protocol that admits nobody. Callers are closed, even if they say
+// nothing.
 func TestEngineAdmits(t *testing.T) {
 	checkLeaks(t)
 	s := serveToy(t, engineConfig{})
@@ -279,8 +279,8 @@ func TestEngineAdmits(t *testing.T) {
 	dial(t, s.addr).wantAll("")
 }
 
-// TestEngineEnds ends an engine with connections in each state. Registrations end with it unless
-// they are kept, or another goes on with them.
+// TestEngineEnds ends an engine with connections in each state. Registrations end with it, unless
+// they are kept or another goes on with them.
 func TestEngineEnds(t *testing.T) {
 	for _, tt := range []struct {
 		name        string

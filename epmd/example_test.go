@@ -40,7 +40,9 @@ func ExampleServer() {
 
 	cancel()
 	fmt.Println(<-ended)
-	// Output: a@hosta.local <nil>
+	// Output:
+	// a@hosta.local
+	// <nil>
 }
 
 func ExampleClient() {

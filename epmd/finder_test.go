@@ -30,8 +30,8 @@ func silent(t *testing.T, at netip.AddrPort) {
 	t.Cleanup(func() { l.Close() })
 }
 
-// TestClientAddresses asks an epmd whose other addresses refuse, say nothing, or lead to another
-// epmd.
+// TestClientAddresses asks an epmd with further addresses. Those refuse, say nothing, or lead to
+// another epmd.
 func TestClientAddresses(t *testing.T) {
 	checkLeaks(t)
 	s := serve(t, Config{})
@@ -83,8 +83,8 @@ func anyNames(errs []*AddrError, addr, naming string) bool {
 	})
 }
 
-// TestFinder finds nodes by names that resolve to several addresses, to loopback as the name of
-// this host, and nowhere.
+// TestFinder finds nodes by names of three kinds. They resolve to several addresses, to loopback
+// as the name of this host, or nowhere.
 func TestFinder(t *testing.T) {
 	s := serve(t, Config{})
 	_, err := s.client.Register(t.Context(), AliveReq{Port: 4711, High: 6, Low: 5, Type: registry.Normal, Name: "a"})

@@ -8,13 +8,11 @@ import (
 	"testing"
 )
 
-// chunks is a script for several connections at once. Each chunk is
+// chunks is a script for several connections at once. The two lowest bits of what tell the
+// connection. The next bit closes it afterwards, with the one above by a reset. A chunk is
 //
 //	what  length  bytes
 //	 1      1     length
-//
-// of which the two lowest bits of what tell the connection and the next bit whether that is closed
-// afterwards, by a reset if the one above is set too.
 func chunks(script []byte, do func(conn int, b []byte, end, reset bool)) {
 	for len(script) >= 2 {
 		what, n := script[0], min(int(script[1]), len(script)-2)
@@ -32,8 +30,8 @@ func appendChunk(script []byte, what byte, b []byte) []byte {
 	return append(append(script, what, byte(len(b))), b...)
 }
 
-// FuzzServer sends anything over several connections. The server must go on answering and keep
-// nothing of it.
+// FuzzServer sends anything over several connections. The server must go on answering, and forget
+// all of it.
 func FuzzServer(f *testing.F) {
 	for _, tt := range answerTests {
 		f.Add(appendChunk(nil, 0, unhex(f, tt.hex)))

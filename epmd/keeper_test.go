@@ -91,7 +91,7 @@ func (k *keeper) happened() string {
 	return strings.Join(k.events, ", ")
 }
 
-// await waits until Keep was called for that node and returns what is to be called when it is kept.
+// await waits until Keep was called for that node. It returns the function that says it is kept.
 func (k *keeper) await(name string) (kept func()) {
 	k.tb.Helper()
 	eventually(k.tb, name+" is to be kept", func() bool {
@@ -158,7 +158,7 @@ func TestKeep(t *testing.T) {
 	eventually(t, "the node has gone", func() bool { return k.happened() == "keep a, keep b, release a" })
 }
 
-// TestRelease ends registrations while somebody else has their connections too: the peer must see
+// TestRelease ends registrations while somebody else has their connections too. The peer must see
 // the end all the same, and epoll must not go on about it.
 func TestRelease(t *testing.T) {
 	checkLeaks(t)
@@ -184,8 +184,8 @@ func TestRelease(t *testing.T) {
 	}
 }
 
-// TestWithheld registers a node that is not kept at once: it is answered only then, while others
-// are answered.
+// TestWithheld registers a node that is not kept at once. It is answered only when it is. Others
+// are answered meanwhile.
 func TestWithheld(t *testing.T) {
 	checkLeaks(t)
 	k := newKeeper(t, true)
@@ -213,8 +213,8 @@ func TestWithheld(t *testing.T) {
 	eventually(t, "the node has gone", func() bool { return k.happened() == "keep a, release a" })
 }
 
-// TestWithheldFlush ends a server while nodes are not kept. Those that are kept at the last moment
-// have their answer.
+// TestWithheldFlush ends a server while nodes are not kept. Those kept at the last moment have
+// their answer.
 func TestWithheldFlush(t *testing.T) {
 	checkLeaks(t)
 	k := newKeeper(t, true)
@@ -236,8 +236,8 @@ func TestWithheldFlush(t *testing.T) {
 	b.wantOpen()
 }
 
-// TestWithheldEnds ends a node before it is answered. What would be its answer must not reach the
-// connection that has its descriptor next.
+// TestWithheldEnds ends a node before it is answered. Its answer must not reach the connection
+// that has its descriptor next.
 func TestWithheldEnds(t *testing.T) {
 	checkLeaks(t)
 	k := newKeeper(t, true)
@@ -257,8 +257,8 @@ func TestWithheldEnds(t *testing.T) {
 	}
 }
 
-// TestServeEndsKept ends a server whose nodes are kept: they stay registered and notice nothing.
-// Others are closed.
+// TestServeEndsKept ends a server whose nodes are kept. They stay registered and notice nothing.
+// Other connections are closed.
 func TestServeEndsKept(t *testing.T) {
 	checkLeaks(t)
 	k := newKeeper(t, false)
@@ -278,8 +278,7 @@ func TestServeEndsKept(t *testing.T) {
 	}
 }
 
-// TestRestored goes on with the nodes of a server that has ended, of which some had not been
-// answered.
+// TestRestored goes on with the nodes of a server that has ended. Some had not been answered.
 func TestRestored(t *testing.T) {
 	checkLeaks(t)
 	k := newKeeper(t, false)
@@ -329,8 +328,8 @@ func TestRestored(t *testing.T) {
 	eventually(t, "all have gone", func() bool { return s.state() == state{} && len(reg.Local()) == 0 })
 }
 
-// TestRestoredWithheld takes a node over that is neither kept nor answered: it is answered once it
-// is kept.
+// TestRestoredWithheld takes a node over that is neither kept nor answered. It is answered once
+// it is kept.
 func TestRestoredWithheld(t *testing.T) {
 	checkLeaks(t)
 	k := newKeeper(t, true)
@@ -360,7 +359,7 @@ func TestRestoredWithheld(t *testing.T) {
 	p.wantOpen()
 }
 
-// handOver ends a server for another to go on, and returns what that is to go on with.
+// handOver ends a server for another to go on, and returns what the other one needs.
 func handOver(t *testing.T, s *Server, end context.CancelCauseFunc, ended <-chan error) ([]*os.File, []Restored) {
 	t.Helper()
 	end(ErrHandOver)
@@ -375,8 +374,8 @@ func handOver(t *testing.T, s *Server, end context.CancelCauseFunc, ended <-chan
 	return s.HandOver()
 }
 
-// TestHandOver goes on with another server over the same connections and sockets, again and again:
-// those of nodes notice nothing, others end.
+// TestHandOver goes on with another server over the same connections and sockets, again and
+// again. Nodes notice nothing. Other connections end.
 func TestHandOver(t *testing.T) {
 	checkLeaks(t)
 	l, err := listen("127.0.0.1:0")
@@ -448,8 +447,8 @@ func TestHandOver(t *testing.T) {
 	}
 }
 
-// wantHandedOver tells whether all nodes are handed over, with their connections and in order of
-// registration.
+// wantHandedOver reports an error unless all nodes are handed over with their connections, in
+// order of registration.
 func wantHandedOver(t *testing.T, reg *registry.Registry, restored []Restored, nodes int) {
 	t.Helper()
 	local := reg.Local()

@@ -44,7 +44,8 @@ const (
 //	node       full name; what the node calls itself unless sure=no is there
 //	name       alive name
 //	host       host name on the LAN
-//	address    the address most likely to be reached; addresses, if there are more: all, with commas
+//	address    the address most likely to be reached
+//	addresses  if there is more than one: all, with commas
 //	port       distribution port
 //	type       normal or hidden
 //	origin     local or lan
@@ -55,7 +56,7 @@ const (
 //	high, low  distribution versions spoken, if known
 //	proto      if high is there: 0 for TCP/IPv4, as ALIVE2_REQ has it
 //	epmd       port of the epmd that it is registered with; LAN nodes only
-//	reachable  yes or no: whether the epmd of its host answers and has it; missing until that was asked
+//	reachable  yes or no: the epmd of its host answers and has it; missing until it was asked
 //	lan        no: no other host can reach it, and none is told of it; local nodes only
 //	why        if lan=no is there: the reason, see [registry.Why]
 //	pid        process that holds the name; local nodes only, if known, as the next two

@@ -74,8 +74,8 @@ func TestLineRoundTrip(t *testing.T) {
 	}
 }
 
-// TestLineEncoding holds that no byte of a value can end a line or a field, or reach a terminal
-// unasked, and that none is lost.
+// TestLineEncoding encodes every byte. None may end a line or a field, or reach a terminal
+// unasked. None is lost.
 func TestLineEncoding(t *testing.T) {
 	var values []string
 	for c := range 256 {

@@ -22,8 +22,8 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// patience is how long a test waits for what must happen at once, on a machine that does other
-// things too.
+// patience is how long a test waits for what must happen at once. The machine may do other things
+// too.
 const patience = 30 * time.Second
 
 // The test binary is a server or a client of its own where a test needs one in another process:
@@ -33,7 +33,7 @@ const (
 	allowEnv   = "EPMD_TEST_ALLOW"   // its Access
 	nofileEnv  = "EPMD_TEST_NOFILE"  // its limit on open files
 	spareEnv   = "EPMD_TEST_SPARE"   // how many of these are left to it; the rest is taken up
-	clientsEnv = "EPMD_TEST_CLIENTS" // connections to make: LOCAL ADDRESS/REMOTE ADDRESS AND PORT, with spaces between
+	clientsEnv = "EPMD_TEST_CLIENTS" // connections to make: LOCAL/REMOTE:PORT, with spaces between
 )
 
 // atOnce lets a process with the race detector end at once instead of after a second.
@@ -115,8 +115,8 @@ func takeFiles() error {
 	return nil
 }
 
-// startServerProcess starts a server in a process of its own, run by the command in prefix, and
-// returns its address and a function that ends it and returns what it said.
+// startServerProcess starts a server in a process of its own, run by the command in prefix. stop
+// ends it and returns its error.
 func startServerProcess(t *testing.T, prefix []string, env ...string) (addr netip.AddrPort, stop func() error) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
@@ -164,7 +164,7 @@ func startServerProcess(t *testing.T, prefix []string, env ...string) (addr neti
 	return netip.MustParseAddrPort(strings.TrimSpace(line)), stop
 }
 
-// clientProcess looks a name up and registers one over each of the connections, and prints a line
+// clientProcess looks a name up and registers one over each of the connections. It prints a line
 // for each that says what came of the two.
 func clientProcess(connections []string) error {
 	for i, c := range connections {
@@ -182,7 +182,7 @@ func clientProcess(connections []string) error {
 	return nil
 }
 
-// exchange tells whether a request is answered.
+// exchange reports whether a request is answered.
 func exchange(local, remote string, req Request) (bool, error) {
 	addr, err := netip.ParseAddr(local)
 	if err != nil {
@@ -215,8 +215,8 @@ func isReset(err error) bool {
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
-// listen listens as the command does: Multipath TCP is left out. What is accepted can buffer little
-// of an answer that is not read.
+// listen listens as the command does, without Multipath TCP. Connections can buffer little of an
+// answer that is not read.
 func listen(addr string) (*net.TCPListener, error) {
 	config := net.ListenConfig{Control: setBuffer(unix.SO_SNDBUF)}
 	config.SetMultipathTCP(false)
@@ -227,8 +227,8 @@ func listen(addr string) (*net.TCPListener, error) {
 	return l.(*net.TCPListener), nil
 }
 
-// want ends a test that lacks something: where everything must be there it fails, elsewhere it is
-// skipped.
+// want ends a test that lacks something. It skips the test, or fails it where everything must be
+// there.
 func want(tb testing.TB, err error) {
 	tb.Helper()
 	if err == nil {
@@ -251,8 +251,8 @@ func eventually(tb testing.TB, what string, cond func() bool) {
 	}
 }
 
-// checkLeaks makes the test fail if, when all else has been cleaned up, more goroutines or
-// descriptors are there than now.
+// checkLeaks fails the test if more goroutines or descriptors are there at its end than now. It
+// looks when all else has been cleaned up.
 func checkLeaks(tb testing.TB) {
 	tb.Helper()
 	goroutines, files := runtime.NumGoroutine(), openFiles(tb)
@@ -495,7 +495,7 @@ func (p *peer) read(n int) []byte {
 	return b
 }
 
-// wantOpen tells that the server has neither closed nor said anything, as far as that can be seen.
+// wantOpen reports an error if the server closes or says anything within 20 ms.
 func (p *peer) wantOpen() {
 	p.tb.Helper()
 	p.SetReadDeadline(time.Now().Add(20 * time.Millisecond))

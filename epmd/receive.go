@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readOn reads what has come on a connection in the table. Once the length of its request is known,
-// readOn reads no more than belongs to it; before, as much as a request can have.
+// readOn reads what has come on a connection in the table. It reads no more than belongs to the
+// request, once its length is known.
 func (e *engine) readOn(c *conn) {
 	buf := e.scratch[:]
 	got := 0
@@ -33,8 +33,8 @@ func (e *engine) readOn(c *conn) {
 	}
 }
 
-// received goes on with a connection of which in has come: a 2-byte length, and as many bytes. in
-// may be the whole of scratch. c need not be in the table.
+// received goes on with a connection of which in has come. A request is a 2-byte length, and as
+// many bytes. in may be the whole of scratch. c need not be in the table.
 func (e *engine) received(c *conn, in []byte) {
 	want := 2
 	if len(in) >= 2 {

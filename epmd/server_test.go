@@ -18,8 +18,8 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// answerTests are requests of a connection each and the answer up to the close, from an epmd with
-// the nodes of registerSome. Segments are divided by "|".
+// answerTests are requests of a connection each, and the answer up to the close. The epmd has the
+// nodes of registerSome.
 var answerTests = []struct{ name, hex, want string }{
 	{"lookup", "0002 7a61", "77 00 a111 4d 00 0006 0005 0001 61 0000"},
 	{"lookup with a NUL", "0003 7a6100", "77 00 a111 4d 00 0006 0005 0001 61 0000"},
@@ -95,7 +95,7 @@ func testAnswers(t *testing.T, addr netip.AddrPort, port string) {
 	t.Run("dump", func(t *testing.T) { testDump(t, addr) })
 }
 
-// testRefusals asks for what is refused with an answer; the connection stays open then.
+// testRefusals asks for what is refused with an answer. The connection stays open then.
 func testRefusals(t *testing.T, addr netip.AddrPort) {
 	for _, tt := range []struct {
 		name string
@@ -244,8 +244,8 @@ func TestStop(t *testing.T) {
 	}
 }
 
-// TestStopWithoutConnection stops a node that was entered without a connection of this server,
-// under a descriptor number that is another's.
+// TestStopWithoutConnection stops a node that has no connection of this server. It is entered
+// with the descriptor number of another.
 func TestStopWithoutConnection(t *testing.T) {
 	s := serve(t, Config{Relaxed: true})
 	other := dial(t, s.addr)
@@ -414,7 +414,7 @@ func TestNodesLimit(t *testing.T) {
 	dial(t, s.addr).register("one more", 6)
 }
 
-// TestWaitingLimit lets more connections wait than there may be: the oldest gives way.
+// TestWaitingLimit lets more connections wait than there may be. The oldest gives way.
 func TestWaitingLimit(t *testing.T) {
 	checkLeaks(t)
 	const files, limit = 128, 128 - reservedFiles
@@ -442,8 +442,8 @@ func TestWaitingLimit(t *testing.T) {
 	last.wantAll("00001111")
 }
 
-// TestWaitingLimitWithNodes holds that some descriptors are left for lookups when the rest is
-// nodes.
+// TestWaitingLimitWithNodes has nodes take all descriptors that they may. Some are left for
+// lookups.
 func TestWaitingLimitWithNodes(t *testing.T) {
 	checkLeaks(t)
 	s := serve(t, Config{Files: 128})
@@ -460,8 +460,8 @@ func TestWaitingLimitWithNodes(t *testing.T) {
 	}
 }
 
-// TestPacketTimeout ends those who say nothing for too long, and nobody else. Pauses that are as
-// long as the time-out are not too long.
+// TestPacketTimeout ends those who say nothing for too long, and nobody else. A pause as long as
+// the time-out is not too long.
 func TestPacketTimeout(t *testing.T) {
 	checkLeaks(t)
 	s := serve(t, Config{PacketTimeout: time.Second})
@@ -491,8 +491,8 @@ func TestPacketTimeout(t *testing.T) {
 	})
 }
 
-// TestPacketTimeoutStopped lets a client go on in time while the server can't do anything until the
-// time-out is over.
+// TestPacketTimeoutStopped lets a client go on in time, while the server is stopped for longer
+// than the time-out.
 func TestPacketTimeoutStopped(t *testing.T) {
 	checkLeaks(t)
 	s := serve(t, Config{PacketTimeout: time.Millisecond})
@@ -505,8 +505,8 @@ func TestPacketTimeoutStopped(t *testing.T) {
 	p.wantAll("00001111")
 }
 
-// TestEndBehindRequest sends the end of a request and what ends the connection in one segment. The
-// server must see both at once.
+// TestEndBehindRequest sends the end of a request and what ends the connection in one segment.
+// The server must see both at once.
 func TestEndBehindRequest(t *testing.T) {
 	checkLeaks(t)
 	s := serve(t, Config{})
@@ -592,8 +592,8 @@ func TestSlowReader(t *testing.T) {
 	}
 }
 
-// TestUnsentLimit has more answers waiting for slow readers than there may be: the oldest are given
-// up.
+// TestUnsentLimit has more answers waiting for slow readers than there may be. The oldest are
+// given up.
 func TestUnsentLimit(t *testing.T) {
 	checkLeaks(t)
 	s := serve(t, Config{})
@@ -621,8 +621,8 @@ func TestUnsentLimit(t *testing.T) {
 	}
 }
 
-// namesServed tells whether as many connections as that have come and left something unsent, or
-// have been given up since. Every connection takes the next generation.
+// namesServed reports whether n connections have come and left something unsent. Some may have
+// been given up since. Every connection takes the next generation.
 func (s *testServer) namesServed(n int) bool {
 	s.engine.mu.Lock()
 	defer s.engine.mu.Unlock()
@@ -633,7 +633,7 @@ func (s *testServer) namesServed(n int) bool {
 	return last != nil && last.Value.(*conn).wait.unsent != nil
 }
 
-// TestStorm lets many clients do anything at once; nothing may be left of it.
+// TestStorm lets many clients do anything at once. Nothing may be left of it.
 func TestStorm(t *testing.T) {
 	checkLeaks(t)
 	s := serve(t, Config{Files: 512, Relaxed: true})
@@ -681,7 +681,7 @@ func storm(t *testing.T, s *testServer, name string, what int) {
 	}
 }
 
-// TestMultipath serves on what package net makes by itself, a listener of Multipath TCP.
+// TestMultipath serves on a listener of Multipath TCP, which package net makes by itself.
 func TestMultipath(t *testing.T) {
 	checkLeaks(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -699,7 +699,7 @@ func TestMultipath(t *testing.T) {
 	}
 }
 
-// TestDelays holds that the delays for debugging delay.
+// TestDelays has the delays for debugging delay.
 func TestDelays(t *testing.T) {
 	for _, cfg := range []Config{{DelayAccept: 20 * time.Millisecond}, {DelayWrite: 20 * time.Millisecond}} {
 		s := serve(t, cfg)
@@ -748,7 +748,7 @@ func TestEndWithoutFiles(t *testing.T) {
 	}
 }
 
-// TestStaleEvent tells of what happened to a connection whose descriptor is another's by now.
+// TestStaleEvent has an event of a connection whose descriptor is another's by now.
 func TestStaleEvent(t *testing.T) {
 	reg := registry.New("test.local", 0)
 	s := NewServer(Config{Registry: reg})

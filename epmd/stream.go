@@ -16,8 +16,8 @@ import (
 // that were waiting. Progress does not prolong it.
 const streamTimeout = 10 * time.Second
 
-// errBehind is why a subscriber is cut off that reads more slowly than nodes come and go. It can't be told what has gone
-// other than by asking anew.
+// errBehind is why a subscriber is cut off: it reads more slowly than nodes come and go. To learn
+// what has gone, it must ask anew.
 var errBehind = errors.New("subscriber fell behind")
 
 // nodeStream answers one NodesReq or WatchReq.

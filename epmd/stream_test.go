@@ -59,7 +59,7 @@ func TestNodes(t *testing.T) {
 	}
 }
 
-// TestNodesBytes holds what a program reads that has no library.
+// TestNodesBytes reads what a program reads that has no library.
 func TestNodesBytes(t *testing.T) {
 	s := serve(t, Config{})
 	gone := lanNode

@@ -14,7 +14,7 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// unhex returns the bytes written in hex, of which spaces are no part.
+// unhex returns the bytes written in hex, without the spaces.
 func unhex(tb testing.TB, s string) []byte {
 	tb.Helper()
 	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
@@ -24,7 +24,7 @@ func unhex(tb testing.TB, s string) []byte {
 	return b
 }
 
-// names tells whether err says s; no error if s is empty.
+// names reports whether err says s. An empty s stands for no error.
 func names(err error, s string) bool {
 	if s == "" {
 		return err == nil
@@ -35,8 +35,8 @@ func names(err error, s string) bool {
 // repeat returns the hex of n times the byte written in hex.
 func repeat(hex string, n int) string { return strings.Repeat(hex, n) }
 
-// aliveTests hold requests as they were captured from OTP 25, and the limits as the epmd of OTP 25
-// has them. What is refused is parsed all the same.
+// aliveTests are requests as they were captured from OTP 25, and the limits that its epmd has.
+// What is refused is parsed all the same.
 var aliveTests = []struct {
 	name, hex string
 	want      AliveReq
@@ -335,7 +335,7 @@ func TestReadNames(t *testing.T) {
 	}
 }
 
-// TestReadNamesLines holds that a line that is none hides no other.
+// TestReadNamesLines has lines that are none. They hide no other.
 func TestReadNamesLines(t *testing.T) {
 	long := strings.Repeat("x", maxNamesLine)
 	for _, tt := range []struct {
@@ -365,7 +365,7 @@ func TestReadNamesLines(t *testing.T) {
 	}
 }
 
-// TestReadNamesLimits holds that what is too much leaves what was read.
+// TestReadNamesLimits has too much to read. What was read is returned.
 func TestReadNamesLimits(t *testing.T) {
 	const head, line = "\x00\x00\x11\x11", "name a at port 1\n"
 	whole := func(n int) int64 { return int64(len(head) + n*len(line)) }
