@@ -2,19 +2,23 @@ package main
 
 import (
 	"net/netip"
+	"os"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/goerlang/eclus/cmd/epmd/internal/daemon"
 	"github.com/goerlang/eclus/cmd/epmd/internal/listing"
+	"github.com/goerlang/eclus/cmd/epmd/internal/stock"
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/internal/bus"
 )
 
 // serving is what an empty command line and environment mean, changed by change.
 func serving(change func(*config)) config {
-	c := config{port: 4369, lan: lanMode{publish: true, browse: true}, bus: busAt("system"), identify: true}
+	c := config{port: 4369, daemon: daemon.Options{Publish: true, Browse: true, Bus: busAt("system"), Identify: true}}
 	change(&c)
 	return c
 }
@@ -41,36 +45,36 @@ var parseTests = []struct {
 	err       string // all its words are in the error
 }{
 	{"", "", serving(func(*config) {}), ""},
-	{"-d -debug -daemon -relaxed_command_check", "", serving(func(c *config) { c.debug, c.daemon, c.relaxed = 2, true, true }), ""},
+	{"-d -debug -daemon -relaxed_command_check", "", serving(func(c *config) { c.daemon.Debug, c.daemon.Daemon, c.daemon.Relaxed = 2, true, true }), ""},
 	{"-port 65535", "ERL_EPMD_PORT=x", serving(func(c *config) { c.port = 65535 }), ""},
 	{"-port 1 -port 2", "", serving(func(c *config) { c.port = 2 }), ""},
-	{"", "ERL_EPMD_PORT=5000 ERL_EPMD_RELAXED_COMMAND_CHECK=", serving(func(c *config) { c.port, c.relaxed = 5000, true }), ""},
+	{"", "ERL_EPMD_PORT=5000 ERL_EPMD_RELAXED_COMMAND_CHECK=", serving(func(c *config) { c.port, c.daemon.Relaxed = 5000, true }), ""},
 	{"", "ERL_EPMD_ADDRESS=192.0.2.1,::1", serving(func(c *config) {
-		c.address, c.addresses = "192.0.2.1,::1", []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.IPv6Loopback()}
+		c.address, c.daemon.Addresses = "192.0.2.1,::1", []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.IPv6Loopback()}
 	}), ""},
 	{"-address ::ffff:192.0.2.1", "ERL_EPMD_ADDRESS=x", serving(func(c *config) {
-		c.address, c.addresses = "::ffff:192.0.2.1", []netip.Addr{netip.MustParseAddr("192.0.2.1")}
+		c.address, c.daemon.Addresses = "::ffff:192.0.2.1", []netip.Addr{netip.MustParseAddr("192.0.2.1")}
 	}), ""},
 	{"-packet_timeout 5 -delay_accept 1 -delay_write 2", "", serving(func(c *config) {
-		c.packetTimeout, c.delayAccept, c.delayWrite = 5*time.Second, time.Second, 2*time.Second
+		c.daemon.PacketTimeout, c.daemon.DelayAccept, c.daemon.DelayWrite = 5*time.Second, time.Second, 2*time.Second
 	}), ""},
-	{"-lan off", "ECLUS_LAN=publish", serving(func(c *config) { c.lan = lanMode{} }), ""},
-	{"", "ECLUS_LAN=browse ECLUS_ALLOW=local", serving(func(c *config) { c.lan.publish, c.access = false, access("local") }), ""},
+	{"-lan off", "ECLUS_LAN=publish", serving(func(c *config) { c.daemon.Publish, c.daemon.Browse = false, false }), ""},
+	{"", "ECLUS_LAN=browse ECLUS_ALLOW=local", serving(func(c *config) { c.daemon.Publish, c.daemon.Access = false, access("local") }), ""},
 	{"-allow 192.0.2.0/24 -interface eth0,wlan0", "", serving(func(c *config) {
-		c.access, c.interfaces = access("192.0.2.0/24"), []string{"eth0", "wlan0"}
+		c.daemon.Access, c.daemon.Interfaces = access("192.0.2.0/24"), []string{"eth0", "wlan0"}
 	}), ""},
-	{"-bus off", "ECLUS_BUS=session", serving(func(c *config) { c.bus = bus.Address{} }), ""},
-	{"", "ECLUS_BUS=session", serving(func(c *config) { c.bus = busAt("session") }), ""},
-	{"-bus unix:path=/run/b", "", serving(func(c *config) { c.bus = busAt("unix:path=/run/b") }), ""},
-	{"-port 7 -names", "ECLUS_LAN=nonsense ECLUS_ALLOW=x ERL_EPMD_ADDRESS=x", config{command: commandNames, port: 7}, ""},
+	{"-bus off", "ECLUS_BUS=session", serving(func(c *config) { c.daemon.Bus = bus.Address{} }), ""},
+	{"", "ECLUS_BUS=session", serving(func(c *config) { c.daemon.Bus = busAt("session") }), ""},
+	{"-bus unix:path=/run/b", "", serving(func(c *config) { c.daemon.Bus = busAt("unix:path=/run/b") }), ""},
+	{"-port 7 -names", "ECLUS_LAN=nonsense ECLUS_ALLOW=x ERL_EPMD_ADDRESS=x", config{command: commandStock, port: 7}, ""},
 	{"-ping a@b", "", config{command: commandPing, name: "a@b", port: 4369}, ""},
 	{"-json -ping a@b -cookie_file c -port 7", "", config{command: commandPing, name: "a@b", port: 7, json: true, cookieFile: "c"}, ""},
 	{"-peek a@b -watch -json", "", config{command: commandPeek, name: "a@b", port: 4369, json: true, watch: true}, ""},
 	{"-peek a@b -ping a@b", "", config{}, "-ping contradicts -peek"},
 	{"-peek a@b -local", "", config{}, "-local goes with -nodes only"},
-	{"-node -cookie_file c", "", serving(func(c *config) { c.asNode, c.cookieFile = true, "c" }), ""},
-	{"-node x@host.example -cookie_file c", "", serving(func(c *config) { c.asNode, c.nodeName, c.cookieFile = true, "x@host.example", "c" }), ""},
-	{"-node x", "", config{}, `-node: node name "x": not NAME@HOST`},
+	{"-node -cookie_file c", "", serving(func(c *config) { c.daemon.AsNode, c.cookieFile = true, "c" }), ""},
+	{"-node x@host.example -cookie_file c", "", serving(func(c *config) { c.daemon.AsNode, c.daemon.NodeName, c.cookieFile = true, "x@host.example", "c" }), ""},
+	{"-node x", "", config{}, `-node "x": node name "x": not NAME@HOST`},
 	{"-node -ping a@b", "", config{}, "-node contradicts -ping"},
 	{"-node -names", "", config{}, "-node contradicts"},
 	{"-ping", "", config{}, "-ping: node missing"},
@@ -81,7 +85,7 @@ var parseTests = []struct {
 	{"-ping a@b -names", "", config{}, "-names contradicts -ping"},
 	{"-cookie_file c", "", config{}, `-cookie_file "c" goes with -ping, -peek or -node only`},
 	{"-ping a@b -cookie_file", "", config{}, "-cookie_file: value missing"},
-	{"-stop -kill", "", config{command: commandStop, name: "-kill", port: 4369}, ""},
+	{"-stop -kill", "", config{command: commandStock, question: stock.Stop, name: "-kill", port: 4369}, ""},
 	{"-watch -nodes -json -port 7", "", config{command: commandNodes, port: 7, json: true, watch: true}, ""},
 	{"-nodes rabbit* -local", "", config{command: commandNodes, port: 4369, filter: listing.Filter{LocalOnly: true, Pattern: "rabbit*"}}, ""},
 	{"-lan_only -nodes -port 4369 *@hostb*", "", config{command: commandNodes, port: 4369, filter: listing.Filter{LANOnly: true, Pattern: "*@hostb*"}}, ""},
@@ -90,7 +94,7 @@ var parseTests = []struct {
 	{"--version", "", config{command: commandVersion, port: 4369}, ""},
 	{"-version x", "", config{}, `-version must come last: "x"`},
 	{"-h", "ERL_EPMD_PORT=x", config{command: commandHelp}, ""},
-	{"-daemon --help -port x", "", config{command: commandHelp, daemon: true}, ""},
+	{"-daemon --help -port x", "", config{command: commandHelp, daemon: daemon.Options{Daemon: true}}, ""},
 	{"-nodes -help", "", config{command: commandHelp}, ""},
 
 	{"-port 65536", "", config{}, `-port "65536"`},
@@ -106,10 +110,10 @@ var parseTests = []struct {
 	{"", "ECLUS_ALLOW=lan,any", config{}, `ECLUS_ALLOW "lan,any"`},
 	{"-interface eth0,", "", config{}, `-interface "eth0,"`},
 	{"-bus /run/b", "", config{}, `-bus "/run/b": not system, session, off`},
-	{"", "ECLUS_IDENTIFY=off", serving(func(c *config) { c.identify = false }), ""},
+	{"", "ECLUS_IDENTIFY=off", serving(func(c *config) { c.daemon.Identify = false }), ""},
 	{"", "ECLUS_IDENTIFY=no", config{}, `ECLUS_IDENTIFY "no"`},
 	{"", "ECLUS_BUS=", config{}, `ECLUS_BUS ""`},
-	{"", "ECLUS_KEEP_PER_USER=9000", serving(func(c *config) { c.keepPerUser = 9000 }), ""},
+	{"", "ECLUS_KEEP_PER_USER=9000", serving(func(c *config) { c.daemon.KeepPerUser = 9000 }), ""},
 	{"", "ECLUS_KEEP_PER_USER=0", config{}, `ECLUS_KEEP_PER_USER "0"`},
 	{"-hosts_file hosts", "", config{}, `-hosts_file "hosts": not the absolute path`},
 	{"-hosts_file /run/", "", config{}, `-hosts_file "/run/"`},
@@ -117,7 +121,7 @@ var parseTests = []struct {
 	{"-lan off", "ECLUS_HOSTS_FILE=/h", config{}, `-hosts_file "/h" needs LAN discovery`},
 	{"", "ECLUS_HOSTS_FILE=h", config{}, `ECLUS_HOSTS_FILE "h": not the absolute path`},
 	{"", "ECLUS_HOSTS_FILE=", serving(func(*config) {}), ""},
-	{"-hosts_file /run/epmd/h", "ECLUS_HOSTS_FILE=/x", serving(func(c *config) { c.hostsFile = "/run/epmd/h" }), ""},
+	{"-hosts_file /run/epmd/h", "ECLUS_HOSTS_FILE=/x", serving(func(c *config) { c.daemon.HostsFile = "/run/epmd/h" }), ""},
 	{"-interface ../x", "", config{}, `-interface "../x"`},
 	{"-json", "", config{}, "-json -nodes"},
 	{"-watch -names", "", config{}, "-watch -nodes"},
@@ -150,6 +154,76 @@ func TestParse(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestUsage holds that the usage is OTP's, but for what is ours.
+func TestUsage(t *testing.T) {
+	text, err := os.ReadFile("testdata/usage")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := usageText(); got != string(text) {
+		t.Errorf("got\n%s\nwant\n%s", got, text)
+	}
+}
+
+// TestManual looks for all flags and variables in the manual page.
+func TestManual(t *testing.T) {
+	page, err := os.ReadFile("epmd.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range allFlags() {
+		for _, name := range f.names {
+			if !regexp.MustCompile(`(?m)^\.(B|BI|BR) .*\\` + name + `\b`).Match(page) {
+				t.Errorf("%s is not in the manual page", name)
+			}
+		}
+		if f.variable != "" && !strings.Contains(string(page), "\n.B "+f.variable+"\n") {
+			t.Errorf("%s is not in the manual page", f.variable)
+		}
+	}
+}
+
+// completions are the completions, with how they say that there is a flag.
+var completions = map[string]string{
+	"epmd.bash": `(?m)(?:^|\$'|\\n)(-[a-z_]+)`,
+	"_epmd":     `(?m)^ *'(?:\([^)]*\))?\*?(-[a-z_]+)\[`,
+	"epmd.fish": `(?m) (?:-o |-s )([a-z_]+) `,
+}
+
+// TestCompletions holds that the shells complete the flags that there are, and their arguments where these are words.
+func TestCompletions(t *testing.T) {
+	for file, pattern := range completions {
+		text, err := os.ReadFile("completion/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		complete := make(map[string]bool)
+		for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(string(text), -1) {
+			complete["-"+strings.TrimPrefix(m[1], "-")] = true
+		}
+		for _, f := range allFlags() {
+			for _, name := range f.names {
+				if !complete[name] {
+					t.Errorf("%s does not complete %s", file, name)
+				}
+				delete(complete, name)
+			}
+			var words []string
+			for word := range strings.SplitSeq(f.argument, "|") {
+				if word != "" && word == strings.ToLower(word) {
+					words = append(words, word)
+				}
+			}
+			if len(words) > 0 && !regexp.MustCompile(strings.Join(words, `( |\\n)`)).Match(text) {
+				t.Errorf("%s does not complete %s %s", file, f.name(), f.argument)
+			}
+		}
+		for name := range complete {
+			t.Errorf("%s completes %s", file, name)
+		}
 	}
 }
 

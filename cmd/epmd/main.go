@@ -51,7 +51,7 @@ func run(ctx context.Context, args []string, getenv func(string) (string, bool),
 	}
 	switch c.command {
 	case commandHelp:
-		_, err := io.WriteString(stdout, usageText)
+		_, err := io.WriteString(stdout, usageText())
 		return err
 	case commandVersion:
 		_, err := fmt.Fprintf(stdout, "epmd (Eclus) %s %s\n", buildVersion(), runtime.Version())
@@ -70,22 +70,14 @@ func run(ctx context.Context, args []string, getenv func(string) (string, bool),
 		if rehearsal, err := systemd.Rehearsal(stdout); rehearsal {
 			return err
 		}
-		if c.daemon && !systemd.TakesOver() {
+		if c.daemon.Daemon && !systemd.TakesOver() {
 			if isDaemon, err := detach.Detach(ctx, c.port, args, getenv); !isDaemon {
 				return err
 			}
 		}
 		return daemon.Serve(ctx, c.daemonOptions(args, stderr))
 	}
-	return stock.Ask(ctx, c.stockOptions(stdout, stderr))
-}
-
-// stockOptions returns what the question to a running epmd is.
-func (c config) stockOptions(stdout, stderr io.Writer) stock.Options {
-	questions := map[command]stock.Question{
-		commandNames: stock.Names, commandStarted: stock.Started, commandDump: stock.Dump, commandKill: stock.Kill, commandStop: stock.Stop,
-	}
-	return stock.Options{Question: questions[c.command], Name: c.name, Port: c.port, Stdout: stdout, Stderr: stderr}
+	return stock.Ask(ctx, stock.Options{Question: c.question, Name: c.name, Port: c.port, Stdout: stdout, Stderr: stderr})
 }
 
 // wayOptions returns which way to go to a node.
@@ -93,34 +85,11 @@ func (c config) wayOptions(getenv func(string) (string, bool)) way.Options {
 	return way.Options{Node: c.name, Port: c.port, CookieFile: c.cookieFile, HostName: hostName(), Getenv: getenv}
 }
 
-// daemonOptions returns what the daemon needs to know of the flags. args are those of this process.
+// daemonOptions returns what the daemon needs to know. args are those of this process.
 func (c config) daemonOptions(args []string, stderr io.Writer) daemon.Options {
-	return daemon.Options{
-		Args:          args,
-		Stderr:        stderr,
-		Port:          c.port,
-		Addresses:     c.addresses,
-		Systemd:       c.systemd,
-		Debug:         c.debug,
-		Daemon:        c.daemon,
-		Access:        c.access,
-		Relaxed:       c.relaxed,
-		PacketTimeout: c.packetTimeout,
-		DelayAccept:   c.delayAccept,
-		DelayWrite:    c.delayWrite,
-		KeepPerUser:   c.keepPerUser,
-		Publish:       c.lan.publish,
-		Browse:        c.lan.browse,
-		Interfaces:    c.interfaces,
-		HostsFile:     c.hostsFile,
-		Bus:           c.bus,
-		Identify:      c.identify,
-		AsNode:        c.asNode,
-		NodeName:      c.nodeName,
-		Cookie:        c.cookie,
-		HostName:      hostName,
-		Version:       buildVersion(),
-	}
+	o := c.daemon
+	o.Args, o.Stderr, o.Port, o.HostName, o.Version = args, stderr, c.port, hostName, buildVersion()
+	return o
 }
 
 // hostName returns the first label of the name of this host.
@@ -144,7 +113,7 @@ func report(err error, stderr io.Writer) int {
 	case errors.As(err, &status):
 		return int(status)
 	case errors.As(err, &usage):
-		fmt.Fprintf(stderr, "epmd: %v\n%s", err, usageText)
+		fmt.Fprintf(stderr, "epmd: %v\n%s", err, usageText())
 	case errors.As(err, &stock):
 		stock.Report(stderr)
 	default:
