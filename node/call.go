@@ -35,7 +35,7 @@ type waiter struct {
 	process any           // what is monitored, Pid or Atom; nil as long as that is not known
 }
 
-// wait has deliver called with the outcome of a new reference.
+// wait makes a reference, with whose outcome deliver is called.
 func (c *Conn) wait(process any, deliver func(outcome)) (etf.Ref, error) {
 	const firstBits = 18 // of a reference's first word, before OTP 24
 	c.mu.Lock()
@@ -68,7 +68,7 @@ func (c *Conn) take(ref etf.Ref) *waiter {
 	return w
 }
 
-// waitsFor reports whether the outcome of ref is waited for.
+// waitsFor reports whether somebody waits for the outcome of ref.
 func (c *Conn) waitsFor(ref etf.Ref) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -84,7 +84,7 @@ func (c *Conn) found(ref etf.Ref, pid etf.Pid) {
 	}
 }
 
-// release ends all waits and links, for the connection has ended.
+// release ends all waits and links: the connection has ended.
 func (c *Conn) release() {
 	c.mu.Lock()
 	waiting, links := c.waiting, c.links
@@ -98,7 +98,7 @@ func (c *Conn) release() {
 	}
 }
 
-// abandon ends a wait whose outcome nobody wants any more, at the peer too.
+// abandon ends a wait here and at the peer. Nobody wants its outcome any more.
 func (c *Conn) abandon(ref etf.Ref) {
 	if w := c.take(ref); w != nil && w.process != nil {
 		c.demonitor(w.process, ref)
@@ -116,7 +116,7 @@ func (c *Conn) demonitor(process any, ref etf.Ref) {
 	}
 }
 
-// ask sends what message makes of a new reference and waits for the outcome.
+// ask makes a reference, sends what message makes of it, and waits for the outcome.
 func (c *Conn) ask(ctx context.Context, process any, message func(etf.Ref) ([]byte, error)) (outcome, error) {
 	done := make(chan outcome, 1)
 	ref, err := c.wait(process, func(o outcome) { done <- o })
@@ -147,7 +147,8 @@ type CallError struct {
 	Stack            etf.Raw // the stack trace, for an error; else nil
 }
 
-// Error names the function, the class and, as far as it is a short atom or begins with one, the reason.
+// Error names the function and the class. It names the reason if that is, or begins with, a short
+// atom.
 func (e *CallError) Error() string {
 	return fmt.Sprintf("%s:%s: %.16q: %s", e.Module, e.Function, e.Class, brief(e.Reason))
 }
@@ -167,12 +168,13 @@ func brief(t etf.Raw) string {
 	return fmt.Sprintf("reason of %d bytes", len(t))
 }
 
-// Call calls a function in the node, as erpc:call/4 does, and returns its result. Module and function should be
-// ones the node has: each name that it does not know yet costs it an atom for good. An exception is a
-// [*CallError]. When ctx ends, Call does; the function goes on, as it would for a node.
+// Call calls a function in the node, as erpc:call/4 does, and returns its result. An exception is
+// a [*CallError]. When ctx ends, Call does; the function goes on, as it would for a node. The
+// node should have the module and the function: each name that it does not know yet costs it an
+// atom for good.
 //
-// The function runs in a process of its own, whose group leader is the Conn: what it writes to its standard
-// output is refused. Nothing of it is logged in the node.
+// The function runs in a process of its own, whose group leader is the Conn. What it writes to
+// its standard output is refused. The node logs nothing of it.
 func (c *Conn) Call(ctx context.Context, module, function string, args ...any) (etf.Raw, error) {
 	result, err := etf.Raw(nil), errNotSupported
 	if c.them.flags&Spawn != 0 {
@@ -191,7 +193,7 @@ func (c *Conn) Call(ctx context.Context, module, function string, args ...any) (
 	return result, nil
 }
 
-// callSpawned spawns and monitors erpc:execute_call/4, which exits with what became of the call.
+// callSpawned spawns and monitors erpc:execute_call/4. That exits with what became of the call.
 func (c *Conn) callSpawned(ctx context.Context, module, function string, args []any) (etf.Raw, error) {
 	o, err := c.ask(ctx, nil, func(ref etf.Ref) ([]byte, error) {
 		entry := etf.Tuple{etf.Atom("erpc"), etf.Atom("execute_call"), 4}
@@ -209,8 +211,8 @@ func (c *Conn) callSpawned(ctx context.Context, module, function string, args []
 	return returned(o.term)
 }
 
-// returned takes apart the exit reason of erpc:execute_call/4: {Ref, return, Result}, {Ref, Class, Reason} or
-// {Ref, error, Reason, Stack}. Any other is that of a process that was killed.
+// returned takes apart the exit reason of erpc:execute_call/4. It is {Ref, return, Result}, {Ref,
+// Class, Reason} or {Ref, error, Reason, Stack}. A process that was killed has another.
 func returned(reason etf.Raw) (etf.Raw, error) {
 	var short struct {
 		_     struct{} `erl:",tuple"`
@@ -267,8 +269,8 @@ func (c *Conn) callServer(ctx context.Context, name etf.Atom, request any) (etf.
 	return o.term, err
 }
 
-// CallServer does what gen_server:call/2 does with a server that is registered under name at the peer, and returns
-// its reply. It is an error if there is none.
+// CallServer does what gen_server:call/2 does with the peer's server of that name. It returns the
+// reply. If there is no such server, that is an error.
 func (c *Conn) CallServer(ctx context.Context, name etf.Atom, request any) (etf.Raw, error) {
 	reply, err := c.callServer(ctx, name, request)
 	if err != nil {
@@ -277,7 +279,8 @@ func (c *Conn) CallServer(ctx context.Context, name etf.Atom, request any) (etf.
 	return reply, nil
 }
 
-// Ping does what net_adm:ping/1 does. The error is [ErrPang] if the node's net_kernel answers otherwise.
+// Ping does what net_adm:ping/1 does. The error is [ErrPang] if the node's net_kernel answers
+// otherwise.
 func (c *Conn) Ping(ctx context.Context) error {
 	reply, err := c.callServer(ctx, netKernel, etf.Tuple{isAuth, c.pid.Node})
 	var answer etf.Atom

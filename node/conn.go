@@ -35,15 +35,17 @@ var (
 
 // Options are common to both sides of a connection. Zero fields stand for defaults.
 type Options struct {
-	// Creation tells this incarnation of our name from others; default a random one for each connection.
+	// Creation tells this incarnation of our name from others. Default: a random one for each
+	// connection.
 	Creation uint32
-	// TickTime is how long the peer may be silent before the connection counts as broken; a quarter more is
-	// allowed. It should be the peer's net_ticktime. Default 60 s.
+	// TickTime is how long the peer may be silent, with a quarter more, until the connection
+	// counts as broken. It should be the peer's net_ticktime. Default: 60 s.
 	TickTime time.Duration
-	// MaxMessage bounds a message from the peer, in bytes. Default 16 MiB.
+	// MaxMessage bounds a message from the peer, in bytes. Default: 16 MiB.
 	MaxMessage int
-	// Processes are those a peer can send to and monitor, by registered name. That of the empty name gets what
-	// is sent to the Conn's own pid and answers nothing that was asked. See [Handler].
+	// Processes are those that a peer can send to and monitor, by registered name. The one with
+	// the empty name stands for the Conn's own pid. It gets what is no answer to anything asked.
+	// See [Handler].
 	Processes map[etf.Atom]Handler
 }
 
@@ -57,8 +59,9 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Handler handles what a peer has sent to a process, one message of a connection at a time, in the order in
-// which they came. A connection on which 256 messages wait for a slow Handler is closed.
+// Handler handles what a peer has sent to a process. It gets one message of a connection at a
+// time, in the order in which they came. If 256 messages wait for a slow Handler, the connection
+// is closed.
 type Handler func(*Conn, Message)
 
 // Message is what came for a process.
@@ -68,9 +71,9 @@ type Message struct {
 	Term etf.Raw
 }
 
-// Conn is a connection with a node, after the handshake. Its methods may be called concurrently. It has
-// one process, Self, in whose name all is sent. Three goroutines serve it until Close or until the peer is
-// gone; none of them waits for a caller.
+// Conn is a connection with a node, after the handshake. Its methods may be called concurrently.
+// It has one process, Self, that sends everything. Three goroutines serve it until Close, or
+// until the peer is gone. None of them waits for a caller.
 type Conn struct {
 	conn  net.Conn
 	us    self
@@ -118,7 +121,7 @@ func (c *Conn) start() *Conn {
 	return c
 }
 
-// PeerName returns the peer's full node name; it passes [CheckName].
+// PeerName returns the peer's full node name. It passes [CheckName].
 func (c *Conn) PeerName() string { return c.them.name }
 
 // PeerFlags returns what the peer can do.
@@ -127,18 +130,18 @@ func (c *Conn) PeerFlags() Flags { return c.them.flags }
 // PeerCreation returns which incarnation of its name the peer is.
 func (c *Conn) PeerCreation() uint32 { return c.them.creation }
 
-// Self returns the pid in whose name all is sent.
+// Self returns the pid of the process that sends everything.
 func (c *Conn) Self() etf.Pid { return c.pid }
 
 // Closed is closed when the connection has ended.
 func (c *Conn) Closed() <-chan struct{} { return c.ctx.Done() }
 
-// Err returns why the connection has ended: [net.ErrClosed] after Close, an [ErrSilent], or what else has broken
-// it. It is nil while the connection lasts.
+// Err returns why the connection has ended: [net.ErrClosed] after Close, an [ErrSilent], or
+// another error that broke it. It is nil while the connection lasts.
 func (c *Conn) Err() error { return context.Cause(c.ctx) }
 
-// Close ends the connection, once what was sent before is on its way, for which it waits at most 1 s. It may be
-// called by a Handler and more than once.
+// Close ends the connection. Before, it waits at most 1 s for what was sent to be on its way. A
+// Handler may call it, and it may be called more than once.
 func (c *Conn) Close() error {
 	c.fail(net.ErrClosed)
 	c.ended.Wait()
@@ -157,7 +160,7 @@ func (c *Conn) handleAll() {
 	}
 }
 
-// writeAll sends messages, and ticks while there are none, until the connection has ended.
+// writeAll sends messages until the connection has ended. It ticks while there are none.
 func (c *Conn) writeAll() {
 	defer c.conn.Close()
 	defer context.AfterFunc(c.ctx, func() { c.conn.SetWriteDeadline(time.Now().Add(flushTime)) })()
@@ -214,7 +217,7 @@ func (c *Conn) flush() {
 	}
 }
 
-// readAll reads messages until the connection has ended, and then ends all waiting.
+// readAll reads messages until the connection has ended. It then ends all waiting.
 func (c *Conn) readAll() {
 	defer c.release()
 	r := bufio.NewReader(watchedReader{c})
@@ -230,7 +233,8 @@ func (c *Conn) readAll() {
 	}
 }
 
-// lost makes an ErrFirstMessage of the end of a connection over which no message has come, but one has gone.
+// lost makes an ErrFirstMessage of the end of a connection if one message has gone and none has
+// come.
 func (c *Conn) lost(err error) error {
 	if (isClosed(err) || errors.Is(err, syscall.EPIPE)) && c.said.Load() && !c.heard.Load() {
 		return fmt.Errorf("%w: %w", ErrFirstMessage, err)
@@ -238,7 +242,7 @@ func (c *Conn) lost(err error) error {
 	return err
 }
 
-// watchedReader reads from a connection and fails when the peer is silent for too long.
+// watchedReader reads from a connection. It fails when the peer is silent for too long.
 type watchedReader struct{ c *Conn }
 
 func (r watchedReader) Read(b []byte) (int, error) {
@@ -253,8 +257,8 @@ func (r watchedReader) Read(b []byte) (int, error) {
 
 const messageLenSize = 4
 
-// readMessage reads one message of at most most bytes, without its length. Memory is taken as bytes come. A
-// tick has none.
+// readMessage reads one message of at most most bytes, without its length. It takes memory as
+// bytes come. A tick has none.
 func readMessage(r io.Reader, most int) ([]byte, error) {
 	var head [messageLenSize]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
@@ -272,8 +276,8 @@ func readMessage(r io.Reader, most int) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// receive acts on a message, or answers a tick. Two sides that answered each other's answers would
-// never stop, so a tick shortly after something was sent is not answered.
+// receive acts on a message, or answers a tick. Two sides that answered each other's answers
+// would never stop. So it does not answer a tick shortly after something was sent.
 func (c *Conn) receive(m []byte) error {
 	if len(m) > 0 {
 		c.heard.Store(true)
@@ -285,7 +289,8 @@ func (c *Conn) receive(m []byte) error {
 	return c.answer(make([]byte, messageLenSize))
 }
 
-// answer has a message of the reader sent. A peer that has us answer and does not read is no use.
+// answer sends a message of the reader. It ends the connection if the peer makes us answer and
+// does not read.
 func (c *Conn) answer(m []byte) error {
 	select {
 	case c.answers <- m:
@@ -295,7 +300,7 @@ func (c *Conn) answer(m []byte) error {
 	}
 }
 
-// send has m sent, waiting while too much is, but no longer than ctx lasts.
+// send queues m to be sent. If too much is queued, it waits for at most as long as ctx lasts.
 func (c *Conn) send(ctx context.Context, m []byte, err error) error {
 	if err != nil {
 		return err
@@ -313,15 +318,15 @@ func (c *Conn) send(ctx context.Context, m []byte, err error) error {
 	}
 }
 
-// Send sends msg, any value that [etf.Marshal] takes, to a process. It does not wait for the peer unless many
-// messages do; as in Erlang, nobody tells whether the message has arrived.
+// Send sends msg to a process. msg is any value that [etf.Marshal] takes. Send waits for the peer
+// only if many messages do. As in Erlang, nobody tells whether the message has arrived.
 func (c *Conn) Send(to etf.Pid, msg any) error {
 	m, err := encodeMessage(etf.Tuple{opSend, etf.Atom(""), to}, msg)
 	return c.send(c.ctx, m, err)
 }
 
-// SendName is Send for a registered name at the peer. A name that the peer does not know yet costs it an
-// atom for good.
+// SendName is Send for a registered name at the peer. A name that the peer does not know yet
+// costs it an atom for good.
 func (c *Conn) SendName(name etf.Atom, msg any) error {
 	m, err := encodeMessage(etf.Tuple{opRegSend, c.pid, etf.Atom(""), name}, msg)
 	return c.send(c.ctx, m, err)

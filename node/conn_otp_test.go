@@ -443,7 +443,8 @@ func TestDialTLSOTP(t *testing.T) {
 	}
 }
 
-// A hundred dials with the right cookie and a thousand identifications leave nothing in the node's log, and no atom but the prober's name.
+// A hundred dials with the right cookie and a thousand identifications leave nothing in the node's
+// log, and no atom but the prober's name.
 func TestDialOftenOTP(t *testing.T) {
 	epmd := startEPMD(t)
 	n := startNode(t, epmd, "info", []string{"-name", "often@often.host"})
@@ -624,7 +625,8 @@ func TestDialSimultaneouslyOTP(t *testing.T) {
 	}
 }
 
-// TestDialAddressesOTP dials a node whose host has addresses that refuse and, last, one that it listens on.
+// TestDialAddressesOTP dials a node whose host has addresses that refuse and, last, one that it
+// listens on.
 func TestDialAddressesOTP(t *testing.T) {
 	epmd := startEPMD(t)
 	startNode(t, epmd, "info", []string{"-name", "some@some.host", "-kernel", "inet_dist_use_interface", "{127,0,0,7}"})

@@ -93,7 +93,8 @@ func FuzzParseProofs(f *testing.F) {
 	})
 }
 
-// testConn returns a connection whose goroutines have not been started; the other end is returned too.
+// testConn returns a connection whose goroutines have not been started; the other end is returned
+// too.
 func testConn(t testing.TB, o Options) (*Conn, net.Conn) {
 	t.Helper()
 	us, err := newSelf("us@here", "secret", o)
@@ -152,7 +153,8 @@ func controlSeeds(t testing.TB, c *Conn) [][]byte {
 		[]byte("p\x83h\x01a\x02\x83"))
 }
 
-// FuzzDispatch has a peer say anything: nothing panics, and nothing is answered but in whole messages.
+// FuzzDispatch has a peer say anything: nothing panics, and nothing is answered but in whole
+// messages.
 func FuzzDispatch(f *testing.F) {
 	c, _ := testConn(f, Options{Processes: map[etf.Atom]Handler{"box": nil}})
 	for _, m := range controlSeeds(f, c) {
@@ -445,8 +447,8 @@ func TestServeHostile(t *testing.T) {
 	}
 }
 
-// TestServeSilent has one address say nothing on as many connections as a Server takes in all. Another one is served
-// meanwhile.
+// TestServeSilent has one address say nothing on as many connections as a Server takes in all.
+// Another one is served meanwhile.
 func TestServeSilent(t *testing.T) {
 	refused := make(chan error, maxConns)
 	s := &Server{Name: "us@here", Cookie: "secret", Refused: func(_ net.Addr, err error) { refused <- err }}
@@ -671,7 +673,8 @@ func TestFirstMessage(t *testing.T) {
 	}
 }
 
-// TestServeNames gives a node that asks for a name one of its host, and has names of its own by who asks.
+// TestServeNames gives a node that asks for a name one of its host, and has names of its own by who
+// asks.
 func TestServeNames(t *testing.T) {
 	s := &Server{Name: "us@here", Cookie: "secret", NameFor: func(peer string, local net.Addr) string {
 		if _, host, _ := strings.Cut(peer, "@"); host == "short" && local != nil {

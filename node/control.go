@@ -9,8 +9,9 @@ import (
 	"github.com/goerlang/eclus/node/etf"
 )
 
-// The control messages of this package, by their names in OTP (OTP "Distribution Protocol", Protocol between
-// Connected Nodes). Those with a trace token come from a process that is being traced with seq_trace.
+// The control messages of this package, by their names in OTP (OTP "Distribution Protocol",
+// Protocol between Connected Nodes). A process traced with seq_trace sends those with a trace
+// token.
 const (
 	opLink           = 1
 	opSend           = 2
@@ -63,7 +64,8 @@ var errTooLong = errors.New("too long")
 
 var errNoControl = errors.New("control message that is no tuple with a number in front")
 
-// encodeMessage encodes a control message and its payload, if any. Big-endian; length is of what follows:
+// encodeMessage encodes a control message and its payload, if any. Big-endian; length is of what
+// follows it:
 //
 //	length  type=112  131  control  [131  payload]
 //	   4        1      1             1              bytes
@@ -112,13 +114,13 @@ func parseControl(m []byte, limits etf.Limits) (control, error) {
 	return c, err
 }
 
-// unmarshal decodes the control message; its size has been checked.
+// unmarshal decodes the control message. Its size has been checked.
 func (m control) unmarshal(v any) error { return etf.Limits{Size: len(m.term)}.Unmarshal(m.term, v) }
 
-// decodeRaw decodes a part of a message; its size has been checked.
+// decodeRaw decodes a part of a message. Its size has been checked.
 func decodeRaw(t etf.Raw, v any) error { return etf.Limits{Size: len(t)}.UnmarshalRaw(t, v) }
 
-// dispatch acts on a message. What it does not know it ignores: that asks nothing of us.
+// dispatch acts on a message. It ignores one that it does not know: that asks nothing of us.
 func (c *Conn) dispatch(m []byte) error {
 	msg, err := parseControl(m, etf.Limits{Size: c.us.MaxMessage})
 	if err != nil {
@@ -159,7 +161,7 @@ func (c *Conn) dispatch(m []byte) error {
 	return nil
 }
 
-// reply has a control message sent by the reader.
+// reply sends a control message of the reader.
 func (c *Conn) reply(control etf.Tuple) error {
 	m, err := encodeMessage(control)
 	if err != nil {
@@ -168,8 +170,8 @@ func (c *Conn) reply(control etf.Tuple) error {
 	return c.answer(m)
 }
 
-// gotMessage is for {SEND, ”, To}, {SEND_SENDER, From, To}, {REG_SEND, From, ”, ToName}, and the same with a
-// trace token.
+// gotMessage is for {SEND, ”, To}, {SEND_SENDER, From, To} and {REG_SEND, From, ”, ToName}. Each
+// may have a trace token.
 func (c *Conn) gotMessage(msg control) error {
 	var t etf.Tuple
 	if err := msg.unmarshal(&t); err != nil {
@@ -199,8 +201,8 @@ func (c *Conn) gotMessage(msg control) error {
 	return c.toProcess(Message{To: to, From: from, Term: msg.payload})
 }
 
-// gotAliased is for {ALIAS_SEND, From, Alias}, and the same with a trace token. The alias can be the reference
-// of something asked, as that of a monitor; others have never been made.
+// gotAliased is for {ALIAS_SEND, From, Alias}, which may have a trace token. The alias can be the
+// reference of something asked, such as a monitor. There are no other aliases.
 func (c *Conn) gotAliased(msg control) error {
 	var t etf.Tuple
 	if err := msg.unmarshal(&t); err != nil {
@@ -232,7 +234,7 @@ func (c *Conn) toSelf(from etf.Pid, term etf.Raw) error {
 	return c.toProcess(Message{From: from, Term: term})
 }
 
-// toProcess leaves m to its handler, if there is one, and answers what every node does otherwise.
+// toProcess leaves m to its handler. If there is none, it answers what every node does.
 func (c *Conn) toProcess(m Message) error {
 	if c.us.Processes[m.To] == nil {
 		return c.answerSystem(m)
@@ -245,7 +247,8 @@ func (c *Conn) toProcess(m Message) error {
 	}
 }
 
-// gotMonitor is for {MONITOR_P, From, ToPidOrName, Ref}. Whatever is not there is reported as gone at once.
+// gotMonitor is for {MONITOR_P, From, ToPidOrName, Ref}. It reports at once as gone what is not
+// there.
 func (c *Conn) gotMonitor(msg control) error {
 	var m struct {
 		_    struct{} `erl:",tuple"`
@@ -263,7 +266,7 @@ func (c *Conn) gotMonitor(msg control) error {
 	return c.reply(etf.Tuple{opMonitorExit, m.To, m.From, m.Ref, atomNoProc})
 }
 
-// has says whether there is a process to, a pid or a name.
+// has reports whether there is a process to, a pid or a name.
 func (c *Conn) has(to any) bool {
 	name, ok := to.(etf.Atom)
 	if !ok {
@@ -288,7 +291,7 @@ func (c *Conn) gotDown(msg control) error {
 	return err
 }
 
-// gotPayloadDown is for {PAYLOAD_MONITOR_P_EXIT, From, To, Ref}, whose payload is the reason.
+// gotPayloadDown is for {PAYLOAD_MONITOR_P_EXIT, From, To, Ref}. Its payload is the reason.
 func (c *Conn) gotPayloadDown(msg control) error {
 	var m struct {
 		_        struct{} `erl:",tuple"`
@@ -306,7 +309,7 @@ func (c *Conn) gotPayloadDown(msg control) error {
 	return err
 }
 
-// gotSpawned is for {SPAWN_REPLY, Ref, To, Flags, PidOrReason}, which may have a trace token.
+// gotSpawned is for {SPAWN_REPLY, Ref, To, Flags, PidOrReason}. It may have a trace token.
 func (c *Conn) gotSpawned(msg control) error {
 	var t etf.Tuple
 	if err := msg.unmarshal(&t); err != nil {
@@ -327,8 +330,8 @@ func (c *Conn) gotSpawned(msg control) error {
 	return nil
 }
 
-// refuseSpawn is for {SPAWN_REQUEST, Ref, From, GroupLeader, MFA, Options}, which may have a trace token. No
-// peer runs anything here.
+// refuseSpawn is for {SPAWN_REQUEST, Ref, From, GroupLeader, MFA, Options}. It may have a trace
+// token. No peer runs anything here.
 func (c *Conn) refuseSpawn(msg control) error {
 	var t etf.Tuple
 	if err := msg.unmarshal(&t); err != nil {

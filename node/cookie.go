@@ -8,8 +8,9 @@ import (
 	"strconv"
 )
 
-// Cookie is the secret that all nodes of a cluster share: any bytes, as a node holds them in an atom. Whatever
-// prints, logs or encodes it gets a placeholder; string(c) is the secret itself.
+// Cookie is the secret that all nodes of a cluster share. It is any bytes, as a node holds them
+// in an atom. Printing, logging or encoding it shows a placeholder. string(c) is the secret
+// itself.
 type Cookie string
 
 const noCookie = "(cookie)" // what is shown of any
@@ -26,8 +27,8 @@ func (Cookie) LogValue() slog.Value { return slog.StringValue(noCookie) }
 // MarshalText returns a placeholder. It serves encoding/json too.
 func (Cookie) MarshalText() ([]byte, error) { return []byte(noCookie), nil }
 
-// Digest proves knowledge of a cookie: the MD5 sum of the cookie and of a challenge in decimal
-// (OTP "Distribution Protocol", Distribution Handshake).
+// Digest proves knowledge of a cookie. It is the MD5 sum of the cookie and of a challenge in
+// decimal (OTP "Distribution Protocol", Distribution Handshake).
 type Digest [md5.Size]byte
 
 // digest answers challenge.

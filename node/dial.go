@@ -23,23 +23,26 @@ const (
 	busyPause = 10 * time.Millisecond
 )
 
-// Dialer connects to nodes as a hidden node. It may be used concurrently as long as nobody changes it.
+// Dialer connects to nodes as a hidden node. It may be used concurrently, but not changed
+// meanwhile.
 type Dialer struct {
-	// Name is the full node name to connect under. Each different one costs a node an atom for good, and a node
-	// has one connection to each name. The default is eclus@HOST, with the name of this host.
+	// Name is the full node name to connect under. Each different one costs a node an atom for
+	// good. A node has one connection to each name. The default is eclus@HOST, with the name of
+	// this host.
 	Name   string
 	Cookie Cookie
-	// TLS is for nodes with distribution over TLS, as from [AnyTLS], nil for plain ones; Identify tells which is
-	// which. A plain node logs nothing of a TLS greeting, but a TLS node does of a plain one.
+	// TLS is for nodes with distribution over TLS, as from [AnyTLS]. It is nil for plain nodes.
+	// Identify tells which is which. A plain node logs nothing of a TLS greeting, but a TLS node
+	// does of a plain one.
 	TLS *tls.Config
-	// Lookup returns where the node with a full name may listen, in the order to try it. [epmd.Finder] has
-	// one. Dial needs it, DialAddr does not.
+	// Lookup returns where the node with a full name may listen, in the order to try it.
+	// [epmd.Finder] has one. Dial needs it, DialAddr does not.
 	//
-	// [epmd.Finder]: https://pkg.go.dev/eclus/epmd#Finder
+	// [epmd.Finder]: https://pkg.go.dev/github.com/goerlang/eclus/epmd#Finder
 	Lookup Lookup
-	// Server is the node to connect as, if it also accepts connections: its Name, Cookie and Options are used
-	// in place of the Dialer's, and a connection that it already has with a node is what a dial returns. If the
-	// peer dials at the same time, both ends agree on one connection.
+	// Server is the node to connect as, if it also accepts connections. Its Name, Cookie and
+	// Options are used in place of the Dialer's. A dial returns the connection that it already
+	// has with a node. If the peer dials at the same time, both ends agree on one connection.
 	Server *Server
 	Options
 }
@@ -52,12 +55,14 @@ func Dial(ctx context.Context, name string, cookie Cookie, lookup Lookup) (*Conn
 	return (&Dialer{Cookie: cookie, Lookup: lookup}).Dial(ctx, name)
 }
 
-// Dial connects to the node with the full name name. It looks the node up, connects and goes through the
-// handshake, all within 15 s or until ctx ends; the connection outlives ctx. The cookie is put to use only once the node has said that it has that name. Errors are
-// each a [*DialError].
+// Dial connects to the node with the full name name. It looks the node up, connects and goes
+// through the handshake. That takes at most 15 s, or until ctx ends. The connection outlives ctx.
+// Dial uses the cookie only once the node has said that it has that name. Each error is a
+// [*DialError].
 //
-// While the node has a connection from our name, or a handshake with it, it is asked again for 2 s: it takes
-// a moment to notice that an earlier one has ended. Then the error is a [*StatusError] of Alive or NotOK.
+// A node needs a moment to notice that an earlier connection has ended. So while it says that it
+// has one from our name, or a handshake with it, it is asked again for 2 s. Then the error is a
+// [*StatusError] of Alive or NotOK.
 func (d *Dialer) Dial(ctx context.Context, name string) (*Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
@@ -74,8 +79,8 @@ func (d *Dialer) Dial(ctx context.Context, name string) (*Conn, error) {
 	return d.DialAddr(ctx, name, addrs...)
 }
 
-// DialAddr is Dial for a node whose addresses and distribution port are known. It connects to the first
-// address that takes a connection. An empty name stands for whatever node is there.
+// DialAddr is Dial for a node whose addresses and distribution port are known. It connects to the
+// first address that takes a connection. An empty name stands for whatever node is there.
 func (d *Dialer) DialAddr(ctx context.Context, name string, addrs ...netip.AddrPort) (*Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
@@ -95,7 +100,7 @@ func (d *Dialer) DialAddr(ctx context.Context, name string, addrs ...netip.AddrP
 	}
 }
 
-// dialError adds the name to an error with a step, and what has ended ctx.
+// dialError adds the name, and what has ended ctx, to an error with a step.
 func dialError(ctx context.Context, name string, err error) error {
 	staged := (*DialError)(nil)
 	if !errors.As(err, &staged) {
@@ -108,7 +113,8 @@ func dialError(ctx context.Context, name string, err error) error {
 	return &DialError{name, staged.Step, cause}
 }
 
-// isBusy says whether another connection between the same nodes is in the way, perhaps not for long.
+// isBusy reports whether another connection between the same nodes is in the way. It may be gone
+// soon.
 func isBusy(err error) bool {
 	if errors.Is(err, errGaveWay) || errors.Is(err, errComing) {
 		return true
@@ -117,7 +123,7 @@ func isBusy(err error) bool {
 	return errors.As(err, &refused) && (refused.Code == Alive || refused.Code == NotOK)
 }
 
-// sleep waits for d and returns true, or false when ctx ends first.
+// sleep waits for d and returns true. It returns false when ctx ends first.
 func sleep(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-time.After(d):
@@ -178,8 +184,8 @@ func (d *Dialer) attempt(ctx context.Context, us self, name string, addrs []neti
 	return newConn(f.rw.(net.Conn), us, them).start(), nil
 }
 
-// dialFirst connects to the first address that takes a connection. Each but the last is given its share of
-// the time that ctx has left.
+// dialFirst connects to the first address that takes a connection. Each but the last has its
+// share of the time that ctx has left.
 func dialFirst(ctx context.Context, addrs []netip.AddrPort) (*peer, error) {
 	if len(addrs) == 0 {
 		return nil, errors.New("no address")
@@ -195,7 +201,7 @@ func dialFirst(ctx context.Context, addrs []netip.AddrPort) (*peer, error) {
 	return nil, errors.Join(errs...)
 }
 
-// share returns one of n equal parts of the time that ctx has left; 0: ctx has no deadline.
+// share returns one of n equal parts of the time that ctx has left. 0: ctx has no deadline.
 func share(ctx context.Context, n int) time.Duration {
 	deadline, limited := ctx.Deadline()
 	if !limited {
@@ -301,7 +307,7 @@ func isClosed(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET)
 }
 
-// convinced says whether d answers challenge.
+// convinced reports whether d answers challenge.
 func (s self) convinced(d Digest, challenge uint32) bool {
 	want := s.cookie.digest(challenge)
 	return subtle.ConstantTimeCompare(d[:], want[:]) == 1

@@ -23,14 +23,14 @@ var (
 	ErrPlain = errPlain
 	// ErrWantsTLS is the error of a node that answers a plain handshake with TLS.
 	ErrWantsTLS = errors.New("node speaks TLS")
-	// ErrCookie is the error of a node that was not convinced by our cookie, or that did not know it itself.
+	// ErrCookie is the error of a node that our cookie did not convince, or that did not know it.
 	ErrCookie = errors.New("cookies differ")
-	// ErrFirstMessage is the error of a node that closes the connection when it gets the first message. It may
-	// take only messages that begin with a distribution header, which OTP leaves away unless both ends announce
-	// DistHdrAtomCache, and a Conn does not.
+	// ErrFirstMessage is the error of a node that closes the connection when it gets the first
+	// message. It may take only messages with a distribution header. OTP leaves that away unless
+	// both ends announce DistHdrAtomCache, and a Conn does not.
 	ErrFirstMessage = errors.New("node closed the connection on our first message")
-	// ErrSilent is the error of a connection over which nothing, not even a tick, has come or could be
-	// sent for too long.
+	// ErrSilent is the error of a connection that is silent for too long. Nothing has come, not
+	// even a tick, or nothing could be sent.
 	ErrSilent = errors.New("node is silent")
 )
 
@@ -49,7 +49,7 @@ func (e *DialError) Error() string {
 // Unwrap returns the cause.
 func (e *DialError) Unwrap() error { return e.Err }
 
-// at adds the step to err, unless that is nil or has a step of its own.
+// at adds the step to err, unless err is nil or has a step of its own.
 func at(step Step, err error) error {
 	if staged := (*DialError)(nil); err == nil || errors.As(err, &staged) {
 		return err
@@ -57,7 +57,7 @@ func at(step Step, err error) error {
 	return &DialError{Step: step, Err: err}
 }
 
-// NameError says that the node at a port is not the one that was looked for.
+// NameError says that the node at a port is another than was looked for.
 type NameError struct {
 	Want, Got string // full node names; Got passes CheckName
 }

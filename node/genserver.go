@@ -29,8 +29,8 @@ func (m Message) Call() (GenCall, bool) {
 // Reply answers a call, as gen_server:reply/2 does.
 func (c *Conn) Reply(to GenCall, reply any) error { return c.Send(to.From, etf.Tuple{to.Tag, reply}) }
 
-// answerSystem answers, for the reader, what has no handler: calls of net_kernel, and requests for I/O from
-// functions that run at the peer on our behalf.
+// answerSystem answers, for the reader, what has no handler. These are calls of net_kernel, and
+// requests for I/O from functions that run at the peer on our behalf.
 func (c *Conn) answerSystem(m Message) error {
 	if call, ok := m.Call(); ok && m.To == netKernel {
 		return c.answerSend(call.From, etf.Tuple{call.Tag, netKernelReply(call.Request)})
@@ -47,7 +47,7 @@ func (c *Conn) answerSystem(m Message) error {
 	return nil
 }
 
-// netKernelReply says yes to a ping, {is_auth, Node}, and that nothing else is to be had.
+// netKernelReply says yes to a ping, {is_auth, Node}. It says that nothing else is to be had.
 func netKernelReply(request etf.Raw) any {
 	var ping struct {
 		_    struct{} `erl:"is_auth,tuple"`

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Flags are the capabilities a node announces in the handshake (OTP "Distribution Protocol",
+// Flags are the capabilities that a node announces in the handshake (OTP "Distribution Protocol",
 // Distribution Flags).
 type Flags uint64
 
@@ -42,22 +42,23 @@ const (
 	Mandatory25Digest  Flags = 1 << 36 // mandatory since OTP 27
 )
 
-// Mandatory holds every flag that a node of OTP 23 to 29 demands of its peer. All are spelled out, for
-// releases before 25 don't know that Mandatory25Digest implies most of them. A node that misses one
-// refuses the peer and logs an error.
+// Mandatory holds every flag that a node of OTP 23 to 29 demands of its peer. If one is missing,
+// the node refuses the peer and logs an error. All are spelled out: releases before 25 don't know
+// that Mandatory25Digest implies most of them.
 const Mandatory = ExtendedReferences | FunTags | NewFunTags | ExtendedPidsPorts | ExportPtrTag | BitBinaries |
 	NewFloats | UTF8Atoms | MapTag | BigCreation | Handshake23 | UnlinkID | V4NC | Mandatory25Digest
 
-// connected is what a Conn announces: all that OTP 25 does, but no atom cache and no fragments. AtomVM
-// demands all of it.
+// connected is what a Conn announces. That is all that OTP 25 does, but no atom cache and no
+// fragments. AtomVM demands all of it.
 const connected = Mandatory | DistMonitor | DistMonitorName | UnicodeIO | SmallAtomTags | SendSender | BigSeqtraceLabels |
 	ExitPayload | Spawn | Alias
 
-// probing is what Identify announces: all that OTP 25 does. It ends before a message is sent.
+// probing is what Identify announces: all that OTP 25 does. Identify ends before a message is
+// sent.
 const probing = connected | DistHdrAtomCache | Fragments
 
-// missing returns what a peer with flags f can't do and a Conn needs. From OTP 25 on one flag may stand for
-// most others.
+// missing returns what a peer with flags f can't do and a Conn needs. From OTP 25 on one flag may
+// stand for most others.
 func (f Flags) missing() Flags {
 	if f&Mandatory25Digest != 0 {
 		f |= Mandatory
@@ -79,8 +80,8 @@ var (
 	errNoName = errors.New("name of no bytes")
 )
 
-// SendName is the message with which the connecting node opens the handshake, in the form of version 6
-// (OTP 23). Big-endian; what follows the name is ignored:
+// SendName opens the handshake. The connecting node sends it, in the form of version 6 (OTP 23).
+// Big-endian; what follows the name is ignored:
 //
 //	tag='N'  flags  creation  nlen  name
 //	   1       8       4       2    nlen   bytes
@@ -90,7 +91,7 @@ type SendName struct {
 	Name     string // full node name, unchecked, 1 to 1020 bytes
 }
 
-// Append appends the message, without the length that frames it, to b.
+// Append appends the message to b, without the length that frames it.
 func (m SendName) Append(b []byte) []byte {
 	b = append(b, tagName)
 	b = binary.BigEndian.AppendUint64(b, uint64(m.Flags))
@@ -118,7 +119,8 @@ func ParseSendName(b []byte) (SendName, error) {
 // StatusCode is what a Status says.
 type StatusCode string
 
-// The accepting node answers SendName with one of these; to Alive the connecting node answers True or False.
+// The accepting node answers SendName with one of these; to Alive the connecting node answers True
+// or False.
 const (
 	OK             StatusCode = "ok"              // go on
 	OKSimultaneous StatusCode = "ok_simultaneous" // go on; the peer's own attempt to connect gives way
@@ -130,8 +132,8 @@ const (
 	False          StatusCode = "false"           // it is not: give this one up
 )
 
-// Status is the answer to SendName, or the answer to that answer. Of Named alone a name and a creation
-// follow. Big-endian; what follows the creation is ignored:
+// Status is the answer to SendName, or the answer to that answer. A name and a creation follow
+// Named alone. Big-endian; what follows the creation is ignored:
 //
 //	tag='s'  code                       tag='s'  "named:"  nlen  name  creation
 //	   1     at most 32 bytes              1        6       2    nlen     4      bytes
@@ -141,7 +143,7 @@ type Status struct {
 	Creation uint32 // Named: the peer's creation
 }
 
-// Append appends the message, without the length that frames it, to b.
+// Append appends the message to b, without the length that frames it.
 func (m Status) Append(b []byte) []byte {
 	b = append(b, tagStatus)
 	b = append(b, m.Code...)
@@ -152,7 +154,8 @@ func (m Status) Append(b []byte) []byte {
 	return binary.BigEndian.AppendUint32(b, m.Creation)
 }
 
-// ParseStatus parses a whole message. Codes it does not know are returned as they are, if they are short.
+// ParseStatus parses a whole message. It returns short codes as they are, even if it does not
+// know them.
 func ParseStatus(b []byte) (Status, error) {
 	if len(b) < 2 || b[0] != tagStatus {
 		return Status{}, badMessage("status", b)
@@ -179,14 +182,14 @@ func parseNamed(b []byte) (Status, error) {
 	return Status{Code: Named, Name: name, Creation: binary.BigEndian.Uint32(rest)}, nil
 }
 
-// Challenge is what the accepting node says of itself once it has accepted the peer's name, and the number
-// that the peer is to prove its cookie with. Big-endian; what follows the name is ignored:
+// Challenge is what the accepting node says of itself once it has accepted the peer's name. The
+// peer proves its cookie with the number in it. Big-endian; what follows the name is ignored:
 //
 //	tag='N'  flags  challenge  creation  nlen  name
 //	   1       8        4         4       2    nlen   bytes
 //
-// Nodes before OTP 23 have the older form, with the lower half of the flags and no creation; the name
-// goes on to the end:
+// Nodes before OTP 23 have the older form. It has the lower half of the flags and no creation.
+// The name goes on to the end:
 //
 //	tag='n'  version=5  flags  challenge  name
 //	   1         2        4        4            bytes
@@ -197,7 +200,7 @@ type Challenge struct {
 	Name      string // its full node name, unchecked, 1 to 1020 bytes
 }
 
-// Append appends the message in the form of version 6, without the length that frames it, to b.
+// Append appends the message to b in the form of version 6, without the length that frames it.
 func (m Challenge) Append(b []byte) []byte {
 	b = append(b, tagName)
 	b = binary.BigEndian.AppendUint64(b, uint64(m.Flags))
@@ -206,7 +209,8 @@ func (m Challenge) Append(b []byte) []byte {
 	return appendString(b, m.Name)
 }
 
-// ParseChallenge parses a whole message of either form. It takes any bytes for the name: see [CheckName].
+// ParseChallenge parses a whole message of either form. It takes any bytes for the name: see
+// [CheckName].
 func ParseChallenge(b []byte) (Challenge, error) {
 	const head, oldHead = 1 + 8 + 4 + 4, 1 + 2 + 4 + 4
 	switch {
@@ -240,7 +244,7 @@ func appendString(b []byte, s string) []byte {
 	return append(binary.BigEndian.AppendUint16(b, uint16(len(s))), s...)
 }
 
-// cutString is the reverse of appendString; it returns what follows the string too.
+// cutString is the reverse of appendString. It also returns what follows the string.
 func cutString(b []byte) (s string, rest []byte, err error) {
 	if len(b) < 2 {
 		return "", nil, fmt.Errorf("nlen %w", errShort)
@@ -254,7 +258,7 @@ func cutString(b []byte) (s string, rest []byte, err error) {
 	return s, b[n:], err
 }
 
-// checkLen returns b as a string if it is neither empty nor longer than any node name.
+// checkLen returns b as a string, unless b is empty or longer than any node name.
 func checkLen(b []byte) (string, error) {
 	if len(b) == 0 {
 		return "", errNoName

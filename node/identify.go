@@ -20,11 +20,11 @@ const (
 	tlsAlert      = 0x1503 // what a TLS node's complaint about a plain message begins with
 )
 
-// ErrTLS is the error of a node that speaks TLS but did not complete a TLS handshake with a client that
-// has no certificate.
+// ErrTLS is the error of a node that speaks TLS, but not with a client that has no certificate.
 var ErrTLS = errors.New("TLS handshake not completed")
 
-// ErrHungUp is the error of a node that closes the connection instead of an answer to the prober's name.
+// ErrHungUp is the error of a node that closes the connection instead of answering the prober's
+// name.
 var ErrHungUp = errors.New("connection closed without an answer")
 
 // StatusError is the error of a node that did not accept the prober's name.
@@ -32,7 +32,7 @@ type StatusError struct {
 	Code StatusCode // NotOK, Alive and NotAllowed are the ones OTP sends
 }
 
-// Error names the status, quoted: it is whatever the node has sent.
+// Error names the status, quoted: the node may have sent anything.
 func (e *StatusError) Error() string {
 	return fmt.Sprintf("node answered with status %q", e.Code)
 }
@@ -46,32 +46,33 @@ type Identity struct {
 	TLS      bool   // distribution over TLS (-proto_dist inet_tls)
 }
 
-// Identify asks the node that listens at addr, its distribution port, for its full name. No cookie is
-// needed: the accepting side of a handshake tells its name before the connecting side proves anything.
+// Identify asks the node that listens at addr, its distribution port, for its full name. It needs
+// no cookie: the accepting side tells its name before the connecting side proves anything.
 //
-// prober is the full node name to ask under. Each different one costs the node an atom for good, so it
-// should be one fixed name for a host, and one that no node has: a node asked under its own name logs an
-// error. Two handshakes under one name get in each other's way (NotOK), so a node is to be asked by one
-// at a time; the node forgets a handshake within some milliseconds.
+// prober is the full node name to ask under. Use one fixed name for a host: each different one
+// costs the node an atom for good. Use one that no node has: a node asked under its own name logs
+// an error. Two handshakes under one name get in each other's way (NotOK). So ask a node once at
+// a time. It forgets a handshake within some milliseconds.
 //
-// First it greets with a TLS ClientHello, made as long as the handshake message that its first bytes
-// announce to a plain node. So a plain node finds a whole message, one it does not know, and closes the
-// connection in silence; it is then asked over a second one. A TLS node answers in its own time: the first
-// TLS connection of its life takes it well over 100 ms, so silence says nothing of what a node is.
+// First Identify greets with a TLS ClientHello. To a plain node its first bytes announce a
+// handshake message, and it is made exactly as long as that. So a plain node finds a whole
+// message that it does not know, and closes the connection in silence. Identify then asks it over
+// a second one. A TLS node answers in its own time. The first TLS connection of its life takes it
+// well over 100 ms, so silence does not tell what a node is.
 //
-// Identify never gets past the challenge, so nothing comes up or goes down in the node. OTP logs nothing
-// but what it logs of any such connection: progress reports of its TLS processes, at level info, and, if
-// net_kernel:allow/1 restricts it, an error for a prober that is not allowed. A TLS node that asks for a
-// client's certificate is left at once, without a word, because to decline would be logged where the
-// certificate is mandatory; so such a node's name is not told.
+// Identify never gets past the challenge, so nothing comes up or goes down in the node. OTP logs
+// what it logs of any such connection. These are progress reports of its TLS processes, at level
+// info. If net_kernel:allow/1 restricts the node, there is an error for a prober that is not
+// allowed. A TLS node may ask for a client's certificate. Where that is mandatory, to decline
+// would be logged. So Identify leaves at once, without a word, and does not learn the name.
 //
-// Identify takes at most 5 s, or until ctx ends. An Identity that comes with an error has TLS set if the
-// node was found to speak TLS, and nothing else. The error is [ErrTLS] if a TLS handshake was not completed,
-// a [*StatusError] if the node did not accept the prober, ctx's if that has ended, else of the connection
-// or of an answer that no node would give.
+// Identify takes at most 5 s, or until ctx ends. An Identity that comes with an error has TLS set
+// if the node speaks TLS, and nothing else. The error is [ErrTLS] if a TLS handshake was not
+// completed. It is a [*StatusError] if the node did not accept the prober. It is ctx's if ctx has
+// ended. Else it is of the connection, or of an answer that no node would give.
 //
-// A C or Java node may accept one connection at a time, and may take a handshake that is broken off for an
-// error of its own. It registers with EPMD as hidden, which a node of OTP never does.
+// A C or Java node may accept one connection at a time. It may take a handshake that breaks off
+// for an error of its own. It registers with EPMD as hidden, which a node of OTP never does.
 func Identify(ctx context.Context, addr netip.AddrPort, prober string) (Identity, error) {
 	if err := CheckName(prober); err != nil {
 		return Identity{}, fmt.Errorf("identify node at %v: prober: %w", addr, err)
@@ -131,7 +132,7 @@ func readChallenge(f frames) (Challenge, error) {
 	return m, CheckName(m.Name)
 }
 
-// readStatus reads the answer to the prober's name; nil says that the challenge comes next.
+// readStatus reads the answer to the prober's name. nil says that the challenge comes next.
 func readStatus(f frames) error {
 	b, err := f.read()
 	if isClosed(err) {
@@ -153,7 +154,7 @@ func readStatus(f frames) error {
 	return errors.Join(&StatusError{Code: s.Code}, err)
 }
 
-// frames are messages that each come after their length in lenSize bytes, big-endian.
+// frames are messages, each after its length in lenSize bytes, big-endian.
 type frames struct {
 	rw      io.ReadWriter
 	lenSize int
@@ -192,10 +193,10 @@ type peer struct {
 	left int         // bytes that may still be read
 }
 
-// dial connects to addr; when ctx ends the connection is closed.
+// dial connects to addr. When ctx ends the connection is closed.
 func dial(ctx context.Context, addr netip.AddrPort) (*peer, error) { return dialWithin(ctx, addr, 0) }
 
-// dialWithin is dial that gives up after a time; 0: never.
+// dialWithin is dial that gives up after a time. 0: never.
 func dialWithin(ctx context.Context, addr netip.AddrPort, time time.Duration) (*peer, error) {
 	c, err := (&net.Dialer{KeepAlive: -1, Timeout: time}).DialContext(ctx, "tcp", addr.String())
 	if err != nil {

@@ -10,16 +10,17 @@ import (
 // ErrUnlinked says that the process at the other end of a link has ended the link.
 var ErrUnlinked = errors.New("process has unlinked itself")
 
-// Link is a link between a Conn's own process and one of the peer's. When the connection ends, by Close too, the peer's
-// process gets an exit signal with the reason noconnection, which ends it unless it traps exits. There is one link
-// between two processes at most.
+// Link is a link between a Conn's own process and one of the peer's. There is at most one between
+// two processes. When the connection ends, by Close too, the peer's process gets an exit signal.
+// Its reason is noconnection. It ends the process unless that traps exits.
 type Link struct {
 	conn *Conn
 	pid  etf.Pid
 	down chan Down
 }
 
-// Link links the Conn's process to pid, as link/1 does. It returns the link they have if there is one.
+// Link links the Conn's process to pid, as link/1 does. If the two have a link, Link returns
+// that.
 func (c *Conn) Link(pid etf.Pid) (*Link, error) {
 	l, known, err := c.linked(pid)
 	if err != nil || known {
@@ -58,8 +59,8 @@ func (c *Conn) endLink(pid etf.Pid, d Down) {
 	}
 }
 
-// Down returns a channel on which one Down comes, unless Unlink has been called before. It has room for it. Its Err is
-// [ErrUnlinked] if the process has ended the link.
+// Down returns a channel on which one Down comes, unless Unlink has been called before. It has
+// room for it. Its Err is [ErrUnlinked] if the process has ended the link.
 func (l *Link) Down() <-chan Down { return l.down }
 
 // Unlink ends the link, as unlink/1 does. It may be called at any time.
@@ -84,15 +85,16 @@ func (l *Link) Unlink() error {
 	return c.send(c.ctx, m, err)
 }
 
-// Exit sends a process an exit signal, as exit/2 does: the atom kill ends any, normal none, and another reason those that
-// do not trap exits. reason is any value that [etf.Marshal] takes.
+// Exit sends a process an exit signal, as exit/2 does. The reason kill ends any process, and
+// normal ends none. Another reason ends those that don't trap exits. reason is any value that
+// [etf.Marshal] takes.
 func (c *Conn) Exit(pid etf.Pid, reason any) error {
 	m, err := encodeMessage(etf.Tuple{opExit2, c.pid, pid, reason})
 	return c.send(c.ctx, m, err)
 }
 
-// gotLink is for {LINK, From, To}. The Conn's pid lasts as long as the connection, so there is no more to a link that a
-// peer makes.
+// gotLink is for {LINK, From, To}. The Conn's pid lasts as long as the connection, so a link that
+// the peer makes needs nothing more.
 func (c *Conn) gotLink(msg control) error {
 	var m struct {
 		_        struct{} `erl:",tuple"`
@@ -122,8 +124,8 @@ func (c *Conn) gotOldUnlink(msg control) error {
 	return err
 }
 
-// gotUnlink is for {UNLINK_ID, ID, From, To}, which wants an acknowledgement. Ours are not waited for: an exit signal that
-// crosses one finds no link any more.
+// gotUnlink is for {UNLINK_ID, ID, From, To}, which wants an acknowledgement. Nobody waits for
+// those to ours: an exit signal that crosses one finds no link any more.
 func (c *Conn) gotUnlink(msg control) error {
 	var m struct {
 		_        struct{} `erl:",tuple"`
@@ -140,7 +142,8 @@ func (c *Conn) gotUnlink(msg control) error {
 	return c.reply(etf.Tuple{opUnlinkIDAck, m.ID, m.To, m.From})
 }
 
-// gotExit is for {EXIT, From, To, Reason}, and {EXIT_TT, From, To, Token, Reason}: a linked process has ended.
+// gotExit is for {EXIT, From, To, Reason}, and {EXIT_TT, From, To, Token, Reason}. A linked
+// process has ended.
 func (c *Conn) gotExit(msg control) error {
 	var t etf.Tuple
 	if err := msg.unmarshal(&t); err != nil {
@@ -165,7 +168,8 @@ func (c *Conn) gotExit(msg control) error {
 	return err
 }
 
-// gotPayloadExit is for {PAYLOAD_EXIT, From, To}, whose payload is the reason, and the same with a trace token.
+// gotPayloadExit is for {PAYLOAD_EXIT, From, To}, which may have a trace token. Its payload is
+// the reason.
 func (c *Conn) gotPayloadExit(msg control) error {
 	var t etf.Tuple
 	if err := msg.unmarshal(&t); err != nil {

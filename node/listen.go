@@ -18,20 +18,22 @@ const (
 	acceptWait = 50 * time.Millisecond
 )
 
-// Server is a hidden node that others connect to. It registers nowhere: how others find it is its owner's
-// affair. A node that has not proved that it knows the cookie gets no further than the handshake.
+// Server is a hidden node that others connect to. It registers nowhere: its owner makes it known.
+// A node that has not proved the cookie gets no further than the handshake.
 type Server struct {
 	Name string // full node name
-	// NameFor returns the full node name to have towards the node called peer, which has connected to the
-	// address local: that node closes the connection if this is not the name it wants. Nil: Name, always.
+	// NameFor returns the full node name to have towards a node. peer is its name, and local the
+	// address that it has connected to. A node closes the connection if this is not the name it
+	// wants. nil: always Name.
 	NameFor func(peer string, local net.Addr) string
 	Cookie  Cookie
 	TLS     *tls.Config // for distribution over TLS; nil for a plain node
 	Options
-	// Connected is called with each connection accepted, after its handshake, if it is set. The connection
-	// lasts until either side closes it.
+	// Connected is called with each connection accepted, after its handshake, if it is set. The
+	// connection lasts until either side closes it.
 	Connected func(*Conn)
-	// Refused is called with each connection that ends before that, if it is set: the address and why.
+	// Refused is called with each connection that ends before that, if it is set: the address and
+	// why.
 	Refused func(net.Addr, error)
 
 	peers    peers
@@ -40,14 +42,15 @@ type Server struct {
 	guests   guests
 }
 
-// guests counts handshakes under way by the address of the peer, so that one which never says a word leaves room for
-// others.
+// guests counts handshakes under way by the address of the peer. So one that never says a word
+// leaves room for others.
 type guests struct {
 	mu   sync.Mutex
 	from map[string]int
 }
 
-// enter returns false if there are as many with that address as there may be. Else leave is to be called.
+// enter returns false if as many handshakes as there may be are with that address. Otherwise call
+// leave afterwards.
 func (g *guests) enter(from string) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -71,9 +74,10 @@ func (g *guests) leave(from string) {
 
 var errGuests = fmt.Errorf("%d handshakes with its address are under way", maxGuests)
 
-// Serve accepts connections until ctx ends or ln fails, closes ln and all connections, and returns ctx's or
-// ln's error, once the handlers have returned. At most 256 connections are open at a time, 64 of them in a handshake with one
-// address; more are closed at once.
+// Serve accepts connections until ctx ends or ln fails. It then closes ln and all connections,
+// and returns ctx's or ln's error once the handlers have returned. At most 256 connections are
+// open at a time. At most 64 of them are in a handshake with one address. Serve closes more at
+// once.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	us, err := s.self()
 	if err != nil {
@@ -189,8 +193,9 @@ func (s *Server) accept(ctx context.Context, us self, c net.Conn) (*Conn, error)
 	return conn, nil
 }
 
-// readName reads the name of a node that may connect, as far as its name and its flags go. A node that
-// asks for a name (erl -sname undefined) tells its host alone, and gets one that nobody has.
+// readName reads the name of a node that may connect, as far as its name and its flags go. A node
+// that asks for a name (erl -sname undefined) tells its host alone. It gets a name that nobody
+// has.
 func readName(f frames) (SendName, error) {
 	b, err := f.read()
 	if err != nil {

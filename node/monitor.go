@@ -35,7 +35,8 @@ func (c *Conn) monitor(process any) (*Monitor, error) {
 	return &Monitor{c, ref, down}, nil
 }
 
-// Down returns a channel on which one Down comes, unless Stop has been called before. It has room for it.
+// Down returns a channel on which one Down comes, unless Stop has been called before. It has room
+// for it.
 func (m *Monitor) Down() <-chan Down { return m.down }
 
 // Stop ends the watching. It may be called at any time.

@@ -13,9 +13,10 @@ const (
 	maxNameBytes = 4 * maxNameChars // the same, in the longest UTF-8
 )
 
-// CheckName says what is wrong with name as a full node name, or nil: NAME@HOST, both parts there,
-// valid UTF-8 of at most 255 characters, all of them printable and none a space. A name that passes may be
-// shown on a terminal, logged and put into a file as it is.
+// CheckName returns nil if name is a full node name, else an error that says what is wrong. Both
+// parts of NAME@HOST must be there. The name is valid UTF-8 of at most 255 characters, all
+// printable, none a space. Such a name may be shown on a terminal, logged and put into a file as
+// it is.
 func CheckName(name string) error {
 	if err := checkName(name); err != nil {
 		return fmt.Errorf("node name %.*q: %w", maxNameChars, name, err)

@@ -77,7 +77,8 @@ func TestIdentifyOTP(t *testing.T) {
 	}
 }
 
-// identifyOften asks n for its name a hundred times; that must leave no trace but the prober's atom.
+// identifyOften asks n for its name a hundred times; that must leave no trace but the prober's
+// atom.
 func identifyOften(t *testing.T, n *erl, addr netip.AddrPort, want Identity, wantErr error) {
 	t.Helper()
 	n.eval("net_kernel:monitor_nodes(true, [{node_type, all}])")
@@ -85,7 +86,8 @@ func identifyOften(t *testing.T, n *erl, addr netip.AddrPort, want Identity, wan
 	if want.TLS {
 		idle++ // ssl keeps a process from its first connection on
 	}
-	// The first connection of its life has a node load modules, and the first questions of ours too.
+	// The first connection of its life has a node load modules, and the first questions of ours
+	// too.
 	identifyOnce(t, addr, "warm@up", want, wantErr)
 	n.settle(idle)
 	n.trace()
@@ -159,7 +161,8 @@ func identifyOnce(t *testing.T, addr netip.AddrPort, prober string, want Identit
 	return took
 }
 
-// What the other test must not see can be seen: a node logs a missing flag, and tells of one connected.
+// What the other test must not see can be seen: a node logs a missing flag, and tells of one
+// connected.
 func TestOTPLogs(t *testing.T) {
 	epmd := startEPMD(t)
 	n := startNode(t, epmd, "info", []string{"-sname", "logs"})
@@ -205,8 +208,8 @@ const readEval = `F = fun F() ->
 	end
 end, F().`
 
-// startNode starts erl with args and a log at level; it ends with the test. It is registered at epmd when
-// startNode returns.
+// startNode starts erl with args and a log at level; it ends with the test. It is registered at
+// epmd when startNode returns.
 func startNode(t *testing.T, epmd epmdPort, level string, args []string) *erl {
 	t.Helper()
 	dir := t.TempDir()
@@ -312,7 +315,8 @@ func (e epmdPort) find(t *testing.T, name string) netip.AddrPort {
 	return netip.MustParseAddrPort("127.0.0.1:" + port)
 }
 
-// withOptions returns args with OPTFILE replaced by a file for a TLS node, with a certificate and server's options.
+// withOptions returns args with OPTFILE replaced by a file for a TLS node, with a certificate and
+// server's options.
 func withOptions(t *testing.T, args []string, server string) []string {
 	t.Helper()
 	dir := t.TempDir()

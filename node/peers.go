@@ -19,17 +19,17 @@ type attempt struct {
 	giveUp context.CancelCauseFunc // nil for one that the peer has begun
 }
 
-// peers holds the connections and handshakes of a node with others, by their names: there is to be one
-// connection with each, whoever begins it. It may be used concurrently.
+// peers holds the connections and handshakes of a node with others, by their names. There is to
+// be one connection with each, whoever begins it. peers may be used concurrently.
 type peers struct {
 	mu       sync.Mutex
 	conns    map[string]*Conn
 	attempts map[string]*attempt
 }
 
-// accept says how the peer called name stands, which wants to connect to the node called own. Unless that is
-// NotOK, attempt is to be ended. When both have begun, the one with the greater name goes on (OTP "Distribution
-// Protocol", Distribution Handshake).
+// accept says how the peer called name stands, which wants to connect to the node called own.
+// Unless that is NotOK, end the attempt. When both have begun, the one with the greater name goes
+// on (OTP "Distribution Protocol", Distribution Handshake).
 func (p *peers) accept(own, name string) (StatusCode, *attempt) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -78,8 +78,8 @@ func (p *peers) begin(name string, giveUp context.CancelCauseFunc) *attempt {
 	return a
 }
 
-// end ends an attempt, with a connection unless that is nil. It returns false if another has taken its
-// place. An earlier connection is closed: its own node has said that it is broken.
+// end ends an attempt, with a connection unless that is nil. It returns false if another has
+// taken its place. It closes an earlier connection: its own node has said that it is broken.
 func (p *peers) end(name string, a *attempt, c *Conn) bool {
 	p.mu.Lock()
 	current := p.attempts[name] == a

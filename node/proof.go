@@ -7,7 +7,7 @@ const (
 	tagAck   = 'a'
 )
 
-// ChallengeReply is what the connecting node answers to a Challenge: the proof asked for, and a challenge of
+// ChallengeReply is the connecting node's answer to a Challenge: the proof, and a challenge of
 // its own. Big-endian; what follows is ignored:
 //
 //	tag='r'  challenge  digest
@@ -17,7 +17,7 @@ type ChallengeReply struct {
 	Digest    Digest
 }
 
-// Append appends the message, without the length that frames it, to b.
+// Append appends the message to b, without the length that frames it.
 func (m ChallengeReply) Append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint32(append(b, tagReply), m.Challenge)
 	return append(b, m.Digest[:]...)
@@ -32,8 +32,8 @@ func ParseChallengeReply(b []byte) (ChallengeReply, error) {
 	return ChallengeReply{binary.BigEndian.Uint32(b[1:]), Digest(b[head : head+len(Digest{})])}, nil
 }
 
-// ChallengeAck is the last message of the handshake, by which the accepting node proves that it knows the
-// cookie too. What follows is ignored:
+// ChallengeAck is the last message of the handshake. With it the accepting node proves that it
+// knows the cookie too. What follows is ignored:
 //
 //	tag='a'  digest
 //	   1       16    bytes
@@ -41,7 +41,7 @@ type ChallengeAck struct {
 	Digest Digest
 }
 
-// Append appends the message, without the length that frames it, to b.
+// Append appends the message to b, without the length that frames it.
 func (m ChallengeAck) Append(b []byte) []byte {
 	return append(append(b, tagAck), m.Digest[:]...)
 }

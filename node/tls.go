@@ -14,8 +14,8 @@ var (
 	errWantsProof = errors.New("node asks for a client certificate")
 )
 
-// identifyTLS asks over TLS. A peer that closes the connection without an answer to the greeting gets
-// errPlain.
+// identifyTLS asks over TLS. The error is errPlain if the peer closes the connection without
+// answering the greeting.
 func identifyTLS(ctx context.Context, addr netip.AddrPort, prober string) (Identity, error) {
 	p, err := dial(ctx, addr)
 	if err != nil {
@@ -31,8 +31,8 @@ func identifyTLS(ctx context.Context, addr netip.AddrPort, prober string) (Ident
 	return id, err
 }
 
-// tlsFailure tells from a failed TLS handshake what the peer is. Package tls checks the header of the
-// first record, 5 bytes, before anything else.
+// tlsFailure tells from a failed TLS handshake what the peer is. Package tls checks the header of
+// the first record, 5 bytes, before anything else.
 func tlsFailure(p *peer, err error) (Identity, error) {
 	const header = 5
 	got := maxFromPeer - p.left
@@ -45,13 +45,14 @@ func tlsFailure(p *peer, err error) (Identity, error) {
 	return Identity{TLS: true}, fmt.Errorf("%w: %w", ErrTLS, err)
 }
 
-// AnyTLS returns a configuration that every TLS node agrees to unless it demands a certificate: who is at the other end
-// is left to the cookie to prove, and the node may choose whatever cipher it has been restricted to. TLS 1.2 or later.
+// AnyTLS returns a configuration that every TLS node agrees to, unless it demands a certificate.
+// The cookie is left to prove who is at the other end. The node may choose whatever cipher it is
+// restricted to. TLS 1.2 or later.
 func AnyTLS() *tls.Config {
 	return &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12, CipherSuites: allCiphers()}
 }
 
-// tlsConfig is to be told a name, for which nobody has to prove anything.
+// tlsConfig wants to hear a name, for which nobody has to prove anything.
 func tlsConfig(p *peer) *tls.Config {
 	config := AnyTLS()
 	config.NextProtos = padding()
@@ -70,8 +71,9 @@ func allCiphers() []uint16 {
 	return ids
 }
 
-// padding is application protocols that no node knows and that make the ClientHello as long as a plain
-// node takes it to be: its first two bytes, 0x1603, are the length of a handshake message there.
+// padding makes the ClientHello as long as a plain node takes it to be. To such a node its first
+// two bytes, 0x1603, are the length of a handshake message. padding is application protocols that
+// no node knows.
 func padding() []string {
 	protos := make([]string, 0x1603/255+1)
 	for i := range protos {
