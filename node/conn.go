@@ -22,9 +22,9 @@ const (
 	defaultTickTime   = 60 * time.Second
 	defaultMaxMessage = 16 << 20
 	ticksPerTime      = 4               // ticks sent while a TickTime passes, as a node does
-	answerPause       = time.Second / 2 // ticks are not answered any sooner after something was sent
+	answerPause       = time.Second / 2 // after something was sent, until ticks are answered
 	flushTime         = time.Second     // to send what is waiting when a Conn is closed
-	outLen            = 64              // messages that wait to be sent, of callers and of the reader each
+	outLen            = 64              // messages waiting to be sent, of callers and of the reader
 	inLen             = 256             // messages that wait for a Handler
 )
 
@@ -93,7 +93,7 @@ type Conn struct {
 
 	mu      sync.Mutex
 	refs    uint64              // references made
-	waiting map[etf.Ref]*waiter // for what the peer says of a reference; nil once the connection has ended
+	waiting map[etf.Ref]*waiter // by reference; nil once the connection has ended
 	unlinks uint64              // links ended
 	links   map[etf.Pid]*Link   // by the peer's process; nil once the connection has ended
 }

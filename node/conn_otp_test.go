@@ -199,7 +199,7 @@ func testMonitor(t *testing.T, n *erl, c *Conn) {
 	}
 }
 
-// spawned has the node run a process and returns it.
+// spawned makes the node run a process and returns it.
 func spawned(t *testing.T, n *erl, c *Conn, fun string) etf.Pid {
 	t.Helper()
 	n.eval("register(spawned, spawn(" + fun + "))")
@@ -330,7 +330,8 @@ func wantLost(t *testing.T, m interface{ Down() <-chan Down }, err error) {
 	}
 }
 
-// A node that stops to run is noticed by its silence, one that ends by the end of the connection.
+// TestConnEndsOTP stops a node and ends another. The first is noticed by its silence, the second
+// by the end of the connection.
 func TestConnEndsOTP(t *testing.T) {
 	epmd := startEPMD(t)
 	n := startNode(t, epmd, "info", []string{"-name", "mute@mute.host", "-kernel", "net_ticktime", "4"})
@@ -425,7 +426,8 @@ func TestDialTLSOTP(t *testing.T) {
 	epmd := startEPMD(t)
 	startNode(t, epmd, "notice", withOptions(t, append(secure, "-name", "safe@safe.host"), ""))
 	d := epmd.dialer(t)
-	if _, err := d.Dial(t.Context(), "safe@safe.host"); !errors.Is(err, ErrWantsTLS) && !errors.Is(err, io.EOF) { // OTP 23 just closes
+	_, err := d.Dial(t.Context(), "safe@safe.host")
+	if !errors.Is(err, ErrWantsTLS) && !errors.Is(err, io.EOF) { // OTP 23 closes
 		t.Errorf("without TLS: %v", err)
 	}
 	d.TLS = &tls.Config{InsecureSkipVerify: true}
@@ -443,8 +445,8 @@ func TestDialTLSOTP(t *testing.T) {
 	}
 }
 
-// A hundred dials with the right cookie and a thousand identifications leave nothing in the node's
-// log, and no atom but the prober's name.
+// TestDialOftenOTP dials a hundred times with the right cookie, and identifies a thousand times.
+// The node's log stays empty. No atom is new but the prober's name.
 func TestDialOftenOTP(t *testing.T) {
 	epmd := startEPMD(t)
 	n := startNode(t, epmd, "info", []string{"-name", "often@often.host"})
@@ -528,7 +530,7 @@ func (e epmdPort) register(t *testing.T, name string, port uint16) {
 	}
 }
 
-// A node connects to us over TLS.
+// TestServeTLSOTP has a node connect to us over TLS.
 func TestServeTLSOTP(t *testing.T) {
 	epmd := startEPMD(t)
 	s := &Server{Name: "us@127.0.0.1", Cookie: "secret", TLS: &tls.Config{Certificates: []tls.Certificate{newCertificate(t)}}}
@@ -561,7 +563,7 @@ func TestServeOTP(t *testing.T) {
 		{"nodes(connected)", "['us@127.0.0.1']"},
 		{"gen_server:call({box, 'us@127.0.0.1'}, hello)", "{you_said,hello}"},
 		{"element(1, element(2, catch gen_server:call({nobody, 'us@127.0.0.1'}, hello)))", "noproc"},
-		{"rpc:call('us@127.0.0.1', erlang, halt, [])", "{badrpc,"}, // notsup; before OTP 25 it asks rex then, which is not there
+		{"rpc:call('us@127.0.0.1', erlang, halt, [])", "{badrpc,"}, // before OTP 25 it asks rex
 		{"catch erpc:call('us@127.0.0.1', erlang, halt, [])", "{'EXIT',{{erpc,notsup},"},
 		{"net_kernel:connect_node('us@127.0.0.1')", "true"},
 		{"{box, 'us@127.0.0.1'} ! a_message", "a_message"},
@@ -593,7 +595,8 @@ func TestServeOTP(t *testing.T) {
 	}
 }
 
-// A node dials us while we dial it, under a greater name than its own and under a lesser one.
+// TestDialSimultaneouslyOTP has a node dial us while we dial it. Our name is once greater than
+// its own, and once lesser.
 func TestDialSimultaneouslyOTP(t *testing.T) {
 	epmd := startEPMD(t)
 	n := startNode(t, epmd, "info", []string{"-name", "m@127.0.0.1"})
@@ -625,8 +628,7 @@ func TestDialSimultaneouslyOTP(t *testing.T) {
 	}
 }
 
-// TestDialAddressesOTP dials a node whose host has addresses that refuse and, last, one that it
-// listens on.
+// TestDialAddressesOTP dials a node whose host has several addresses. All but the last refuse.
 func TestDialAddressesOTP(t *testing.T) {
 	epmd := startEPMD(t)
 	startNode(t, epmd, "info", []string{"-name", "some@some.host", "-kernel", "inet_dist_use_interface", "{127,0,0,7}"})

@@ -36,7 +36,7 @@ func TestCookieIsHidden(t *testing.T) {
 	}
 }
 
-// The digests are those of erlang:md5/1.
+// TestDigest has digests that erlang:md5/1 made.
 func TestDigest(t *testing.T) {
 	for _, tt := range []struct {
 		cookie    Cookie
@@ -93,8 +93,7 @@ func FuzzParseProofs(f *testing.F) {
 	})
 }
 
-// testConn returns a connection whose goroutines have not been started; the other end is returned
-// too.
+// testConn returns both ends of a connection. The goroutines of the first have not been started.
 func testConn(t testing.TB, o Options) (*Conn, net.Conn) {
 	t.Helper()
 	us, err := newSelf("us@here", "secret", o)
@@ -153,8 +152,7 @@ func controlSeeds(t testing.TB, c *Conn) [][]byte {
 		[]byte("p\x83h\x01a\x02\x83"))
 }
 
-// FuzzDispatch has a peer say anything: nothing panics, and nothing is answered but in whole
-// messages.
+// FuzzDispatch has a peer say anything. Nothing panics, and every answer is a whole message.
 func FuzzDispatch(f *testing.F) {
 	c, _ := testConn(f, Options{Processes: map[etf.Atom]Handler{"box": nil}})
 	for _, m := range controlSeeds(f, c) {
@@ -231,7 +229,8 @@ func TestDispatchAnswers(t *testing.T) {
 	}
 }
 
-// Two idle ends keep each other alive with few ticks, though each answers the other's.
+// TestTicks has two idle ends keep each other alive with few ticks, though each answers the
+// other's.
 func TestTicks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, theirs := testConn(t, Options{})
@@ -299,7 +298,8 @@ func TestSilence(t *testing.T) {
 	}
 }
 
-// What a peer says after the handshake ends the connection, or not, but never hangs.
+// TestHostilePeer has a peer say anything after the handshake. It may end the connection, but
+// never hangs it.
 func TestHostilePeer(t *testing.T) {
 	flood := func(c net.Conn, m []byte) {
 		b := append(binary.BigEndian.AppendUint32(nil, uint32(len(m))), m...)
@@ -360,11 +360,11 @@ func TestHostilePeer(t *testing.T) {
 	}
 }
 
-// Each stage of the connecting side's handshake meets what no node would say.
+// TestDialHostile has each stage of the connecting side's handshake meet what no node would say.
 func TestDialHostile(t *testing.T) {
 	const (
 		name = "a@b"
-		able = "0016 4e 0000001d07050bb4 00000002 00000003 0003 614062" // a challenge with all flags
+		able = "0016 4e 0000001d07050bb4 00000002 00000003 0003 614062" // a challenge, all flags
 	)
 	flags := fmt.Sprintf("%016x", uint64(connected))
 	good := strings.Replace(able, "0000001d07050bb4", flags, 1)
@@ -404,7 +404,7 @@ func TestDialHostile(t *testing.T) {
 	})
 }
 
-// Each stage of the accepting side's handshake meets what no node would say.
+// TestServeHostile has each stage of the accepting side's handshake meet what no node would say.
 func TestServeHostile(t *testing.T) {
 	refused := make(chan error, 100)
 	s := &Server{Name: "us@here", Cookie: "secret", Refused: func(_ net.Addr, err error) { refused <- err }}
@@ -448,7 +448,7 @@ func TestServeHostile(t *testing.T) {
 }
 
 // TestServeSilent has one address say nothing on as many connections as a Server takes in all.
-// Another one is served meanwhile.
+// Another address is served meanwhile.
 func TestServeSilent(t *testing.T) {
 	refused := make(chan error, maxConns)
 	s := &Server{Name: "us@here", Cookie: "secret", Refused: func(_ net.Addr, err error) { refused <- err }}
@@ -480,7 +480,8 @@ func TestServeSilent(t *testing.T) {
 	}
 }
 
-// Two nodes that dial each other at the same time agree on one connection.
+// TestDialSimultaneously has two nodes dial each other at the same time. They agree on one
+// connection.
 func TestDialSimultaneously(t *testing.T) {
 	a, b := &Server{Name: "a@here", Cookie: "secret"}, &Server{Name: "b@here", Cookie: "secret"}
 	addrs := map[*Server]netip.AddrPort{a: served(t, a), b: served(t, b)}
@@ -506,7 +507,7 @@ func TestDialSimultaneously(t *testing.T) {
 	}
 }
 
-// A length costs nothing until the bytes come.
+// TestReadMessageTakesNoMemory has a length cost nothing until the bytes come.
 func TestReadMessageTakesNoMemory(t *testing.T) {
 	const rounds, most = 100, 16 << 20
 	var before, after runtime.MemStats
@@ -522,7 +523,7 @@ func TestReadMessageTakesNoMemory(t *testing.T) {
 	}
 }
 
-// Many callers share a connection, and a slow one is in nobody's way.
+// TestCallsConcurrently has many callers share a connection. A slow one is in nobody's way.
 func TestCallsConcurrently(t *testing.T) {
 	s := &Server{Name: "us@here", Cookie: "secret"}
 	s.Processes = map[etf.Atom]Handler{"echo": func(c *Conn, m Message) {
@@ -673,8 +674,8 @@ func TestFirstMessage(t *testing.T) {
 	}
 }
 
-// TestServeNames gives a node that asks for a name one of its host, and has names of its own by who
-// asks.
+// TestServeNames gives a node that asks for a name one of its host. It has names of its own, by
+// who asks.
 func TestServeNames(t *testing.T) {
 	s := &Server{Name: "us@here", Cookie: "secret", NameFor: func(peer string, local net.Addr) string {
 		if _, host, _ := strings.Cut(peer, "@"); host == "short" && local != nil {

@@ -10,12 +10,14 @@ type Step string
 
 // The steps of a dial.
 const (
-	StepName      Step = "name"      // the name asked for is a full node name
-	StepLookup    Step = "lookup"    // Lookup knows where the node listens: else its error
-	StepConnect   Step = "connect"   // the node's distribution port is open, at one of its addresses
-	StepTLS       Step = "tls"       // TLS, if it is asked for: else ErrTLS or ErrPlain
-	StepHandshake Step = "handshake" // the node accepts us: else a *StatusError, *NameError, *FlagsError or ErrWantsTLS
-	StepCookie    Step = "cookie"    // both know the same cookie: else ErrCookie
+	StepName    Step = "name"    // the name asked for is a full node name
+	StepLookup  Step = "lookup"  // Lookup knows where the node listens: else its error
+	StepConnect Step = "connect" // its distribution port is open, at one of its addresses
+	StepTLS     Step = "tls"     // TLS, if it is asked for: else ErrTLS or ErrPlain
+	// StepHandshake: it accepts us. Else the error is a *StatusError, *NameError, *FlagsError or
+	// ErrWantsTLS.
+	StepHandshake Step = "handshake"
+	StepCookie    Step = "cookie" // both know the same cookie: else ErrCookie
 )
 
 var (

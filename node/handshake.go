@@ -36,7 +36,7 @@ const (
 	Handshake23        Flags = 1 << 24 // the handshake of OTP 23, version 6
 	UnlinkID           Flags = 1 << 25 // mandatory since OTP 26
 	Spawn              Flags = 1 << 32 // SPAWN_REQUEST; erpc is built on it
-	NameMe             Flags = 1 << 33 // the node wants to be told its name; it gives that of its host alone
+	NameMe             Flags = 1 << 33 // it wants a name, and has that of its host alone
 	V4NC               Flags = 1 << 34 // mandatory since OTP 26
 	Alias              Flags = 1 << 35 // ALIAS_SEND
 	Mandatory25Digest  Flags = 1 << 36 // mandatory since OTP 27
@@ -123,9 +123,9 @@ type StatusCode string
 // or False.
 const (
 	OK             StatusCode = "ok"              // go on
-	OKSimultaneous StatusCode = "ok_simultaneous" // go on; the peer's own attempt to connect gives way
-	NotOK          StatusCode = "nok"             // a handshake with a node of this name is under way already
-	NotAllowed     StatusCode = "not_allowed"     // a flag is missing, or the name is not among those allowed
+	OKSimultaneous StatusCode = "ok_simultaneous" // go on; the peer's own attempt gives way
+	NotOK          StatusCode = "nok"             // a handshake under this name is under way
+	NotAllowed     StatusCode = "not_allowed"     // a flag is missing, or the name is not allowed
 	Alive          StatusCode = "alive"           // a node of this name is connected already
 	Named          StatusCode = "named:"          // go on, under the name the status gives
 	True           StatusCode = "true"            // the connection Alive speaks of is broken: go on

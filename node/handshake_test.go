@@ -159,7 +159,7 @@ func TestCheckName(t *testing.T) {
 	}
 }
 
-// checkRoundTrip checks that what parses can be appended and parsed again to the same.
+// checkRoundTrip appends what parses, and parses that again. Both must be the same.
 func checkRoundTrip[M interface {
 	comparable
 	Append([]byte) []byte
@@ -173,7 +173,7 @@ func checkRoundTrip[M interface {
 	}
 }
 
-// names reports whether err names what; with nothing to name there must be no error.
+// names reports whether err names what. With nothing to name there must be no error.
 func names(err error, what string) bool {
 	if what == "" {
 		return err == nil

@@ -82,14 +82,14 @@ func Identify(ctx context.Context, addr netip.AddrPort, prober string) (Identity
 	id, err := identifyTLS(ctx, addr, prober)
 	if errors.Is(err, errPlain) {
 		id, err = identifyPlain(ctx, addr, prober)
-		if opErr := (*net.OpError)(nil); errors.As(err, &opErr) && opErr.Op == "dial" { // it was there a moment ago
+		if opErr := (*net.OpError)(nil); errors.As(err, &opErr) && opErr.Op == "dial" { // it was there just now
 			err = fmt.Errorf("%w: then %v", ErrHungUp, err)
 		}
 	}
 	if err == nil {
 		return id, nil
 	}
-	if cause := context.Cause(ctx); cause != nil { // what the connection said is only that it was closed
+	if cause := context.Cause(ctx); cause != nil { // the connection only says that it was closed
 		err = cause
 	}
 	return Identity{TLS: id.TLS}, fmt.Errorf("identify node at %v: %w", addr, err)

@@ -106,7 +106,8 @@ func TestIdentifyStatus(t *testing.T) {
 	}
 }
 
-// The greeting has to be exactly one TLS record, and for a plain node a whole message.
+// TestIdentifyGreeting looks at the greeting. It is exactly one TLS record, and for a plain node
+// a whole message.
 func TestIdentifyGreeting(t *testing.T) {
 	greeting := make(chan []byte, 1)
 	addr := listen(t, func(c net.Conn) {
@@ -255,8 +256,8 @@ func (zeros) Read(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// plainNode is a plain node as far as the status: it closes a connection whose first message is no
-// name, and does the rest of the others with answer.
+// plainNode is a plain node as far as the status. It closes a connection whose first message is
+// no name. It leaves the rest of the others to answer.
 func plainNode(answer func(net.Conn)) func(net.Conn) {
 	return func(c net.Conn) {
 		if m, err := (frames{c, plainLenSize}).read(); err == nil && slices.Contains(m[:1], tagName) {

@@ -5,7 +5,7 @@ import "github.com/goerlang/eclus/node/etf"
 // Down says that a monitored or linked process has ended, or that nobody can tell any more.
 type Down struct {
 	Reason etf.Raw // the exit reason; the atom noproc for a process that was not there
-	Err    error   // why nobody can tell, such as the end of the connection; then there is no Reason
+	Err    error   // why nobody can tell, such as the end of the connection; without Reason
 }
 
 // Monitor watches a process of the peer.

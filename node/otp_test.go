@@ -77,7 +77,7 @@ func TestIdentifyOTP(t *testing.T) {
 	}
 }
 
-// identifyOften asks n for its name a hundred times; that must leave no trace but the prober's
+// identifyOften asks n for its name a hundred times. That must leave no trace but the prober's
 // atom.
 func identifyOften(t *testing.T, n *erl, addr netip.AddrPort, want Identity, wantErr error) {
 	t.Helper()
@@ -86,8 +86,7 @@ func identifyOften(t *testing.T, n *erl, addr netip.AddrPort, want Identity, wan
 	if want.TLS {
 		idle++ // ssl keeps a process from its first connection on
 	}
-	// The first connection of its life has a node load modules, and the first questions of ours
-	// too.
+	// The first connection of its life makes a node load modules. So do our first questions.
 	identifyOnce(t, addr, "warm@up", want, wantErr)
 	n.settle(idle)
 	n.trace()
@@ -128,7 +127,7 @@ func (n *erl) trace() trace {
 	}
 }
 
-// busy counts the node's processes and ports; a connection is at least one of each.
+// busy counts the node's processes and ports. A connection is at least one of each.
 const busy = "(length(processes()) + length(erlang:ports()))"
 
 func (n *erl) busy() int {
@@ -161,8 +160,8 @@ func identifyOnce(t *testing.T, addr netip.AddrPort, prober string, want Identit
 	return took
 }
 
-// What the other test must not see can be seen: a node logs a missing flag, and tells of one
-// connected.
+// TestOTPLogs sees what the other tests must not see: a node logs a missing flag, and tells of
+// one connected.
 func TestOTPLogs(t *testing.T) {
 	epmd := startEPMD(t)
 	n := startNode(t, epmd, "info", []string{"-sname", "logs"})
@@ -208,7 +207,7 @@ const readEval = `F = fun F() ->
 	end
 end, F().`
 
-// startNode starts erl with args and a log at level; it ends with the test. It is registered at
+// startNode starts erl with args and a log at level. It ends with the test. It is registered at
 // epmd when startNode returns.
 func startNode(t *testing.T, epmd epmdPort, level string, args []string) *erl {
 	t.Helper()
@@ -236,7 +235,7 @@ func startNode(t *testing.T, epmd epmdPort, level string, args []string) *erl {
 	return n
 }
 
-// eval returns the value of expr; a string is shown without quotes.
+// eval returns the value of expr. It shows a string without quotes.
 func (n *erl) eval(expr string) string {
 	n.t.Helper()
 	if _, err := fmt.Fprintf(n.in, "%s.\n", expr); err != nil {
@@ -315,7 +314,7 @@ func (e epmdPort) find(t *testing.T, name string) netip.AddrPort {
 	return netip.MustParseAddrPort("127.0.0.1:" + port)
 }
 
-// withOptions returns args with OPTFILE replaced by a file for a TLS node, with a certificate and
+// withOptions replaces OPTFILE in args by a file for a TLS node. The file has a certificate, and
 // server's options.
 func withOptions(t *testing.T, args []string, server string) []string {
 	t.Helper()
@@ -359,7 +358,7 @@ func newCertificate(t *testing.T) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-// need returns the path of a program; without it there is no test, and under CI no success.
+// need returns the path of a program. Without it the test is skipped, or fails under CI.
 func need(t *testing.T, program string) string {
 	t.Helper()
 	path, err := exec.LookPath(program)

@@ -112,8 +112,8 @@ func (t token) isList() bool {
 }
 
 // elements calls do for each element of the list t, with its index and how it begins. It returns
-// how the tail begins: of kindNil, unless the list is improper. The list may come in pieces, each
-// the tail of the one before.
+// how the tail begins. That is of kindNil, unless the list is improper. The list may come in
+// pieces. Each is the tail of the one before.
 func (d *decoder) elements(t token, do func(int, token) error) (tail token, err error) {
 	n := 0
 	for t.kind == kindList {
@@ -144,8 +144,8 @@ func (d *decoder) elements(t token, do func(int, token) error) (tail token, err 
 	return token{kind: kindNil}, nil
 }
 
-// raw reads the rest of the term that began with t, the last token. It returns all of the term,
-// which may be a part of the decoder's data.
+// raw reads the rest of the term that began with t, the last token. It returns all of the term.
+// That may be a part of the decoder's data.
 func (d *decoder) raw(t token) (Raw, error) {
 	pos := d.pos
 	if pos < 0 {

@@ -53,9 +53,9 @@ func (t Raw) Unmarshal(v any) error { return Limits{}.UnmarshalRaw(t, v) }
 
 // Limits bound what a term may cost its receiver. A field that is 0 stands for its default.
 //
-// Before memory is taken for a length that a term claims, that length is held against the bytes
-// that are left. So decoding into an any takes at most some 24 bytes of memory for each byte of
-// the term. Into other types it also takes what the Go value of each element takes.
+// A length that a term claims is held against the bytes that are left before memory is taken. So
+// decoding into an any takes at most some 24 bytes of memory for each byte of the term. Into
+// other types it also takes what the Go value of each element takes.
 type Limits struct {
 	Depth int // tuples, lists, maps and funs within one another; default 10,000
 	Size  int // bytes of the encoded term, once decompressed; default 16 MiB

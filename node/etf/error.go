@@ -18,6 +18,7 @@ type SyntaxError struct {
 	Reason string
 }
 
+// Error names the fault and where in the term it is.
 func (e *SyntaxError) Error() string {
 	return fmt.Sprintf("decode term: byte %d: %s", e.Offset, e.Reason)
 }
@@ -30,6 +31,7 @@ type TypeError struct {
 	termPath
 }
 
+// Error names the term, the Go type, and where in the value the two meet.
 func (e *TypeError) Error() string {
 	s := fmt.Sprintf("decode term: %s%s into Go %v", e.prefix(), e.Term, e.Type)
 	if e.Err != nil {
@@ -38,6 +40,7 @@ func (e *TypeError) Error() string {
 	return s + ": does not fit"
 }
 
+// Unwrap returns the cause.
 func (e *TypeError) Unwrap() error { return e.Err }
 
 // ValueError says that a Go value has no term.
@@ -47,10 +50,12 @@ type ValueError struct {
 	termPath
 }
 
+// Error names the Go type, where in the value it is, and the cause.
 func (e *ValueError) Error() string {
 	return fmt.Sprintf("encode term: %sGo %v: %v", e.prefix(), e.Type, e.Err)
 }
 
+// Unwrap returns the cause.
 func (e *ValueError) Unwrap() error { return e.Err }
 
 // maxPath bounds the path that an error in a deep term brings with it.

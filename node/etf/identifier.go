@@ -115,11 +115,13 @@ func (d *decoder) body(t token) (err error) {
 	return err
 }
 
-// funs are the forms of a fun after its tag. First comes a head of so many bytes, which ends in
-// the number of free variables. An external fun has neither. Then come parts, then the free
-// variables. The head of a NEW_FUN_EXT is size=4, arity=1, uniq=16, index=4, numfree=4. OTP
-// ignores the size, which is wrong in OTP 23 and 24 if a bitstring or an external fun is among the
-// free variables.
+// funs are the forms of a fun after its tag. First comes a head of so many bytes. It ends in the
+// number of free variables. An external fun has neither. Then come parts, then the free
+// variables.
+//
+// The head of a NEW_FUN_EXT is size=4, arity=1, uniq=16, index=4, numfree=4. OTP ignores the
+// size. It is wrong in OTP 23 and 24 if a bitstring or an external fun is among the free
+// variables.
 var funs = map[uint8]struct {
 	head  int
 	parts []kind

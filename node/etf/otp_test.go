@@ -23,8 +23,9 @@ var termCount = flag.Int("terms", 20_000, "random terms to exchange with OTP, ea
 
 const termBatch = 500 // terms to a frame
 
-// TestTermsOTP exchanges random terms with a real node. Those that Go makes must come back the same, and, but
-// for maps and ports, in the same bytes; those that the node makes must be identical for it.
+// TestTermsOTP exchanges random terms with a real node. Those that Go makes must come back the
+// same. They must come back in the same bytes, unless they are maps or ports. Those that the node
+// makes must be identical for it.
 func TestTermsOTP(t *testing.T) {
 	n := startTerms(t)
 	seed := rand.Uint32()
@@ -192,8 +193,9 @@ func keyOf(v any) string {
 	return string(b)
 }
 
-// differs tells whether v may be encoded otherwise by a node: a map by the order of its keys, and a port by the form that
-// nodes before OTP 24 don't know, which later ones use even where the older one would do.
+// differs reports whether a node may encode v otherwise. A map may have its keys in another
+// order. A port may have the form that nodes before OTP 24 don't know. Later nodes use it even
+// where the older one would do.
 func differs(v any) bool {
 	switch v := v.(type) {
 	case []any:

@@ -103,7 +103,7 @@ func (m Map) Get(key any) (value any, ok bool) {
 }
 
 // Raw is one encoded term, without the version byte 131. It is a part of a term to be decoded
-// later, or a term that has been encoded before.
+// later, or was encoded before.
 type Raw []byte
 
 // MarshalTerm returns t itself. It is an error if t is not one well-formed term.

@@ -16,8 +16,8 @@ func bigInt(s string) *big.Int {
 	return n
 }
 
-// termTests are terms as OTP 25 encodes them with {minor_version, 2}, which is the default since OTP 26, and
-// what they are in an any. again is how they are encoded by us, if that is another way.
+// termTests are terms as OTP 25 encodes them, and what they are in an any. again is our encoding
+// if that differs. OTP has {minor_version, 2}, which is the default since OTP 26.
 var termTests = []struct {
 	name, hex string
 	want      any
@@ -152,7 +152,7 @@ func TestMarshal(t *testing.T) {
 	}
 }
 
-// Each term can be held as it is, and put back, without being looked into.
+// TestRawTerm holds each term as it is and puts it back, without looking into it.
 func TestRawTerm(t *testing.T) {
 	for _, tt := range termTests {
 		if tt.name == "compressed" {
@@ -175,7 +175,7 @@ func TestRawTerm(t *testing.T) {
 	}
 }
 
-// No part of a term is a term.
+// TestUnmarshalCut decodes parts of terms. None is a term.
 func TestUnmarshalCut(t *testing.T) {
 	for _, tt := range termTests {
 		data := unhex(t, tt.hex)
@@ -255,7 +255,7 @@ func TestUnmarshalBad(t *testing.T) {
 	}
 }
 
-// FuzzUnmarshal holds that what can be decoded can be encoded, and is then always the same.
+// FuzzUnmarshal encodes what it can decode. The encoding is always the same.
 func FuzzUnmarshal(f *testing.F) {
 	for _, tt := range termTests {
 		f.Add(unhex(f, tt.hex))

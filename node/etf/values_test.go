@@ -90,7 +90,7 @@ func (k *kelvin) UnmarshalTerm(term Raw) error {
 
 func ptr[T any](v T) *T { return &v }
 
-// valueTests are Go values and what they are as terms, shown by their decoding into an any.
+// valueTests are Go values and their terms, shown as an any.
 var valueTests = []struct {
 	name  string
 	value any
@@ -366,7 +366,7 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// TestUnmarshalClaims has terms claim far more elements than they have of the kind that is wanted.
+// TestUnmarshalClaims has terms claim far more elements of a kind than they have.
 func TestUnmarshalClaims(t *testing.T) {
 	type large [1 << 10]int64
 	const size = 1 << 20
@@ -516,8 +516,8 @@ func benchData() []benchNode {
 	return nodes
 }
 
-// BenchmarkTerms compares with encoding/json and encoding/gob, on the same data. To append is to encode
-// without memory for the result.
+// BenchmarkTerms compares with encoding/json and encoding/gob, on the same data. To append is to
+// encode without memory for the result.
 func BenchmarkTerms(b *testing.B) {
 	nodes := benchData()
 	term, err := Marshal(nodes)
