@@ -20,7 +20,7 @@ import (
 func testBrowsing(ctx context.Context, log *slog.Logger, names func(context.Context, netip.AddrPort) ([]NamedPort, error)) *browsing {
 	k := testNeighbours("hostb.local")
 	return &browsing{
-		link:    newLink("browsing", k.reg, Options{Names: names}, log),
+		link:    NewBrowser(k.reg, Options{Names: names}, log).link,
 		session: &session{mail: newMailbox()}, known: k, ctx: ctx,
 		items: make(map[place]*item), announcers: make(map[epmdKey]int),
 	}

@@ -1,21 +1,24 @@
 // Package avahi announces the nodes of this host on the local network and finds those of other
 // hosts, both by way of avahi-daemon, with which it talks over the D-Bus system bus.
 //
-// A Publisher keeps one DNS-SD service instance of type _epmd._tcp for each node that is registered,
-// and one for the host. A Browser finds the instances of others and enters their nodes into the registry
-// as neighbours. Each has a Run that blocks until its context ends and has then ended all that it started. Run
-// never gives up: while the bus or avahi-daemon is absent it waits, without waking up, and makes up what it missed
-// when they return. It never starts avahi-daemon.
+// Discovery has two parts. Publishing keeps one DNS-SD service instance of type _epmd._tcp for each
+// node that is registered, and one for the host. Browsing finds the instances of others and enters their
+// nodes into the registry as neighbours. Run blocks until its context ends and has then ended all that it
+// started. It never gives up: while the bus or avahi-daemon is absent it waits, without waking up, and
+// makes up what it missed when they return. It never starts avahi-daemon. The registry is told how both
+// parts are doing.
 //
-// Neither can delay the registry: the Publisher reads from a subscription, which is cut off rather than waited for.
+// The registry is never delayed: publishing reads from a subscription.
 package avahi
 
 import (
 	"context"
-	"fmt"
+	"log/slog"
 	"net/netip"
+	"sync"
 
 	"github.com/goerlang/eclus/internal/bus"
+	"github.com/goerlang/eclus/registry"
 )
 
 // ServiceType and Domain are where nodes are announced and looked for.
@@ -30,8 +33,13 @@ type NamedPort struct {
 	Port uint16
 }
 
-// Options are those of Publisher and Browser. The zero value will do for a Browser.
+// Options are those of a Discovery.
 type Options struct {
+	// Publish and Browse are the parts that are wanted. Where nothing is published though that was asked for,
+	// Private says why.
+	Publish, Browse bool
+	Private         string
+
 	// Bus is where avahi-daemon is. Zero stands for the system bus.
 	Bus bus.Address
 
@@ -41,47 +49,41 @@ type Options struct {
 	// not use them all: it needs an address, and its configuration may exclude some.
 	Interfaces []string
 
-	// OnState, if not nil, is called when the state has changed, by one goroutine at a time. It must
-	// return soon.
-	OnState func(State)
-
-	// IsNews reports whether a reason for LAN discovery to be off is to be logged. Where a Publisher and a
-	// Browser run, both meet most reasons. It is called by Run's goroutine. nil: all are logged.
-	IsNews func(reason string) bool
-
-	// Port is where epmd listens, and Version what it calls itself. Publisher only.
+	// Port is where epmd listens, and Version what it calls itself. For publishing.
 	Port    uint16
 	Version string
 
 	// Listens are the addresses at which epmd listens, without zones, 0.0.0.0 and :: standing for all of their family.
-	// Nothing is published where it does not. If nil, that is everywhere. Publisher only.
+	// Nothing is published where it does not. If nil, that is everywhere. For publishing.
 	Listens []netip.Addr
 
 	// Names asks the epmd at that address which nodes it has. If nil, epmds that announce themselves but not
-	// their nodes are ignored. It is called by several goroutines at once and should end with ctx. Browser only.
+	// their nodes are ignored. It is called by several goroutines at once and should end with ctx. For browsing.
 	Names func(context.Context, netip.AddrPort) ([]NamedPort, error)
 }
 
-// State is how LAN discovery is doing.
-type State struct {
-	Off string // why it is off; empty: it is on
+// Discovery is LAN discovery, as much of it as is wanted.
+type Discovery struct{ runs []func(context.Context) }
 
-	// Instances is how many service instances are published (the host's own included), or how many
-	// found ones have been resolved, counted anew for each interface and IP version.
-	Instances int
-
-	// Waiting is how many more there are to be published or resolved for which Avahi's limits leave
-	// no place.
-	Waiting int
+// New returns a Discovery of the nodes in reg. It also tells reg the name that this host has on the
+// network.
+func New(reg *registry.Registry, opts Options, log *slog.Logger) *Discovery {
+	b := newBoard(reg, opts)
+	d := &Discovery{}
+	if opts.Publish {
+		d.runs = append(d.runs, newPublisher(b, opts, log).Run)
+	}
+	if opts.Browse {
+		d.runs = append(d.runs, newBrowser(b, opts, log).Run)
+	}
+	return d
 }
 
-// String says in a few words what there is to be said to a person.
-func (s State) String() string {
-	switch {
-	case s.Off != "":
-		return "LAN discovery off: " + s.Off
-	case s.Waiting > 0:
-		return fmt.Sprintf("LAN discovery on, %d past Avahi's limits", s.Waiting)
+// Run publishes and browses until ctx ends. It returns when what was published is withdrawn.
+func (d *Discovery) Run(ctx context.Context) {
+	var parts sync.WaitGroup
+	for _, run := range d.runs {
+		parts.Go(func() { run(ctx) })
 	}
-	return "LAN discovery on"
+	parts.Wait()
 }

@@ -49,8 +49,8 @@ const (
 	flagOurOwn = 16 // of this program
 )
 
-// Browser finds the nodes that other hosts announce.
-type Browser struct {
+// browser finds the nodes that other hosts announce.
+type browser struct {
 	*link
 
 	// For a while after this host was renamed, its old name on the network is an echo.
@@ -58,21 +58,19 @@ type Browser struct {
 	echo         time.Time // until then
 }
 
-// NewBrowser returns a Browser that enters neighbours into reg, to which it also tells the name that
-// this host has on the network.
-func NewBrowser(reg *registry.Registry, opts Options, log *slog.Logger) *Browser {
-	return &Browser{link: newLink("browsing", reg, opts, log)}
+func newBrowser(b *board, opts Options, log *slog.Logger) *browser {
+	return &browser{link: newLink("browsing", b, &b.lan.Browsing, opts, log)}
 }
 
 // Run browses until ctx ends, then removes the neighbours from the registry.
-func (b *Browser) Run(ctx context.Context) {
+func (b *browser) Run(ctx context.Context) {
 	known := newNeighbours(b.reg, b.log)
 	defer known.close()
 	b.run(ctx, func(ctx context.Context, s *session) error { return b.browse(ctx, s, known) })
 }
 
 // browse is one session of Run.
-func (b *Browser) browse(ctx context.Context, s *session, known *neighbours) error {
+func (b *browser) browse(ctx context.Context, s *session, known *neighbours) error {
 	if b.host != "" && b.host != s.fqdn {
 		b.former, b.echo = b.host, time.Now().Add(echo)
 	}
@@ -225,7 +223,7 @@ func (b *browsing) follow() error {
 		if err = errors.Join(err, b.failed); err != nil {
 			return err
 		}
-		b.link.setState(State{Instances: b.resolved, Waiting: b.full.Len()})
+		b.link.setState(state{Instances: b.resolved, Waiting: b.full.Len()})
 	}
 }
 

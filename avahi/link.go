@@ -28,53 +28,63 @@ const (
 // link is what Publisher and Browser have in common: they live in sessions with avahi-daemon, one
 // after the other for as long as Run runs.
 type link struct {
-	part string // "publishing" or "browsing", for messages
-	reg  *registry.Registry
-	opts Options
-	log  *slog.Logger
+	board *board
+	place *registry.Discovery // on the board
+	reg   *registry.Registry
+	opts  Options
+	log   *slog.Logger
 
 	// maxObjects is how many objects each connection has at most, and maxClients how many connections
 	// a session has; only tests change them.
 	maxObjects, maxClients int
 
-	state   atomic.Pointer[State]
+	doing   atomic.Pointer[state]
 	silent  atomic.Bool // no answer comes from avahi-daemon or the bus
 	present atomic.Pointer[session]
 }
 
-func newLink(part string, reg *registry.Registry, opts Options, log *slog.Logger) *link {
+// state is how a part is doing.
+type state struct {
+	Off string // why it is off; empty: it is on
+
+	// Instances is how many service instances are published (the host's own included), or how many
+	// found ones have been resolved, counted anew for each interface and IP version.
+	Instances int
+
+	// Waiting is how many more there are to be published or resolved for which Avahi's limits leave
+	// no place.
+	Waiting int
+}
+
+// starting is why a part is off that has yet to run.
+const starting = "starting"
+
+// newLink returns the part of that name with that place on the board.
+func newLink(name string, b *board, place *registry.Discovery, opts Options, log *slog.Logger) *link {
 	if opts.Bus.IsZero() {
 		opts.Bus = bus.System()
 	}
-	l := &link{part: part, reg: reg, opts: opts, log: log.With("part", part),
+	l := &link{board: b, place: place, reg: b.reg, opts: opts, log: log.With("part", name),
 		maxObjects: maxObjects, maxClients: maxClients}
-	l.state.Store(&State{Off: "starting"})
+	l.doing.Store(&state{Off: starting})
+	b.parts = append(b.parts, l)
 	return l
 }
 
-// State returns how it is doing. It may be called at any time.
-func (l *link) State() State { return *l.state.Load() }
-
-// setState tells the world of the state if it is another than before.
-func (l *link) setState(s State) {
+// setState posts how the part is doing.
+func (l *link) setState(s state) {
 	if l.silent.Load() {
-		s = State{Off: errSilent.Error()}
+		s = state{Off: errSilent.Error()}
 	}
-	if *l.state.Load() == s {
-		return
-	}
-	l.state.Store(&s)
-	if l.opts.OnState != nil {
-		l.opts.OnState(s)
-	}
+	l.board.post(l, s)
 }
 
 // off notes why there is no session. Only going from on to off, or never having been on, is news; other reasons that
 // turn up on the way back are not.
 func (l *link) off(reason error) {
-	was := *l.state.Load()
-	l.setState(State{Off: reason.Error()})
-	if (was.Off == "" || was.Off == "starting") && (l.opts.IsNews == nil || l.opts.IsNews(reason.Error())) {
+	was := *l.doing.Load()
+	l.setState(state{Off: reason.Error()})
+	if (was.Off == "" || was.Off == starting) && l.board.isNews(reason.Error()) {
 		l.log.Warn("LAN discovery off", "reason", reason)
 	} else {
 		l.log.Debug("LAN discovery still off", "reason", reason)
@@ -83,7 +93,7 @@ func (l *link) off(reason error) {
 
 // on notes that there is a session in which something is done.
 func (l *link) on(s *session) {
-	l.setState(State{})
+	l.setState(state{})
 	l.log.Info("LAN discovery on", "host", s.fqdn)
 }
 
@@ -100,9 +110,9 @@ func (l *link) heard(answers bool) {
 	}
 }
 
-// Ping looks whether avahi-daemon answers, which otherwise shows only when there is something to ask
-// it. State tells. It returns at once.
-func (l *link) Ping() {
+// ping looks whether avahi-daemon answers, which otherwise shows only when there is something to ask
+// it. It returns at once.
+func (l *link) ping() {
 	if s := l.present.Load(); s != nil {
 		s.mail.post(func() error {
 			s.main.call(serverPath, ifaceServer, "GetState", nil)
@@ -147,7 +157,7 @@ func (l *link) run(ctx context.Context, serve func(context.Context, *session) er
 		}
 	}
 	l.silent.Store(false)
-	l.setState(State{Off: "stopped"})
+	l.setState(state{Off: "stopped"})
 }
 
 func (l *link) session(ctx context.Context, serve func(context.Context, *session) error) (reached bool, err error) {

@@ -29,22 +29,20 @@ const redial = 10 * time.Second
 // maxRenames is how many other names are tried for an instance whose name is taken.
 const maxRenames = 100
 
-// Publisher announces this host and the nodes that are registered here.
-type Publisher struct{ *link }
+// publisher announces this host and the nodes that are registered here.
+type publisher struct{ *link }
 
-// NewPublisher returns a Publisher of the nodes in reg, to which it also tells the name that this host
-// has on the network.
-func NewPublisher(reg *registry.Registry, opts Options, log *slog.Logger) *Publisher {
-	return &Publisher{newLink("publishing", reg, opts, log)}
+func newPublisher(b *board, opts Options, log *slog.Logger) *publisher {
+	return &publisher{newLink("publishing", b, &b.lan.Publishing, opts, log)}
 }
 
 // Run publishes until ctx ends, and then withdraws all it has published: it closes its connection to the bus, upon which
 // avahi-daemon says goodbye on the network for all that was announced over it. That is several times faster than freeing
 // one group after the other, and needs no time of ours.
-func (p *Publisher) Run(ctx context.Context) { p.run(ctx, p.publish) }
+func (p *publisher) Run(ctx context.Context) { p.run(ctx, p.publish) }
 
 // publish is one session of Run.
-func (p *Publisher) publish(ctx context.Context, s *session) error {
+func (p *publisher) publish(ctx context.Context, s *session) error {
 	pub := &publishing{
 		link: p.link, session: s,
 		publications: make(map[int32]*publication), groups: make(map[dbus.ObjectPath]*entry),
@@ -232,7 +230,7 @@ func (p *publishing) tell() {
 	if !begun {
 		return
 	}
-	was := p.link.State()
+	was := *p.link.doing.Load()
 	switch {
 	case s.Off != "" && was.Off == "":
 		p.link.off(errors.New(s.Off))
@@ -245,9 +243,9 @@ func (p *publishing) tell() {
 
 // state returns how publishing does, and whether it does anything: at first nothing has been heard of
 // Avahi.
-func (p *publishing) state() (s State, begun bool) {
+func (p *publishing) state() (s state, begun bool) {
 	if p.refused != nil {
-		return State{Off: p.refused.Error()}, true
+		return state{Off: p.refused.Error()}, true
 	}
 	reaches, used := false, false
 	for _, pub := range p.publications {
@@ -258,9 +256,9 @@ func (p *publishing) state() (s State, begun bool) {
 	}
 	switch {
 	case !reaches:
-		return State{Off: "epmd listens on no address of " + p.interfaceNames()}, true
+		return state{Off: "epmd listens on no address of " + p.interfaceNames()}, true
 	case !used:
-		return State{Off: "avahi-daemon does not use " + p.interfaceNames() + ": no address, or excluded in avahi-daemon.conf"}, true
+		return state{Off: "avahi-daemon does not use " + p.interfaceNames() + ": no address, or excluded in avahi-daemon.conf"}, true
 	}
 	return s, p.begun
 }

@@ -15,7 +15,7 @@ import (
 
 // testPublication returns a publication that has so many places and no Avahi to publish with.
 func testPublication(places int, log *slog.Logger) *publication {
-	l := newLink("publishing", registry.New("hosta", 0), Options{}, log)
+	l := NewPublisher(registry.New("hosta", 0), Options{}, log).link
 	l.maxObjects, l.maxClients = places, 0
 	return newPublication(&publishing{link: l, session: &session{link: l}}, 0)
 }

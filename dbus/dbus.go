@@ -38,11 +38,6 @@ type Options struct {
 	Port    uint16
 	Version string
 	Allow   string
-
-	// LAN tells whether there is LAN discovery, and in a sentence how it does. LANChanged yields when it may say something
-	// else than before. Both may be nil.
-	LAN        func() (on bool, state string)
-	LANChanged <-chan struct{}
 }
 
 // Service is the service on one bus. Make one with New.
@@ -58,9 +53,6 @@ type Service struct {
 
 // New returns a service that shows what reg knows.
 func New(reg *registry.Registry, opts Options, log *slog.Logger) *Service {
-	if opts.LAN == nil {
-		opts.LAN = func() (bool, string) { return false, "" }
-	}
 	return &Service{reg: reg, opts: opts, log: log.With("bus", opts.Bus.String())}
 }
 

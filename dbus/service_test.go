@@ -90,14 +90,8 @@ func TestNodeProperties(t *testing.T) {
 
 func TestManagerProperties(t *testing.T) {
 	b := startBus(t)
-	changed := make(chan struct{}, 1)
-	states := make(chan string, 1)
-	states <- "LAN discovery off: avahi-daemon is not running"
-	reg, _ := b.serve(t, dbus.Options{Port: 4369, Version: "1.2.3", Allow: "lan", LANChanged: changed, LAN: func() (bool, string) {
-		state := <-states
-		states <- state
-		return state == "LAN discovery on", state
-	}})
+	reg, _ := b.serve(t, dbus.Options{Port: 4369, Version: "1.2.3", Allow: "lan"})
+	reg.SetLAN(registry.LANState{Browsing: registry.Discovery{Wanted: true, Off: "avahi-daemon is not running"}})
 	register(t, reg, "a")
 	if err := reg.SetNeighbour(neighbour); err != nil {
 		t.Fatal(err)
@@ -116,9 +110,7 @@ func TestManagerProperties(t *testing.T) {
 		return nil
 	})
 
-	<-states
-	states <- "LAN discovery on"
-	changed <- struct{}{}
+	reg.SetLAN(registry.LANState{Browsing: registry.Discovery{Wanted: true}})
 	told := make(map[string]any)
 	for deadline := time.After(patience); told["LANState"] != "LAN discovery on"; {
 		select {

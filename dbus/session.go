@@ -41,6 +41,7 @@ type session struct {
 
 	changes *registry.Subscription
 	objects *objects
+	lan     registry.LANState
 	status  status // as the bus was told
 	owner   bool
 
@@ -153,7 +154,6 @@ func (s *session) await() error {
 		return s.replied(reply)
 	case <-changed:
 		s.take()
-	case <-s.opts.LANChanged:
 	case <-s.timer.C:
 	}
 	return nil
@@ -167,6 +167,9 @@ func (s *session) take() {
 	}
 	for _, ev := range b.Events {
 		s.objects.apply(ev)
+	}
+	if b.LAN != nil {
+		s.lan = *b.LAN
 	}
 }
 
@@ -268,14 +271,13 @@ func (s *session) tellNobody() {
 }
 
 func (s *session) newStatus() status {
-	on, state := s.opts.LAN()
 	return status{
 		hostName:   s.reg.Host(),
 		version:    s.opts.Version,
 		allow:      s.opts.Allow,
 		port:       s.opts.Port,
-		lan:        on,
-		lanState:   state,
+		lan:        s.lan.Off() == "",
+		lanState:   s.lan.String(),
 		localNodes: s.objects.counts[registry.Local],
 		lanNodes:   s.objects.counts[registry.LAN],
 	}

@@ -308,15 +308,13 @@ func appendHolder(dst []byte, h *registry.Holder) []byte {
 	return dst
 }
 
-// appendSnapshotEnd appends the line that ends a snapshot of that many nodes. lanOff says why LAN
-// discovery is off, and is empty if it is on. unpublished then says why this host is not
-// announced.
-func appendSnapshotEnd(dst []byte, nodes int, lanOff, unpublished string) []byte {
+// appendSnapshotEnd appends the line that ends a snapshot of that many nodes.
+func appendSnapshotEnd(dst []byte, nodes int, lan registry.LANState) []byte {
 	end := Line{SnapshotEnd, []Field{{"nodes", strconv.Itoa(nodes)}, {"lan", "on"}}}
-	if lanOff != "" {
+	if off := lan.Off(); off != "" {
 		end.Fields[1].Value = "off"
-		end.Fields = append(end.Fields, Field{"reason", lanOff})
-	} else if unpublished != "" {
+		end.Fields = append(end.Fields, Field{"reason", off})
+	} else if unpublished := lan.Unpublished(); unpublished != "" {
 		end.Fields = append(end.Fields, Field{"published", "no"}, Field{"reason", unpublished})
 	}
 	return end.Append(dst)

@@ -167,15 +167,19 @@ func TestLineNode(t *testing.T) {
 }
 
 func TestSnapshotEnd(t *testing.T) {
-	if got, want := string(appendSnapshotEnd(nil, 3, "", "")), "= nodes=3 lan=on\n"; got != want {
+	if got, want := string(appendSnapshotEnd(nil, 3, registry.LANState{})), "= nodes=3 lan=on\n"; got != want {
 		t.Errorf("got %q; want %q", got, want)
 	}
 	want := "= nodes=0 lan=off reason=no%20bus\n"
+	unannounced := registry.LANState{
+		Publishing: registry.Discovery{Wanted: true, Off: "avahi forbids it"},
+		Browsing:   registry.Discovery{Wanted: true},
+	}
 	const unpublished = "= nodes=1 lan=on published=no reason=avahi%20forbids%20it\n"
-	if got := string(appendSnapshotEnd(nil, 1, "", "avahi forbids it")); got != unpublished {
+	if got := string(appendSnapshotEnd(nil, 1, unannounced)); got != unpublished {
 		t.Errorf("got %q, want %q", got, unpublished)
 	}
-	if got := string(appendSnapshotEnd(nil, 0, "no bus", "no bus")); got != want {
+	if got := string(appendSnapshotEnd(nil, 0, registry.LANState{Publishing: registry.Discovery{Off: "no bus"}})); got != want {
 		t.Errorf("got %q; want %q", got, want)
 	}
 }

@@ -79,14 +79,6 @@ type Config struct {
 
 	// Restored are registered nodes to begin with. Serve takes them over.
 	Restored []Restored
-
-	// LANOff returns why there is no LAN discovery, or "" if there is. WatchReq is told. nil:
-	// there is.
-	LANOff func() string
-
-	// Unpublished returns why nodes of this host are not announced though others are looked for,
-	// or "" if they are. WatchReq is told. nil: they are.
-	Unpublished func() string
 }
 
 // Server is an epmd. It answers from the registry alone and waits for nothing else, connections
@@ -114,12 +106,6 @@ func NewServer(cfg Config) *Server {
 	}
 	if cfg.PacketTimeout == 0 {
 		cfg.PacketTimeout = DefaultPacketTimeout
-	}
-	if cfg.LANOff == nil {
-		cfg.LANOff = func() string { return "" }
-	}
-	if cfg.Unpublished == nil {
-		cfg.Unpublished = func() string { return "" }
 	}
 	s := &Server{cfg: cfg, log: cfg.Log}
 	s.engine = &engine{

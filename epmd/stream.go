@@ -22,27 +22,23 @@ var errBehind = errors.New("subscriber fell behind")
 
 // nodeStream answers one NodesReq or WatchReq.
 type nodeStream struct {
-	registry    *registry.Registry
-	port        uint16
-	lanOff      func() string
-	unpublished func() string
-	follow      bool
-	conn        *os.File // a non-blocking socket
-	peer        netip.AddrPort
-	log         *slog.Logger
+	registry *registry.Registry
+	port     uint16
+	follow   bool
+	conn     *os.File // a non-blocking socket
+	peer     netip.AddrPort
+	log      *slog.Logger
 }
 
 // nodeStream returns the stream that answers a NodesReq, or a WatchReq if it is to follow
 // changes. Each of the two has a share of its own.
 func (s *Server) nodeStream(from caller, follow bool) *stream {
 	ns := &nodeStream{
-		registry:    s.cfg.Registry,
-		port:        s.cfg.Port,
-		lanOff:      s.cfg.LANOff,
-		unpublished: s.cfg.Unpublished,
-		follow:      follow,
-		peer:        from.peer,
-		log:         s.log,
+		registry: s.cfg.Registry,
+		port:     s.cfg.Port,
+		follow:   follow,
+		peer:     from.peer,
+		log:      s.log,
 	}
 	if follow {
 		return &stream{"watch", ns.run}
@@ -81,15 +77,15 @@ func (s *nodeStream) awaitPeer() {
 func (s *nodeStream) send(ctx context.Context) error {
 	changes := s.registry.Subscribe()
 	defer changes.Close()
-	nodes := changes.Take().Nodes
+	first := changes.Take()
 	out := binary.BigEndian.AppendUint32(nil, uint32(s.port))
-	for _, n := range nodes {
+	for _, n := range first.Nodes {
 		out = appendNode(out, NodeKnown, n)
 	}
 	if !s.follow {
 		return s.write(out)
 	}
-	out = appendSnapshotEnd(out, len(nodes), s.lanOff(), s.unpublished())
+	out = appendSnapshotEnd(out, len(first.Nodes), *first.LAN)
 	for {
 		if err := s.write(out); err != nil {
 			return err

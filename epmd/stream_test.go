@@ -103,7 +103,8 @@ func TestNodesSlow(t *testing.T) {
 
 func TestWatch(t *testing.T) {
 	checkLeaks(t)
-	s := serve(t, Config{LANOff: func() string { return "no bus" }})
+	s := serve(t, Config{})
+	s.reg.SetLAN(registry.LANState{Publishing: registry.Discovery{Wanted: true, Off: "no bus"}})
 	first := dial(t, s.addr)
 	first.register("a", 6)
 	lines, err := s.client.Watch(t.Context())

@@ -1,5 +1,5 @@
 // Package registry holds what this host knows of Erlang nodes: those registered here over EPMD and
-// those seen on the LAN. It does no I/O and starts no goroutine. All methods may be called
+// those seen on the LAN. It also holds how LAN discovery is doing. It does no I/O and starts no goroutine. All methods may be called
 // concurrently; none blocks for longer than it takes to copy a list of pointers. A subscriber
 // that falls behind is never waited for: it begins anew, with all that is known by then.
 package registry
@@ -41,6 +41,7 @@ type Registry struct {
 	mu       sync.RWMutex
 	host     string
 	lanAddrs []netip.Addr // of this host, on interfaces to a LAN
+	lan      LANState
 	lastID   uint64
 
 	local          map[string]*Registration

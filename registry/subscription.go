@@ -40,6 +40,8 @@ type Batch struct {
 	Nodes []*Node // if Anew; local ones in order of registration first
 
 	Events []Event // else: the changes, in order
+
+	LAN *LANState // how LAN discovery is doing, in a first batch and when that has changed; else nil
 }
 
 // Subscription is a queue of changes that waits for one reader.
@@ -48,12 +50,13 @@ type Subscription struct {
 	ready   chan struct{} // holds one token while there is something to take
 	pending []Event       // guarded by r.mu
 	anew    bool          // guarded by r.mu; nothing is pending then
+	lan     bool          // guarded by r.mu; the state of LAN discovery is news
 }
 
 // Subscribe returns a Subscription, of which the first batch holds all nodes. It must be closed when
 // nobody reads it any more.
 func (r *Registry) Subscribe() *Subscription {
-	s := &Subscription{r: r, ready: make(chan struct{}, 1), anew: true}
+	s := &Subscription{r: r, ready: make(chan struct{}, 1), anew: true, lan: true}
 	s.wake()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -92,7 +95,11 @@ func (s *Subscription) Take() Batch {
 	if s.anew {
 		b.Nodes = s.r.nodes()
 	}
-	s.anew, s.pending = false, nil
+	if s.lan {
+		lan := s.r.lan
+		b.LAN = &lan
+	}
+	s.anew, s.lan, s.pending = false, false, nil
 	select {
 	case <-s.ready:
 	default: // the reader has taken the token
@@ -103,7 +110,7 @@ func (s *Subscription) Take() Batch {
 // Next waits until something has happened and returns it like Take. Its error is ctx's.
 func (s *Subscription) Next(ctx context.Context) (Batch, error) {
 	for {
-		if b := s.Take(); b.Anew || len(b.Events) > 0 {
+		if b := s.Take(); b.Anew || b.LAN != nil || len(b.Events) > 0 {
 			return b, nil
 		}
 		select {
@@ -119,7 +126,7 @@ func (s *Subscription) Close() {
 	s.r.mu.Lock()
 	defer s.r.mu.Unlock()
 	delete(s.r.subscriptions, s)
-	s.anew, s.pending = false, nil
+	s.anew, s.lan, s.pending = false, false, nil
 }
 
 // changed notes a change of the node in e. The caller holds r.mu.

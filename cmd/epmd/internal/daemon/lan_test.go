@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"log/slog"
 	"path/filepath"
 	"strings"
@@ -33,15 +34,17 @@ func (e *entries) String() string {
 func TestLANNoBus(t *testing.T) {
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+filepath.Join(t.TempDir(), "none"))
 	var log entries
-	lan := newLAN(Options{Publish: true, Browse: true, Version: "devel"}, registry.New("test.local", registry.OldNames), 4369, false, slog.New(slog.NewTextHandler(&log, nil)))
-	changed := lan.watch()
+	reg := registry.New("test.local", registry.OldNames)
+	lan := newLAN(Options{Publish: true, Browse: true, Version: "devel"}, reg, 4369, false, slog.New(slog.NewTextHandler(&log, nil)))
+	changes := reg.Subscribe()
+	defer changes.Close()
 	var running sync.WaitGroup
-	running.Go(func() { lan.run(t.Context()) })
-	for lan.states()[0].Off == "starting" || lan.states()[1].Off == "starting" {
-		select {
-		case <-changed:
-		case <-time.After(20 * time.Second):
-			t.Fatalf("states %v; log %s", lan.states(), &log)
+	running.Go(func() { lan.Run(t.Context()) })
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for reg.LAN().Publishing.Off == "starting" || reg.LAN().Browsing.Off == "starting" {
+		if _, err := changes.Next(ctx); err != nil {
+			t.Fatalf("%v: %+v; log %s", err, reg.LAN(), &log)
 		}
 	}
 	t.Cleanup(func() { // t's context has ended
@@ -50,4 +53,24 @@ func TestLANNoBus(t *testing.T) {
 			t.Errorf("log:\n%s\nwant a line", got)
 		}
 	})
+}
+
+// TestLANUnwanted has what the registry says where LAN discovery is off, or half of it.
+func TestLANUnwanted(t *testing.T) {
+	for _, tt := range []struct {
+		options      Options
+		loopbackOnly bool
+		want         string
+	}{
+		{Options{}, false, "LAN discovery off: -lan off"},
+		{Options{Publish: true}, true, "LAN discovery off: epmd listens on loopback only"},
+		{Options{Publish: true, Browse: true}, true, "LAN discovery off: starting"},
+		{Options{Browse: true}, false, "LAN discovery off: starting"},
+	} {
+		reg := registry.New("test.local", registry.OldNames)
+		newLAN(tt.options, reg, 4369, tt.loopbackOnly, slog.New(slog.DiscardHandler))
+		if got := reg.LAN().String(); got != tt.want {
+			t.Errorf("%+v: %q; want %q", tt.options, got, tt.want)
+		}
+	}
 }

@@ -114,7 +114,7 @@ func Serve(ctx context.Context, o Options) error {
 type service struct {
 	reg     *registry.Registry
 	config  epmd.Config
-	lan     *lan
+	lan     *avahi.Discovery
 	asker   *identify.Identifier // nil: not wanted
 	listens *listening.Watcher
 	hosts   *hosts.Keeper      // nil: not wanted
@@ -125,7 +125,7 @@ type service struct {
 	log     *slog.Logger
 	daemon  bool
 
-	lanChanged <-chan struct{} // that status may have
+	shortage chan struct{} // holds a token when that of the store has changed
 
 	writeLog func(context.Context) error
 
@@ -142,10 +142,9 @@ func newService(o Options, in systemd.Inherited, log *slog.Logger) *service {
 	}
 	host := o.HostName()
 	reg := registry.New(host+".local", old)
-	lan := newLAN(o, reg, port, isLoopbackOnly(in.Listeners), log)
 	s := &service{
 		reg:    reg,
-		lan:    lan,
+		lan:    newLAN(o, reg, port, isLoopbackOnly(in.Listeners), log),
 		log:    log,
 		daemon: o.Daemon,
 		config: epmd.Config{
@@ -158,11 +157,9 @@ func newService(o Options, in systemd.Inherited, log *slog.Logger) *service {
 			DelayAccept:   o.DelayAccept,
 			DelayWrite:    o.DelayWrite,
 			Restored:      restore(reg, &in, log),
-			LANOff:        lan.off,
-			Unpublished:   lan.unpublished,
 		},
+		shortage: make(chan struct{}, 1),
 	}
-	s.lanChanged = lan.watch()
 	var arrived func(*registry.Node, bool)
 	if o.Identify {
 		s.asker = identify.New(identify.Options{Registry: reg, Host: host, Known: s.known, Log: log})
@@ -174,20 +171,18 @@ func newService(o Options, in systemd.Inherited, log *slog.Logger) *service {
 		s.hosts = hosts.New(hosts.Options{Registry: reg, Path: o.HostsFile, Port: port, Log: log})
 	}
 	if !o.Bus.IsZero() {
-		s.bus = newBus(o, reg, port, lan, log)
+		s.bus = newBus(o, reg, port, log)
 	}
 	s.openStore(o, in)
 	return s
 }
 
-func newBus(o Options, reg *registry.Registry, port uint16, lan *lan, log *slog.Logger) *dbus.Service {
+func newBus(o Options, reg *registry.Registry, port uint16, log *slog.Logger) *dbus.Service {
 	return dbus.New(reg, dbus.Options{
-		Bus:        o.Bus,
-		Port:       port,
-		Version:    o.Version,
-		Allow:      o.Access.String(),
-		LAN:        func() (bool, string) { return lan.off() == "", lan.state() },
-		LANChanged: lan.watch(),
+		Bus:     o.Bus,
+		Port:    port,
+		Version: o.Version,
+		Allow:   o.Access.String(),
 	}, log)
 }
 
@@ -215,12 +210,20 @@ func (s *service) openStore(o Options, in systemd.Inherited) {
 	if s.daemon {
 		return // NOTIFY_SOCKET is that of the process that started this one
 	}
-	store, err := systemd.OpenStore(s.reg, in, systemd.Options{PerUser: o.KeepPerUser, Changed: s.lan.poke}, s.log)
+	store, err := systemd.OpenStore(s.reg, in, systemd.Options{PerUser: o.KeepPerUser, Changed: s.shortageChanged}, s.log)
 	if err != nil {
 		s.log.Warn("registrations end with this process", "err", err)
 	}
 	if store != nil {
 		s.store, s.config.Keeper = store, store
+	}
+}
+
+// shortageChanged has the status looked at again. It does not block.
+func (s *service) shortageChanged() {
+	select {
+	case s.shortage <- struct{}{}:
+	default: // it will be looked at in any case
 	}
 }
 
@@ -288,7 +291,7 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 	if s.node != nil {
 		background("epmd is no node any more", s.node.Run)
 	}
-	background("LAN discovery ended", func(ctx context.Context) error { s.lan.run(ctx); return nil })
+	background("LAN discovery ended", func(ctx context.Context) error { s.lan.Run(ctx); return nil })
 	if _, supervised := os.LookupEnv(envNotify); supervised {
 		background("status no longer told", s.tell)
 		background("watchdog ended", func(ctx context.Context) error { return systemd.Watchdog(ctx, alive, s.unwell) })
@@ -341,7 +344,7 @@ func (s *service) checkReach(ctx context.Context) error {
 }
 
 func (s *service) tell(ctx context.Context) error {
-	if err := systemd.KeepStatus(ctx, s.reg, s.lanChanged, s.status); err != nil {
+	if err := systemd.KeepStatus(ctx, s.reg, s.shortage, s.status); err != nil {
 		return err
 	}
 	return systemd.Notify(systemd.Stopping)
@@ -352,7 +355,7 @@ func (s *service) unwell(err error) { s.log.Error("epmd does not answer itself",
 // status says in a line how it goes.
 func (s *service) status() string {
 	local, neighbours := s.reg.Counts()
-	text := fmt.Sprintf("%s registered, %d on the LAN; %s", counted(local), neighbours, s.lan.state())
+	text := fmt.Sprintf("%s registered, %d on the LAN; %s", counted(local), neighbours, s.reg.LAN())
 	if s.store == nil {
 		return text
 	}
