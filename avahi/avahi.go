@@ -27,12 +27,6 @@ const (
 	Domain      = "local"
 )
 
-// NamedPort is a node that an epmd tells of: alive name and distribution port.
-type NamedPort struct {
-	Name string
-	Port uint16
-}
-
 // Options are those of a Discovery.
 type Options struct {
 	// Publish and Browse are the parts that are wanted. Where nothing is published though that was asked for,
@@ -57,9 +51,8 @@ type Options struct {
 	// Nothing is published where it does not. If nil, that is everywhere. For publishing.
 	Listens []netip.Addr
 
-	// Names asks the epmd at that address which nodes it has. If nil, epmds that announce themselves but not
-	// their nodes are ignored. It is called by several goroutines at once and should end with ctx. For browsing.
-	Names func(context.Context, netip.AddrPort) ([]NamedPort, error)
+	// EPMDs, if not nil, is told which epmds are announced. For browsing.
+	EPMDs EPMDs
 }
 
 // Discovery is LAN discovery, as much of it as is wanted.

@@ -11,9 +11,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
+	"github.com/goerlang/eclus/internal/throttle"
 	"github.com/goerlang/eclus/registry"
 
 	"github.com/godbus/dbus/v5"
@@ -34,13 +34,6 @@ const echo = 3 * time.Second
 const (
 	firstResolve    = time.Second
 	maxResolveTries = 8
-)
-
-// How epmds of hosts that don't announce their nodes are asked.
-const (
-	askEvery   = 30 * time.Second
-	askTimeout = 5 * time.Second
-	maxAsked   = 64 // instances, which count anew for each interface and IP version
 )
 
 // Flags of Avahi's results (avahi-common/defs.h).
@@ -64,29 +57,27 @@ func newBrowser(b *board, opts Options, log *slog.Logger) *browser {
 
 // Run browses until ctx ends, then removes the neighbours from the registry.
 func (b *browser) Run(ctx context.Context) {
-	known := newNeighbours(b.reg, b.log)
+	known := newFindings(b.reg, b.opts.EPMDs)
+	say := throttle.New()
 	defer known.close()
-	b.run(ctx, func(ctx context.Context, s *session) error { return b.browse(ctx, s, known) })
+	b.run(ctx, func(ctx context.Context, s *session) error { return b.browse(ctx, s, known, say) })
 }
 
 // browse is one session of Run.
-func (b *browser) browse(ctx context.Context, s *session, known *neighbours) error {
+func (b *browser) browse(ctx context.Context, s *session, known *findings, say *throttle.Throttle) error {
 	if b.host != "" && b.host != s.fqdn {
 		b.former, b.echo = b.host, time.Now().Add(echo)
 	}
 	b.host = s.fqdn
-	ctx, cancel := context.WithCancel(ctx)
 	br := &browsing{
-		link: b.link, session: s, known: known, ctx: ctx,
+		link: b.link, session: s, known: known, say: say, ctx: ctx,
 		former: b.former, echo: b.echo,
 		browsers:  make(map[dbus.ObjectPath]int32),
-		items:     make(map[place]*item),
+		items:     make(map[Place]*item),
 		resolvers: make(map[dbus.ObjectPath]*item),
 		full:      list.New(),
-
-		announcers: make(map[epmdKey]int),
 	}
-	defer br.end(cancel)
+	defer br.end()
 	known.doubt(rebirth)
 	defer known.doubt(absence)
 	b.on(s)
@@ -100,34 +91,31 @@ func (b *browser) browse(ctx context.Context, s *session, known *neighbours) err
 type browsing struct {
 	link    *link
 	session *session
-	known   *neighbours
+	known   *findings
+	say     *throttle.Throttle
 	ctx     context.Context
-	asks    sync.WaitGroup
 	former  string    // name that this host had
 	echo    time.Time // until when instances of that name wait
 
 	browsers  map[dbus.ObjectPath]int32 // and their interfaces
-	items     map[place]*item
+	items     map[Place]*item
 	resolvers map[dbus.ObjectPath]*item
 	full      *list.List // items for which Avahi has no place
 
-	announcers map[epmdKey]int // items of each epmd that announces its nodes itself
-	own        ownAddresses
+	own ownAddresses
 
-	resolved  int
-	admitted  int // items whose epmds are asked, at most maxAsked
-	saidFull  bool
-	saidAsked bool
-	failed    error // ends the session
+	resolved int
+	saidFull bool
+	failed   error // ends the session
 }
 
 // item is a service instance in one place, from ItemNew to ItemRemove.
 type item struct {
-	place
+	Place
 	gone  bool
 	elem  *list.Element // in full, or nil
 	tries int           // to resolve it, that failed in a row
-	timer *time.Timer   // to the next try or ask, or nil
+	timer *time.Timer   // to the next try, or nil
 
 	client   *client         // that has the resolver, or is about to
 	resolver dbus.ObjectPath // once Avahi has made it
@@ -135,11 +123,6 @@ type item struct {
 	record   *record // what it was last resolved to; nil: it is not
 	resolved bool    // and that can be used
 	kind     kind
-	node     registry.Node   // what parse has made of it
-	told     map[string]bool // alive names that the epmd has told
-	admitted bool            // has one of the maxAsked places; only while its epmd is to be asked
-	asking   bool
-	askFails int
 }
 
 // start begins to browse on more interfaces.
@@ -169,7 +152,7 @@ func (b *browsing) stop(path dbus.ObjectPath) {
 	b.session.main.call(path, ifaceBrowser, "Free", nil)
 	b.session.main.objects--
 	for _, it := range b.items {
-		if it.iface == iface {
+		if it.Interface == iface {
 			b.drop(it)
 		}
 	}
@@ -198,11 +181,11 @@ func (b *browsing) readdress() {
 		b.failed = err
 		return
 	}
-	b.known.relink(subnets)
+	b.link.reg.SetLANPrefixes(subnets)
 	was := b.own
 	b.own = own
 	for _, it := range b.items {
-		if r := it.record; r != nil && was.has(r.addr, it.iface) != own.has(r.addr, it.iface) {
+		if r := it.record; r != nil && was.has(r.addr, it.Interface) != own.has(r.addr, it.Interface) {
 			b.consider(it, *r)
 		}
 	}
@@ -227,13 +210,11 @@ func (b *browsing) follow() error {
 	}
 }
 
-// end stops all that the session has started, but for its connections.
-func (b *browsing) end(cancel context.CancelFunc) {
-	cancel()
+// end stops the timers that the session has set.
+func (b *browsing) end() {
 	for _, it := range b.items {
 		it.stop()
 	}
-	b.asks.Wait()
 }
 
 // signal deals with what Avahi tells of its own accord.
@@ -262,10 +243,10 @@ func (b *browsing) browsed(sig signal) error {
 	default: // AllForNow and CacheExhausted: nothing is done at the end of a list
 		return nil
 	}
-	var p place
+	var p Place
 	var kind, domain string
 	var flags uint32
-	if err := dbus.Store(sig.body, &p.iface, &p.proto, &p.label, &kind, &domain, &flags); err != nil {
+	if err := dbus.Store(sig.body, &p.Interface, &p.Protocol, &p.Label, &kind, &domain, &flags); err != nil {
 		return fmt.Errorf("read %s: %w", sig.member, err)
 	}
 	it := b.items[p]
@@ -273,7 +254,7 @@ func (b *browsing) browsed(sig signal) error {
 	case sig.member == "ItemRemove" && it != nil:
 		b.drop(it)
 	case sig.member == "ItemNew" && it == nil && flags&(flagLocal|flagOurOwn) == 0:
-		it = &item{place: p}
+		it = &item{Place: p}
 		b.items[p] = it
 		b.resolve(it)
 	}
@@ -282,7 +263,7 @@ func (b *browsing) browsed(sig signal) error {
 
 // drop forgets an instance that has gone.
 func (b *browsing) drop(it *item) {
-	delete(b.items, it.place)
+	delete(b.items, it.Place)
 	it.gone = true
 	if it.elem != nil {
 		b.full.Remove(it.elem)
@@ -303,12 +284,12 @@ func (b *browsing) resolve(it *item) {
 	}
 	it.client = c
 	c.objects++
-	addresses := it.proto
+	addresses := it.Protocol
 	if it.tries > 0 {
 		addresses = goavahi.ProtoUnspec
 	}
 	c.call(serverPath, ifaceServer, "ServiceResolverNew", func(r reply) { b.resolving(it, c, r) },
-		it.iface, it.proto, it.label, ServiceType, Domain, addresses, uint32(0))
+		it.Interface, it.Protocol, it.Label, ServiceType, Domain, addresses, uint32(0))
 }
 
 // client returns a connection that has a place for another object, or nil.
@@ -344,7 +325,7 @@ func (b *browsing) resolving(it *item, c *client, r reply) {
 	case err != nil:
 		b.release(c)
 		if it.client = nil; !it.gone {
-			b.link.log.Debug("Avahi refuses to resolve", "instance", it.label, "err", err)
+			b.link.log.Debug("Avahi refuses to resolve", "instance", it.Label, "err", err)
 			b.retry(it)
 		}
 	case it.gone:
@@ -423,7 +404,7 @@ func (b *browsing) found(it *item, sig signal) error {
 		b.forget(it)
 		return nil
 	}
-	r := record{it.label, s.Host, s.Port, s.Txt, address(s.Address, s.Interface)}
+	r := record{it.Label, s.Host, s.Port, s.Txt, address(s.Address, s.Interface)}
 	if wait := time.Until(b.echo); wait > 0 && strings.EqualFold(s.Host, b.former) {
 		b.forget(it)
 		b.after(it, wait, func() { b.consider(it, r) })
@@ -437,8 +418,8 @@ func (b *browsing) found(it *item, sig signal) error {
 // second name of this host, a reflector, or a lie.
 func (b *browsing) consider(it *item, r record) {
 	it.record = &r
-	if b.own.has(r.addr, it.iface) {
-		b.link.log.Debug("announcement leads to this host", "instance", it.label, "host", r.host, "address", r.addr)
+	if b.own.has(r.addr, it.Interface) {
+		b.link.log.Debug("announcement leads to this host", "instance", it.Label, "host", r.host, "address", r.addr)
 		b.forget(it)
 		return
 	}
@@ -453,8 +434,8 @@ func (b *browsing) consider(it *item, r record) {
 
 // reject says, not too often of one host, that something of it can't be used.
 func (b *browsing) reject(what string, it *item, host string, reason error) {
-	if withheld, ok := b.known.say.may(host); ok {
-		b.link.log.Warn(what, "instance", it.label, "host", host, "err", reason, "withheld", withheld)
+	if withheld, ok := b.say.May(host); ok {
+		b.link.log.Warn(what, "instance", it.Label, "host", host, "err", reason, "withheld", withheld)
 	}
 }
 
@@ -479,24 +460,29 @@ func interfaceName(index int32) string {
 
 // learn enters what an instance stands for.
 func (b *browsing) learn(it *item, kind kind, n registry.Node) {
-	if it.resolved && (it.kind != kind || kind != kindNode && it.epmd() != epmdKey{n.Host, n.Port}) {
+	if it.resolved && it.kind != kind {
 		b.forget(it)
 	}
-	first := !it.resolved
-	if first {
+	if !it.resolved {
 		it.resolved = true
 		b.resolved++
 	}
-	it.kind, it.node = kind, n
-	switch kind {
-	case kindNode:
-		b.known.see(sightingKey{place: it.place}, n)
-	case kindHost:
-		if first {
-			b.announcerCame(it.epmd())
-		}
-	case kindEpmd:
-		b.ask(it)
+	it.kind = kind
+	if kind == kindNode {
+		b.see(it, n)
+	} else {
+		b.known.found(it.Place, EPMD{n.Host, netip.AddrPortFrom(n.Addresses[0], n.Port), kind == kindHost})
+	}
+}
+
+// see enters a node.
+func (b *browsing) see(it *item, n registry.Node) {
+	err := b.known.nodes.See(it.Place, n)
+	if err == nil {
+		return
+	}
+	if withheld, ok := b.say.May("limit"); ok {
+		b.link.log.Warn("LAN node left out", "err", err, "withheld", withheld)
 	}
 }
 
@@ -508,12 +494,9 @@ func (b *browsing) forget(it *item) {
 	}
 	it.resolved = false
 	b.resolved--
-	switch it.kind {
-	case kindNode:
-		b.known.lose(sightingKey{place: it.place})
-	case kindHost:
-		b.announcerWent(it.epmd())
-	case kindEpmd:
-		b.dismiss(it)
+	if it.kind == kindNode {
+		b.known.nodes.Lose(it.Place)
+	} else {
+		b.known.gone(it.Place)
 	}
 }

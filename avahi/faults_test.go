@@ -412,13 +412,8 @@ func (s *side) freeze(d *lan.Daemon) {
 
 func TestForeign(t *testing.T) {
 	a, b := pair(t)
-	asked := make(chan netip.AddrPort, 100)
-	b.browse(func(o *avahi.Options) {
-		o.Names = func(_ context.Context, addr netip.AddrPort) ([]avahi.NamedPort, error) {
-			asked <- addr
-			return []avahi.NamedPort{{Name: "nerves", Port: 9100}, {Name: "bad name", Port: 9101}, {Name: "zero"}}, nil
-		}
-	})
+	epmds := make(foundEPMDs, 100)
+	b.browse(func(o *avahi.Options) { o.EPMDs = epmds })
 	for _, args := range []string{
 		"old@somewhere 1001", "bare 1002", "x 1003 name=full@name", "y 1004 name=alive",
 		"z 1005 NODE=upper@case node=second@one TYPE=hidden",
@@ -430,23 +425,45 @@ func TestForeign(t *testing.T) {
 	}
 	nerves := start(t, a, "avahi-publish", "-s", "my epmd", "_epmd._tcp", "4369")
 	expect(t, nerves, "Established")
-	nodes := b.until("all good ones appear", count(6))
+	nodes := b.until("all good ones appear", count(5))
 	for _, want := range []struct {
 		name string
 		port uint16
 		sure bool
 	}{
 		{"old@somewhere", 1001, false}, {"bare@hosta.local", 1002, false}, {"full@name", 1003, true},
-		{"alive@hosta.local", 1004, false}, {"upper@case", 1005, true}, {"nerves@hosta.local", 9100, false},
+		{"alive@hosta.local", 1004, false}, {"upper@case", 1005, true},
 	} {
 		if !node(want.name, onPort(want.port), func(n *registry.Node) bool { return n.Sure == want.sure })(nodes) {
 			t.Errorf("%+v is not among %s", want, describe(nodes))
 		}
 	}
-	if addr := <-asked; addr.Port() != 4369 {
-		t.Errorf("asked %v", addr)
+	if e := epmds.await(t, false); e.Host != "hosta.local" || e.Addr.Port() != 4369 || !e.Addr.Addr().IsValid() {
+		t.Errorf("found the epmd %+v", e)
 	}
-	// A host that says it announces its nodes itself is believed.
 	a.publish()
-	b.until("nodes told by its epmd go", count(5))
+	if e := epmds.await(t, true); e.Host != "hosta.local" || e.Addr.Port() != 4369 {
+		t.Errorf("found %+v, which announces its nodes", e)
+	}
+}
+
+// foundEPMDs is told of epmds.
+type foundEPMDs chan avahi.EPMD
+
+func (f foundEPMDs) Found(_ avahi.Place, e avahi.EPMD) { f <- e }
+func (f foundEPMDs) Gone(avahi.Place)                  {}
+
+// await returns the next epmd whose host announces its nodes, or the next whose host does not.
+func (f foundEPMDs) await(t *testing.T, announces bool) avahi.EPMD {
+	ctx := within(t)
+	for {
+		select {
+		case e := <-f:
+			if e.Announces == announces {
+				return e
+			}
+		case <-ctx.Done():
+			t.Fatalf("no epmd found that announces its nodes: %v", announces)
+		}
+	}
 }

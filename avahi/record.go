@@ -124,7 +124,7 @@ func named(n registry.Node, name string) (registry.Node, error) {
 		full = name + "@" + n.Host
 	}
 	alive, host, _ := strings.Cut(full, "@")
-	if len(full) > maxName || !isAliveName(alive) || !isNodeHost(host) {
+	if len(full) > maxName || !registry.ValidName(alive) || !isNodeHost(host) {
 		return n, fmt.Errorf("node name %q", name)
 	}
 	n.Name, n.Node = alive, full
@@ -151,14 +151,6 @@ func readText(text [][]byte) map[string]string {
 		}
 	}
 	return values
-}
-
-// isAliveName reports whether OTP takes s as an alive name: it has letters of ASCII, digits, "_" and "-" alone
-// (net_kernel:create_name/3).
-func isAliveName(s string) bool {
-	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
-		return !('0' <= r && r <= '9' || 'A' <= r && r <= 'Z' || 'a' <= r && r <= 'z' || r == '_' || r == '-')
-	})
 }
 
 // isNodeHost reports whether s can be the host part of a node name. OTP takes the characters from "!" to "ÿ"; those of
@@ -201,17 +193,4 @@ func usable(a netip.Addr) bool {
 	u := a.Unmap()
 	return u.IsValid() && !u.IsUnspecified() && !u.IsLoopback() && !u.IsMulticast() &&
 		u != netip.AddrFrom4([4]byte{255, 255, 255, 255}) && (!u.Is6() || !u.IsLinkLocalUnicast() || u.Zone() != "")
-}
-
-// neighbourOfEpmd returns the node that the epmd of e's host has told of, e being what parse made of
-// the epmd's record.
-func neighbourOfEpmd(e registry.Node, p NamedPort) (registry.Node, error) {
-	if !isAliveName(p.Name) {
-		return e, fmt.Errorf("alive name %q", p.Name)
-	}
-	if p.Port == 0 {
-		return e, errors.New("port 0")
-	}
-	e.Port = p.Port
-	return named(e, p.Name)
 }

@@ -164,19 +164,3 @@ func harmless(s string) bool {
 		return r <= ' ' || r >= 0x7f && r <= 0xa0 || r >= 0x200b && r <= 0x200f || r >= 0x2028 && r <= 0x202f || r >= 0x2066 && r <= 0x2069
 	}) < 0
 }
-
-func TestNeighbourOfEpmd(t *testing.T) {
-	_, e, err := parse(record{label: "x", host: "hosta.local", port: 4369, addr: testAddr})
-	if err != nil {
-		t.Fatal(err)
-	}
-	n, err := neighbourOfEpmd(e, NamedPort{"a", 9100})
-	if err != nil || n.Node != "a@hosta.local" || n.Port != 9100 || n.Sure || n.Addresses[0] != testAddr {
-		t.Errorf("got %+v, %v", n, err)
-	}
-	for _, p := range []NamedPort{{"a@b", 1}, {"", 1}, {"a\n", 1}, {"a", 0}, {"q'", 1}, {"ü", 1}, {strings.Repeat("a", 250), 1}} {
-		if n, err := neighbourOfEpmd(e, p); err == nil {
-			t.Errorf("%+v makes %+v, want an error", p, n)
-		}
-	}
-}

@@ -57,6 +57,8 @@ type Registry struct {
 	perHost    map[string]int
 
 	subscriptions map[*Subscription]struct{}
+
+	sightings *sightings // has a lock of its own, which comes before mu
 }
 
 // Registration is a place in the registry that a local node holds until Unregister.
@@ -84,7 +86,7 @@ type Old struct {
 // "hosta.local"), which remembers at most maxOld names that have gone; as the stock epmd does with
 // [OldNames].
 func New(host string, maxOld int) *Registry {
-	return &Registry{
+	r := &Registry{
 		host:          host,
 		maxOld:        maxOld,
 		local:         make(map[string]*Registration),
@@ -93,6 +95,12 @@ func New(host string, maxOld int) *Registry {
 		perHost:       make(map[string]int),
 		subscriptions: make(map[*Subscription]struct{}),
 	}
+	r.sightings = &sightings{
+		reg:     r,
+		nodes:   make(map[NeighbourKey][]*sighting),
+		refused: make(map[NeighbourKey]struct{}),
+	}
+	return r
 }
 
 // Register enters a node of this host, of which the caller gives what ALIVE2_REQ said and where it

@@ -1,24 +1,23 @@
 package daemon
 
 import (
-	"context"
 	"log/slog"
 	"net/netip"
 
 	"github.com/goerlang/eclus/avahi"
-	"github.com/goerlang/eclus/cmd/epmd/internal/reach"
 	"github.com/goerlang/eclus/registry"
 	"github.com/goerlang/eclus/systemd"
 )
 
-// newLAN returns as much of LAN discovery as is wanted, for an epmd on that port.
-func newLAN(o Options, reg *registry.Registry, port uint16, loopbackOnly bool, log *slog.Logger) *avahi.Discovery {
+// newLAN returns as much of LAN discovery as is wanted, for an epmd on that port. It tells epmds which epmds
+// are announced.
+func newLAN(o Options, reg *registry.Registry, port uint16, loopbackOnly bool, epmds avahi.EPMDs, log *slog.Logger) *avahi.Discovery {
 	options := avahi.Options{
 		Browse:     o.Browse,
 		Interfaces: o.Interfaces,
 		Port:       port,
 		Version:    o.Version,
-		Names:      askNames,
+		EPMDs:      epmds,
 	}
 	switch {
 	case !o.Publish:
@@ -42,17 +41,4 @@ func ownListeners(port uint16, log *slog.Logger) []netip.Addr {
 		log.Debug("not known where epmd listens", "err", err)
 	}
 	return found[port]
-}
-
-// askNames asks the epmd of another host which nodes it has.
-func askNames(ctx context.Context, addr netip.AddrPort) ([]avahi.NamedPort, error) {
-	names, err := reach.Client(addr).Names(ctx)
-	if err != nil {
-		return nil, err
-	}
-	list := make([]avahi.NamedPort, len(names.Nodes))
-	for i, n := range names.Nodes {
-		list[i] = avahi.NamedPort{Name: n.Name, Port: n.Port}
-	}
-	return list, nil
 }

@@ -35,7 +35,7 @@ func TestLANNoBus(t *testing.T) {
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+filepath.Join(t.TempDir(), "none"))
 	var log entries
 	reg := registry.New("test.local", registry.OldNames)
-	lan := newLAN(Options{Publish: true, Browse: true, Version: "devel"}, reg, 4369, false, slog.New(slog.NewTextHandler(&log, nil)))
+	lan := newLAN(Options{Publish: true, Browse: true, Version: "devel"}, reg, 4369, false, nil, slog.New(slog.NewTextHandler(&log, nil)))
 	changes := reg.Subscribe()
 	defer changes.Close()
 	var running sync.WaitGroup
@@ -68,7 +68,7 @@ func TestLANUnwanted(t *testing.T) {
 		{Options{Browse: true}, false, "LAN discovery off: starting"},
 	} {
 		reg := registry.New("test.local", registry.OldNames)
-		newLAN(tt.options, reg, 4369, tt.loopbackOnly, slog.New(slog.DiscardHandler))
+		newLAN(tt.options, reg, 4369, tt.loopbackOnly, nil, slog.New(slog.DiscardHandler))
 		if got := reg.LAN().String(); got != tt.want {
 			t.Errorf("%+v: %q; want %q", tt.options, got, tt.want)
 		}

@@ -22,11 +22,13 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/goerlang/eclus/avahi"
 	"github.com/goerlang/eclus/cmd/epmd/internal/daemonlog"
 	"github.com/goerlang/eclus/cmd/epmd/internal/hosts"
 	"github.com/goerlang/eclus/cmd/epmd/internal/identify"
 	"github.com/goerlang/eclus/cmd/epmd/internal/journal"
 	"github.com/goerlang/eclus/cmd/epmd/internal/listening"
+	"github.com/goerlang/eclus/cmd/epmd/internal/neighbours"
 	"github.com/goerlang/eclus/cmd/epmd/internal/nodeserver"
 	"github.com/goerlang/eclus/cmd/epmd/internal/reach"
 	"github.com/goerlang/eclus/dbus"
@@ -115,6 +117,7 @@ type service struct {
 	reg     *registry.Registry
 	config  epmd.Config
 	lan     *avahi.Discovery
+	others  *neighbours.Asker
 	asker   *identify.Identifier // nil: not wanted
 	listens *listening.Watcher
 	hosts   *hosts.Keeper      // nil: not wanted
@@ -142,9 +145,11 @@ func newService(o Options, in systemd.Inherited, log *slog.Logger) *service {
 	}
 	host := o.HostName()
 	reg := registry.New(host+".local", old)
+	others := neighbours.New(neighbours.Options{Registry: reg, Log: log})
 	s := &service{
 		reg:    reg,
-		lan:    newLAN(o, reg, port, isLoopbackOnly(in.Listeners), log),
+		others: others,
+		lan:    newLAN(o, reg, port, isLoopbackOnly(in.Listeners), others, log),
 		log:    log,
 		daemon: o.Daemon,
 		config: epmd.Config{
@@ -291,6 +296,7 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 	if s.node != nil {
 		background("epmd is no node any more", s.node.Run)
 	}
+	background("epmds of the LAN no longer asked", s.others.Run)
 	background("LAN discovery ended", func(ctx context.Context) error { s.lan.Run(ctx); return nil })
 	if _, supervised := os.LookupEnv(envNotify); supervised {
 		background("status no longer told", s.tell)

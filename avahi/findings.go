@@ -1,0 +1,117 @@
+package avahi
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/goerlang/eclus/registry"
+)
+
+// Place is where a service instance is seen. The same instance is seen in several: by interface and by
+// IP version.
+type Place struct {
+	Interface, Protocol int32 // as Avahi numbers them
+	Label               string
+}
+
+// EPMD is an epmd that another host announces.
+type EPMD struct {
+	Host      string
+	Addr      netip.AddrPort
+	Announces bool // the host announces its nodes itself
+}
+
+// EPMDs is told which epmds are announced. It must not block. Its methods are called by one goroutine at a
+// time.
+type EPMDs interface {
+	// Found tells of an epmd, and again when something about it has changed.
+	Found(Place, EPMD)
+
+	// Gone says that nothing is announced there any more.
+	Gone(Place)
+}
+
+// findings is what browsing has found. It outlives sessions, so that nothing goes only because
+// avahi-daemon was restarted. Its methods may be called concurrently.
+type findings struct {
+	nodes *registry.Source
+	epmds EPMDs // nil: nobody wants to know
+
+	mu    sync.Mutex
+	seen  map[Place]int // epmds, and the gen in which each was last found
+	gen   int
+	timer *time.Timer // to the next expire, or nil
+}
+
+func newFindings(reg *registry.Registry, epmds EPMDs) *findings {
+	return &findings{nodes: reg.NewSource(), epmds: epmds, seen: make(map[Place]int)}
+}
+
+// found notes an epmd.
+func (f *findings) found(at Place, e EPMD) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.epmds != nil {
+		f.seen[at] = f.gen
+		f.epmds.Found(at, e)
+	}
+}
+
+// gone notes that an epmd is announced no more.
+func (f *findings) gone(at Place) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.drop(at)
+}
+
+func (f *findings) drop(at Place) {
+	if _, found := f.seen[at]; found {
+		delete(f.seen, at)
+		f.epmds.Gone(at)
+	}
+}
+
+// doubt has all that was found count only until the time is over, unless it is found again. Called again,
+// it sets the time anew.
+func (f *findings) doubt(d time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stop()
+	f.nodes.Doubt()
+	f.gen++
+	gen := f.gen
+	f.timer = time.AfterFunc(d, func() { f.expire(gen) })
+}
+
+// expire drops what was not found again since that gen began, unless another has begun.
+func (f *findings) expire(gen int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if gen != f.gen {
+		return
+	}
+	f.nodes.Expire()
+	for at, gen := range f.seen {
+		if gen != f.gen {
+			f.drop(at)
+		}
+	}
+}
+
+// close drops all.
+func (f *findings) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stop()
+	f.nodes.Close()
+	for at := range f.seen {
+		f.drop(at)
+	}
+}
+
+func (f *findings) stop() {
+	if f.timer != nil {
+		f.timer.Stop()
+	}
+}

@@ -1,0 +1,53 @@
+package avahi
+
+import (
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/goerlang/eclus/registry"
+)
+
+// foundEPMDs keeps what it is told.
+type foundEPMDs map[Place]EPMD
+
+func (f foundEPMDs) Found(at Place, e EPMD) { f[at] = e }
+func (f foundEPMDs) Gone(at Place)          { delete(f, at) }
+
+// TestFindingsDoubt has avahi-daemon go and come back, and two nodes and two epmds, one of each found again.
+func TestFindingsDoubt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reg, epmds := registry.New("hostb.local", 0), make(foundEPMDs)
+		f := newFindings(reg, epmds)
+		find := func(label string) {
+			at := Place{2, 0, label}
+			n := registry.Node{Node: label + "@hosta.local", Name: label, Host: "hosta.local", Port: 1}
+			if err := f.nodes.See(at, n); err != nil {
+				t.Error(err)
+			}
+			f.found(at, EPMD{"hosta.local", netip.MustParseAddrPort("192.0.2.1:4369"), false})
+		}
+		want := func(when string, want int) {
+			t.Helper()
+			if _, nodes := reg.Counts(); nodes != want || len(epmds) != want {
+				t.Errorf("%s: %d neighbours, %d epmds; want %d", when, nodes, len(epmds), want)
+			}
+		}
+		find("a")
+		find("b")
+		f.doubt(5 * time.Second)
+		time.Sleep(4 * time.Second)
+		f.doubt(3 * time.Second) // Avahi is back
+		find("a")
+		time.Sleep(2 * time.Second)
+		want("while in doubt", 2)
+		time.Sleep(2 * time.Second)
+		want("after the doubt", 1)
+		time.Sleep(time.Hour)
+		want("long after", 1)
+		f.gone(Place{2, 0, "none"})
+		f.close()
+		want("at the end", 0)
+	})
+}

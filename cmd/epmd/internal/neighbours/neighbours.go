@@ -1,0 +1,331 @@
+// Package neighbours asks the epmds of other hosts which nodes they have, and tells the registry.
+//
+// An Asker is told by package avahi which epmds are announced. It asks them by NAMES_REQ over TCP, each in
+// a goroutine of its own, at most 64 of them. Found and Gone do not block. Run blocks until its context
+// ends, and returns when no epmd is being asked any more.
+package neighbours
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/goerlang/eclus/avahi"
+	"github.com/goerlang/eclus/cmd/epmd/internal/reach"
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/internal/throttle"
+	"github.com/goerlang/eclus/registry"
+)
+
+// How epmds of hosts are asked that don't announce their nodes.
+const (
+	askEvery   = 30 * time.Second
+	askTimeout = 5 * time.Second
+	maxAsked   = 64  // epmds, which count anew for each interface and IP version
+	maxName    = 255 // bytes of a full node name
+)
+
+// NamesFunc asks the epmd at an address which nodes it has.
+type NamesFunc func(context.Context, netip.AddrPort) (epmd.Names, error)
+
+// Asker asks each epmd that is announced by a host that does not announce its nodes: at once, and then every
+// 30 s for as long as it is announced.
+type Asker struct {
+	source *registry.Source
+	names  NamesFunc
+	log    *slog.Logger
+	say    *throttle.Throttle
+
+	mu         sync.Mutex
+	ctx        context.Context // of Run; nil: it has not begun
+	asking     sync.WaitGroup
+	found      map[avahi.Place]*found
+	announcers map[key]int // places of each epmd that announces its nodes itself
+	admitted   int
+	said       bool // that there are too many
+}
+
+// key is what makes an epmd on the LAN.
+type key struct {
+	host string
+	port uint16
+}
+
+// found is an epmd in one place.
+type found struct {
+	at       avahi.Place
+	epmd     avahi.EPMD
+	timer    *time.Timer         // to the next time that it is asked, or nil
+	told     map[string]struct{} // alive names that it has told
+	admitted bool                // it has one of the maxAsked places; only while it is to be asked
+	asking   bool
+	fails    int // in a row
+}
+
+func (f *found) key() key { return key{f.epmd.Host, f.epmd.Addr.Port()} }
+
+// told names a node that an epmd has told of.
+type told struct {
+	at   avahi.Place
+	name string
+}
+
+// Options are what an Asker needs.
+type Options struct {
+	Registry *registry.Registry
+	Names    NamesFunc // nil: over the network
+	Log      *slog.Logger
+}
+
+// New returns an Asker that asks nobody before Run.
+func New(o Options) *Asker {
+	a := &Asker{
+		source:     o.Registry.NewSource(),
+		names:      o.Names,
+		log:        o.Log,
+		say:        throttle.New(),
+		found:      make(map[avahi.Place]*found),
+		announcers: make(map[key]int),
+	}
+	if a.names == nil {
+		a.names = func(ctx context.Context, addr netip.AddrPort) (epmd.Names, error) {
+			return reach.Client(addr).Names(ctx)
+		}
+	}
+	return a
+}
+
+// Run asks until ctx ends, then takes back what was told, and returns nil. It is called once.
+func (a *Asker) Run(ctx context.Context) error {
+	a.mu.Lock()
+	a.ctx = ctx
+	for _, f := range a.found {
+		a.ask(f)
+	}
+	a.mu.Unlock()
+	<-ctx.Done()
+	a.asking.Wait()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, f := range a.found {
+		f.stop()
+	}
+	a.source.Close()
+	return nil
+}
+
+// Found notes what is announced in a place.
+func (a *Asker) Found(at avahi.Place, e avahi.EPMD) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	f := a.found[at]
+	if f != nil && (f.epmd.Announces != e.Announces || f.key() != key{e.Host, e.Addr.Port()}) {
+		a.drop(f)
+		f = nil
+	}
+	if f == nil {
+		f = &found{at: at, epmd: e}
+		a.found[at] = f
+		if e.Announces {
+			a.announcerCame(f.key())
+		}
+	}
+	f.epmd = e
+	a.ask(f)
+}
+
+// Gone notes that nothing is announced in a place any more.
+func (a *Asker) Gone(at avahi.Place) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if f := a.found[at]; f != nil {
+		a.drop(f)
+	}
+}
+
+func (a *Asker) drop(f *found) {
+	delete(a.found, f.at)
+	if f.epmd.Announces {
+		a.announcerWent(f.key())
+	} else {
+		a.dismiss(f)
+	}
+}
+
+// ask has an epmd asked, now and from time to time, unless its host announces its nodes itself.
+func (a *Asker) ask(f *found) {
+	if a.ctx == nil || a.ctx.Err() != nil || f.epmd.Announces || a.announcers[f.key()] > 0 {
+		return
+	}
+	f.stop()
+	if !a.admit(f) {
+		a.askLater(f) // there may be a place by then
+		return
+	}
+	if f.asking {
+		return
+	}
+	f.asking = true
+	addr := f.epmd.Addr
+	a.asking.Go(func() {
+		ctx, cancel := context.WithTimeout(a.ctx, askTimeout)
+		defer cancel()
+		names, err := a.names(ctx, addr)
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.answered(f, names.Nodes, err)
+	})
+}
+
+// askLater sets the epmd's timer.
+func (a *Asker) askLater(f *found) {
+	var t *time.Timer
+	t = time.AfterFunc(askEvery, func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if f.timer == t {
+			f.timer = nil
+			a.ask(f)
+		}
+	})
+	f.timer = t
+}
+
+func (f *found) stop() {
+	if f.timer != nil {
+		f.timer.Stop()
+		f.timer = nil
+	}
+}
+
+// admit reports whether the epmd is one of the maxAsked that are asked, and makes it one if there is a
+// place.
+func (a *Asker) admit(f *found) bool {
+	switch {
+	case f.admitted:
+	case a.admitted < maxAsked:
+		f.admitted = true
+		a.admitted++
+	case !a.said:
+		a.said = true
+		a.log.Warn("too many epmds on the LAN: not all are asked for their nodes", "limit", maxAsked)
+	}
+	return f.admitted
+}
+
+// dismiss has the epmd no longer asked. It takes back what the epmd has told, and its place.
+func (a *Asker) dismiss(f *found) {
+	f.stop()
+	a.tell(f, nil)
+	if f.admitted {
+		f.admitted = false
+		a.admitted--
+	}
+}
+
+// answered notes what an epmd has told. One that did not answer is believed for another time that its
+// nodes are still there.
+func (a *Asker) answered(f *found, names []epmd.NamedPort, err error) {
+	f.asking = false
+	if !f.admitted {
+		return // dismissed meanwhile
+	}
+	a.askLater(f)
+	if err == nil {
+		f.fails = 0
+		a.tell(f, names)
+		return
+	}
+	a.log.Debug("epmd on the LAN doesn't answer", "host", f.epmd.Host, "err", err)
+	if f.fails++; f.fails > 1 {
+		a.tell(f, nil)
+	}
+}
+
+// tell enters the nodes that an epmd has told of, and takes back those of which it tells no longer.
+func (a *Asker) tell(f *found, names []epmd.NamedPort) {
+	now := make(map[string]struct{})
+	for _, p := range names[:min(len(names), registry.MaxNeighboursPerHost)] {
+		n, err := nodeOf(f.epmd, p)
+		if err != nil {
+			a.warn("bad answer from an epmd on the LAN", f, f.epmd.Host, err)
+			continue
+		}
+		now[p.Name] = struct{}{}
+		if err := a.source.See(told{f.at, p.Name}, n); err != nil {
+			a.warn("LAN node left out", f, "limit", err)
+		}
+	}
+	for name := range f.told {
+		if _, still := now[name]; !still {
+			a.source.Lose(told{f.at, name})
+		}
+	}
+	f.told = now
+}
+
+// warn logs something about an epmd, of the same thing not more than once a minute.
+func (a *Asker) warn(what string, f *found, thing string, reason error) {
+	if withheld, ok := a.say.May(thing); ok {
+		a.log.Warn(what, "instance", f.at.Label, "host", f.epmd.Host, "err", reason, "withheld", withheld)
+	}
+}
+
+// nodeOf checks what an epmd has told of a node, and returns the node.
+func nodeOf(e avahi.EPMD, p epmd.NamedPort) (registry.Node, error) {
+	n := registry.Node{
+		Node:      p.Name + "@" + e.Host,
+		Name:      p.Name,
+		Host:      e.Host,
+		Port:      p.Port,
+		EPMDPort:  e.Addr.Port(),
+		Addresses: []netip.Addr{e.Addr.Addr()},
+		Type:      registry.Normal,
+		Origin:    registry.LAN,
+	}
+	switch {
+	case !registry.ValidName(p.Name):
+		return n, fmt.Errorf("alive name %q", p.Name)
+	case len(n.Node) > maxName:
+		return n, fmt.Errorf("node name %q", n.Node)
+	case p.Port == 0:
+		return n, errors.New("port 0")
+	}
+	return n, nil
+}
+
+// announcerCame and announcerWent count the places of an epmd that announces its nodes itself, and so is
+// not asked.
+func (a *Asker) announcerCame(k key) {
+	if a.announcers[k]++; a.announcers[k] > 1 {
+		return
+	}
+	for _, f := range a.silent(k) {
+		a.dismiss(f)
+	}
+}
+
+func (a *Asker) announcerWent(k key) {
+	if a.announcers[k]--; a.announcers[k] > 0 {
+		return
+	}
+	delete(a.announcers, k)
+	for _, f := range a.silent(k) {
+		a.ask(f)
+	}
+}
+
+// silent returns the places of an epmd that say nothing of its nodes.
+func (a *Asker) silent(k key) []*found {
+	var list []*found
+	for _, f := range a.found {
+		if !f.epmd.Announces && f.key() == k {
+			list = append(list, f)
+		}
+	}
+	return list
+}

@@ -1,0 +1,213 @@
+package registry
+
+import (
+	"cmp"
+	"net/netip"
+	"reflect"
+	"slices"
+	"sync"
+)
+
+// maxSightings is how many sightings of one node count. A host has one for each of its interfaces and
+// IP versions; more are somebody's game.
+const maxSightings = 64
+
+// maxAmends is how many nodes that found no place in the registry are tried again when one goes.
+const maxAmends = 16
+
+// Source is something that tells of neighbours: mDNS, another host's epmd, a file. Sources may tell of
+// the same node; the registry makes one neighbour of it. Make one with NewSource.
+type Source struct {
+	all  *sightings
+	seen map[any]*sighting // guarded by all.mu, as gen
+	gen  int
+}
+
+// sighting is what a source says of a node under one key.
+type sighting struct {
+	node Node
+	gen  int // of the source, when it last said so
+}
+
+// sightings are those of all sources.
+type sightings struct {
+	reg *Registry
+
+	mu       sync.Mutex
+	nodes    map[NeighbourKey][]*sighting // the latest news last
+	refused  map[NeighbourKey]struct{}    // for which there is no place among the neighbours
+	prefixes []netip.Prefix
+}
+
+// NewSource returns a source that has told of nothing.
+func (r *Registry) NewSource() *Source {
+	return &Source{all: r.sightings, seen: make(map[any]*sighting)}
+}
+
+// See takes note of what the source says of a node under a key, in place of what it has said under that
+// key. Keys are comparable and the source's own. Of several sightings of a node, the latest counts of
+// those in which the node itself tells its full name, else the latest. All addresses count. See returns
+// ErrTooManyNeighbours or ErrTooManyOfHost if there is no place for the node. It gets one when another
+// goes.
+func (s *Source) See(key any, n Node) error {
+	m := s.all
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	was := s.seen[key]
+	if was != nil && reflect.DeepEqual(was.node, n) {
+		was.gen = s.gen
+		return nil
+	}
+	k := n.NeighbourKey()
+	if was != nil {
+		if s.take(key, was); was.node.NeighbourKey() != k {
+			_ = m.settle(was.node.NeighbourKey()) // a place was refused before, if it is
+		}
+	}
+	if len(m.nodes[k]) == maxSightings {
+		return nil
+	}
+	is := &sighting{n, s.gen}
+	s.seen[key] = is
+	m.nodes[k] = append(m.nodes[k], is)
+	return m.settle(k)
+}
+
+// Lose takes note that the source says nothing any more under a key.
+func (s *Source) Lose(key any) {
+	s.all.mu.Lock()
+	defer s.all.mu.Unlock()
+	if is := s.seen[key]; is != nil {
+		s.lose(key, is)
+	}
+}
+
+// Doubt has all that the source has said count until Expire, unless it is said again.
+func (s *Source) Doubt() {
+	s.all.mu.Lock()
+	defer s.all.mu.Unlock()
+	s.gen++
+}
+
+// Expire takes back what was last said before Doubt.
+func (s *Source) Expire() {
+	s.all.mu.Lock()
+	defer s.all.mu.Unlock()
+	for key, is := range s.seen {
+		if is.gen != s.gen {
+			s.lose(key, is)
+		}
+	}
+}
+
+// Close takes back all that the source has said.
+func (s *Source) Close() {
+	s.Doubt()
+	s.Expire()
+}
+
+func (s *Source) lose(key any, is *sighting) {
+	s.take(key, is)
+	_ = s.all.settle(is.node.NeighbourKey())
+}
+
+// take takes out a sighting. The caller settles what becomes of its node.
+func (s *Source) take(key any, is *sighting) {
+	delete(s.seen, key)
+	k := is.node.NeighbourKey()
+	s.all.nodes[k] = slices.DeleteFunc(s.all.nodes[k], func(other *sighting) bool { return other == is })
+}
+
+// SetLANPrefixes enters the addresses that this host has on its LANs, with their subnets. The order in
+// which the addresses of neighbours are tried depends on them.
+func (r *Registry) SetLANPrefixes(prefixes []netip.Prefix) {
+	m := r.sightings
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if slices.Equal(prefixes, m.prefixes) {
+		return
+	}
+	m.prefixes = slices.Clone(prefixes)
+	for k := range m.nodes {
+		_ = m.settle(k)
+	}
+}
+
+// settle enters what all sources say of a neighbour now.
+func (m *sightings) settle(k NeighbourKey) error {
+	if len(m.nodes[k]) > 0 {
+		return m.enter(k)
+	}
+	delete(m.nodes, k)
+	delete(m.refused, k)
+	m.reg.RemoveNeighbour(k)
+	m.amend()
+	return nil
+}
+
+// enter enters a neighbour, or remembers that there is no place for it.
+func (m *sightings) enter(k NeighbourKey) error {
+	err := m.reg.SetNeighbour(m.merge(m.nodes[k]))
+	if err != nil {
+		m.refused[k] = struct{}{}
+	} else {
+		delete(m.refused, k)
+	}
+	return err
+}
+
+// amend tries again some of the nodes for which there was no place.
+func (m *sightings) amend() {
+	tries := 0
+	for k := range m.refused {
+		if tries++; tries > maxAmends {
+			return
+		}
+		_ = m.enter(k)
+	}
+}
+
+// merge makes one node of the sightings of it.
+func (m *sightings) merge(all []*sighting) Node {
+	n := all[len(all)-1].node
+	for i := len(all) - 2; i >= 0 && !n.Sure; i-- { // what the node's own host says outweighs guesses
+		if all[i].node.Sure {
+			n = all[i].node
+		}
+	}
+	n.Addresses = nil
+	for _, s := range all {
+		n.Addresses = append(n.Addresses, s.node.Addresses...)
+	}
+	slices.SortFunc(n.Addresses, m.compareAddresses)
+	n.Addresses = slices.Compact(n.Addresses)
+	return n
+}
+
+// compareAddresses puts what is on the same link before what is not, and of each IPv4 before global IPv6
+// before link-local IPv6. What Erlang nodes use most comes first, and what needs a zone last.
+func (m *sightings) compareAddresses(a, b netip.Addr) int {
+	return cmp.Or(cmp.Compare(m.addressRank(a), m.addressRank(b)), a.Compare(b))
+}
+
+func (m *sightings) addressRank(a netip.Addr) int {
+	rank := 0
+	switch {
+	case a.Is4():
+	case !a.IsLinkLocalUnicast():
+		rank = 1
+	default:
+		rank = 2
+	}
+	if !m.isOnLink(a) {
+		rank += 3
+	}
+	return rank
+}
+
+// isOnLink reports whether an address is on a subnet of this host. Where this host has the address itself,
+// another host's is out of reach. That happens with the addresses that container engines give to bridges.
+func (m *sightings) isOnLink(a netip.Addr) bool {
+	a = a.WithZone("")
+	return slices.ContainsFunc(m.prefixes, func(p netip.Prefix) bool { return p.Contains(a) && p.Addr() != a })
+}

@@ -1,0 +1,164 @@
+package registry
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// lanNode returns a node NAME@hosta.local at that port and address.
+func lanNode(name string, port uint16, addr string) Node {
+	return Node{Node: name + "@hosta.local", Name: name, Host: "hosta.local", Port: port,
+		Addresses: []netip.Addr{netip.MustParseAddr(addr)}, Origin: LAN}
+}
+
+// show writes what has become of the neighbours as lines to compare.
+func show(changes *Subscription) string {
+	var lines []string
+	for _, e := range changes.Take().Events {
+		if e.Kind == Down {
+			lines = append(lines, "- "+e.Node.Node)
+		} else {
+			lines = append(lines, fmt.Sprintf("+ %s %d %v %v", e.Node.Node, e.Node.Port, e.Node.Addresses, e.Node.Sure))
+		}
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
+func TestSource(t *testing.T) {
+	r := New("hostb.local", 0)
+	changes := begun(r)
+	mdns, file := r.NewSource(), r.NewSource()
+	see := func(s *Source, key string, n Node) {
+		t.Helper()
+		if err := s.See(key, n); err != nil {
+			t.Error(err)
+		}
+	}
+	sure := lanNode("a", 2, "192.0.2.1")
+	sure.Sure = true
+	other := sure
+	other.Node = "a@full"
+	second := lanNode("a", 7, "192.0.2.1") // of another epmd of the host
+	second.EPMDPort = 5555
+	steps := []struct {
+		name string
+		do   func()
+		want string
+	}{
+		{"seen over link-local IPv6", func() { see(mdns, "ll", lanNode("a", 1, "fe80::1%eth1")) }, "+ a@hosta.local 1 [fe80::1%eth1] false"},
+		{"and IPv6", func() { see(mdns, "v6", lanNode("a", 1, "2001:db8::1")) }, "+ a@hosta.local 1 [2001:db8::1 fe80::1%eth1] false"},
+		{"and IPv4", func() { see(mdns, "v4", lanNode("a", 1, "192.0.2.1")) }, "+ a@hosta.local 1 [192.0.2.1 2001:db8::1 fe80::1%eth1] false"},
+		{"once more", func() { see(mdns, "v4", lanNode("a", 1, "192.0.2.1")) }, ""},
+		{"port changes", func() { see(mdns, "v4", sure) }, "+ a@hosta.local 2 [192.0.2.1 2001:db8::1 fe80::1%eth1] true"},
+		{"a guess of another source doesn't outweigh", func() { see(file, "v4", lanNode("a", 9, "192.0.2.1")) }, ""},
+		{"nor does its end matter", func() { file.Lose("v4") }, ""},
+		{"it isn't lost twice", func() { file.Lose("v4") }, ""},
+		{"another source has another address", func() { see(file, "v4", lanNode("a", 9, "192.0.2.9")) }, "+ a@hosta.local 2 [192.0.2.1 192.0.2.9 2001:db8::1 fe80::1%eth1] true"},
+		{"that ends", func() { file.Close() }, "+ a@hosta.local 2 [192.0.2.1 2001:db8::1 fe80::1%eth1] true"},
+		{"it tells another full name", func() { see(mdns, "v4", other) }, "+ a@full 2 [192.0.2.1 2001:db8::1 fe80::1%eth1] true"},
+		{"another epmd of the host has one too", func() { see(mdns, "a #2", second) }, "+ a@hosta.local 7 [192.0.2.1] false"},
+		{"which goes", func() { mdns.Lose("a #2") }, "- a@hosta.local"},
+		{"lost in one place", func() { mdns.Lose("ll") }, "+ a@full 2 [192.0.2.1 2001:db8::1] true"},
+		{"lost where it was sure", func() { mdns.Lose("v4") }, "+ a@hosta.local 1 [2001:db8::1] false"},
+		{"lost in all", func() { mdns.Lose("v6") }, "- a@hosta.local"},
+		{"old, not seen again, and expired", func() {
+			see(mdns, "v6", lanNode("a", 1, "2001:db8::1"))
+			see(mdns, "v4", lanNode("b", 1, "192.0.2.1"))
+			see(file, "v4", lanNode("c", 1, "192.0.2.1"))
+			changes.Take()
+			mdns.Doubt()
+			see(mdns, "v6", lanNode("a", 1, "2001:db8::1"))
+			mdns.Expire()
+		}, "- b@hosta.local"},
+		{"nothing expires twice", func() { mdns.Expire() }, ""},
+		{"a key becomes that of another node", func() { see(mdns, "v6", lanNode("d", 1, "2001:db8::1")) }, "+ d@hosta.local 1 [2001:db8::1] false\n- a@hosta.local"},
+	}
+	for _, s := range steps {
+		s.do()
+		if got := show(changes); got != s.want {
+			t.Errorf("%s: got\n%s\nwant\n%s", s.name, got, s.want)
+		}
+	}
+	mdns.Close()
+	file.Close()
+	if len(r.sightings.nodes)+len(mdns.seen)+len(file.seen) > 0 {
+		t.Errorf("left are %v, %v and %v", r.sightings.nodes, mdns.seen, file.seen)
+	}
+}
+
+// TestSourcePrefixes has a neighbour at addresses on the links of this host and elsewhere, one of them this
+// host's own.
+func TestSourcePrefixes(t *testing.T) {
+	r := New("hostb.local", 0)
+	source := r.NewSource()
+	for i, addr := range []string{"203.0.113.1", "2001:db8:1::1", "172.17.0.1", "2001:db8::1", "192.0.2.1", "fe80::1%eth0"} {
+		if err := source.See(i, lanNode("a", 1, addr)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	changes := begun(r)
+	at := func(prefixes ...string) string {
+		var list []netip.Prefix
+		for _, p := range prefixes {
+			list = append(list, netip.MustParsePrefix(p))
+		}
+		r.SetLANPrefixes(list)
+		return show(changes)
+	}
+	for _, tt := range []struct {
+		name, got, want string
+	}{
+		{"IPv4 and IPv6", at("192.0.2.9/24", "172.17.0.1/16", "2001:db8::9/64", "fe80::9/64"),
+			"[192.0.2.1 2001:db8::1 fe80::1%eth0 172.17.0.1 203.0.113.1 2001:db8:1::1]"},
+		{"the other link", at("203.0.113.9/24", "fe80::9/64"),
+			"[203.0.113.1 fe80::1%eth0 172.17.0.1 192.0.2.1 2001:db8::1 2001:db8:1::1]"},
+		{"none", at(), "[172.17.0.1 192.0.2.1 203.0.113.1 2001:db8::1 2001:db8:1::1 fe80::1%eth0]"},
+	} {
+		if want := "+ a@hosta.local 1 " + tt.want + " false"; tt.got != want {
+			t.Errorf("%s: got %s, want %s", tt.name, tt.got, want)
+		}
+	}
+	if got := at(); got != "" {
+		t.Errorf("as before: %s", got)
+	}
+}
+
+func TestSourceBound(t *testing.T) {
+	r := New("hostb.local", 0)
+	source := r.NewSource()
+	for i := range 1000 {
+		if err := source.See(i, lanNode("a", uint16(i+1), "192.0.2.1")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(source.seen); n != maxSightings {
+		t.Errorf("%d sightings of one node are kept", n)
+	}
+}
+
+// TestSourceRefused has more nodes of one host than the registry keeps; they get their turn as others go.
+func TestSourceRefused(t *testing.T) {
+	r := New("hostb.local", 0)
+	source := r.NewSource()
+	const more = 100
+	for i := range MaxNeighboursPerHost + more {
+		err := source.See(i, lanNode(fmt.Sprint("n", i), 1, "192.0.2.1"))
+		if refused := i >= MaxNeighboursPerHost; refused != errors.Is(err, ErrTooManyOfHost) {
+			t.Fatalf("node %d: %v", i, err)
+		}
+	}
+	for i := range more {
+		if _, n := r.Counts(); n != MaxNeighboursPerHost || len(r.sightings.refused) != more-i {
+			t.Errorf("%d neighbours, %d refused after %d have gone", n, len(r.sightings.refused), i)
+		}
+		source.Lose(i)
+	}
+	if _, n := r.Counts(); n != MaxNeighboursPerHost || len(r.sightings.refused) != 0 {
+		t.Errorf("%d neighbours, %d refused", n, len(r.sightings.refused))
+	}
+}
