@@ -11,6 +11,18 @@
 // The registry is never delayed: publishing reads from a subscription.
 package avahi
 
+// Four lifetimes, one word for each:
+//
+//	word      lives as long as                publishing          browsing
+//	part      Run                             publisher           browser
+//	session   one avahi-daemon on the bus     publishSession      browseSession
+//	link      one network interface in use    publishLink         -
+//	instance  one DNS-SD service instance     publishedInstance   foundInstance
+//
+// A part has one session after the other. A session has a client, or several, each a connection to the
+// bus with its own share of Avahi's objects. What browsing has found (findings) lives as long as its
+// part.
+
 import (
 	"context"
 	"log/slog"

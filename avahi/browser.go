@@ -26,10 +26,6 @@ const (
 	rebirth = 3500 * time.Millisecond // from when it is there again: its questions go out at 0, 1 and 3 s
 )
 
-// echo is how long instances on a name that this host had are not believed: they are likely to be its
-// own, not yet out of Avahi's cache. Another host may have the name by right.
-const echo = 3 * time.Second
-
 // How instances are resolved that couldn't be: after pauses of 1 s, 2 s and so on, up to 64 s.
 const (
 	firstResolve    = time.Second
@@ -43,16 +39,10 @@ const (
 )
 
 // browser finds the nodes that other hosts announce.
-type browser struct {
-	*link
-
-	// For a while after this host was renamed, its old name on the network is an echo.
-	host, former string
-	echo         time.Time // until then
-}
+type browser struct{ *part }
 
 func newBrowser(b *board, opts Options, log *slog.Logger) *browser {
-	return &browser{link: newLink("browsing", b, &b.lan.Browsing, opts, log)}
+	return &browser{newPart("browsing", b, &b.lan.Browsing, opts, log)}
 }
 
 // Run browses until ctx ends, then removes the neighbours from the registry.
@@ -65,42 +55,35 @@ func (b *browser) Run(ctx context.Context) {
 
 // browse is one session of Run.
 func (b *browser) browse(ctx context.Context, s *session, known *findings, say *throttle.Throttle) error {
-	if b.host != "" && b.host != s.fqdn {
-		b.former, b.echo = b.host, time.Now().Add(echo)
-	}
-	b.host = s.fqdn
-	br := &browsing{
-		link: b.link, session: s, known: known, say: say, ctx: ctx,
-		former: b.former, echo: b.echo,
+	bs := &browseSession{
+		part: b.part, session: s, known: known, say: say, ctx: ctx,
 		browsers:  make(map[dbus.ObjectPath]int32),
-		items:     make(map[Place]*item),
-		resolvers: make(map[dbus.ObjectPath]*item),
+		instances: make(map[Place]*foundInstance),
+		resolvers: make(map[dbus.ObjectPath]*foundInstance),
 		full:      list.New(),
 	}
-	defer br.end()
+	defer bs.end()
 	known.doubt(rebirth)
 	defer known.doubt(absence)
 	b.on(s)
-	s.onSignal = br.signal
-	br.readdress()
-	br.start(s.interfaces)
-	return br.follow()
+	s.onSignal = bs.signal
+	bs.readdress()
+	bs.start(s.interfaces)
+	return bs.follow()
 }
 
-// browsing is what one session sees. Its methods run in one goroutine.
-type browsing struct {
-	link    *link
+// browseSession is what one session sees. Its methods run in one goroutine.
+type browseSession struct {
+	part    *part
 	session *session
 	known   *findings
 	say     *throttle.Throttle
 	ctx     context.Context
-	former  string    // name that this host had
-	echo    time.Time // until when instances of that name wait
 
 	browsers  map[dbus.ObjectPath]int32 // and their interfaces
-	items     map[Place]*item
-	resolvers map[dbus.ObjectPath]*item
-	full      *list.List // items for which Avahi has no place
+	instances map[Place]*foundInstance
+	resolvers map[dbus.ObjectPath]*foundInstance
+	full      *list.List // instances for which Avahi has no place
 
 	own ownAddresses
 
@@ -109,8 +92,8 @@ type browsing struct {
 	failed   error // ends the session
 }
 
-// item is a service instance in one place, from ItemNew to ItemRemove.
-type item struct {
+// foundInstance is a service instance in one place, from ItemNew to ItemRemove.
+type foundInstance struct {
 	Place
 	gone  bool
 	elem  *list.Element // in full, or nil
@@ -126,7 +109,7 @@ type item struct {
 }
 
 // start begins to browse on more interfaces.
-func (b *browsing) start(interfaces []int32) {
+func (b *browseSession) start(interfaces []int32) {
 	main := b.session.main
 	for _, i := range interfaces {
 		main.objects++
@@ -146,12 +129,12 @@ func (b *browsing) start(interfaces []int32) {
 }
 
 // stop ends a service browser and forgets all that was seen on its interface.
-func (b *browsing) stop(path dbus.ObjectPath) {
+func (b *browseSession) stop(path dbus.ObjectPath) {
 	iface := b.browsers[path]
 	delete(b.browsers, path)
 	b.session.main.call(path, ifaceBrowser, "Free", nil)
 	b.session.main.objects--
-	for _, it := range b.items {
+	for _, it := range b.instances {
 		if it.Interface == iface {
 			b.drop(it)
 		}
@@ -159,7 +142,7 @@ func (b *browsing) stop(path dbus.ObjectPath) {
 }
 
 // relink follows the interfaces.
-func (b *browsing) relink() error {
+func (b *browseSession) relink() error {
 	gone, come, err := b.session.relink()
 	if err != nil {
 		return err
@@ -175,16 +158,16 @@ func (b *browsing) relink() error {
 }
 
 // readdress follows the addresses of this host.
-func (b *browsing) readdress() {
+func (b *browseSession) readdress() {
 	own, subnets, err := readOwnAddresses(b.session.interfaces)
 	if err != nil {
 		b.failed = err
 		return
 	}
-	b.link.reg.SetLANPrefixes(subnets)
+	b.part.reg.SetLANPrefixes(subnets)
 	was := b.own
 	b.own = own
-	for _, it := range b.items {
+	for _, it := range b.instances {
 		if r := it.record; r != nil && was.has(r.addr, it.Interface) != own.has(r.addr, it.Interface) {
 			b.consider(it, *r)
 		}
@@ -192,7 +175,7 @@ func (b *browsing) readdress() {
 }
 
 // follow deals with what comes in until the session is over.
-func (b *browsing) follow() error {
+func (b *browseSession) follow() error {
 	for {
 		var err error
 		select {
@@ -206,19 +189,19 @@ func (b *browsing) follow() error {
 		if err = errors.Join(err, b.failed); err != nil {
 			return err
 		}
-		b.link.setState(state{Instances: b.resolved, Waiting: b.full.Len()})
+		b.part.setState(state{Instances: b.resolved, Waiting: b.full.Len()})
 	}
 }
 
 // end stops the timers that the session has set.
-func (b *browsing) end() {
-	for _, it := range b.items {
+func (b *browseSession) end() {
+	for _, it := range b.instances {
 		it.stop()
 	}
 }
 
 // signal deals with what Avahi tells of its own accord.
-func (b *browsing) signal(sig signal) error {
+func (b *browseSession) signal(sig signal) error {
 	if _, found := b.browsers[sig.path]; found && sig.iface == ifaceBrowser {
 		return b.browsed(sig)
 	}
@@ -235,7 +218,7 @@ func (b *browsing) signal(sig signal) error {
 }
 
 // browsed deals with a signal of a service browser.
-func (b *browsing) browsed(sig signal) error {
+func (b *browseSession) browsed(sig signal) error {
 	switch sig.member {
 	case "ItemNew", "ItemRemove":
 	case "Failure":
@@ -249,21 +232,21 @@ func (b *browsing) browsed(sig signal) error {
 	if err := dbus.Store(sig.body, &p.Interface, &p.Protocol, &p.Label, &kind, &domain, &flags); err != nil {
 		return fmt.Errorf("read %s: %w", sig.member, err)
 	}
-	it := b.items[p]
+	it := b.instances[p]
 	switch {
 	case sig.member == "ItemRemove" && it != nil:
 		b.drop(it)
 	case sig.member == "ItemNew" && it == nil && flags&(flagLocal|flagOurOwn) == 0:
-		it = &item{Place: p}
-		b.items[p] = it
+		it = &foundInstance{Place: p}
+		b.instances[p] = it
 		b.resolve(it)
 	}
 	return nil
 }
 
 // drop forgets an instance that has gone.
-func (b *browsing) drop(it *item) {
-	delete(b.items, it.Place)
+func (b *browseSession) drop(it *foundInstance) {
+	delete(b.instances, it.Place)
 	it.gone = true
 	if it.elem != nil {
 		b.full.Remove(it.elem)
@@ -275,7 +258,7 @@ func (b *browsing) drop(it *item) {
 // resolve has Avahi resolve the instance, now and whenever one of its records changes, or lets it wait for a place.
 // An address is asked for of the IP version over which the instance was seen, as this host can use that
 // one; if that fails, of any.
-func (b *browsing) resolve(it *item) {
+func (b *browseSession) resolve(it *foundInstance) {
 	c := b.client()
 	if c == nil {
 		it.elem = b.full.PushBack(it)
@@ -293,13 +276,13 @@ func (b *browsing) resolve(it *item) {
 }
 
 // client returns a connection that has a place for another object, or nil.
-func (b *browsing) client() *client {
+func (b *browseSession) client() *client {
 	for _, c := range b.session.clients {
-		if c.objects < b.link.maxObjects {
+		if c.objects < b.part.maxObjects {
 			return c
 		}
 	}
-	if len(b.session.clients) >= b.link.maxClients {
+	if len(b.session.clients) >= b.part.maxClients {
 		return nil
 	}
 	c, err := b.session.dial()
@@ -310,22 +293,22 @@ func (b *browsing) client() *client {
 	return c
 }
 
-func (b *browsing) sayFull() {
+func (b *browseSession) sayFull() {
 	if !b.saidFull {
 		b.saidFull = true
-		b.link.log.Warn("more instances on the LAN than Avahi resolves for us: not all nodes are seen",
-			"limit", b.link.maxClients*b.link.maxObjects)
+		b.part.log.Warn("more instances on the LAN than Avahi resolves for us: not all nodes are seen",
+			"limit", b.part.maxClients*b.part.maxObjects)
 	}
 }
 
 // resolving goes on once Avahi has made a resolver.
-func (b *browsing) resolving(it *item, c *client, r reply) {
+func (b *browseSession) resolving(it *foundInstance, c *client, r reply) {
 	path, err := r.path()
 	switch {
 	case err != nil:
 		b.release(c)
 		if it.client = nil; !it.gone {
-			b.link.log.Debug("Avahi refuses to resolve", "instance", it.Label, "err", err)
+			b.part.log.Debug("Avahi refuses to resolve", "instance", it.Label, "err", err)
 			b.retry(it)
 		}
 	case it.gone:
@@ -338,17 +321,17 @@ func (b *browsing) resolving(it *item, c *client, r reply) {
 }
 
 // release takes note that an object has gone, whose place goes to an instance that waits for one.
-func (b *browsing) release(c *client) {
+func (b *browseSession) release(c *client) {
 	c.objects--
 	if e := b.full.Front(); e != nil {
-		it := b.full.Remove(e).(*item)
+		it := b.full.Remove(e).(*foundInstance)
 		it.elem = nil
 		b.resolve(it)
 	}
 }
 
 // lost ends the resolver and forgets what it found.
-func (b *browsing) lost(it *item) {
+func (b *browseSession) lost(it *foundInstance) {
 	b.forget(it)
 	it.record = nil
 	if it.resolver != "" {
@@ -362,14 +345,14 @@ func (b *browsing) lost(it *item) {
 
 // retry resolves the instance again after a pause, unless that has failed too often. It is then left until it goes
 // and comes again.
-func (b *browsing) retry(it *item) {
+func (b *browseSession) retry(it *foundInstance) {
 	if it.tries++; it.tries < maxResolveTries {
 		b.after(it, firstResolve<<(it.tries-1), func() { b.resolve(it) })
 	}
 }
 
-// after sets the item's timer.
-func (b *browsing) after(it *item, d time.Duration, do func()) {
+// after sets the instance's timer.
+func (b *browseSession) after(it *foundInstance, d time.Duration, do func()) {
 	var t *time.Timer
 	t = time.AfterFunc(d, func() {
 		b.session.mail.post(func() error {
@@ -383,7 +366,7 @@ func (b *browsing) after(it *item, d time.Duration, do func()) {
 	it.timer = t
 }
 
-func (it *item) stop() {
+func (it *foundInstance) stop() {
 	if it.timer != nil {
 		it.timer.Stop()
 		it.timer = nil
@@ -391,7 +374,7 @@ func (it *item) stop() {
 }
 
 // found takes note of what an instance has been resolved to.
-func (b *browsing) found(it *item, sig signal) error {
+func (b *browseSession) found(it *foundInstance, sig signal) error {
 	var s goavahi.Service
 	err := dbus.Store(sig.body, &s.Interface, &s.Protocol, &s.Name, &s.Type, &s.Domain, &s.Host, &s.Aprotocol,
 		&s.Address, &s.Port, &s.Txt, &s.Flags)
@@ -405,21 +388,16 @@ func (b *browsing) found(it *item, sig signal) error {
 		return nil
 	}
 	r := record{it.Label, s.Host, s.Port, s.Txt, address(s.Address, s.Interface)}
-	if wait := time.Until(b.echo); wait > 0 && strings.EqualFold(s.Host, b.former) {
-		b.forget(it)
-		b.after(it, wait, func() { b.consider(it, r) })
-		return nil
-	}
 	b.consider(it, r)
 	return nil
 }
 
 // consider checks what an instance has been resolved to. What leads to an address of this host is no news of another: a
 // second name of this host, a reflector, or a lie.
-func (b *browsing) consider(it *item, r record) {
+func (b *browseSession) consider(it *foundInstance, r record) {
 	it.record = &r
 	if b.own.has(r.addr, it.Interface) {
-		b.link.log.Debug("announcement leads to this host", "instance", it.Label, "host", r.host, "address", r.addr)
+		b.part.log.Debug("announcement leads to this host", "instance", it.Label, "host", r.host, "address", r.addr)
 		b.forget(it)
 		return
 	}
@@ -433,9 +411,9 @@ func (b *browsing) consider(it *item, r record) {
 }
 
 // reject says, not too often of one host, that something of it can't be used.
-func (b *browsing) reject(what string, it *item, host string, reason error) {
+func (b *browseSession) reject(what string, it *foundInstance, host string, reason error) {
 	if withheld, ok := b.say.May(host); ok {
-		b.link.log.Warn(what, "instance", it.Label, "host", host, "err", reason, "withheld", withheld)
+		b.part.log.Warn(what, "instance", it.Label, "host", host, "err", reason, "withheld", withheld)
 	}
 }
 
@@ -459,7 +437,7 @@ func interfaceName(index int32) string {
 }
 
 // learn enters what an instance stands for.
-func (b *browsing) learn(it *item, kind kind, n registry.Node) {
+func (b *browseSession) learn(it *foundInstance, kind kind, n registry.Node) {
 	if it.resolved && it.kind != kind {
 		b.forget(it)
 	}
@@ -476,18 +454,18 @@ func (b *browsing) learn(it *item, kind kind, n registry.Node) {
 }
 
 // see enters a node.
-func (b *browsing) see(it *item, n registry.Node) {
+func (b *browseSession) see(it *foundInstance, n registry.Node) {
 	err := b.known.nodes.See(it.Place, n)
 	if err == nil {
 		return
 	}
 	if withheld, ok := b.say.May("limit"); ok {
-		b.link.log.Warn("LAN node left out", "err", err, "withheld", withheld)
+		b.part.log.Warn("LAN node left out", "err", err, "withheld", withheld)
 	}
 }
 
 // forget takes back what learn has entered.
-func (b *browsing) forget(it *item) {
+func (b *browseSession) forget(it *foundInstance) {
 	it.stop()
 	if !it.resolved {
 		return

@@ -12,6 +12,10 @@ import (
 	"github.com/goerlang/eclus/internal/bus"
 )
 
+// go-avahi lends types and constants alone. Its Server spins once the bus has gone, and sends what Avahi
+// tells to unbuffered channels while it holds its lock: a reader that is late stops all calls. It also
+// calls whoever has the well-known name, and may so start avahi-daemon.
+
 // Names of avahi-daemon on the bus.
 const (
 	busName      = "org.freedesktop.Avahi"

@@ -7,13 +7,13 @@ import (
 )
 
 // Limit changes how many objects each connection has at most, and how many connections a session has.
-func (l *link) Limit(objects, clients int) { l.maxObjects, l.maxClients = objects, clients }
+func (l *part) Limit(objects, clients int) { l.maxObjects, l.maxClients = objects, clients }
 
 // State is how a part is doing.
 type State = state
 
 // State returns how the part is doing.
-func (l *link) State() State { return *l.doing.Load() }
+func (l *part) State() State { return *l.doing.Load() }
 
 // String says what the registry says of a single part.
 func (s state) String() string {

@@ -13,20 +13,20 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// testPublication returns a publication that has so many places and no Avahi to publish with.
-func testPublication(places int, log *slog.Logger) *publication {
-	l := NewPublisher(registry.New("hosta", 0), Options{}, log).link
+// testPublishLink returns a publishLink that has so many places and no Avahi to publish with.
+func testPublishLink(places int, log *slog.Logger) *publishLink {
+	l := NewPublisher(registry.New("hosta", 0), Options{}, log).part
 	l.maxObjects, l.maxClients = places, 0
-	return newPublication(&publishing{link: l, session: &session{link: l}}, 0)
+	return newPublishLink(&publishSession{part: l, session: &session{part: l}}, 0)
 }
 
 // TestMadeGone has Avahi refuse a group for a node that has gone meanwhile.
 func TestMadeGone(t *testing.T) {
 	for _, name := range []string{errObjects, "org.freedesktop.Avahi.AccessDeniedError"} {
 		var log bytes.Buffer
-		p := testPublication(1, slog.New(slog.NewTextHandler(&log, nil)))
+		p := testPublishLink(1, slog.New(slog.NewTextHandler(&log, nil)))
 		c := &client{limit: 1, objects: 1}
-		e := &entry{pub: p, node: &registry.Node{ID: 1, Name: "a"}, client: c}
+		e := &publishedInstance{link: p, node: &registry.Node{ID: 1, Name: "a"}, client: c}
 		p.placed = 1
 		p.drop(e)
 		p.made(e, c, reply{err: dbus.Error{Name: name}})
@@ -43,7 +43,7 @@ func TestMadeGone(t *testing.T) {
 // time has come wait for one.
 func TestSinceFuture(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := testPublication(0, slog.New(slog.DiscardHandler))
+		p := testPublishLink(0, slog.New(slog.DiscardHandler))
 		var next time.Time
 		due := func(want int) {
 			t.Helper()

@@ -4,16 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
-	"github.com/goerlang/eclus/internal/bus"
 	"github.com/goerlang/eclus/internal/netif"
-	"github.com/goerlang/eclus/registry"
 
 	"github.com/godbus/dbus/v5"
 	goavahi "github.com/holoplot/go-avahi"
@@ -25,105 +21,9 @@ const (
 	lastRetry  = 2 * time.Second
 )
 
-// link is what Publisher and Browser have in common: they live in sessions with avahi-daemon, one
-// after the other for as long as Run runs.
-type link struct {
-	board *board
-	place *registry.Discovery // on the board
-	reg   *registry.Registry
-	opts  Options
-	log   *slog.Logger
-
-	// maxObjects is how many objects each connection has at most, and maxClients how many connections
-	// a session has; only tests change them.
-	maxObjects, maxClients int
-
-	doing   atomic.Pointer[state]
-	silent  atomic.Bool // no answer comes from avahi-daemon or the bus
-	present atomic.Pointer[session]
-}
-
-// state is how a part is doing.
-type state struct {
-	Off string // why it is off; empty: it is on
-
-	// Instances is how many service instances are published (the host's own included), or how many
-	// found ones have been resolved, counted anew for each interface and IP version.
-	Instances int
-
-	// Waiting is how many more there are to be published or resolved for which Avahi's limits leave
-	// no place.
-	Waiting int
-}
-
-// starting is why a part is off that has yet to run.
-const starting = "starting"
-
-// newLink returns the part of that name with that place on the board.
-func newLink(name string, b *board, place *registry.Discovery, opts Options, log *slog.Logger) *link {
-	if opts.Bus.IsZero() {
-		opts.Bus = bus.System()
-	}
-	l := &link{board: b, place: place, reg: b.reg, opts: opts, log: log.With("part", name),
-		maxObjects: maxObjects, maxClients: maxClients}
-	l.doing.Store(&state{Off: starting})
-	b.parts = append(b.parts, l)
-	return l
-}
-
-// setState posts how the part is doing.
-func (l *link) setState(s state) {
-	if l.silent.Load() {
-		s = state{Off: errSilent.Error()}
-	}
-	l.board.post(l, s)
-}
-
-// off notes why there is no session. Only going from on to off, or never having been on, is news; other reasons that
-// turn up on the way back are not.
-func (l *link) off(reason error) {
-	was := *l.doing.Load()
-	l.setState(state{Off: reason.Error()})
-	if (was.Off == "" || was.Off == starting) && l.board.isNews(reason.Error()) {
-		l.log.Warn("LAN discovery off", "reason", reason)
-	} else {
-		l.log.Debug("LAN discovery still off", "reason", reason)
-	}
-}
-
-// on notes that there is a session in which something is done.
-func (l *link) on(s *session) {
-	l.setState(state{})
-	l.log.Info("LAN discovery on", "host", s.fqdn)
-}
-
-// heard notes whether avahi-daemon answers. What it has been told while it did not is made up by
-// itself.
-func (l *link) heard(answers bool) {
-	switch {
-	case answers && l.silent.Load():
-		l.silent.Store(false)
-		l.log.Info("avahi-daemon answers again")
-	case !answers && !l.silent.Load():
-		l.off(errSilent)
-		l.silent.Store(true)
-	}
-}
-
-// ping looks whether avahi-daemon answers, which otherwise shows only when there is something to ask
-// it. It returns at once.
-func (l *link) ping() {
-	if s := l.present.Load(); s != nil {
-		s.mail.post(func() error {
-			s.main.call(serverPath, ifaceServer, "GetState", nil)
-			return nil
-		})
-	}
-}
-
 // session is the time from finding an avahi-daemon at work to losing it in some way.
 type session struct {
-	link       *link
+	part       *part
 	ctx        context.Context // of Run; ends the connections
 	mail       *mailbox
 	main       *client
@@ -138,43 +38,9 @@ type session struct {
 	onSignal   func(signal) error // what isn't for the session itself
 }
 
-// run has one session after the other until ctx ends. serve is called in each of them and returns why it
-// is over. After each comes a pause, which doubles until it is lastRetry, or begins anew once a session has done what
-// it is for.
-func (l *link) run(ctx context.Context, serve func(context.Context, *session) error) {
-	for pause := firstRetry; ctx.Err() == nil; pause = min(2*pause, lastRetry) {
-		reached, err := l.session(ctx, serve)
-		if ctx.Err() != nil {
-			break
-		}
-		l.off(err)
-		if reached {
-			pause = firstRetry
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(pause):
-		}
-	}
-	l.silent.Store(false)
-	l.setState(state{Off: "stopped"})
-}
-
-func (l *link) session(ctx context.Context, serve func(context.Context, *session) error) (reached bool, err error) {
-	s := &session{link: l, ctx: ctx, mail: newMailbox()}
-	defer s.close()
-	if err := s.open(ctx); err != nil {
-		return false, err
-	}
-	l.reg.SetHost(s.fqdn)
-	l.present.Store(s)
-	err = serve(ctx, s)
-	return s.reached, err
-}
-
 func (s *session) close() {
-	s.link.present.Store(nil)
-	s.link.silent.Store(false)
+	s.part.present.Store(nil)
+	s.part.silent.Store(false)
 	s.links.Close()
 	for _, c := range s.clients {
 		c.close()
@@ -188,7 +54,7 @@ func (s *session) open(ctx context.Context) (err error) {
 		return err
 	}
 	dialMain := func() (err error) { s.main, err = s.dial(); return err }
-	if err := s.link.opts.Bus.Await(ctx, dialMain, s.link.off); err != nil {
+	if err := s.part.opts.Bus.Await(ctx, dialMain, s.part.off); err != nil {
 		return err
 	}
 	if err := s.awaitOwner(ctx); err != nil {
@@ -209,11 +75,11 @@ func (s *session) open(ctx context.Context) (err error) {
 // dial adds another connection to the session.
 func (s *session) dial() (*client, error) {
 	defer s.busSilence().Stop()
-	c, err := dial(s.ctx, s.link.opts.Bus, s.mail, s.dispatch, s.link.heard)
+	c, err := dial(s.ctx, s.part.opts.Bus, s.mail, s.dispatch, s.part.heard)
 	if err != nil {
 		return nil, err
 	}
-	c.limit = s.link.maxObjects
+	c.limit = s.part.maxObjects
 	if s.main != nil {
 		c.owner = s.main.owner
 	}
@@ -223,7 +89,7 @@ func (s *session) dial() (*client, error) {
 
 // busSilence returns a timer that says, unless it is stopped before, that the bus does not answer.
 func (s *session) busSilence() *time.Timer {
-	return time.AfterFunc(maxSilence, func() { s.link.off(errBusSilent) })
+	return time.AfterFunc(maxSilence, func() { s.part.off(errBusSilent) })
 }
 
 // ask calls a method of avahi-daemon and waits for its reply, which is stored in result.
@@ -256,7 +122,7 @@ func (s *session) awaitOwner(ctx context.Context) error {
 	err = s.main.conn.BusObject().CallWithContext(ctx, dbusName+".GetNameOwner", 0, busName).Store(&owner)
 	silence.Stop()
 	if r := (reply{err: err}); r.is(noSuchOwner) {
-		s.link.off(errors.New("avahi-daemon is not running"))
+		s.part.off(errors.New("avahi-daemon is not running"))
 		return s.until(ctx, func() bool { return s.main.owner != "" })
 	}
 	if err != nil {
@@ -283,7 +149,7 @@ func (s *session) awaitRunning(ctx context.Context) error {
 		return err
 	}
 	if s.running = state == goavahi.ServerRunning; !s.running {
-		s.link.off(errHostName)
+		s.part.off(errHostName)
 	}
 	return s.until(ctx, func() bool { return s.running })
 }
@@ -294,7 +160,7 @@ func (s *session) awaitInterfaces(ctx context.Context) error {
 		return err
 	}
 	if len(s.interfaces) == 0 {
-		s.link.off(noLinks(s.link.opts.Interfaces))
+		s.part.off(noLinks(s.part.opts.Interfaces))
 	}
 	return s.until(ctx, func() bool { return len(s.interfaces) > 0 })
 }
@@ -308,7 +174,7 @@ func (s *session) chooseLinks() error {
 	if err != nil {
 		return err
 	}
-	s.interfaces = netif.Choose(links, s.link.opts.Interfaces)
+	s.interfaces = netif.Choose(links, s.part.opts.Interfaces)
 	s.names = make(map[int32]string)
 	for _, l := range links {
 		s.names[l.Index] = l.Name
@@ -359,7 +225,7 @@ func (s *session) relink() (gone, come []int32, err error) {
 		return nil, nil, err
 	}
 	if len(s.interfaces) == 0 {
-		return nil, nil, noLinks(s.link.opts.Interfaces)
+		return nil, nil, noLinks(s.part.opts.Interfaces)
 	}
 	return without(was, s.interfaces), without(s.interfaces, was), nil
 }

@@ -1,0 +1,198 @@
+package avahi
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/goerlang/eclus/internal/bus"
+	"github.com/goerlang/eclus/registry"
+)
+
+// part is what publisher and browser have in common. It has one session with an avahi-daemon after the
+// other, for as long as its run runs.
+type part struct {
+	board *board
+	slot  *registry.Discovery // on the board
+	reg   *registry.Registry
+	opts  Options
+	log   *slog.Logger
+
+	// maxObjects is how many objects each connection has at most, and maxClients how many connections
+	// a session has; only tests change them.
+	maxObjects, maxClients int
+
+	doing   atomic.Pointer[state]
+	silent  atomic.Bool // no answer comes from avahi-daemon or the bus
+	present atomic.Pointer[session]
+}
+
+// state is how a part is doing.
+type state struct {
+	Off string // why it is off; empty: it is on
+
+	// Instances is how many service instances are published (the host's own included), or how many
+	// found ones have been resolved, counted anew for each interface and IP version.
+	Instances int
+
+	// Waiting is how many more there are to be published or resolved for which Avahi's limits leave
+	// no place.
+	Waiting int
+}
+
+// starting is why a part is off that has yet to run.
+const starting = "starting"
+
+// newPart returns the part of that name with that slot on the board.
+func newPart(name string, b *board, slot *registry.Discovery, opts Options, log *slog.Logger) *part {
+	if opts.Bus.IsZero() {
+		opts.Bus = bus.System()
+	}
+	p := &part{board: b, slot: slot, reg: b.reg, opts: opts, log: log.With("part", name),
+		maxObjects: maxObjects, maxClients: maxClients}
+	p.doing.Store(&state{Off: starting})
+	b.parts = append(b.parts, p)
+	return p
+}
+
+// setState posts how the part is doing.
+func (p *part) setState(s state) {
+	if p.silent.Load() {
+		s = state{Off: errSilent.Error()}
+	}
+	p.board.post(p, s)
+}
+
+// off notes why there is no session. Only going from on to off, or never having been on, is news; other reasons that
+// turn up on the way back are not.
+func (p *part) off(reason error) {
+	was := *p.doing.Load()
+	p.setState(state{Off: reason.Error()})
+	if (was.Off == "" || was.Off == starting) && p.board.isNews(reason.Error()) {
+		p.log.Warn("LAN discovery off", "reason", reason)
+	} else {
+		p.log.Debug("LAN discovery still off", "reason", reason)
+	}
+}
+
+// on notes that there is a session in which something is done.
+func (p *part) on(s *session) {
+	p.setState(state{})
+	p.log.Info("LAN discovery on", "host", s.fqdn)
+}
+
+// heard notes whether avahi-daemon answers. What it has been told while it did not is made up by
+// itself.
+func (p *part) heard(answers bool) {
+	switch {
+	case answers && p.silent.Load():
+		p.silent.Store(false)
+		p.log.Info("avahi-daemon answers again")
+	case !answers && !p.silent.Load():
+		p.off(errSilent)
+		p.silent.Store(true)
+	}
+}
+
+// ping looks whether avahi-daemon answers, which otherwise shows only when there is something to ask
+// it. It returns at once.
+func (p *part) ping() {
+	if s := p.present.Load(); s != nil {
+		s.mail.post(func() error {
+			s.main.call(serverPath, ifaceServer, "GetState", nil)
+			return nil
+		})
+	}
+}
+
+// run has one session after the other until ctx ends. serve is called in each of them and returns why it
+// is over. After each comes a pause, which doubles until it is lastRetry, or begins anew once a session has done what
+// it is for.
+func (p *part) run(ctx context.Context, serve func(context.Context, *session) error) {
+	for pause := firstRetry; ctx.Err() == nil; pause = min(2*pause, lastRetry) {
+		reached, err := p.session(ctx, serve)
+		if ctx.Err() != nil {
+			break
+		}
+		p.off(err)
+		if reached {
+			pause = firstRetry
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+	}
+	p.silent.Store(false)
+	p.setState(state{Off: "stopped"})
+}
+
+func (p *part) session(ctx context.Context, serve func(context.Context, *session) error) (reached bool, err error) {
+	s := &session{part: p, ctx: ctx, mail: newMailbox()}
+	defer s.close()
+	if err := s.open(ctx); err != nil {
+		return false, err
+	}
+	p.reg.SetHost(s.fqdn)
+	p.present.Store(s)
+	err = serve(ctx, s)
+	return s.reached, err
+}
+
+// board is where the parts of a Discovery post how they are doing, for the registry and for each other.
+// Its methods may be called concurrently.
+type board struct {
+	reg   *registry.Registry
+	parts []*part // set before any runs
+
+	mu   sync.Mutex
+	lan  registry.LANState
+	said string // the reason for being off that is in the log; empty: a part is on
+}
+
+func newBoard(reg *registry.Registry, opts Options) *board {
+	b := &board{reg: reg}
+	b.lan.Publishing = registry.Discovery{Wanted: opts.Publish, Off: opts.Private}
+	b.lan.Browsing = registry.Discovery{Wanted: opts.Browse}
+	for _, d := range []*registry.Discovery{&b.lan.Publishing, &b.lan.Browsing} {
+		if d.Wanted {
+			d.Off = starting
+		}
+	}
+	if !opts.Publish && !opts.Browse {
+		b.lan.Publishing.Off = cmp.Or(opts.Private, "-lan off")
+	}
+	reg.SetLAN(b.lan)
+	return b
+}
+
+// post enters how a part is doing now, and tells the registry. Where one part has lost Avahi, both look
+// whether Avahi still answers: a part that has nothing to ask does not notice.
+func (b *board) post(p *part, s state) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if was := p.doing.Swap(&s); *was == s {
+		return
+	}
+	p.slot.Off, p.slot.Waiting = s.Off, s.Waiting
+	b.reg.SetLAN(b.lan)
+	if s.Off == "" {
+		b.said = ""
+		return
+	}
+	for _, p := range b.parts {
+		p.ping()
+	}
+}
+
+// isNews reports whether a reason for being off is to be logged. Both parts meet most reasons.
+func (b *board) isNews(reason string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	was := b.said
+	b.said = reason
+	return reason != was
+}

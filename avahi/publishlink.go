@@ -1,0 +1,202 @@
+package avahi
+
+import (
+	"container/list"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/goerlang/eclus/registry"
+)
+
+// publishLink is what is published on one link in one session. Its methods run in one goroutine.
+type publishLink struct {
+	all       *publishSession
+	log       *slog.Logger
+	iface     int32
+	addrs     []netip.Addr                  // of the interface, without zones
+	host      *publishedInstance            // the host's own
+	instances map[uint64]*publishedInstance // the nodes, by ID
+
+	// Every instance waits in at most one of these.
+	fresh  *list.List // until settle is over
+	unsure *list.List // for what is still to be known, until patience is over
+	full   *list.List // for Avahi to have a place
+
+	placed      int // instances that have one of Avahi's places
+	established int
+
+	// Avahi says nothing of an interface that it does not use.
+	unused          bool
+	looking, relook bool
+	lookAgain       time.Duration // pause before the next look while unused
+}
+
+func newPublishLink(all *publishSession, iface int32) *publishLink {
+	p := &publishLink{
+		all: all, log: all.part.log.With("interface", all.session.names[iface]), iface: iface,
+		addrs:     all.session.addresses[iface],
+		instances: make(map[uint64]*publishedInstance),
+		fresh:     list.New(), unsure: list.New(), full: list.New(),
+	}
+	p.host = &publishedInstance{link: p}
+	p.lookAgain = firstLookAgain
+	return p
+}
+
+// close takes back all that was published on the interface.
+func (p *publishLink) close() {
+	for _, e := range p.instances {
+		p.drop(e)
+	}
+	p.host.gone = true
+	p.host.wait(nil)
+	p.free(p.host)
+}
+
+// readdress follows the addresses of the interface.
+func (p *publishLink) readdress(addrs []netip.Addr) {
+	if slices.Equal(addrs, p.addrs) {
+		if p.unused {
+			p.look()
+		}
+		return
+	}
+	p.addrs = addrs
+	p.look()
+	p.consider(p.host)
+	for _, e := range p.instances {
+		p.consider(e)
+	}
+}
+
+// resync makes up what has happened since the registry was last looked at.
+func (p *publishLink) resync(nodes []*registry.Node) {
+	there := make(map[uint64]bool, len(nodes))
+	for _, n := range nodes {
+		there[n.ID] = true
+	}
+	for id, e := range p.instances {
+		if !there[id] {
+			p.drop(e)
+		}
+	}
+	for _, n := range nodes {
+		p.up(n)
+	}
+}
+
+func (p *publishLink) apply(events []registry.Event) {
+	for _, event := range events {
+		if event.Kind != registry.Down {
+			p.up(event.Node)
+		} else if e := p.instances[event.Node.ID]; e != nil {
+			p.drop(e)
+		}
+	}
+}
+
+// up takes note of a node that is new or of which something else is known.
+func (p *publishLink) up(n *registry.Node) {
+	if n.Origin != registry.Local {
+		return
+	}
+	e := p.instances[n.ID]
+	if e == nil {
+		e = &publishedInstance{link: p, since: since(n)}
+		e.wait(p.fresh)
+		p.instances[n.ID] = e
+	}
+	e.node = n
+	p.consider(e)
+}
+
+// consider does with an instance what is to be done as things are now.
+func (p *publishLink) consider(e *publishedInstance) {
+	age := time.Since(e.since)
+	switch {
+	case e.gone, p.all.refused != nil:
+	case !p.reaches(e):
+		p.withdraw(e)
+	case e.client != nil:
+		p.update(e)
+	case e.queue == p.full, e.node != nil && age < settle:
+	case e.node == nil, e.node.Sure && e.node.Listens != nil, age >= patience:
+		p.place(e)
+	case e.queue != p.unsure:
+		e.wait(p.unsure)
+	}
+}
+
+// reaches reports whether hosts that this interface leads to can reach what the instance stands for, as far
+// as is known. They need epmd too.
+func (p *publishLink) reaches(e *publishedInstance) bool {
+	epmd := registry.Node{Listens: p.all.part.opts.Listens}
+	if !epmd.ListensOn(p.addrs) {
+		return false
+	}
+	return e.node == nil || e.node.Why == "" && e.node.ListensOn(p.addrs)
+}
+
+// withdraw takes back what was announced of something that is still there. A node that is fresh waits on: more may
+// become known of it.
+func (p *publishLink) withdraw(e *publishedInstance) {
+	switch {
+	case e.queue == p.fresh && e.queue != nil:
+	case e.client == nil:
+		e.wait(nil)
+	case e.node == nil:
+		p.host = &publishedInstance{link: p}
+		e.gone = true
+		p.free(e)
+	default:
+		p.drop(e)
+		p.instances[e.node.ID] = &publishedInstance{link: p, node: e.node, since: e.since}
+	}
+}
+
+// since returns when a node was registered, by the monotonic clock and not later than now. A restored node's Since is
+// by the wall clock, which may have been set back: taken as it is, it could hold up all that wait behind that node.
+func since(n *registry.Node) time.Time {
+	now := time.Now()
+	return now.Add(-max(0, now.Sub(n.Since)))
+}
+
+// wait puts the instance at the end of a queue and takes it out of the one it is in; nil is none.
+func (e *publishedInstance) wait(queue *list.List) {
+	if e.queue != nil {
+		e.queue.Remove(e.elem)
+	}
+	if e.queue = queue; queue != nil {
+		e.elem = queue.PushBack(e)
+	}
+}
+
+// publishDue publishes whose time has come and returns when the next one's does; zero: none waits. Nodes wait in the
+// order in which they became known here, so that none waits longer than patience for those before it.
+func (p *publishLink) publishDue() (next time.Time) {
+	now := time.Now()
+	for e := first(p.fresh); e != nil && !now.Before(e.since.Add(settle)); e = first(p.fresh) {
+		e.wait(nil)
+		p.consider(e)
+	}
+	for e := first(p.unsure); e != nil && !now.Before(e.since.Add(patience)); e = first(p.unsure) {
+		p.place(e)
+	}
+	if e := first(p.unsure); e != nil {
+		next = e.since.Add(patience)
+	}
+	if e := first(p.fresh); e != nil && (next.IsZero() || e.since.Add(settle).Before(next)) {
+		next = e.since.Add(settle)
+	}
+	return next
+}
+
+// first returns the instance at the head of a queue, or nil.
+func first(queue *list.List) *publishedInstance {
+	if queue.Len() == 0 {
+		return nil
+	}
+	return queue.Front().Value.(*publishedInstance)
+}
