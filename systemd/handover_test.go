@@ -181,7 +181,7 @@ func testHandOver(t *testing.T, m *manager) {
 func TestHandOverFails(t *testing.T) {
 	reg := registry.New("hosta.local", registry.OldNames)
 	file, _ := connect(t)
-	l, _ := listening(t, "tcp4", "127.0.0.1:0")
+	l := listening(t)
 	listener := fileOf(t, l.(*net.TCPListener))
 	fd := int(file.Fd())
 	if _, err := reg.Register(registry.Node{Name: "a", FD: int32(fd)}); err != nil {

@@ -135,7 +135,7 @@ func inherit(t *testing.T, descriptors []string, files []*os.File) (told inherit
 // connect returns both ends of a connection over TCP, ours as a file.
 func connect(t *testing.T) (ours *os.File, peer *net.TCPConn) {
 	t.Helper()
-	l, _ := listening(t, "tcp4", "127.0.0.1:0")
+	l := listening(t)
 	c, err := net.Dial("tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -244,8 +244,8 @@ func testInherit(t *testing.T, oldForm bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, _ := listening(t, "tcp4", "127.0.0.1:0")
-	l2, _ := listening(t, "tcp4", "127.0.0.1:0")
+	l := listening(t)
+	l2 := listening(t)
 	descriptors := []string{"epmd.socket", stateName}
 	files := []*os.File{fileOf(t, l.(*net.TCPListener)), state.file}
 	peers := make(map[string]*net.TCPConn)
@@ -370,7 +370,7 @@ func checkInherited(t *testing.T, got, want inheritance) {
 
 // TestInheritNoState has connections and nothing that tells whose they are.
 func TestInheritNoState(t *testing.T) {
-	l, _ := listening(t, "tcp4", "127.0.0.1:0")
+	l := listening(t)
 	f, peer := connect(t)
 	got := inherit(t, []string{"epmd.socket", "node-1"}, []*os.File{fileOf(t, l.(*net.TCPListener)), f})
 	checkInherited(t, got, inheritance{Listeners: []string{l.Addr().String()}, Superseded: []string{"node-1"}})
@@ -408,7 +408,7 @@ func TestInheritNotTCP(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unixListener.Close()
-	l, _ := listening(t, "tcp4", "127.0.0.1:0")
+	l := listening(t)
 	node, peer := connect(t)
 	files := []*os.File{fileOf(t, l.(*net.TCPListener)), fileOf(t, unixListener), node}
 	l.Close()
@@ -419,4 +419,15 @@ func TestInheritNotTCP(t *testing.T) {
 		c.Close()
 		t.Error("somebody listens still")
 	}
+}
+
+// listening returns a listener of the loopback interface.
+func listening(t *testing.T) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
 }

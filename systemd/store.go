@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/goerlang/eclus/internal/owner"
 	"github.com/goerlang/eclus/registry"
 )
 
@@ -70,7 +71,7 @@ type Store struct {
 
 	mu          sync.Mutex
 	state       *state
-	owners      *sockDiag                // nil: the kernel can't be asked
+	owners      *owner.Kernel            // nil: the kernel can't be asked
 	connections map[uint64]*connection   // of registered nodes, by ID
 	queue       []*connection            // to be sent, those that wait for longest first
 	removals    []string                 // names that systemd is to drop
@@ -161,7 +162,7 @@ func OpenStore(reg *registry.Registry, inherited Inherited, opt Options, log *sl
 		conn.Close()
 		return nil, err
 	}
-	if s.owners, err = openSockDiag(); err != nil {
+	if s.owners, err = owner.Open(); err != nil {
 		log.Warn("users of nodes not known", "err", err)
 	}
 	s.size, s.learning = toldSize()
@@ -239,7 +240,7 @@ func (s *Store) owner(fd int) uint32 {
 	if s.owners == nil {
 		return unknownUser
 	}
-	uid, err := s.owners.peerUser(fd)
+	uid, err := s.owners.PeerUser(fd)
 	if err != nil {
 		return unknownUser
 	}

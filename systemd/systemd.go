@@ -1,7 +1,7 @@
 // Package systemd is what ties epmd to the service manager: the sockets and the state that it is started
 // with, what it tells about itself, the connections that it leaves in the file descriptor store, and the
-// journal. Outside of systemd all of this does nothing; replacing the program (Rehearse, HandOver) and finding who is behind
-// a socket (FindHolders, FindListener) work anywhere.
+// journal. Outside of systemd all of this does nothing; replacing the program (Rehearse, HandOver) works
+// anywhere.
 //
 // Inherit and TakesOver read the environment of the process, so they are to be called early, Inherit once.
 // All else may be called concurrently. A Store and a Journal never block.

@@ -5,8 +5,8 @@ import (
 	"net/netip"
 
 	"github.com/goerlang/eclus/avahi"
+	"github.com/goerlang/eclus/internal/owner"
 	"github.com/goerlang/eclus/registry"
-	"github.com/goerlang/eclus/systemd"
 )
 
 // newLAN returns as much of LAN discovery as is wanted, for an epmd on that port. It tells epmds which epmds
@@ -36,7 +36,7 @@ func newLAN(o Options, reg *registry.Registry, port uint16, loopbackOnly bool, e
 
 // ownListeners returns at which addresses epmd listens, or nil if that can't be found out.
 func ownListeners(port uint16, log *slog.Logger) []netip.Addr {
-	found, err := systemd.FindListeners([]uint16{port})
+	found, err := owner.FindListeners([]uint16{port})
 	if err != nil {
 		log.Debug("not known where epmd listens", "err", err)
 	}

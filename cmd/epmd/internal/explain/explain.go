@@ -1,7 +1,7 @@
 // Package explain finds out why the epmd of this host does not do what is asked, by what can be seen from outside: who
 // listens on its port, if anybody.
 //
-// It asks the kernel and systemd who that is, and connects to the port to see whether it answers as an epmd does. A call
+// It asks package owner who that is, and connects to the port to see whether it answers as an epmd does. A call
 // takes at most 2 s, and starts no goroutine that outlives it.
 package explain
 
@@ -20,7 +20,7 @@ import (
 	"github.com/goerlang/eclus/cmd/epmd/internal/tcp"
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/internal/netif"
-	"github.com/goerlang/eclus/systemd"
+	"github.com/goerlang/eclus/internal/owner"
 )
 
 const (
@@ -173,9 +173,9 @@ func elsewhere(port uint16) []netip.AddrPort {
 }
 
 // firstListener returns the first address at which somebody listens, and who; nil if nobody does.
-func firstListener(ctx context.Context, places []netip.AddrPort) (netip.AddrPort, *systemd.Listener, error) {
+func firstListener(ctx context.Context, places []netip.AddrPort) (netip.AddrPort, *owner.Listener, error) {
 	for _, at := range places {
-		if holder, err := systemd.FindListener(ctx, at); holder != nil || err != nil {
+		if holder, err := owner.FindListener(ctx, at); holder != nil || err != nil {
 			return at, holder, err
 		}
 	}
@@ -183,7 +183,7 @@ func firstListener(ctx context.Context, places []netip.AddrPort) (netip.AddrPort
 }
 
 // describe returns "nc (pid 812, user alice, unit session-3.scope)", as much of it as is known.
-func describe(l *systemd.Listener) string {
+func describe(l *owner.Listener) string {
 	var known []string
 	if l.PID != 0 {
 		known = append(known, "pid "+strconv.Itoa(int(l.PID)))

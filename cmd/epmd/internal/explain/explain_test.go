@@ -8,16 +8,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/goerlang/eclus/registry"
-	"github.com/goerlang/eclus/systemd"
+	"github.com/goerlang/eclus/internal/owner"
 )
 
 func TestDescribe(t *testing.T) {
-	for want, l := range map[string]systemd.Listener{
+	for want, l := range map[string]owner.Listener{
 		"nc (pid 812, user 4000000001, unit session-3.scope)": {
-			Program: "nc", Holder: registry.Holder{PID: 812, UID: 4000000001, Unit: "session-3.scope"}},
-		"a process (user root, unit init.scope)": {Holder: registry.Holder{Unit: "init.scope"}},
-		"a?[31m (pid 1, user root)":              {Program: "a\x1b[31m", Holder: registry.Holder{PID: 1}},
+			Program: "nc", Owner: owner.Owner{PID: 812, UID: 4000000001, Unit: "session-3.scope"}},
+		"a process (user root, unit init.scope)": {Owner: owner.Owner{Unit: "init.scope"}},
+		"a?[31m (pid 1, user root)":              {Program: "a\x1b[31m", Owner: owner.Owner{PID: 1}},
 	} {
 		if got := describe(&l); got != want {
 			t.Errorf("got %q, want %q", got, want)

@@ -5,8 +5,6 @@ import (
 	"net/netip"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/goerlang/eclus/registry"
 )
 
@@ -56,8 +54,5 @@ func TestOtherConnection(t *testing.T) {
 	enter(t, reg, "a")
 	if c, ok := connection(reg, stale); ok {
 		t.Errorf("connection %v of a node whose name is another's by now", c)
-	}
-	if got := addrPort(&unix.SockaddrUnix{}); got.IsValid() {
-		t.Errorf("address %v of a socket that is not of TCP", got)
 	}
 }

@@ -14,8 +14,8 @@ import (
 	"time"
 
 	"github.com/goerlang/eclus/internal/netif"
+	"github.com/goerlang/eclus/internal/owner"
 	"github.com/goerlang/eclus/registry"
-	"github.com/goerlang/eclus/systemd"
 )
 
 // A node may register before it listens. It is looked at again after firstLook, then after pauses
@@ -130,7 +130,7 @@ func (w *Watcher) find(nodes []*registry.Node) (closed bool) {
 	for _, n := range nodes {
 		ports = append(ports, n.Port)
 	}
-	found, err := systemd.FindListeners(ports)
+	found, err := owner.FindListeners(ports)
 	if err != nil && !w.said {
 		w.said = true
 		w.log.Warn("not known where nodes listen: all count as reachable", "err", err)

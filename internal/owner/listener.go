@@ -1,4 +1,4 @@
-package systemd
+package owner
 
 import (
 	"context"
@@ -9,13 +9,11 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/goerlang/eclus/registry"
 )
 
 // Listener is the process that has a socket that listens.
 type Listener struct {
-	registry.Holder
+	Owner
 	Program string // what the process calls itself, any 15 bytes at most; empty: not known
 }
 
@@ -23,7 +21,7 @@ type Listener struct {
 // listens there, at least in this network namespace. The youngest is told if several processes share the
 // socket, so that of a service rather than the service manager, which has opened it.
 //
-// As much is known of the process as FindHolders finds, and it takes as long: it looks at all processes,
+// As much is known of the process as Find finds, and it takes as long: it looks at all processes,
 // whosever they are. When ctx ends, it returns what it has. An error means that the kernel can't be asked.
 func FindListener(ctx context.Context, at netip.AddrPort) (*Listener, error) {
 	sock, err := findListening(at)
@@ -33,10 +31,10 @@ func FindListener(ctx context.Context, at netip.AddrPort) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Listener{Holder: registry.Holder{UID: sock.uid}}
-	s := search{sockets: map[uint32]*registry.Holder{sock.inode: &l.Holder}}
+	l := &Listener{Owner: Owner{UID: sock.uid}}
+	s := search{sockets: map[uint32]*Owner{sock.inode: &l.Owner}}
 	s.processes(ctx)
-	setUnits(ctx, map[*registry.Holder]uint64{&l.Holder: sock.cgroup})
+	setUnits(ctx, map[*Owner]uint64{&l.Owner: sock.cgroup})
 	if l.PID != 0 {
 		l.askProcess()
 	}
@@ -45,12 +43,12 @@ func FindListener(ctx context.Context, at netip.AddrPort) (*Listener, error) {
 
 // findListening returns the socket that would accept a connection to that address. The kernel looks for it as
 // if there were a connection from port 0, from which there never is any.
-func findListening(at netip.AddrPort) (diagSocket, error) {
-	kernel, err := openSockDiag()
+func findListening(at netip.AddrPort) (socket, error) {
+	kernel, err := Open()
 	if err != nil {
-		return diagSocket{}, err
+		return socket{}, err
 	}
-	defer kernel.close()
+	defer kernel.Close()
 	sock, err := kernel.ask(at, netip.AddrPortFrom(at.Addr(), 0))
 	if err == nil && sock.inode == 0 {
 		err = errNoSocket

@@ -1,4 +1,4 @@
-package systemd
+package owner
 
 import (
 	"encoding/hex"
@@ -26,7 +26,7 @@ const (
 		"0001 0002 7f000001000000000000000000000000 7f000001000000000000000000000000 00000000 ffffffffffffffff"
 )
 
-func diagUnhex(t testing.TB, s string) []byte {
+func unhex(t testing.TB, s string) []byte {
 	t.Helper()
 	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
 	if err != nil {
@@ -35,68 +35,75 @@ func diagUnhex(t testing.TB, s string) []byte {
 	return b
 }
 
+// parse parses a datagram as the answer to question 7.
+func parse(b []byte) (socket, error) {
+	messages, err := parseAnswer(b, 7)
+	if err != nil {
+		return socket{}, err
+	}
+	return parseSocket(messages[0])
+}
+
 var diagTests = []struct {
 	name, hex string
-	want      diagSocket
+	want      socket
 	err       string // what the error must say; empty: none
 }{
-	{"IPv4", diagHeader + diagInet + diagAttrs, diagSocket{
+	{"IPv4", diagHeader + diagInet + diagAttrs, socket{
 		local: netip.MustParseAddrPort("127.0.0.1:37478"), peer: netip.MustParseAddrPort("127.0.0.1:35911"),
 		uid: 1000, inode: 24932564, cgroup: 0x200000001,
 	}, ""},
-	{"IPv6", diagHeader + diagInet6 + diagAttrs, diagSocket{
+	{"IPv6", diagHeader + diagInet6 + diagAttrs, socket{
 		local: netip.MustParseAddrPort("[::1]:50740"), peer: netip.MustParseAddrPort("[::1]:32985"),
 		inode: 24932568, cgroup: 0x200000001,
 	}, ""},
-	{"IPv4 of an IPv6 socket", diagHeader + diagMapped + diagAttrs, diagSocket{
+	{"IPv4 of an IPv6 socket", diagHeader + diagMapped + diagAttrs, socket{
 		local: netip.MustParseAddrPort("127.0.0.1:50740"), peer: netip.MustParseAddrPort("127.0.0.1:32985"),
 		inode: 24932568, cgroup: 0x200000001,
 	}, ""},
-	{"no attributes", "58" + diagHeader[2:] + diagInet6, diagSocket{
+	{"no attributes", "58" + diagHeader[2:] + diagInet6, socket{
 		local: netip.MustParseAddrPort("[::1]:50740"), peer: netip.MustParseAddrPort("[::1]:32985"), inode: 24932568,
 	}, ""},
-	{"attribute of no length", diagHeader + diagInet6 + "0000150000000000" + diagAttrs[17:], diagSocket{
+	{"malformed attribute", diagHeader + diagInet6 + "0300150000000000" + diagAttrs[17:], socket{
 		local: netip.MustParseAddrPort("[::1]:50740"), peer: netip.MustParseAddrPort("[::1]:32985"), inode: 24932568,
 	}, ""},
-	{"none", diagNone, diagSocket{}, errNoSocket.Error()},
-	{"refused", "14000000 0200 0000 07000000 00000000 ffffffff", diagSocket{}, unix.EPERM.Error()},
-	{"error cut short", "12000000 0200 0000 07000000 00000000 ffff", diagSocket{}, "2 bytes"},
-	{"other question", "14000000 0200 0000 08000000 00000000 feffffff", diagSocket{}, "question 8, not 7"},
-	{"other type", "10000000 0300 0000 07000000 00000000", diagSocket{}, "type 3"},
-	{"cut short", "57" + diagHeader[2:] + diagInet6, diagSocket{}, "71 bytes"},
-	{"longer than it is", diagHeader + diagInet6, diagSocket{}, "has 124"},
-	{"shorter than a header", "0f000000 1400 0000 07000000 00000000", diagSocket{}, "has 15"},
-	{"no header", "10000000 1400 0000 07000000 000000", diagSocket{}, "15 bytes"},
-	{"nothing", "", diagSocket{}, "0 bytes"},
+	{"none", diagNone, socket{}, errNoSocket.Error()},
+	{"refused", "14000000 0200 0000 07000000 00000000 ffffffff", socket{}, unix.EPERM.Error()},
+	{"error cut short", "12000000 0200 0000 07000000 00000000 ffff 0000", socket{}, "2 bytes"},
+	{"other question", "14000000 0200 0000 08000000 00000000 feffffff", socket{}, "question 8, not 7"},
+	{"other type", "10000000 0300 0000 07000000 00000000", socket{}, "type 3"},
+	{"cut short", "57" + diagHeader[2:] + diagInet6, socket{}, "71 bytes"},
+	{"longer than it is", diagHeader + diagInet6, socket{}, "88 bytes"},
+	{"shorter than a header", "0f000000 1400 0000 07000000 00000000", socket{}, "16 bytes"},
+	{"no header", "10000000 1400 0000 07000000 000000", socket{}, "15 bytes"},
+	{"nothing", "", socket{}, "0 bytes"},
 }
 
-func TestParseDiagReply(t *testing.T) {
+func TestParseAnswer(t *testing.T) {
 	for _, tt := range diagTests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := parseDiagReply(diagUnhex(t, tt.hex), 7)
+			got, err := parse(unhex(t, tt.hex))
 			if got != tt.want || (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
 				t.Errorf("got %+v, %v; want %+v, error saying %q", got, err, tt.want, tt.err)
 			}
 		})
 	}
-	if _, err := parseDiagReply(diagUnhex(t, diagNone), 7); !errors.Is(err, errNoSocket) {
+	if _, err := parse(unhex(t, diagNone)); !errors.Is(err, errNoSocket) {
 		t.Errorf("got %v; want errNoSocket", err)
 	}
 }
 
-// TestDiagRequest compares a question with the copy of it in the kernel's answer.
-func TestDiagRequest(t *testing.T) {
-	got := diagRequest(7, netip.MustParseAddrPort("[::ffff:127.0.0.1]:1"), netip.MustParseAddrPort("127.0.0.1:2"))
-	want := diagUnhex(t, diagNone)[20:]
-	want = slices.Concat(want[:12], make([]byte, 4), want[16:])
-	if !slices.Equal(got, want) {
-		t.Errorf("got  %x\nwant %x", got, want)
-	}
-	got = diagRequest(1, netip.MustParseAddrPort("[fe80::1%7]:1"), netip.MustParseAddrPort("[fe80::2%7]:2"))
-	want = diagUnhex(t, "48000000 1400 0100 01000000 00000000 0a060000 ffffffff 0001 0002"+
-		"fe800000000000000000000000000001 fe800000000000000000000000000002 07000000 ffffffffffffffff")
-	if !slices.Equal(got, want) {
-		t.Errorf("got  %x\nwant %x", got, want)
+// TestQuestion compares a question with the copy of it in the kernel's answer.
+func TestQuestion(t *testing.T) {
+	for _, tt := range []struct{ local, peer, want string }{
+		{"[::ffff:127.0.0.1]:1", "127.0.0.1:2", diagNone[strings.Index(diagNone, "02060000"):]},
+		{"[fe80::1%7]:1", "[fe80::2%7]:2", "0a060000 ffffffff 0001 0002" +
+			"fe800000000000000000000000000001 fe800000000000000000000000000002 07000000 ffffffffffffffff"},
+	} {
+		m := question(netip.MustParseAddrPort(tt.local), netip.MustParseAddrPort(tt.peer))
+		if want := unhex(t, tt.want); !slices.Equal(m.Data, want) {
+			t.Errorf("got  %x\nwant %x", m.Data, want)
+		}
 	}
 }
 
@@ -108,12 +115,12 @@ func TestZoneIndex(t *testing.T) {
 	}
 }
 
-func FuzzParseDiagReply(f *testing.F) {
+func FuzzParseAnswer(f *testing.F) {
 	for _, tt := range diagTests {
-		f.Add(diagUnhex(f, tt.hex))
+		f.Add(unhex(f, tt.hex))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		sock, err := parseDiagReply(b, 7)
+		sock, err := parse(b)
 		if err == nil && (!sock.local.IsValid() || !sock.peer.IsValid()) {
 			t.Errorf("%x: parsed as %+v", b, sock)
 		}

@@ -1,4 +1,4 @@
-package systemd
+package owner
 
 import (
 	"context"
@@ -7,8 +7,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-
-	"github.com/goerlang/eclus/registry"
 )
 
 // self is this process as one that listens.
@@ -20,7 +18,7 @@ func self(t *testing.T) Listener {
 	}
 	pid := int32(os.Getpid())
 	return Listener{
-		Holder:  registry.Holder{Foreign: true, PID: pid, UID: uint32(os.Geteuid()), Unit: unitOfProcess(pid)},
+		Owner:   Owner{Foreign: true, PID: pid, UID: uint32(os.Geteuid()), Unit: unitOfProcess(pid)},
 		Program: strings.TrimSpace(string(name)),
 	}
 }

@@ -1,4 +1,4 @@
-package systemd
+package owner
 
 import (
 	"context"
@@ -10,14 +10,12 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/goerlang/eclus/registry"
 )
 
 // setUnits enters the unit of each holder, and whether it is foreign: by its process, or if that is not known, by
 // the control group in which its socket was made.
-func setUnits(ctx context.Context, cgroups map[*registry.Holder]uint64) {
-	wanted := make(map[uint64][]*registry.Holder)
+func setUnits(ctx context.Context, cgroups map[*Owner]uint64) {
+	wanted := make(map[uint64][]*Owner)
 	units := make(map[int32]string) // of processes; one can have many nodes
 	for h, cgroup := range cgroups {
 		switch {
@@ -95,7 +93,7 @@ func isUnitName(s string) bool {
 }
 
 // findCgroups enters what is known by control groups, by their inode numbers.
-func findCgroups(ctx context.Context, wanted map[uint64][]*registry.Holder) {
+func findCgroups(ctx context.Context, wanted map[uint64][]*Owner) {
 	left := len(wanted)
 	_ = filepath.WalkDir(cgroupRoot(), func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.IsDir() {

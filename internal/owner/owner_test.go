@@ -1,4 +1,4 @@
-package systemd
+package owner
 
 import (
 	"bufio"
@@ -19,8 +19,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/goerlang/eclus/registry"
 )
 
 // holderTask is the environment variable that makes a process of TestHolderProcess: "connect IP PORT", "mapped IP
@@ -52,8 +50,8 @@ func TestHolderProcess(t *testing.T) {
 		}
 	case "find":
 		c := Connection{netip.MustParseAddrPort(task[1]), netip.MustParseAddrPort(task[2])}
-		holders, err := FindHolders(t.Context(), []Connection{c})
-		fmt.Println("found:", holders, err)
+		holders, err := Find(t.Context(), []Connection{c})
+		fmt.Printf("found: %+v %v\n", *holders[0], err)
 	}
 	io.Copy(io.Discard, os.Stdin)
 }
@@ -113,9 +111,9 @@ func connectionOf(c net.Conn) Connection {
 	return Connection{c.LocalAddr().(*net.TCPAddr).AddrPort(), c.RemoteAddr().(*net.TCPAddr).AddrPort()}
 }
 
-func findHolder(t *testing.T, c Connection) *registry.Holder {
+func findHolder(t *testing.T, c Connection) *Owner {
 	t.Helper()
-	holders, err := FindHolders(t.Context(), []Connection{c})
+	holders, err := Find(t.Context(), []Connection{c})
 	if err != nil || len(holders) != 1 {
 		t.Fatalf("holders %v, %v; want one", holders, err)
 	}
@@ -141,7 +139,7 @@ func asNobody() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 }
 
-func TestFindHolders(t *testing.T) {
+func TestFind(t *testing.T) {
 	for _, tt := range []struct {
 		name, how, listen, to string
 		nobody                bool
@@ -155,7 +153,7 @@ func TestFindHolders(t *testing.T) {
 		{name: "other user", how: "connect", listen: "127.0.0.1", to: "127.0.0.1", nobody: true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			want := registry.Holder{Foreign: true, UID: uint32(os.Geteuid()), Unit: unitOfProcess(int32(os.Getpid()))}
+			want := Owner{Foreign: true, UID: uint32(os.Geteuid()), Unit: unitOfProcess(int32(os.Getpid()))}
 			var attr *syscall.SysProcAttr
 			if tt.nobody {
 				needRoot(t)
@@ -170,8 +168,8 @@ func TestFindHolders(t *testing.T) {
 	}
 }
 
-// TestFindHoldersAtOnce finds the holders of several connections, between which are some that nobody holds.
-func TestFindHoldersAtOnce(t *testing.T) {
+// TestFindAtOnce finds the holders of several connections, between which are some that nobody holds.
+func TestFindAtOnce(t *testing.T) {
 	var conns []Connection
 	var want []int32
 	for range 3 {
@@ -181,7 +179,7 @@ func TestFindHoldersAtOnce(t *testing.T) {
 		conns = append(conns, connectionOf(h.conn), none, far)
 		want = append(want, int32(h.cmd.Process.Pid), 0, 0)
 	}
-	holders, err := FindHolders(t.Context(), conns)
+	holders, err := Find(t.Context(), conns)
 	if err != nil || len(holders) != len(conns) {
 		t.Fatalf("%d holders, %v; want %d", len(holders), err, len(conns))
 	}
@@ -192,9 +190,9 @@ func TestFindHoldersAtOnce(t *testing.T) {
 	}
 }
 
-// TestFindHoldersGone asks for the other end of connections that have none any more, of one port where somebody
+// TestFindGone asks for the other end of connections that have none any more, of one port where somebody
 // listens.
-func TestFindHoldersGone(t *testing.T) {
+func TestFindGone(t *testing.T) {
 	h := startConnected(t, "connect", "127.0.0.1", "127.0.0.1", nil)
 	h.cmd.Process.Kill()
 	if _, err := h.conn.Read(make([]byte, 1)); err == nil {
@@ -214,20 +212,20 @@ func TestFindHoldersGone(t *testing.T) {
 	}
 }
 
-// TestFindHoldersInterrupted is told by the kernel alone.
-func TestFindHoldersInterrupted(t *testing.T) {
+// TestFindInterrupted is told by the kernel alone.
+func TestFindInterrupted(t *testing.T) {
 	h := startConnected(t, "connect", "127.0.0.1", "127.0.0.1", nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	holders, err := FindHolders(ctx, []Connection{connectionOf(h.conn)})
-	want := registry.Holder{UID: uint32(os.Geteuid())}
+	holders, err := Find(ctx, []Connection{connectionOf(h.conn)})
+	want := Owner{UID: uint32(os.Geteuid())}
 	if err != nil || holders[0] == nil || holders[0].PID != 0 || holders[0].UID != want.UID {
 		t.Errorf("held by %v, %v; want %v", holders, err, &want)
 	}
 }
 
-// TestFindHoldersShared asks for a socket that two processes have.
-func TestFindHoldersShared(t *testing.T) {
+// TestFindShared asks for a socket that two processes have.
+func TestFindShared(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -268,12 +266,12 @@ func TestYoungestFirst(t *testing.T) {
 	}
 }
 
-// TestFindHoldersUnprivileged looks, as a user of no rights, for a process of root's in a unit.
-func TestFindHoldersUnprivileged(t *testing.T) {
+// TestFindUnprivileged looks, as a user of no rights, for a process of root's in a unit.
+func TestFindUnprivileged(t *testing.T) {
 	needRoot(t)
 	unit := fmt.Sprintf("eclus-test-%d.scope", os.Getpid())
 	h := startConnected(t, "connect", "127.0.0.1", "127.0.0.1", inCgroup(t, unit))
-	want := registry.Holder{Foreign: true, PID: int32(h.cmd.Process.Pid), UID: 0, Unit: unit}
+	want := Owner{Foreign: true, PID: int32(h.cmd.Process.Pid), UID: 0, Unit: unit}
 	if got := findHolder(t, connectionOf(h.conn)); got == nil || *got != want {
 		t.Errorf("root finds %v; want %v", got, &want)
 	}
@@ -281,7 +279,7 @@ func TestFindHoldersUnprivileged(t *testing.T) {
 	c := connectionOf(h.conn)
 	finder := startHolder(t, fmt.Sprint("find ", c.Local, " ", c.Peer), asNobody())
 	line, err := finder.stdout.ReadString('\n')
-	if wantLine := fmt.Sprintf("found: [%v] <nil>\n", &want); line != wantLine {
+	if wantLine := fmt.Sprintf("found: %+v <nil>\n", want); line != wantLine {
 		t.Errorf("%q, %v; want %q", line, err, wantLine)
 	}
 }
@@ -310,8 +308,8 @@ func inCgroup(t *testing.T, name string) *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
 }
 
-// BenchmarkFindHolders is what one registration costs, and each of a hundred at once.
-func BenchmarkFindHolders(b *testing.B) {
+// BenchmarkFind is what one registration costs, and each of a hundred at once.
+func BenchmarkFind(b *testing.B) {
 	for _, size := range []int{1, 100} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
 			l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -330,7 +328,7 @@ func BenchmarkFindHolders(b *testing.B) {
 				conns = append(conns, Connection{Local: own.Peer, Peer: own.Local})
 			}
 			for b.Loop() {
-				if holders, err := FindHolders(b.Context(), conns); err != nil || holders[size-1].PID == 0 {
+				if holders, err := Find(b.Context(), conns); err != nil || holders[size-1].PID == 0 {
 					b.Fatal(holders, err)
 				}
 			}

@@ -1,4 +1,7 @@
-package systemd
+// Package owner finds the process, the user and the systemd unit that have a TCP socket of this host. It
+// asks the kernel about sockets (sock_diag(7)) and reads /proc and the control groups. It sees the
+// network and PID namespaces that the caller is in, starts no goroutines, and works without systemd too.
+package owner
 
 import (
 	"bytes"
@@ -12,9 +15,18 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/goerlang/eclus/registry"
 )
+
+// Owner is the process that has a socket.
+type Owner struct {
+	Unit string // systemd unit that the process runs in, a service or a scope; empty: none, or not known
+	PID  int32  // 0: not known
+	UID  uint32 // whose the socket is
+
+	// Foreign says that this is no node of OTP: the process does not run OTP's emulator. If the process
+	// is not known, none does in the control group that the socket was made in.
+	Foreign bool
+}
 
 // Connection is a TCP connection that this host has with itself.
 type Connection struct {
@@ -22,7 +34,7 @@ type Connection struct {
 	Peer  netip.AddrPort // the end whose holder is asked for
 }
 
-// FindHolders returns which process has the other end of each connection: nil where there is none on this
+// Find returns which process has the other end of each connection: nil where there is none on this
 // host, at least in this network namespace. The kernel tells the user of any socket. The process, the
 // youngest if several share the socket, can be told only if we are root or the same user; the unit otherwise
 // too, as long as its control group is there. Foreign is told by whichever of these is known.
@@ -30,15 +42,15 @@ type Connection struct {
 // It looks at all processes of those users and all their open files, once for all connections: that can take
 // some milliseconds, or much longer on a host with very many, so it must not be waited for by who answers
 // lookups. When ctx ends, it returns what it has. An error means that the kernel can't be asked.
-func FindHolders(ctx context.Context, conns []Connection) ([]*registry.Holder, error) {
-	kernel, err := openSockDiag()
+func Find(ctx context.Context, conns []Connection) ([]*Owner, error) {
+	kernel, err := Open()
 	if err != nil {
 		return nil, err
 	}
-	defer kernel.close()
-	holders := make([]*registry.Holder, len(conns))
-	s := search{sockets: make(map[uint32]*registry.Holder), uids: make(map[uint32]bool)}
-	cgroups := make(map[*registry.Holder]uint64)
+	defer kernel.Close()
+	holders := make([]*Owner, len(conns))
+	s := search{sockets: make(map[uint32]*Owner), uids: make(map[uint32]bool)}
+	cgroups := make(map[*Owner]uint64)
 	for i, c := range conns {
 		sock, err := kernel.find(c.Peer, c.Local)
 		if errors.Is(err, errNoSocket) {
@@ -47,7 +59,7 @@ func FindHolders(ctx context.Context, conns []Connection) ([]*registry.Holder, e
 		if err != nil {
 			return nil, err
 		}
-		holders[i] = &registry.Holder{UID: sock.uid}
+		holders[i] = &Owner{UID: sock.uid}
 		s.sockets[sock.inode] = holders[i]
 		s.uids[sock.uid] = true
 		cgroups[holders[i]] = sock.cgroup
@@ -59,8 +71,8 @@ func FindHolders(ctx context.Context, conns []Connection) ([]*registry.Holder, e
 
 // search looks in /proc for processes.
 type search struct {
-	sockets map[uint32]*registry.Holder // those not found yet, by inode number
-	uids    map[uint32]bool             // whose they are; nil: anybody can have them
+	sockets map[uint32]*Owner // those not found yet, by inode number
+	uids    map[uint32]bool   // whose they are; nil: anybody can have them
 }
 
 // chunk is how many of a process's files are looked at before it is seen whether that was enough.

@@ -1,4 +1,4 @@
-package systemd
+package owner
 
 import (
 	"context"
@@ -105,13 +105,14 @@ func TestFindListenersMany(t *testing.T) {
 	}
 }
 
-func FuzzParseListeners(f *testing.F) {
+func FuzzAddListeners(f *testing.F) {
 	for _, tt := range diagTests {
-		f.Add(diagUnhex(f, tt.hex))
+		f.Add(unhex(f, tt.hex))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		found := map[uint16][]netip.Addr{37478: nil, 50740: nil}
-		parseListeners(b, 7, found)
+		messages, _ := parseAnswer(b, 7)
+		addListeners(messages, found)
 		for _, addrs := range found {
 			for _, a := range addrs {
 				if !a.IsValid() {
