@@ -1,14 +1,11 @@
 package epmd
 
 import (
-	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net/netip"
 	"strconv"
 	"strings"
-	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -119,86 +116,30 @@ func ParseLine(s string) (Line, error) {
 
 // Node returns the node that a line of kind NodeKnown or NodeGone is about.
 func (l Line) Node() (registry.Node, error) {
-	n := registry.Node{
-		Node: l.Get("node"),
-		Name: l.Get("name"),
-		Host: l.Get("host"),
-		Dist: l.Get("dist"),
-		Type: registry.Normal,
-		Sure: l.Get("sure") != "no",
-	}
+	n := registry.Node{Node: l.Get("node"), Type: registry.Normal, Sure: true}
 	if n.Node == "" {
 		return registry.Node{}, errors.New("line without node=")
 	}
-	if l.Get("type") == registry.Hidden.String() {
-		n.Type = registry.Hidden
-	}
-	if l.Get("origin") == registry.LAN.String() {
-		n.Origin = registry.LAN
-	}
-	switch l.Get("reachable") {
-	case registry.Reachable.String():
-		n.Reach = registry.Reachable
-	case registry.Unreachable.String():
-		n.Reach = registry.Unreachable
-	}
-	if l.Get("lan") == "no" {
-		n.Why = cmp.Or(registry.Why(l.Get("why")), "unknown")
-	}
-	if err := l.nodeNumbers(&n); err != nil {
+	if err := l.readNode(&n); err != nil {
 		return registry.Node{}, fmt.Errorf("node %q: %w", n.Node, err)
 	}
 	return n, nil
 }
 
-func (l Line) nodeNumbers(n *registry.Node) error {
-	var err error
-	if err = parseNumber("port", l.Get("port"), &n.Port); err != nil {
-		return err
-	}
-	if err := l.protocolNumbers(n); err != nil {
-		return err
+func (l Line) readNode(n *registry.Node) (err error) {
+	for _, f := range nodeFields {
+		s := l.Get(f.key)
+		if f.read == nil || s == "" && f.key != "port" {
+			continue
+		}
+		if err := f.read(n, s); err != nil {
+			return err
+		}
 	}
 	if n.Holder, err = l.holder(); err != nil {
 		return err
 	}
-	if s := l.Get("since"); s != "" {
-		if n.Since, err = time.Parse(time.RFC3339, s); err != nil {
-			return fmt.Errorf("since: %w", err)
-		}
-	}
-	list := l.Get("addresses")
-	if list == "" {
-		list = l.Get("address")
-	}
-	for s := range strings.SplitSeq(list, ",") {
-		if s == "" {
-			continue
-		}
-		addr, err := netip.ParseAddr(s)
-		if err != nil {
-			return fmt.Errorf("address: %w", err)
-		}
-		n.Addresses = append(n.Addresses, addr)
-	}
-	return nil
-}
-
-func (l Line) protocolNumbers(n *registry.Node) error {
-	return cmp.Or(
-		parseNumberIfAny("creation", l.Get("creation"), &n.Creation),
-		parseNumberIfAny("high", l.Get("high"), &n.High),
-		parseNumberIfAny("low", l.Get("low"), &n.Low),
-		parseNumberIfAny("proto", l.Get("proto"), &n.Protocol),
-		parseNumberIfAny("epmd", l.Get("epmd"), &n.EPMDPort),
-	)
-}
-
-func parseNumberIfAny[T uint8 | uint16 | uint32](key, s string, number *T) error {
-	if s == "" {
-		return nil
-	}
-	return parseNumber(key, s, number)
+	return l.readAddresses(n)
 }
 
 // parseNumber parses the decimal number in s. An error says that it does not fit.
@@ -229,83 +170,6 @@ func (l Line) holder() (*registry.Holder, error) {
 		h.PID = int32(pid)
 	}
 	return h, nil
-}
-
-// appendNode appends the line about n to dst.
-func appendNode(dst []byte, kind LineKind, n *registry.Node) []byte {
-	dst = append(dst, byte(kind))
-	dst = appendField(dst, "node", n.Node)
-	dst = appendField(dst, "name", n.Name)
-	dst = appendField(dst, "host", n.Host)
-	if len(n.Addresses) > 0 {
-		dst = appendField(dst, "address", n.Addresses[0].String())
-	}
-	dst = appendField(dst, "port", strconv.Itoa(int(n.Port)))
-	if kind == NodeKnown {
-		dst = appendField(dst, "type", n.Type.String())
-	}
-	dst = appendField(dst, "origin", n.Origin.String())
-	if kind == NodeKnown {
-		dst = appendDetails(dst, n)
-	} else {
-		dst = appendEPMD(dst, n)
-	}
-	return append(dst, '\n')
-}
-
-func appendDetails(dst []byte, n *registry.Node) []byte {
-	if n.Creation != 0 {
-		dst = appendField(dst, "creation", strconv.FormatUint(uint64(n.Creation), 10))
-	}
-	if n.Dist != "" {
-		dst = appendField(dst, "dist", n.Dist)
-	}
-	dst = appendField(dst, "since", n.Since.UTC().Format(time.RFC3339))
-	if !n.Sure {
-		dst = appendField(dst, "sure", "no")
-	}
-	if len(n.Addresses) > 1 {
-		list := make([]string, len(n.Addresses))
-		for i, a := range n.Addresses {
-			list[i] = a.String()
-		}
-		dst = appendField(dst, "addresses", strings.Join(list, ","))
-	}
-	if n.High != 0 {
-		dst = appendField(dst, "high", strconv.Itoa(int(n.High)))
-		dst = appendField(dst, "low", strconv.Itoa(int(n.Low)))
-		dst = appendField(dst, "proto", strconv.Itoa(int(n.Protocol)))
-	}
-	dst = appendEPMD(dst, n)
-	if n.Reach != registry.Unchecked {
-		dst = appendField(dst, "reachable", n.Reach.String())
-	}
-	if n.Why != "" {
-		dst = appendField(dst, "lan", "no")
-		dst = appendField(dst, "why", string(n.Why))
-	}
-	return appendHolder(dst, n.Holder)
-}
-
-func appendEPMD(dst []byte, n *registry.Node) []byte {
-	if n.EPMDPort == 0 {
-		return dst
-	}
-	return appendField(dst, "epmd", strconv.Itoa(int(n.EPMDPort)))
-}
-
-func appendHolder(dst []byte, h *registry.Holder) []byte {
-	if h == nil {
-		return dst
-	}
-	if h.PID != 0 {
-		dst = appendField(dst, "pid", strconv.Itoa(int(h.PID)))
-	}
-	dst = appendField(dst, "uid", strconv.FormatUint(uint64(h.UID), 10))
-	if h.Unit != "" {
-		dst = appendField(dst, "unit", h.Unit)
-	}
-	return dst
 }
 
 // appendSnapshotEnd appends the line that ends a snapshot of that many nodes.

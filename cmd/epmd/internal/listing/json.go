@@ -4,10 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net/netip"
-	"time"
 
 	"github.com/goerlang/eclus/cmd/epmd/internal/screen"
+	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/registry"
 )
 
@@ -37,35 +36,6 @@ type jsonPrinter struct {
 	users userNames
 }
 
-// nodeObject is what is printed of a node.
-type nodeObject struct {
-	Version   int          `json:"v"`
-	Event     string       `json:"event,omitempty"`
-	Node      string       `json:"node"`
-	Name      string       `json:"name"`
-	Host      string       `json:"host"`
-	Address   *netip.Addr  `json:"address,omitempty"`
-	Addresses []netip.Addr `json:"addresses,omitempty"` // if there are several, Address leading
-	Port      uint16       `json:"port"`
-	Type      string       `json:"type"`
-	Origin    string       `json:"origin"`
-	Creation  uint32       `json:"creation,omitempty"`
-	Dist      string       `json:"dist,omitempty"`
-	Since     time.Time    `json:"since"`
-	Sure      bool         `json:"sure"`
-	High      uint16       `json:"high,omitempty"`
-	Low       *uint16      `json:"low,omitempty"`   // there if High is, as the next
-	Protocol  *uint8       `json:"proto,omitempty"` // 0: TCP/IPv4
-	EPMDPort  uint16       `json:"epmd,omitempty"`
-	Reachable *bool        `json:"reachable,omitempty"`
-	LAN       *bool        `json:"lan,omitempty"` // false, with Why, or not there
-	Why       registry.Why `json:"why,omitempty"`
-	PID       int32        `json:"pid,omitempty"`
-	UID       *uint32      `json:"uid,omitempty"` // 0 is somebody
-	User      string       `json:"user,omitempty"`
-	Unit      string       `json:"unit,omitempty"`
-}
-
 // snapshotObject is what is printed after the nodes that were known already.
 type snapshotObject struct {
 	Version int    `json:"v"`
@@ -92,62 +62,40 @@ func (p jsonPrinter) snapshot(k *knownNodes) {
 	case k.silent != "":
 		o.Publish, o.Reason = new(bool), k.silent
 	}
-	p.print(o)
+	text, _ := json.Marshal(o) // which nothing in it makes fail
+	p.print(text)
 }
 
 func (p jsonPrinter) change(kind registry.EventKind, n registry.Node) {
-	o := newNodeObject(&n)
-	if n.Holder != nil {
-		o.User = p.users.of(n.Holder.UID)
-	}
+	text := fmt.Appendf(nil, `{"v":%d`, jsonVersion)
 	if p.watch {
-		o.Event = kind.String()
+		text = fmt.Appendf(text, `,"event":%q`, kind)
 	}
-	p.print(o)
+	for key, v := range epmd.JSONFields(&n) {
+		value, err := json.Marshal(v)
+		if err != nil { // only a year past 9999 in since
+			text, _ = json.Marshal(map[string]any{"v": jsonVersion, "event": "error", "reason": err.Error()})
+			p.print(text)
+			return
+		}
+		text = fmt.Appendf(text, ",%q:%s", key, value)
+		if key == "uid" {
+			text = p.appendUser(text, n.Holder.UID)
+		}
+	}
+	p.print(append(text, '}'))
 }
 
-func newNodeObject(n *registry.Node) nodeObject {
-	o := nodeObject{
-		Version:  jsonVersion,
-		Node:     n.Node,
-		Name:     n.Name,
-		Host:     n.Host,
-		Port:     n.Port,
-		Type:     n.Type.String(),
-		Origin:   n.Origin.String(),
-		Creation: n.Creation,
-		Dist:     n.Dist,
-		Since:    n.Since,
-		Sure:     n.Sure,
-		High:     n.High,
-		EPMDPort: n.EPMDPort,
+// appendUser appends the name of a user, if there is one, to an object in the making.
+func (p jsonPrinter) appendUser(object []byte, uid uint32) []byte {
+	name := p.users.of(uid)
+	if name == "" {
+		return object
 	}
-	if n.High != 0 {
-		o.Low, o.Protocol = &n.Low, &n.Protocol
-	}
-	if n.Reach != registry.Unchecked {
-		isReachable := n.Reach == registry.Reachable
-		o.Reachable = &isReachable
-	}
-	if n.Why != "" {
-		o.LAN, o.Why = new(bool), n.Why
-	}
-	if h := n.Holder; h != nil {
-		o.PID, o.UID, o.Unit = h.PID, &h.UID, h.Unit
-	}
-	if len(n.Addresses) > 0 {
-		o.Address = &n.Addresses[0]
-	}
-	if len(n.Addresses) > 1 {
-		o.Addresses = n.Addresses
-	}
-	return o
+	text, _ := json.Marshal(name) // which no string makes fail
+	return fmt.Appendf(object, `,"user":%s`, text)
 }
 
-func (p jsonPrinter) print(object any) {
-	text, err := json.Marshal(object)
-	if err != nil { // only a year past 9999 in since
-		text, _ = json.Marshal(map[string]any{"v": jsonVersion, "event": "error", "reason": err.Error()})
-	}
-	fmt.Fprintf(p.out, "%s\n", screen.EscapeUnprintable(text))
+func (p jsonPrinter) print(object []byte) {
+	fmt.Fprintf(p.out, "%s\n", screen.EscapeUnprintable(object))
 }
