@@ -9,14 +9,14 @@ import (
 	"github.com/goerlang/eclus/cmd/epmd/internal/stock"
 )
 
-// flag is a flag, an environment variable, or one that says the same as the other.
+// flag is a flag, a variable of the environment, or both.
 type flag struct {
 	names    []string // each means the flag; none: there is a variable alone
 	hidden   []string // so do these, which the usage does not show
-	argument string   // what follows, as the usage has it; in brackets: what may follow; empty: nothing
+	argument string   // what follows, in brackets if it may; empty: nothing
 	help     string   // as the usage has it; empty: not shown, or with the flags of with
 
-	variable string // of the environment; those of OTP keep its meaning, and the flag has precedence
+	variable string // of the environment; the flag has precedence
 	standard string // the argument if neither is given; empty: set is not called
 
 	stock   bool     // OTP's epmd has it too
@@ -35,8 +35,8 @@ type section struct {
 	flags  []flag
 }
 
-// sections are all flags, in the order of the usage, which is that of OTP's epmd, with what is ours added in the same
-// style. Parser, usage, and the checks of manual page and completions go by this.
+// sections are all flags, in the order of the usage of OTP's epmd. What is ours is added in the
+// same style. Parser, usage, and the checks of manual page and completions go by this.
 var sections = []section{
 	{title: "Regular options", flags: []flag{
 		{
@@ -67,7 +67,8 @@ get more debugging information.`,
 		},
 		{
 			names: []string{"-relaxed_command_check"}, variable: "ERL_EPMD_RELAXED_COMMAND_CHECK", stock: true,
-			set: on(func(c *config) *bool { return &c.daemon.Relaxed }), // the variable counts when set, even to nothing
+			// The variable counts when it is set, even to nothing.
+			set: on(func(c *config) *bool { return &c.daemon.Relaxed }),
 			help: `Allow this instance of epmd to be killed with
 epmd -kill even if there are registered nodes.
 Also allows forced unregister (epmd -stop).`,
@@ -247,7 +248,7 @@ func flagNamed(name string) *flag {
 	return nil
 }
 
-// name returns what the flag is called in first place, or "" if there is a variable alone.
+// name returns the first name of the flag. It is "" if there is a variable alone.
 func (f *flag) name() string {
 	if len(f.names) == 0 {
 		return ""
@@ -286,7 +287,7 @@ func usageText() string {
 	return synopsis + strings.Join(all, "\n")
 }
 
-// usage returns what the usage has of the flag: its names, with the flags that go with it, and the help.
+// usage returns what the usage has of the flag: names, argument, flags that go with it, and help.
 func (f *flag) usage() string {
 	text := "    " + strings.Join(f.names, "\n    ")
 	if f.argument != "" {

@@ -193,7 +193,8 @@ var completions = map[string]string{
 	"epmd.fish": `(?m) (?:-o |-s )([a-z_]+) `,
 }
 
-// TestCompletions holds that the shells complete the flags that there are, and their arguments where these are words.
+// TestCompletions holds that the shells complete all flags and no others. So they do with arguments
+// that are words.
 func TestCompletions(t *testing.T) {
 	for file, pattern := range completions {
 		text, err := os.ReadFile("completion/" + file)

@@ -1,8 +1,8 @@
-// Command epmd is an Erlang Port Mapper Daemon that also makes the nodes of this host known on the
-// local network and those of the network known here. It takes the place of the epmd of Erlang/OTP: flags,
-// environment, texts and exit statuses are the same. Run it with -h for a list of all flags.
+// Command epmd is an Erlang Port Mapper Daemon. It also announces the nodes of this host on the
+// local network, and finds those of other hosts. It takes the place of the epmd of Erlang/OTP.
+// Flags, environment, texts and exit statuses are the same. Run it with -h for a list of all flags.
 //
-// To build it in the checkout, give go build a folder, because ./epmd is the package of the protocol:
+// To build it, give go build a folder, because ./epmd is the package of the protocol:
 //
 //	go build -o build/ ./cmd/epmd
 package main
@@ -102,7 +102,7 @@ func hostName() string {
 	return host
 }
 
-// report tells the user of err, if that is still to be done, and returns the exit status.
+// report writes err to stderr, unless the command has done so. It returns the exit status.
 func report(err error, stderr io.Writer) int {
 	var status exit.Status
 	var usage usageError

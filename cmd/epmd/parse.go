@@ -51,16 +51,16 @@ type config struct {
 	daemon  daemon.Options // what only a daemon needs to know
 }
 
-// usageError is the error of a command line that OTP's epmd answers with its usage. Ours says first what is
-// wrong. A mistake in what is ours alone is an error like any other, of one line.
+// usageError is the error of a command line that OTP's epmd refuses too. It answers with its usage.
+// Ours says first what is wrong. A mistake in a flag of ours gets one line.
 type usageError struct{ text string }
 
 func (e usageError) Error() string { return e.text }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Sprintf(format, args...)} }
 
-// parser goes through the arguments as the epmd of OTP does: from left to right, and what is to be
-// asked of a running epmd comes last.
+// parser goes through the arguments as the epmd of OTP does, from left to right. Questions to a
+// running epmd come last.
 type parser struct {
 	config
 	rest  []string
@@ -112,7 +112,8 @@ func (p *parser) next() error {
 	return nil
 }
 
-// pattern deals with what is no flag. It may be the pattern of -nodes, which other flags of -nodes may precede.
+// pattern deals with what is no flag. It may be the pattern of -nodes, which other flags of -nodes
+// may precede.
 func (p *parser) pattern(s string) error {
 	if p.command != commandNodes || p.filter.Pattern != "" || strings.HasPrefix(s, "-") {
 		return usagef("unknown flag %q", s)
@@ -120,7 +121,7 @@ func (p *parser) pattern(s string) error {
 	return p.take(flagNamed("-nodes"), "-nodes")
 }
 
-// take sets what a flag of that name says, and takes its argument if it has one.
+// take takes the argument of a flag, if it has one, and sets what the flag says.
 func (p *parser) take(f *flag, name string) error {
 	argument := ""
 	p.given[f.name()] = ""
@@ -145,7 +146,7 @@ func (p *parser) take(f *flag, name string) error {
 	return nil
 }
 
-// mistake returns the error of a flag: a usageError if OTP's epmd has it too.
+// mistake returns the error of a flag. It is a usageError if OTP's epmd has the flag too.
 func (f *flag) mistake(format string, args ...any) error {
 	if f.stock {
 		return usagef(format, args...)
@@ -161,7 +162,7 @@ func on(field func(*config) *bool) func(*parser, string) error {
 	}
 }
 
-// asks returns what sets a question of OTP's epmd, about a name if there is one.
+// asks returns what sets a question of OTP's epmd, and a name if one follows.
 func asks(q stock.Question) func(*parser, string) error {
 	return func(p *parser, name string) error {
 		p.question, p.name = q, name
@@ -219,7 +220,8 @@ func (p *parser) setInterfaces(s string) error {
 	return nil
 }
 
-// setHostsFile wants an absolute path, since a daemon has another working directory than who started it.
+// setHostsFile takes an absolute path alone. A daemon has another working directory than the shell
+// that started it.
 func (p *parser) setHostsFile(s string) error {
 	if s != "" && !filepath.IsAbs(s) || strings.HasSuffix(s, "/") {
 		return errors.New("not the absolute path of a file")
@@ -271,14 +273,14 @@ func (p *parser) setCookieFile(s string) error {
 	return nil
 }
 
-// isInterfaceName tells whether a network interface can have that name. It need not be there: interfaces
-// come and go.
+// isInterfaceName reports whether a network interface can have that name. It need not be there:
+// interfaces come and go.
 func isInterfaceName(s string) bool {
 	const maxLen = 15 // IFNAMSIZ less its NUL
 	return s != "" && len(s) <= maxLen && s != "." && s != ".." && !strings.ContainsAny(s, "/: \t\n\v\f\r")
 }
 
-// maxSeconds keeps what is made of a value within a time.Duration and a C int.
+// maxSeconds fits into a C int, and as nanoseconds into a time.Duration.
 const maxSeconds = 1<<31 - 1
 
 // seconds returns what sets a time.
@@ -293,8 +295,8 @@ func seconds(field func(*config) *time.Duration) func(*parser, string) error {
 	}
 }
 
-// environment fills in from the environment, or by default, what no flag has set. Of the variables that
-// say how to serve, nothing is said to those who only ask.
+// environment fills in from the environment, or by default, what no flag has set. Who only asks is
+// not told of mistakes in variables for a daemon.
 func (p *parser) environment(getenv func(string) (string, bool)) error {
 	for _, f := range allFlags() {
 		if _, isGiven := p.given[f.name()]; f.variable == "" || isGiven || p.command != commandServe && f.name() != "-port" {
@@ -314,7 +316,8 @@ func (p *parser) environment(getenv func(string) (string, bool)) error {
 	return nil
 }
 
-// contradictions returns an error if two flags can't both be meant, or one goes with others that are missing.
+// contradictions returns an error if two flags can't both be meant. So it does if a flag lacks the
+// one that it goes with.
 func (p *parser) contradictions() error {
 	isGiven := func(name string) bool { _, ok := p.given[name]; return ok }
 	for _, f := range allFlags() {
@@ -362,8 +365,8 @@ func either(list []string) string {
 	return strings.Join(list[:last], ", ") + " or " + list[last]
 }
 
-// checkFiles returns an error if a file that the flags name can't serve its purpose. It reads the cookie
-// of a node: whoever asks for one wants no epmd without.
+// checkFiles returns an error if a file that a flag names can't be used. It also reads the cookie
+// for -node. Without one there is to be no epmd either.
 func (c *config) checkFiles(getenv func(string) (string, bool)) (err error) {
 	if c.daemon.HostsFile != "" {
 		if err := hosts.CheckFolder(c.daemon.HostsFile); err != nil {
@@ -392,8 +395,8 @@ func cause(err error) error {
 	return err
 }
 
-// parseAddresses parses the list of addresses to listen on, which are separated by commas and spaces.
-// Only who serves needs them.
+// parseAddresses parses the addresses to listen on. Commas and spaces separate them. Only who
+// serves needs them.
 func (p *parser) parseAddresses() error {
 	if p.command != commandServe {
 		return nil

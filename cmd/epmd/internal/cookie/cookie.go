@@ -1,7 +1,7 @@
 // Package cookie finds the cookie of Erlang nodes where OTP looks for it.
 //
-// It reads at most one small file and the environment that its caller hands in. It starts no goroutine,
-// and waits for nothing but the file system.
+// Find reads at most one small file, and the environment that the caller hands in. It starts no
+// goroutine, and waits for nothing but the file system.
 package cookie
 
 import (
@@ -27,9 +27,9 @@ const (
 // ErrNone is the error of Find if there is no cookie at all.
 var ErrNone = errors.New("no cookie: neither -cookie_file nor " + Variable + " is given, and there is no ~/.erlang.cookie")
 
-// Find returns the cookie, and where it comes from: the file that -cookie_file names, the environment variable
-// ERLANG_COOKIE, or the first that is there of the files that OTP looks at, ~/.erlang.cookie and
-// $XDG_CONFIG_HOME/erlang/.erlang.cookie. The error is ErrNone if there is none of these.
+// Find returns the cookie and its source. The first of these counts: the file of -cookie_file, the
+// environment variable ERLANG_COOKIE, ~/.erlang.cookie and $XDG_CONFIG_HOME/erlang/.erlang.cookie.
+// OTP looks for the two files too. The error is ErrNone if there is none of these.
 func Find(file string, getenv func(string) (string, bool)) (cookie node.Cookie, from string, err error) {
 	if file != "" {
 		cookie, err := readCookie(file)
@@ -68,7 +68,8 @@ func cookiePaths(getenv func(string) (string, bool)) []string {
 	return paths
 }
 
-// readCookie reads a file that must be a regular one and nobody's but its owner's, as in OTP.
+// readCookie reads a cookie file. As in OTP, it must be a regular file that nobody but its owner
+// may use.
 func readCookie(path string) (node.Cookie, error) {
 	info, err := os.Stat(path) // opening a FIFO would wait
 	if err != nil {
@@ -96,8 +97,8 @@ func readCookie(path string) (node.Cookie, error) {
 	return cookie, nil
 }
 
-// checkCookie returns the cookie in a text, as OTP reads its file: the characters from blank to ~ that it begins
-// with. Only blanks and ends of lines may follow. An error does not show the cookie.
+// checkCookie returns the cookie in a text. As in OTP, that is what begins the text, of characters
+// from blank to ~. Only blanks and ends of lines may follow. An error does not show the cookie.
 func checkCookie(s string) (node.Cookie, error) {
 	end := strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r > '~' })
 	if end < 0 {

@@ -1,15 +1,17 @@
 // Package detach starts a daemon.
 //
-// A daemon is this program started once more, without the terminal, the working directory, the umask and the
-// open files of the first, which ends when the daemon listens. To tell so, the daemon has what a service
-// manager would give it: a NOTIFY_SOCKET. That it is one of these, and meant for no other process, is in
-// the socket's name, which holds the process id of the first. The arguments remain what they were, so
-// that the daemon is listed as epmd -daemon.
+// A daemon is this program started once more. It lacks the terminal, the working directory, the
+// umask and the open files of the first process. That ends when the daemon listens. The daemon
+// reports to the first process as to a service manager, by a NOTIFY_SOCKET. The socket's name holds
+// the process id of the first. By this the daemon knows its task. The arguments stay the same, so
+// ps lists the daemon as epmd -daemon.
 //
-// Like OTP's epmd, the daemon does not lead its session, so no terminal that it opens becomes its own. A
-// process in between leads the session. It starts the daemon as a child of the first process, and ends.
+// Like OTP's epmd, the daemon does not lead its session. So no terminal that it opens becomes its
+// own. A process in between leads the session. It starts the daemon as a child of the first
+// process, and ends.
 //
-// Detach connects to the port by TCP to see whether an epmd runs already. It waits up to 10 s for the daemon.
+// Detach connects to the port by TCP to see whether an epmd runs already. It waits up to 10 s for
+// the daemon.
 package detach
 
 import (
@@ -42,8 +44,9 @@ const (
 // startTime is how long a daemon is given to listen; it takes milliseconds.
 const startTime = 10 * time.Second
 
-// Detach starts the daemon, and returns when it listens. isDaemon reports instead that this process is the daemon that another
-// has started; that goes on. args are those of the process, which the daemon has too.
+// Detach starts the daemon, and returns when it listens. If this process is the daemon that another
+// has started, isDaemon is true, and nothing is done. args are those of the process, which the
+// daemon has too.
 func Detach(ctx context.Context, port uint16, args []string, getenv func(string) (string, bool)) (isDaemon bool, err error) {
 	switch socket, _ := getenv(envNotify); {
 	case !strings.HasPrefix(socket, daemonPrefix(os.Getppid())):
@@ -64,7 +67,7 @@ func leadsSession() bool {
 func daemonPrefix(pid int) string { return daemonSocket + strconv.Itoa(pid) + "-" }
 
 // runningAnswerTime is how long an epmd that runs already is given to say so. It takes less than a
-// millisecond; the daemon finds out by itself about one that is slow.
+// millisecond. A slower one is left to the daemon to find.
 const runningAnswerTime = 100 * time.Millisecond
 
 // isRunning reports whether an epmd answers at that port.
@@ -75,8 +78,8 @@ func isRunning(ctx context.Context, port uint16) bool {
 	return err == nil
 }
 
-// start starts the daemon and returns when it listens, or has found that another does, which is
-// as good. As every start of a node asks for a daemon, most find one before they start another process.
+// start starts the daemon and returns when it listens. Another epmd that listens is as good. Every
+// start of a node asks for a daemon. So most find one before they start a process.
 func start(ctx context.Context, port uint16, args []string) error {
 	if isRunning(ctx, port) {
 		return nil
@@ -142,8 +145,8 @@ func awaitChild() error {
 	return nil
 }
 
-// keepFiles keeps the files that this process was started with, beyond the standard ones, from the
-// daemon: whoever waits for the other end of a pipe would wait for long.
+// keepFiles keeps the daemon from the files of this process beyond the standard ones. Otherwise a
+// reader of a pipe would wait for as long as the daemon runs.
 func keepFiles() error {
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
@@ -157,8 +160,8 @@ func keepFiles() error {
 	return nil
 }
 
-// awaitReady reads what the daemon notifies until it is ready, and returns the last status it told. The error is io.EOF when
-// the daemon has ended.
+// awaitReady reads notifications until the daemon is ready. It returns the last status. The error
+// is io.EOF when the daemon has ended.
 func awaitReady(conn *net.UnixConn) (status string, err error) {
 	buf := make([]byte, 4096)
 	for {
@@ -180,8 +183,8 @@ func awaitReady(conn *net.UnixConn) (status string, err error) {
 	}
 }
 
-// startError returns the error of a daemon that ended before it was ready. It has no standard error to
-// complain on.
+// startError returns the error of a daemon that ended before it was ready. It has no standard error
+// to complain on.
 func startError(status string, err error) error {
 	switch {
 	case err == nil:

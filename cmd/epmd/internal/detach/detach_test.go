@@ -16,7 +16,8 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// envTest is set for the processes that Detach starts in a test. Its value is what the daemon notifies.
+// envTest is set for the processes that Detach starts in a test. Its value is what the daemon
+// notifies.
 const envTest = "DETACH_TEST"
 
 func TestMain(m *testing.M) {
@@ -43,7 +44,7 @@ func daemon(notify string) int {
 	return 3
 }
 
-// attached returns what this process still has of the one that started it, or "".
+// attached returns what this process shares with the first, or "".
 func attached() string {
 	dir, _ := os.Getwd()
 	input, _ := os.Readlink("/proc/self/fd/0")
@@ -98,7 +99,8 @@ func TestRunning(t *testing.T) {
 	}
 }
 
-// TestOthersSocket has a service manager that waits for this process: it is no daemon of ours.
+// TestOthersSocket runs under a service manager that awaits this process. That makes no daemon of
+// it.
 func TestOthersSocket(t *testing.T) {
 	t.Setenv(envTest, "READY=1")
 	socket := filepath.Join(t.TempDir(), "notify")

@@ -1,9 +1,9 @@
-// Package exit has the error of a command that ends with an exit status of its own.
+// Package exit has the error of a command with an exit status of its own.
 package exit
 
 import "fmt"
 
-// Status is the error of a command that has said already what there is to say. It is the exit status.
+// Status is an exit status. It is the error of a command that has said all.
 type Status int
 
 func (s Status) Error() string { return fmt.Sprintf("exit status %d", int(s)) }

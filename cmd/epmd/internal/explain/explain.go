@@ -1,8 +1,8 @@
-// Package explain finds out why the epmd of this host does not do what is asked, by what can be seen from outside: who
-// listens on its port, if anybody.
+// Package explain finds out why the epmd of this host does not do what is asked. It goes by who
+// listens on the port, if anybody.
 //
-// It asks package owner who that is, and connects to the port to see whether it answers as an epmd does. A call
-// takes at most 2 s, and starts no goroutine that outlives it.
+// It asks package owner for the process. It connects to the port to see whether an epmd
+// answers. A call takes at most 2 s, and starts no goroutine that outlives it.
 package explain
 
 import (
@@ -29,7 +29,7 @@ const (
 	probeTime  = time.Second     // for an answer to a question that every epmd answers
 )
 
-// Fault is what was wrong with the epmd that was asked, said of who holds its port.
+// Fault says what was wrong, of whoever holds the port.
 type Fault string
 
 // What may be wrong.
@@ -58,7 +58,8 @@ func (e *Explainer) Explain(ctx context.Context, f Fault) {
 	}
 }
 
-// IfLate calls ask, which waits for an answer, and if that takes 3 s explains while it goes on. It returns when ask has.
+// IfLate calls ask, which waits for an answer, and returns when ask has. After 3 s it explains
+// meanwhile.
 func (e *Explainer) IfLate(ctx context.Context, ask func()) {
 	waiting, answered := context.WithCancel(ctx)
 	explained := make(chan struct{})
@@ -75,7 +76,7 @@ func (e *Explainer) IfLate(ctx context.Context, ask func()) {
 	<-explained
 }
 
-// loopback returns where an epmd of this host is looked for, the most likely first.
+// loopback returns where nodes look for an epmd of this host, in order.
 func loopback(port uint16) []netip.AddrPort {
 	return []netip.AddrPort{
 		netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port),
@@ -105,8 +106,8 @@ func (e *Explainer) explanation(ctx context.Context, f Fault) []string {
 	return lines
 }
 
-// withoutListener says what is at a port on which nobody listens. It may have been an epmd that has ended since, or a
-// packet filter that drops connections or leads them elsewhere.
+// withoutListener says what is at a port on which nobody listens. An epmd may have ended since. Or
+// a packet filter drops connections, or redirects them.
 func withoutListener(ctx context.Context, port uint16, f Fault) string {
 	if f == Unreachable {
 		return nobodyListens(ctx, port)
@@ -125,8 +126,8 @@ func withoutListener(ctx context.Context, port uint16, f Fault) string {
 // serviceManager is the unit of systemd itself.
 const serviceManager = "init.scope"
 
-// examine asks what every epmd answers. It returns what is wrong with the one at that address, and where to
-// find a better one.
+// examine asks what every epmd answers. It returns what is wrong with the one at asked, and where
+// there is a better one.
 func (e *Explainer) examine(ctx context.Context, asked netip.AddrPort) (f Fault, better string) {
 	for _, at := range loopback(e.Port) {
 		if !isEpmd(ctx, at) {
@@ -147,7 +148,7 @@ func isEpmd(ctx context.Context, at netip.AddrPort) bool {
 	return err == nil
 }
 
-// nobodyListens says that nobody listens where nodes look for an epmd, and who does on other addresses.
+// nobodyListens says that nobody listens on loopback, and who does on other addresses.
 func nobodyListens(ctx context.Context, port uint16) string {
 	at, holder, err := firstListener(ctx, elsewhere(port))
 	if err == nil && holder != nil {
@@ -160,7 +161,7 @@ func nobodyListens(ctx context.Context, port uint16) string {
 	return fmt.Sprintf("nothing listens on port %d (is epmd.socket enabled? start one with: %s)", port, start)
 }
 
-// elsewhere returns that port at the addresses of this host by which others reach it.
+// elsewhere returns the port at the addresses of this host for others.
 func elsewhere(port uint16) []netip.AddrPort {
 	var all []netip.AddrPort
 	prefixes, _ := netif.Prefixes() // without, there is less to tell
@@ -172,7 +173,8 @@ func elsewhere(port uint16) []netip.AddrPort {
 	return all
 }
 
-// firstListener returns the first address at which somebody listens, and who; nil if nobody does.
+// firstListener returns the first address at which somebody listens, and the listener. It is nil if
+// nobody does.
 func firstListener(ctx context.Context, places []netip.AddrPort) (netip.AddrPort, *owner.Listener, error) {
 	for _, at := range places {
 		if holder, err := owner.FindListener(ctx, at); holder != nil || err != nil {
@@ -182,7 +184,7 @@ func firstListener(ctx context.Context, places []netip.AddrPort) (netip.AddrPort
 	return netip.AddrPort{}, nil, nil
 }
 
-// describe returns "nc (pid 812, user alice, unit session-3.scope)", as much of it as is known.
+// describe returns "nc (pid 812, user alice, unit session-3.scope)", or what is known of that.
 func describe(l *owner.Listener) string {
 	var known []string
 	if l.PID != 0 {

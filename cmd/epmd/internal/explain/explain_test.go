@@ -24,7 +24,8 @@ func TestDescribe(t *testing.T) {
 	}
 }
 
-// TestExplainEnded explains what an epmd that has ended since did not do: nobody leads its port elsewhere.
+// TestExplainEnded explains what an epmd did not do that has ended since. Nobody redirects its
+// port.
 func TestExplainEnded(t *testing.T) {
 	for _, f := range []Fault{Unanswered, late} {
 		if got := withoutListener(t.Context(), 1, f); !strings.HasPrefix(got, "nothing listens on port 1 (") {

@@ -23,7 +23,7 @@ func (f *Filter) SetPattern(s string) error {
 	return nil
 }
 
-// match tells whether a node is meant. A pattern with an @ is compared with the full name, others with the
+// match reports whether a node is meant. A pattern with an @ is for the full name, others for the
 // alive name.
 func (f Filter) match(n registry.Node) bool {
 	if f.LocalOnly && n.Origin != registry.Local || f.LANOnly && n.Origin != registry.LAN {
@@ -36,8 +36,8 @@ func (f Filter) match(n registry.Node) bool {
 	return f.Pattern == "" || matchName(f.Pattern, name)
 }
 
-// matchName is path.Match for names, in which a slash is like any other character. NUL, which no name has, stands
-// for it.
+// matchName is path.Match for names, in which a slash is like any other character. NUL, which no
+// name has, stands for it.
 func matchName(pattern, name string) bool {
 	noSlash := strings.NewReplacer("/", "\x00")
 	matched, err := path.Match(noSlash.Replace(pattern), noSlash.Replace(name))

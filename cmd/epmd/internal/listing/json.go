@@ -10,26 +10,28 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// jsonVersion is that of the objects. It changes when a key goes or comes to mean something else; one may be added at
-// any time.
+// jsonVersion is that of the objects. It changes when a key goes or changes its meaning. A key may
+// be added at any time.
 const jsonVersion = 1
 
 // jsonPrinter shows nodes to a program, one object a line:
 //
-//	{"v":1,"node":"b@hostb.local","name":"b","host":"hostb.local","address":"198.51.100.12","port":41237,"type":"normal",
-//	"origin":"lan","since":"2026-03-01T12:00:02Z","sure":true,"high":6,"low":5,"proto":0,"epmd":4369,"reachable":true}
+//	{"v":1,"node":"b@hostb.local","name":"b","host":"hostb.local","address":"198.51.100.12",
+//	"port":41237,"type":"normal","origin":"lan","since":"2026-03-01T12:00:02Z","sure":true,
+//	"high":6,"low":5,"proto":0,"epmd":4369,"reachable":true}
 //
-// (here broken into two). v is jsonVersion. The other keys are those of the line protocol, see [epmd.Line], with numbers
-// as numbers, addresses as a list, sure, which is always there, and reachable and lan as true or false, and user for the
-// name that goes with uid. What is not known is left out.
+// (here broken into three). v is jsonVersion. The other keys are those of the line protocol, see
+// [epmd.Line]. Numbers are numbers, and addresses are a list. sure, which is always there, reachable
+// and lan are true or false. user is the name that goes with uid. What is not known is left out.
 //
-// With -watch each has a key event after v: "up" (also for nodes known already), "changed" or "down". After the nodes
-// known already comes
+// With -watch each has a key event after v: "up", "changed" or "down". Nodes that were known before
+// are "up" too. After the nodes known already comes
 //
-//	{"v":1,"event":"snapshot","port":4369,"nodes":2,"lan":"off","reason":"avahi-daemon is not running"}
+//	{"v":1,"event":"snapshot","port":4369,"nodes":2,"lan":"off",
+//	"reason":"avahi-daemon is not running"}
 //
-// of which port is that of the epmd, nodes how many were listed, and lan on or off. reason is there if it is off, or
-// after "published":false, which says that this host is not announced though lan is on.
+// of which port is that of the epmd, nodes how many were listed, and lan on or off. reason is there
+// if lan is off. It also follows "published":false: lan is on, but this host is not announced.
 type jsonPrinter struct {
 	out   io.Writer
 	watch bool

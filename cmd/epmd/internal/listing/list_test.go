@@ -16,7 +16,8 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// serve runs an epmd of ours on a port, 0 for any, that has some nodes. It returns its port, and what ends it.
+// serve runs an epmd of ours that has some nodes. Port 0 is any. It returns its port, and what ends
+// it.
 func serve(t *testing.T, port uint16, names ...string) (uint16, func()) {
 	t.Helper()
 	l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", port))

@@ -1,7 +1,8 @@
-// Package listing lists the nodes that the epmd of this host knows, to a person or to a program, and goes on with changes.
+// Package listing lists the nodes that the epmd of this host knows, for a person or a program. It
+// can go on with changes.
 //
-// It asks that epmd, and once the epmds of the neighbours, by TCP. List blocks until the nodes are listed or, if it is to
-// go on, until the output ends.
+// It asks that epmd, and once the epmds of the neighbours, by TCP. List blocks until the nodes are
+// listed. With Watch it blocks until the output ends.
 package listing
 
 import (
@@ -24,7 +25,7 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// nothingListed is the exit status of -nodes where an epmd answers, but knows no node that is meant.
+// nothingListed is the exit status if an epmd answers, but has no node that is meant.
 const nothingListed exit.Status = 2
 
 // Options say what is listed, and how.
@@ -36,8 +37,8 @@ type Options struct {
 	Stdout, Stderr io.Writer
 }
 
-// List lists the nodes that the local epmd knows. With Watch it goes on with every change until its output ends.
-// The error is an [exit.Status] where all has been said.
+// List lists the nodes that the local epmd knows. With Watch it goes on with every change until its
+// output ends. The error is an [exit.Status] where all has been said.
 func List(ctx context.Context, o Options) error {
 	lines, known, err := open(ctx, o)
 	if err != nil {
@@ -67,7 +68,8 @@ func List(ctx context.Context, o Options) error {
 	return nil
 }
 
-// open asks for all nodes and every change. It returns the former, after which lines has the latter.
+// open asks for all nodes and every change. It returns the former, after which lines has the
+// latter.
 func open(ctx context.Context, o Options) (lines *epmd.Lines, known *knownNodes, err error) {
 	explainer := explain.Explainer{
 		Port: o.Port, Stderr: o.Stderr, Unwilling: "an epmd that does not know -nodes, like the one of Erlang/OTP",
@@ -104,8 +106,8 @@ type knownNodes struct {
 	filter   Filter // which of them are shown
 }
 
-// nodeKey is what makes a node: the alive name of one of this host, the registry's key of a neighbour. Its full name may
-// still change.
+// nodeKey identifies a node. For this host it is the alive name, for neighbours the registry's key.
+// Its full name may still change.
 type nodeKey struct {
 	registry.NeighbourKey
 	origin registry.Origin
@@ -118,8 +120,8 @@ func keyOf(n registry.Node) nodeKey {
 	return nodeKey{n.NeighbourKey(), n.Origin}
 }
 
-// listed returns the nodes that are shown, in order: those of this host first, then by name. Of one name, those of epmds
-// that listen on the same port as this host's lead: nodes here ask others at that port.
+// listed returns the nodes that are shown: those of this host first, then by name. Of nodes with
+// the same name, one whose epmd has our port comes first. Nodes here ask other hosts at that port.
 func (k *knownNodes) listed() []registry.Node {
 	var list []registry.Node
 	for _, n := range k.nodes {
@@ -134,7 +136,8 @@ func (k *knownNodes) listed() []registry.Node {
 	return list
 }
 
-// portRank returns 1 for a node that nodes here would ask for in vain, as its epmd listens on another port than theirs.
+// portRank returns 1 for a node whose epmd has another port than ours. Nodes here ask for it in
+// vain.
 func (k *knownNodes) portRank(n registry.Node) int {
 	if n.EPMDPort == 0 || uint32(n.EPMDPort) == k.epmdPort {
 		return 0
@@ -142,7 +145,7 @@ func (k *knownNodes) portRank(n registry.Node) int {
 	return 1
 }
 
-// count says how many nodes are listed, and of how many if those are not all that could be.
+// count says how many nodes are listed, and out of how many if there is a filter.
 func (k *knownNodes) count(listed int) string {
 	if k.filter == (Filter{}) {
 		return screen.Counted(listed, "node")

@@ -67,7 +67,7 @@ b@hostb.local  -        2     normal  lan     -          2026-03-01 12:00:00  55
 - b@hostb.local  -  1  normal  lan  -  2026-03-01 12:00:00
 `
 
-// TestTableEPMDs lists nodes of one name at several epmds of a host, that of the usual port first.
+// TestTableEPMDs lists nodes of one name at several epmds of a host. The usual port leads.
 func TestTableEPMDs(t *testing.T) {
 	k := &knownNodes{epmdPort: 4369, nodes: make(map[nodeKey]registry.Node)}
 	for i, port := range []uint16{4369, 5555, 1111} {
@@ -85,7 +85,7 @@ func TestTableEPMDs(t *testing.T) {
 	}
 }
 
-// held is a network where something is known of the processes behind some nodes of this host.
+// held is a network with processes known behind some nodes of this host.
 func held() *knownNodes {
 	k := &knownNodes{epmdPort: 4369, nodes: make(map[nodeKey]registry.Node)}
 	since := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
@@ -185,8 +185,8 @@ func TestJSON(t *testing.T) {
 	}
 }
 
-// changes are lines that come after a snapshot that has a@hosta, not sure of its name, and what is printed then for
-// each.
+// changes are lines after a snapshot with a@hosta, not sure of its name. With each comes what is
+// printed then.
 var changes = []struct{ line, all, onlyReal, onlyLAN string }{
 	{"+ node=a@hosta name=a port=1 origin=local sure=no", "", "", ""},
 	{"+ node=a@real name=a port=1 origin=local", "changed a@real", "up a@real", ""},

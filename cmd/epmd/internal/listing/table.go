@@ -21,10 +21,10 @@ import (
 //	a@hosta.local   127.0.0.1      41233  normal  local   yes        2026-03-01 12:00:00
 //	b@hostb.local   198.51.100.12  41237  hidden  lan     no         2026-03-01 12:00:02
 //
-// and, as far as there is anything to be said of any, EPMD, the port of its epmd where that is not this one's, and PID,
-// USER and UNIT of the process behind each node of this host. It
-// shows every change as a line that begins with "+" for a node that is new, "~" for one that has changed and "-"
-// for one that has gone. Columns that the screen is too narrow for are left out, and names cut.
+// More columns follow if there is something in them. EPMD is the port of a node's epmd if it differs
+// from ours. PID, USER and UNIT are those of the process behind a node of this host. It shows each
+// change on a line. "+" begins that of a new node, "~" of one that changed, "-" of one that went.
+// Columns that the screen is too narrow for are left out, and names cut.
 type tablePrinter struct {
 	out    io.Writer
 	screen screen.Screen
@@ -124,7 +124,7 @@ func (p tablePrinter) explain(why map[registry.Why]bool) {
 	}
 }
 
-// printRows prints the head of the table and the nodes with the columns below each other.
+// printRows prints the head of the table and the nodes, in columns.
 func (p tablePrinter) printRows(list []registry.Node) {
 	rows := []row{headRow()}
 	for _, n := range list {
@@ -192,7 +192,7 @@ func reachCell(n registry.Node) cell {
 	return cell{text: n.Reach.String()}
 }
 
-// epmdCell returns the port of a node's epmd where it is another than this one's.
+// epmdCell returns the port of a node's epmd if it differs from ours.
 func (p tablePrinter) epmdCell(n registry.Node) string {
 	if n.EPMDPort == 0 || uint32(n.EPMDPort) == p.port {
 		return emptyCell
@@ -218,8 +218,8 @@ type layout struct {
 	widths  [columnCount]int
 }
 
-// What is left out of a table that is too wide, first to last. From shortNames on it is left out only if names would
-// have to be cut below minNameWidth otherwise.
+// What is left out of a table that is too wide, first to last. From shortNames on, names are first
+// cut, down to minNameWidth.
 var expendable = []int{unitColumn, userColumn, pidColumn, sinceColumn, originColumn, typeColumn, epmdColumn, addressColumn, portColumn, reachColumn}
 
 const (
@@ -266,7 +266,7 @@ func (l layout) besideNames() int {
 	return total
 }
 
-// isEmptyColumn tells whether no node has anything in a column.
+// isEmptyColumn reports whether no node has anything in a column.
 func isEmptyColumn(rows []row, column int) bool {
 	return !slices.ContainsFunc(rows, func(r row) bool {
 		return r[column].text != emptyCell && r[column].text != tableHead[column]

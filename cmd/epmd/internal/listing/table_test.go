@@ -26,7 +26,7 @@ func shownOn(s screen.Screen, k *knownNodes) string {
 
 func ofWidth(columns int) screen.Screen { return screen.Screen{Width: func() int { return columns }} }
 
-// crowd is a network whose nodes have all there is to show, in any width.
+// crowd is a network of nodes with all there is to show, in all widths.
 func crowd() *knownNodes {
 	k := known()
 	maps.Copy(k.nodes, held().nodes)

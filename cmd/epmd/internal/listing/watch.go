@@ -21,8 +21,8 @@ const (
 	returnTime     = 5 * time.Second // OTP's nodes register again 2 s after epmd has gone
 )
 
-// watcher prints every change that the local epmd tells of. When the epmd is replaced, restarted or
-// killed, the watcher connects to its successor and prints what has changed since.
+// watcher prints every change that the local epmd tells of. When the epmd ends, the watcher
+// connects to its successor. It prints what has changed since.
 type watcher struct {
 	port    uint16
 	known   *knownNodes
@@ -32,7 +32,7 @@ type watcher struct {
 	stderr  io.Writer
 }
 
-// run returns when the output can't be written, when an epmd says what can't be read, or with ctx.
+// run returns with ctx, when the output can't be written, or when an epmd's lines can't be read.
 func (w *watcher) run(ctx context.Context, lines *epmd.Lines) error {
 	for {
 		if err := w.follow(ctx, lines); !isHangUp(err) {
@@ -49,7 +49,7 @@ func (w *watcher) run(ctx context.Context, lines *epmd.Lines) error {
 	}
 }
 
-// isHangUp reports whether err says that the epmd ended, or cut off a watcher that was slow to read.
+// isHangUp reports whether the epmd has ended, or has cut off a slow watcher.
 func isHangUp(err error) bool {
 	var broken *net.OpError
 	return errors.Is(err, io.EOF) || errors.As(err, &broken)
@@ -100,7 +100,7 @@ func (w *watcher) follow(ctx context.Context, lines *epmd.Lines) error {
 	}
 }
 
-// reconnect returns the lines of the next epmd at the port, and the nodes that it knows by then.
+// reconnect returns the lines of the next epmd at the port, and the nodes that it knows.
 func (w *watcher) reconnect(ctx context.Context) (*epmd.Lines, *knownNodes, error) {
 	for wait := firstReconnect; ; wait = min(2*wait, lastReconnect) {
 		select {
@@ -121,8 +121,8 @@ func (w *watcher) reconnect(ctx context.Context) (*epmd.Lines, *knownNodes, erro
 	}
 }
 
-// catchUp prints what differs from what was known. Nodes that the epmd does not have are given 5 s to
-// register again, or to be found again.
+// catchUp prints what differs from what was known. Nodes that the epmd lacks have 5 s to register
+// or be found again.
 func (w *watcher) catchUp(fresh *knownNodes) {
 	for key := range w.known.nodes {
 		if _, found := fresh.nodes[key]; !found {
@@ -145,7 +145,7 @@ func (w *watcher) dropMissing() {
 	}
 }
 
-// apply notes the change that a line tells of, and prints it if it is one to what is shown.
+// apply takes in the change of a line. It prints the change if the node is shown.
 func (w *watcher) apply(line epmd.Line) error {
 	if line.Kind != epmd.NodeKnown && line.Kind != epmd.NodeGone {
 		return nil
@@ -162,7 +162,7 @@ func (w *watcher) apply(line epmd.Line) error {
 	return nil
 }
 
-// set enters a node. One that gets another name may come to be shown by that, or cease to be.
+// set enters a node. A new name may match the filter, or cease to.
 func (w *watcher) set(n registry.Node) {
 	key, k := keyOf(n), w.known
 	was, isKnown := k.nodes[key]
@@ -177,13 +177,14 @@ func (w *watcher) set(n registry.Node) {
 		w.printer.change(registry.Down, was)
 	case isShown && !wasShown:
 		w.printer.change(registry.Up, n)
-	case isShown && !reflect.DeepEqual(was, n): // that its epmd answers may have been seen here first
+	case isShown && !reflect.DeepEqual(was, n):
+		// Not so if it was seen here first that its epmd answers.
 		w.printer.change(registry.Changed, n)
 	}
 }
 
-// withFormer returns n with what the watcher knew of it before and an epmd just started has to find
-// out anew. That is nothing if the node has registered anew.
+// withFormer returns n with what an epmd that has just started has yet to find out. That is nothing
+// if the node has registered anew.
 func withFormer(n, was registry.Node) registry.Node {
 	if n.Port != was.Port || n.Creation != was.Creation {
 		return n

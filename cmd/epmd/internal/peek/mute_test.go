@@ -14,7 +14,7 @@ import (
 	"github.com/goerlang/eclus/node/etf"
 )
 
-// muteNode is a node of ours that answers calls as its processes do, but not all.
+// muteNode is a node of ours that answers some calls as its processes do.
 type muteNode struct {
 	t     *testing.T
 	infos []any // of its processes, by ID - 1; nil: that process does not answer
@@ -117,7 +117,7 @@ func (m *muteNode) answer(name string, args []etf.Raw) (answer any, ok bool) {
 	return 42, true
 }
 
-// calls returns how often the node has been asked for something since the last look.
+// calls returns how often something was asked for since the last look.
 func (m *muteNode) calls(name string) (n int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -130,8 +130,8 @@ func (m *muteNode) calls(name string) (n int) {
 	return n
 }
 
-// TestPeekUnanswered looks at a node of 300 processes of which one never answers, and which never says how much memory
-// it has. All else is shown, and what got no answer is asked for once.
+// TestPeekUnanswered looks at a node of 300 processes. One never answers, and the node never says
+// how much memory it has. All else is shown, and what got no answer is asked for once.
 func TestPeekUnanswered(t *testing.T) {
 	t.Parallel()
 	m := &muteNode{t: t, infos: slices.Repeat([]any{itemsOfProcess}, 300)}

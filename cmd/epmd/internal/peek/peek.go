@@ -1,7 +1,8 @@
-// Package peek is -peek: it shows what a node is and how it does, by calls of functions that every node has.
+// Package peek is -peek. It shows what a node is and how it is doing, by calls of functions that
+// every node has.
 //
-// Peek connects to epmds and nodes by TCP. It blocks until it has shown the node or, if it is to go on, until a signal
-// comes or the node goes.
+// Peek connects to epmds and nodes by TCP. It blocks until it has shown the node. With Watch it
+// blocks until a signal comes or the node goes.
 package peek
 
 import (
@@ -29,7 +30,7 @@ const (
 	countTime    = time.Second           // of which what counts up may take this, each time
 	sampleTime   = time.Second           // and what many processes do, or one alone
 	sampleChunk  = 128                   // processes that are looked at by one call
-	rateTime     = 20 * time.Millisecond // between two looks at what counts up, if there is but one peek
+	rateTime     = 20 * time.Millisecond // between the two looks of one peek at what counts up
 	maxListed    = 50_000                // processes of a node that is asked for the pids of all
 	maxSampled   = 2000                  // processes that are looked at
 	lookAtOnce   = 16                    // processes that are looked at alone at the same time
@@ -37,7 +38,8 @@ const (
 	maxPeekNames = 10_000                // nodes and applications taken in
 )
 
-// jsonVersion is that of what is printed. It changes when a key goes or comes to mean something else.
+// jsonVersion is that of what is printed. It changes when a key goes or comes to mean something
+// else.
 const jsonVersion = 1
 
 // Options say which node is looked at, and how that is shown.
@@ -48,7 +50,8 @@ type Options struct {
 	Stdout, Stderr io.Writer
 }
 
-// Peek goes the way to a node and looks at it, or says on Stderr why that can't be. Its error is exit status 1 then.
+// Peek goes the way to a node and looks at it. If that can't be, it says why on Stderr. Its error
+// is exit status 1 then.
 func Peek(ctx context.Context, o Options) error {
 	w := way.New(o.Way, nil)
 	if !w.Go(ctx) {
@@ -67,7 +70,8 @@ func Peek(ctx context.Context, o Options) error {
 	return v.show(ctx)
 }
 
-// peeked is what a node is and how it does, as -peek -json prints it. What the node does not tell is left out.
+// peeked is what a node is and how it is doing, as -peek -json prints it. What the node does not
+// tell is left out.
 type peeked struct {
 	Version      int           `json:"v"`
 	Node         string        `json:"node"`
@@ -91,8 +95,8 @@ type peeked struct {
 	ByMemory     []process     `json:"by_memory"`
 	ByMessages   []process     `json:"by_messages"` // that wait in the queue
 	ByReductions []process     `json:"by_reductions"`
-	Mute         []string      `json:"mute,omitempty"`       // processes that don't answer process_info/2
-	Unanswered   []string      `json:"unanswered,omitempty"` // keys that are left out: no answer has come
+	Mute         []string      `json:"mute,omitempty"`       // processes without an answer
+	Unanswered   []string      `json:"unanswered,omitempty"` // keys that are left out
 
 	mu      sync.Mutex
 	answers int   // that have come
@@ -180,8 +184,8 @@ func (c counters) rates(later counters) rates {
 		each(c.collects, later.collects), each(c.switches, later.switches)}
 }
 
-// peeker looks at a node by calls of functions that every node has. Nothing is loaded there, and nothing stays but
-// a process for each call that gets no answer, which no peek makes twice.
+// peeker looks at a node by calls of functions that every node has. It loads nothing there. What
+// stays is a process for each call that gets no answer. No peek makes such a call twice.
 type peeker struct {
 	conn *node.Conn
 	was  counters // at the peek before
@@ -196,21 +200,19 @@ func newPeeker(conn *node.Conn) *peeker {
 	return &peeker{conn: conn, waiting: make(map[string]bool), mute: make(map[etf.Pid]bool)}
 }
 
-// errStillWaiting is the error of a call that an earlier peek has made, without an answer so far.
+// errStillWaiting is the error of a call that an earlier peek made and that has no answer yet.
 var errStillWaiting = errors.New("the answer to an earlier call is still awaited")
 
-// peek looks at the node once. Its rates are those since the peek before, or over rateTime. What the node does not
-// answer is named in Unanswered; it is an error if that is all, or if the connection has ended.
+// peek looks at the node once. Its rates are those since the peek before, or over rateTime.
+// Unanswered names what the node does not answer. It is an error if the node answers nothing, or if
+// the connection has ended.
 func (p *peeker) peek(ctx context.Context) (*peeked, error) {
 	ctx, cancel := context.WithTimeout(ctx, peekTime)
 	defer cancel()
 	k := &peeked{Version: jsonVersion, Node: p.conn.PeerName(), Nodes: []string{}, HiddenNodes: []string{}}
 	if p.was.at.IsZero() {
 		p.was = p.count(ctx, k)
-		select {
-		case <-ctx.Done():
-		case <-time.After(rateTime):
-		}
+		<-time.After(rateTime)
 	}
 	// First what the rest, as many processes at once, would change.
 	counting, stop := context.WithTimeout(ctx, countTime)
@@ -238,8 +240,9 @@ func (p *peeker) peek(ctx context.Context) (*peeked, error) {
 	return k, nil
 }
 
-// ask calls a function in the node and decodes what it returns. What the node has no value for, as an older release may,
-// stays as it is; when there is no answer, key is entered as unanswered. It reports whether there was one.
+// ask calls a function in the node and decodes what it returns. If the node raises an error, as an
+// older release may, value stays as it is. If no answer comes, key is entered as unanswered. It
+// reports whether there was one.
 func (p *peeker) ask(ctx context.Context, k *peeked, key string, value any, module, function string, args ...any) bool {
 	raw, err := p.call(ctx, key, module, function, args...)
 	if err == nil {
@@ -265,8 +268,8 @@ func (p *peeker) ask(ctx context.Context, k *peeked, key string, value any, modu
 	return err == nil
 }
 
-// call makes a call for a key unless the same one is still waiting. One that gets no answer before ctx ends goes on
-// waiting.
+// call makes a call for a key unless the same one is still waiting. One that gets no answer before
+// ctx ends goes on waiting.
 func (p *peeker) call(ctx context.Context, key, module, function string, args ...any) (etf.Raw, error) {
 	id := fmt.Sprint(key, module, function, args)
 	p.mu.Lock()
@@ -414,18 +417,14 @@ func (p *peeker) sample(ctx context.Context, k *peeked) {
 		return
 	}
 	pids = slices.DeleteFunc(pids, p.isMute)
-	var seen []process
-	var mu sync.Mutex
+	chunks := slices.Collect(slices.Chunk(pids, sampleChunk))
+	found := make([][]process, len(chunks))
 	var looking sync.WaitGroup
-	for chunk := range slices.Chunk(pids, sampleChunk) {
-		looking.Go(func() {
-			found := p.look(ctx, chunk)
-			mu.Lock()
-			defer mu.Unlock()
-			seen = append(seen, found...)
-		})
+	for i, chunk := range chunks {
+		looking.Go(func() { found[i] = p.look(ctx, chunk) })
 	}
 	looking.Wait()
+	seen := slices.Concat(found...)
 	if len(seen) == 0 { // no process keeps others from answering: the node does not answer
 		k.leaveOut(sampleKeys...)
 		return
@@ -440,8 +439,8 @@ func (p *peeker) sample(ctx context.Context, k *peeked) {
 // processItems are what is asked of a process.
 var processItems = []etf.Atom{"registered_name", "memory", "message_queue_len", "reductions", "current_function"}
 
-// look looks at processes by one call. A process answers for itself, and one that does not, as it is busy in native
-// code, would hide all others: then each of them is asked alone.
+// look looks at processes by one call. Each process answers for itself. One that is busy in native
+// code does not, which would hide all others. Then each of them is asked alone.
 func (p *peeker) look(ctx context.Context, pids []etf.Pid) []process {
 	each := make([][]etf.Atom, len(pids))
 	for i := range each {
@@ -481,7 +480,9 @@ func (p *peeker) lookEach(ctx context.Context, pids []etf.Pid) []process {
 			if s, ok := parseProcess(pid, info); err == nil && ok {
 				seen = append(seen, s)
 			} else if errors.Is(err, context.DeadlineExceeded) {
-				p.setMute(pid)
+				p.mu.Lock()
+				p.mute[pid] = true
+				p.mu.Unlock()
 			}
 		})
 	}
@@ -489,11 +490,13 @@ func (p *peeker) lookEach(ctx context.Context, pids []etf.Pid) []process {
 	return seen
 }
 
-// processInfo is fun erlang:process_info/2: EXPORT_EXT with two atoms and the arity (OTP "External Term Format").
+// processInfo is fun erlang:process_info/2 as EXPORT_EXT: two atoms and the arity (OTP "External
+// Term Format").
 var processInfo = etf.Raw("\x71\x77\x06erlang\x77\x0cprocess_info\x61\x02")
 
-// pids returns the processes to look at. The registered ones are always among them; of the others, those that are
-// evenly spread among all. A node with very many is not asked for all: of what their numbers can be, some are tried.
+// pids returns the processes to look at. The registered ones are always among them. The others are
+// evenly spread among all. A node with very many is not asked for all. Some numbers are tried
+// instead.
 func (p *peeker) pids(ctx context.Context, k *peeked) (pids []etf.Pid, ok bool) {
 	var count int64
 	if !p.askSample(ctx, k, &count, "erlang", "system_info", etf.Atom("process_count")) {
@@ -523,12 +526,10 @@ func (p *peeker) askSample(ctx context.Context, k *peeked, value any, module, fu
 // registered returns processes that have a name.
 func (p *peeker) registered(ctx context.Context, k *peeked) (pids []etf.Pid, ok bool) {
 	var names []etf.Atom
-	if !p.askSample(ctx, k, &names, "erlang", "registered") {
-		return nil, false
-	}
 	var found []etf.Raw
 	whereis := etf.Raw("\x71\x77\x06erlang\x77\x07whereis\x61\x01")
-	if !p.askSample(ctx, k, &found, "lists", "map", whereis, names[:min(len(names), maxSampled/2)]) {
+	if !p.askSample(ctx, k, &names, "erlang", "registered") ||
+		!p.askSample(ctx, k, &found, "lists", "map", whereis, names[:min(len(names), maxSampled/2)]) {
 		return nil, false
 	}
 	for _, f := range found {
@@ -542,17 +543,15 @@ func (p *peeker) registered(ctx context.Context, k *peeked) (pids []etf.Pid, ok 
 
 // spread returns at most n elements, evenly spread.
 func spread(all []etf.Pid, n int) []etf.Pid {
-	if len(all) <= n {
-		return all
-	}
-	some := make([]etf.Pid, n)
+	some := make([]etf.Pid, min(n, len(all)))
 	for i := range some {
-		some[i] = all[i*len(all)/n]
+		some[i] = all[i*len(all)/len(some)]
 	}
 	return some
 }
 
-// guessed returns pids that may be processes: numbers are given in turn, and latest has one of the last.
+// guessed returns pids that may be processes. A node gives numbers in turn, and latest has one of
+// the last.
 func guessed(latest etf.Pid, n int) []etf.Pid {
 	pids := make(map[etf.Pid]bool)
 	for range n {
@@ -593,12 +592,6 @@ func parseProcess(pid etf.Pid, info etf.Raw) (process, bool) {
 
 // pidText returns a process as its node shows it.
 func pidText(pid etf.Pid) string { return fmt.Sprintf("<0.%d.%d>", pid.ID, pid.Serial) }
-
-func (p *peeker) setMute(pid etf.Pid) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.mute[pid] = true
-}
 
 // isMute reports whether a process has been asked and has not answered yet.
 func (p *peeker) isMute(pid etf.Pid) bool {

@@ -2,6 +2,7 @@ package peek
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -42,7 +43,7 @@ func (v *view) show(ctx context.Context) error {
 	return err
 }
 
-// What a terminal is told (ECMA-48, and the private modes of xterm that all have taken over).
+// What a terminal is told (ECMA-48, and the private modes of xterm).
 const (
 	enterScreen = "\x1b[?1049h\x1b[?25l" // another screen, and no cursor
 	leaveScreen = "\x1b[?25h\x1b[?1049l"
@@ -51,9 +52,9 @@ const (
 	clearBelow  = "\x1b[J" // from the cursor on
 )
 
-// watch looks and shows it every peekEvery until a signal comes or the node goes. While nothing is answered, it says since
-// when. On a terminal it is drawn in place, on a
-// screen of its own that is left however this ends.
+// watch looks every peekEvery, and shows it, until a signal comes or the node goes. While nothing
+// is answered, it says since when. On a terminal it draws in place, on a screen of its own. That is
+// left however watch ends.
 func (v *view) watch(ctx context.Context) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
@@ -84,7 +85,8 @@ func (v *view) watch(ctx context.Context) error {
 	}
 }
 
-// next renders what was seen or, if nothing was answered, since when that is so, above what was seen last.
+// next renders what was seen. If nothing was answered, it says since when, above what was seen
+// last.
 func (v *view) next(k *peeked, err error) []byte {
 	if v.last == nil && v.at.IsZero() {
 		v.at = time.Now()
@@ -116,7 +118,7 @@ func (v *view) frame(text []byte, inPlace bool) []byte {
 	return slices.Concat([]byte(drawAnew), text, []byte(clearLine+clearBelow))
 }
 
-// firstLines returns as many lines as fit on a screen without its scrolling; 0 of them: all.
+// firstLines returns as many lines as fit on a screen. 0 rows are no limit.
 func firstLines(text []byte, rows int) []byte {
 	if rows == 0 {
 		return text
@@ -256,10 +258,7 @@ func (u usage) String() string {
 }
 
 func namesText(names []string) string {
-	if len(names) == 0 {
-		return "none"
-	}
-	return strings.Join(names, ", ")
+	return cmp.Or(strings.Join(names, ", "), "none")
 }
 
 // bytesText returns a number of bytes with a prefix of the SI.

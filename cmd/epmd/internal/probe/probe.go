@@ -1,6 +1,6 @@
-// Package probe is -ping: it goes the way to a node and, once there, has that answer.
+// Package probe is -ping. It goes the way to a node and has that answer.
 //
-// Ping connects to epmds and nodes by TCP, and blocks for some seconds at most.
+// Ping connects to epmds and nodes by TCP. It blocks for some seconds at most.
 package probe
 
 import (
@@ -24,7 +24,8 @@ const (
 	smallTime = time.Second // for an answer of a byte, by which a large one is judged
 )
 
-// jsonVersion is that of what is printed. It changes when a key goes or comes to mean something else.
+// jsonVersion is that of what is printed. It changes when a key goes or comes to mean something
+// else.
 const jsonVersion = 1
 
 // Options say which node is to answer, and how that is shown.
@@ -46,9 +47,10 @@ type report struct {
 
 // prober asks a node to which there is a connection.
 type prober struct {
-	way    *way.Way
-	ping   func(context.Context, *node.Conn) error
-	answer func(ctx context.Context, c *node.Conn, size int) error // has the node answer with so many bytes
+	way  *way.Way
+	ping func(context.Context, *node.Conn) error
+	// answer has the node answer with so many bytes.
+	answer func(ctx context.Context, c *node.Conn, size int) error
 }
 
 // Ping goes the way to a node and shows each step. Its error is exit status 1 if there is no pong.
@@ -127,13 +129,13 @@ func (p *prober) askPong(ctx context.Context) (string, error) {
 	return "pong", nil
 }
 
-// largeAnswer is how many bytes the last step asks for: more than the largest packets carry (jumbo frames of
-// 9,000 bytes are for networks that are known to take them).
+// largeAnswer is how many bytes the last step asks for. It is more than the largest packets carry.
+// Jumbo frames of 9,000 bytes are for networks that are known to take them.
 const largeAnswer = 8192
 
-// askLarge asks for a large answer. A path can lose large packets and let all small ones through: then a node
-// looks well until something of consequence is said. A node that runs no functions for others, as one that is
-// written in another language, has nothing to say.
+// askLarge asks for a large answer. A path can lose large packets and let all small ones through.
+// Then a node looks well until it has much to say. A node in another language may run no functions
+// for others. It has nothing to say.
 func (p *prober) askLarge(ctx context.Context) (string, error) {
 	small, cancel := context.WithTimeout(ctx, smallTime)
 	defer cancel()

@@ -21,7 +21,7 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// TestAdvice asks nodes that are connected, and answer in all ways that there is advice for.
+// TestAdvice asks connected nodes that answer in all ways that there is advice for.
 func TestAdvice(t *testing.T) {
 	reset := fmt.Errorf("read: %w", os.NewSyscallError("read", syscall.ECONNRESET))
 	for _, tt := range []struct {
@@ -75,7 +75,7 @@ func TestAdvice(t *testing.T) {
 	}
 }
 
-// serve runs an epmd of ours, and a node b that is registered with it. It returns the epmd's port.
+// serve runs an epmd of ours with a node b. It returns the epmd's port.
 func serve(t *testing.T) uint16 {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -120,7 +120,7 @@ func serve(t *testing.T) uint16 {
 	return port
 }
 
-// TestPing goes the way to a node of this host, which is known or not.
+// TestPing goes the way to nodes of this host that are known or not.
 func TestPing(t *testing.T) {
 	port := serve(t)
 	for _, name := range []string{"b", "c"} {

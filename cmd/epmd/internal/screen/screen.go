@@ -1,5 +1,5 @@
-// Package screen has what a terminal is told and shown: how wide it is, colours, and what may be printed of texts
-// that somebody registered or announced.
+// Package screen knows terminals: their width, colours, and what may be printed. Texts may be what
+// somebody registered or announced.
 //
 // It asks the kernel about terminals and writes to what it is given. It starts no goroutine.
 package screen
@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// IsTerminal tells whether w is a terminal, which control characters could take over.
+// IsTerminal reports whether w is a terminal, which control characters could take over.
 func IsTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok {
@@ -28,13 +28,13 @@ func IsTerminal(w io.Writer) bool {
 	return err == nil
 }
 
-// Screen is what is known of where something is shown; the zero value: that it is no terminal.
+// Screen is what is known of where something is shown. The zero value is no terminal.
 type Screen struct {
 	Width    func() int // of the terminal now, in columns; nil or 0: lines may be of any length
 	Coloured bool
 }
 
-// Of returns what is known of where stdout leads. Colours are for terminals that are known to have them, unless
+// Of returns what is known of where stdout leads. Colours are for terminals that have them, unless
 // NO_COLOR is set (https://no-color.org).
 func Of(stdout io.Writer, getenv func(string) (string, bool)) Screen {
 	if !IsTerminal(stdout) {
@@ -49,7 +49,7 @@ func Of(stdout io.Writer, getenv func(string) (string, bool)) Screen {
 	}
 }
 
-// terminalWidth returns the width of a terminal, or if it does not tell what the environment says, or 0.
+// terminalWidth returns the width of a terminal, else that of the environment, else 0.
 func terminalWidth(terminal *os.File, environment string) int {
 	size, err := unix.IoctlGetWinsize(int(terminal.Fd()), unix.TIOCGWINSZ)
 	if err == nil && size.Col > 0 {
@@ -62,7 +62,7 @@ func terminalWidth(terminal *os.File, environment string) int {
 	return int(columns)
 }
 
-// Height returns how many lines a terminal has, or 0 if it is none or does not tell.
+// Height returns how many lines a terminal has. 0 means none, or not known.
 func Height(w io.Writer) int {
 	f, ok := w.(*os.File)
 	if !ok {
@@ -75,7 +75,7 @@ func Height(w io.Writer) int {
 	return int(size.Row)
 }
 
-// Columns returns how many columns are left of a line of which so many are taken; 0: any number.
+// Columns returns how many columns of a line are left. 0 means any number.
 func (s Screen) Columns(taken int) int {
 	if s.Width == nil || s.Width() == 0 {
 		return 0
@@ -83,7 +83,7 @@ func (s Screen) Columns(taken int) int {
 	return max(s.Width()-taken, 1)
 }
 
-// Look is how a text is shown on a terminal: what ECMA-48 has for it between "ESC [" and "m".
+// Look is how a terminal shows a text: the parameter of ECMA-48's SGR.
 type Look string
 
 const (
@@ -103,8 +103,8 @@ func (s Screen) Paint(text string, l Look) string {
 	return "\x1b[" + string(l) + "m" + text + "\x1b[m"
 }
 
-// TextWidth returns how many columns of a terminal a text takes, which is printable. East Asian characters take two,
-// and marks none.
+// TextWidth returns how many columns of a terminal a text takes, which is printable. East Asian
+// characters take two, and marks none.
 func TextWidth(s string) int {
 	width := 0
 	for _, r := range s {
@@ -113,7 +113,7 @@ func TextWidth(s string) int {
 	return width
 }
 
-// runeWidth knows scripts rather than the whole table of Unicode's annex 11: what is not known takes one.
+// runeWidth knows scripts, not the whole table of Unicode's annex 11. Others take one column.
 func runeWidth(r rune) int {
 	const (
 		emoji, lastEmoji         = 0x1f300, 0x1faff
@@ -151,8 +151,7 @@ func Cut(s string, columns int) string {
 	return s
 }
 
-// Printable returns s with "?" for whatever can't be printed: names are what somebody registered or
-// announced.
+// Printable returns s with "?" for whatever can't be printed.
 func Printable(s string) string { return strings.Map(printableRune, s) }
 
 func printableRune(r rune) rune {
@@ -162,8 +161,8 @@ func printableRune(r rune) rune {
 	return r
 }
 
-// CopyPrintable copies lines from an epmd to a terminal until there are no more, without what can't be
-// printed. The NULs that end lines of an answer to DumpReq are left out.
+// CopyPrintable copies lines from an epmd to a terminal, as Printable has them, until they end. The
+// NULs that end lines of an answer to DumpReq are left out.
 func CopyPrintable(dst io.Writer, src io.Reader) {
 	in, out := bufio.NewReader(src), bufio.NewWriter(dst)
 	defer out.Flush()
@@ -184,8 +183,8 @@ func CopyPrintable(dst io.Writer, src io.Reader) {
 	}
 }
 
-// EscapeUnprintable escapes what can't be printed and is therefore in a string of the JSON text. It could
-// take over a terminal.
+// EscapeUnprintable escapes what can't be printed in the strings of a JSON text. It could take over
+// a terminal.
 func EscapeUnprintable(text []byte) []byte {
 	out := make([]byte, 0, len(text))
 	for _, r := range string(text) {
@@ -202,7 +201,7 @@ func EscapeUnprintable(text []byte) []byte {
 	return out
 }
 
-// Counted returns a number with what it counts, in the plural unless it is 1.
+// Counted returns "1 node" or "2 nodes".
 func Counted(n int, noun string) string {
 	if n == 1 {
 		return "1 " + noun

@@ -1,5 +1,5 @@
-// Package stock asks the epmd that runs here what OTP's epmd asks: -names, -started, -dump, -kill and -stop. Texts, streams
-// and exit statuses are the same as there.
+// Package stock asks the epmd that runs here what OTP's epmd can ask: -names, -started, -dump,
+// -kill and -stop. Texts, streams and exit statuses are the same as there.
 //
 // Ask connects to the epmd by TCP, and blocks until that has answered.
 package stock
@@ -42,7 +42,8 @@ type Options struct {
 	Stdout, Stderr io.Writer
 }
 
-// explainer explains why there is no answer. To ask whether an epmd is there (-started) is no reason to write anything.
+// explainer explains why there is no answer. To ask whether an epmd is there (-started) is no
+// reason to write anything.
 func (o Options) explainer() *explain.Explainer {
 	e := &explain.Explainer{Port: o.Port, Stderr: o.Stderr, Unwilling: "an epmd that did not answer this"}
 	switch o.Question {
@@ -54,9 +55,9 @@ func (o Options) explainer() *explain.Explainer {
 	return e
 }
 
-// Ask asks the epmd that runs here. It prints the same text as OTP's epmd to the same stream, and as there an epmd that
-// does not answer is waited for. What can be found out about one that does not answer as it should follows on Stderr.
-// An error is an [exit.Status].
+// Ask asks the epmd that runs here. It prints the same text as OTP's epmd, to the same stream. As
+// there, it waits for an epmd that does not answer. If the epmd does not answer as it should, an
+// explanation follows on Stderr. An error is an [exit.Status].
 func Ask(ctx context.Context, o Options) error {
 	if o.Question == Stop && len(o.Name) > maxStopName {
 		fmt.Fprint(o.Stdout, "epmd: Name too long!")
@@ -111,9 +112,9 @@ func (o Options) request() epmd.Request {
 	return epmd.NamesReq{}
 }
 
-// printAnswer prints the answer to a command as OTP's epmd does. begun is the error of its first byte, which
-// is not returned again when that is read. The error is the command's; valid reports whether an epmd could
-// have answered so.
+// printAnswer prints the answer to a command as OTP's epmd does. begun is the error of the first
+// byte, which reading does not return again. The error is the command's; valid reports whether an
+// epmd could have answered so.
 func printAnswer(asked Question, answer *bufio.Reader, begun error, stdout io.Writer) (valid bool, err error) {
 	switch asked {
 	case Kill:
@@ -126,8 +127,8 @@ func printAnswer(asked Question, answer *bufio.Reader, begun error, stdout io.Wr
 	return printNames(answer, stdout)
 }
 
-// printNames prints an answer to NamesReq or DumpReq: to a terminal as it comes, else in as few writes as
-// OTP's epmd needs. There are programs that read once.
+// printNames prints an answer to NamesReq or DumpReq. A terminal gets it as it comes, others in as
+// few writes as OTP's epmd needs. There are programs that read once.
 func printNames(answer *bufio.Reader, stdout io.Writer) (valid bool, err error) {
 	var port int32
 	if err := binary.Read(answer, binary.BigEndian, &port); err != nil {

@@ -25,7 +25,8 @@ func (w *writes) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// TestPrintNamesAtOnce prints a list that comes in pieces to what is no terminal. OTP's own tests read it once.
+// TestPrintNamesAtOnce prints a list that comes in pieces to what is no terminal. OTP's own tests
+// read it once.
 func TestPrintNamesAtOnce(t *testing.T) {
 	const list = "name a at port 41000\nname b at port 41001\n"
 	answer := bufio.NewReader(iotest.OneByteReader(strings.NewReader("\x00\x00\x11\x11" + list)))

@@ -1,4 +1,5 @@
-// Package stockerror has the errors that OTP's epmd has too. It does no I/O but to the writer that it is given.
+// Package stockerror has the errors that OTP's epmd has too. It does no I/O but to the writer that
+// it is given.
 package stockerror
 
 import (
@@ -9,8 +10,8 @@ import (
 	"time"
 )
 
-// Error is an error that OTP's epmd has too. It is shown as there, for whoever looks for it: like a
-// log entry, with the time and a CR.
+// Error is an error that OTP's epmd has too. It is shown as there: like a log entry, with the time
+// and a CR.
 type Error struct {
 	Text  string
 	Cause error // nil: none
@@ -31,7 +32,7 @@ func (e Error) Report(stderr io.Writer) {
 	fmt.Fprintf(stderr, "epmd: %s: %s\r\n", time.Now().Format(time.ANSIC), e.Text)
 }
 
-// Strerror returns what C calls that error: Go has the same words, but for the capital.
+// Strerror returns what C calls that error. Go has the same words, but for the capital.
 func Strerror(errno syscall.Errno) string {
 	s := errno.Error()
 	return strings.ToUpper(s[:1]) + s[1:]

@@ -1,4 +1,4 @@
-// Package tcp connects to TCP ports to see whether they are open, and sorts what may go wrong with a connection.
+// Package tcp finds out whether TCP ports are open, and sorts the errors of connections.
 //
 // It starts no goroutine that outlives a call.
 package tcp

@@ -15,11 +15,11 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// What a step of -ping says when it fails: what was seen, and what that means.
+// What a step says when it fails: what was seen, and what that means.
 
 const zoneAdvice = "Add the interface that leads there, as in fe80::1%eth0, or give the host's name or another address."
 
-// resolveAdvice says why the host may have no address, and who on the LAN announces the node.
+// resolveAdvice says why the host may have no address, and who announces the node.
 func (w *Way) resolveAdvice(ctx context.Context) []string {
 	known, isKnown := w.announced(ctx)
 	isLocal := strings.HasSuffix(w.host, ".local")
@@ -44,7 +44,7 @@ func (w *Way) resolveAdvice(ctx context.Context) []string {
 	}
 }
 
-// announced returns the node as the epmd of this host knows it from the LAN, else another node of its host.
+// announced returns the node as our epmd knows it from the LAN, else another of its host.
 func (w *Way) announced(ctx context.Context) (found registry.Node, isKnown bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), localTime)
 	defer cancel()
@@ -63,7 +63,8 @@ func (w *Way) announced(ctx context.Context) (found registry.Node, isKnown bool)
 	return found, isKnown
 }
 
-// portAdvice says at which other ports of its host the LAN has the node: any user can start an epmd of their own.
+// portAdvice says at which other ports of its host the LAN has the node. Any user can start an epmd
+// of their own.
 func (w *Way) portAdvice(ctx context.Context) (advice []string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), localTime)
 	defer cancel()
@@ -81,7 +82,7 @@ func (w *Way) portAdvice(ctx context.Context) (advice []string) {
 	return advice
 }
 
-// renamedAdvice says what to do where a host has another name on the LAN than in its nodes' names.
+// renamedAdvice says what to do if the LAN has a host under another name.
 func renamedAdvice(node, host string, known registry.Node) []string {
 	alive, _, _ := strings.Cut(node, "@")
 	addrs := make([]string, len(known.Addresses))
@@ -129,8 +130,8 @@ func (w *Way) mdnsResolver() mdnsKind {
 	return kind
 }
 
-// hasIPv4 reports whether a neighbour has an IPv4 address or, if that is not known, whether this host has one by
-// which others could be reached.
+// hasIPv4 reports whether a neighbour has an IPv4 address. If that is not known, it reports whether
+// this host has one for others.
 func (w *Way) hasIPv4(known registry.Node) bool {
 	is4 := func(a netip.Addr) bool { return a.Is4() && !a.IsLoopback() }
 	if len(known.Addresses) > 0 {
@@ -140,7 +141,7 @@ func (w *Way) hasIPv4(known registry.Node) bool {
 	return err != nil || slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return is4(p.Addr()) })
 }
 
-// eachFailed returns what came of each address of the host, and the different pieces of advice.
+// eachFailed returns what came of each address of the host, and all different advice.
 func (w *Way) eachFailed(ctx context.Context, err error, of func(context.Context, *epmd.AddrError) Failure) Failure {
 	var errs epmd.AddrErrors
 	if !errors.As(err, &errs) {
@@ -185,12 +186,13 @@ func (w *Way) epmdFailure(ctx context.Context, e *epmd.AddrError) Failure {
 	return Failed(e.Error(), "What listens there may be no epmd.")
 }
 
-// rejectTime is how long a packet filter takes to reject a connection, with a way there and back. Without one, a
-// host of the LAN is found missing after about 3 s.
+// rejectTime is how long a packet filter takes to reject a connection, there and back. Without one,
+// a host of the LAN is found missing after about 3 s.
 const rejectTime = 700 * time.Millisecond
 
-// unreachable tells a host that is missing from a packet filter that rejects a connection with the same error. The
-// latter does so at once, and again: what began to look for a missing host earlier ends at once too, but once.
+// unreachable distinguishes a missing host from a packet filter that rejects with the same error.
+// The filter does so at once, and again. A search for a missing host that began earlier can end at
+// once too, but once.
 func (w *Way) unreachable(ctx context.Context, e *epmd.AddrError) Failure {
 	found := fmt.Sprintf("no way to %v", e.Addr)
 	down := Failed(found, "The host is down or on another network: "+e.Err.Error())

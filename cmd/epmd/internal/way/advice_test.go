@@ -256,7 +256,7 @@ func TestAdvice(t *testing.T) {
 
 func secret(name string) (string, bool) { return "secret", name == cookie.Variable }
 
-// TestOtherAddress goes on with another address of the host where the first one's port is closed.
+// TestOtherAddress goes on with another address where the first one's port is closed.
 func TestOtherAddress(t *testing.T) {
 	var shown []Step
 	w := New(Options{Node: "b@hostb.local", Port: epmd.DefaultPort, HostName: "hosta", Getenv: secret}, func(s Step) { shown = append(shown, s) })
@@ -273,7 +273,7 @@ func TestOtherAddress(t *testing.T) {
 	}
 }
 
-// TestBusy goes to a node that is busy with another connection of this host, for a time or for good.
+// TestBusy goes to a node that another connection of this host keeps busy.
 func TestBusy(t *testing.T) {
 	for _, busy := range []time.Duration{busyTime / 2, 2 * busyTime} {
 		synctest.Test(t, func(t *testing.T) {

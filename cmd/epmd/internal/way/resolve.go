@@ -14,9 +14,9 @@ import (
 	"github.com/goerlang/eclus/cmd/epmd/internal/cookie"
 )
 
-// resolve returns the addresses of a host in the order in which the system prefers them. It asks getent, which goes by
-// /etc/nsswitch.conf and so finds what is known by multicast DNS; Go's own resolver, which does not, stands in
-// where there is no getent.
+// resolve returns the addresses of a host, in the system's order. It asks getent, which goes by
+// /etc/nsswitch.conf and so finds multicast DNS. Without getent, it asks Go's resolver, which does
+// not.
 func resolve(ctx context.Context, host string) ([]netip.Addr, error) {
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return []netip.Addr{addr}, nil
@@ -41,7 +41,7 @@ func resolve(ctx context.Context, host string) ([]netip.Addr, error) {
 	return nil, fmt.Errorf("resolve %q: %w", host, err)
 }
 
-// parseHosts reads the addresses, each the first word of a line, that getent prints for each kind of socket.
+// parseHosts reads what getent prints: a line for each kind of socket, which an address begins.
 func parseHosts(out string) []netip.Addr {
 	var addrs []netip.Addr
 	for line := range strings.Lines(out) {

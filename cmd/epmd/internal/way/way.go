@@ -1,7 +1,9 @@
-// Package way goes the way to a node of any host, step by step: its name, the host's addresses, the epmd there, the node's
-// port, its identity and the cookie. Where the way ends it says why, and what to do about it.
+// Package way goes the way to a node of any host. The steps are its name, the host's addresses, the
+// epmd there, the node's port, its identity and the cookie. Where the way ends it says why, and
+// what to do about it.
 //
-// It runs getent, and connects to epmds and nodes by TCP. Each step blocks, for a few seconds at most.
+// It runs getent, and connects to epmds and nodes by TCP. Each step blocks, for a few seconds at
+// most.
 package way
 
 import (
@@ -28,7 +30,7 @@ const (
 	stepTime      = 3 * time.Second
 	localTime     = 500 * time.Millisecond // that the epmd of this host has to tell what it knows
 	handshakeTime = 8 * time.Second        // the first TLS connection of a node's life takes long
-	busyTime      = 2 * time.Second        // that another epmd of this host may be connected to the node
+	busyTime      = 2 * time.Second        // for another epmd of this host to be done with the node
 	busyPause     = 20 * time.Millisecond
 )
 
@@ -79,8 +81,8 @@ type Way struct {
 	from        string // where the cookie comes from
 }
 
-// steps are the steps of the way in their order. Each returns what it has found and, where it has failed, an error, which
-// may be a failure with advice.
+// steps are the steps of the way in their order. Each returns what it has found, or an error, which
+// may be a Failure.
 var steps = []struct {
 	name string
 	take func(*Way, context.Context) (string, error)
@@ -94,7 +96,8 @@ var steps = []struct {
 	{"cookie", (*Way).authenticate},
 }
 
-// New returns the way to a node, no step of which has been taken. show is told of each that is; nil: nobody is.
+// New returns the way to a node, no step of which has been taken. show is told of each that is;
+// nil: nobody is.
 func New(o Options, show func(Step)) *Way {
 	if show == nil {
 		show = func(Step) {}
@@ -112,8 +115,8 @@ func (w *Way) Go(ctx context.Context) bool {
 	return true
 }
 
-// Take takes one step more. take returns what it has found or, where it has failed, an error, which may be made by
-// [Failed]. Take reports whether it has not.
+// Take takes one step more. take returns what it has found, or an error, which may be a Failure.
+// Take reports whether it has not.
 func (w *Way) Take(ctx context.Context, name string, take func(context.Context) (string, error)) bool {
 	began := time.Now()
 	found, err := take(ctx)
@@ -141,7 +144,7 @@ type Failure struct {
 
 func (f Failure) Error() string { return f.found }
 
-// Failed returns the error of a step that has failed, with what to do about it. What found says of others is quoted.
+// Failed returns a Failure. What found says of others is quoted.
 func Failed(found string, advice ...string) Failure { return Failure{found, advice} }
 
 // checkName checks the form of the name.
@@ -157,7 +160,8 @@ func (w *Way) checkName(context.Context) (string, error) {
 	return fmt.Sprintf("%s, a short name (-sname)", name), nil
 }
 
-// isLong tells whether a host makes its nodes' names long ones, as OTP does by the dot (or the colon of an address).
+// isLong reports whether nodes of a host have long names. As for OTP, a dot makes one, or the colon
+// of an address.
 func isLong(host string) bool { return strings.ContainsAny(host, ".:") }
 
 func (w *Way) resolveHost(ctx context.Context) (string, error) {
@@ -217,8 +221,8 @@ func (w *Way) lookUp(ctx context.Context) (string, error) {
 	return fmt.Sprintf("%s is registered, at port %d", w.alive, w.Answer.Port), nil
 }
 
-// connect opens the distribution port and closes it again, at the address where the epmd answered or another
-// one of the host.
+// connect opens the distribution port and closes it again. It tries the address where the epmd
+// answered first.
 func (w *Way) connect(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, stepTime)
 	defer cancel()
@@ -268,7 +272,7 @@ func (w *Way) identify(ctx context.Context) (string, error) {
 	return fmt.Sprintf("%s, %s node, %s, flags %#x", id.Name, w.Type, carrier, uint64(id.Flags)), nil
 }
 
-// ask asks the node for its name, for some time also while it is being asked by another epmd of this host.
+// ask asks the node for its name. If another epmd of this host is asking, it tries for 2 s.
 func (w *Way) ask(ctx context.Context) (node.Identity, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
@@ -287,8 +291,7 @@ func (w *Way) ask(ctx context.Context) (node.Identity, error) {
 	}
 }
 
-// IsLibrary reports whether the node has registered as nodes of OTP don't, but those of erl_interface and
-// jinterface do.
+// IsLibrary reports whether the node registered as those of erl_interface and jinterface do.
 func (w *Way) IsLibrary() bool {
 	return w.Answer.Type == registry.Hidden || w.Answer.Type == registry.CNode || w.Answer.Type == registry.Java
 }
@@ -320,8 +323,8 @@ func (w *Way) identifyFailure(err error) error {
 	return Failed(err.Error(), "What listens there may be no Erlang node.")
 }
 
-// self is the name that this host asks under: of the kind that the node's own name is, short, with a domain
-// or with an address. A node may go by whom it talks to; see asNode.nameFor.
+// self is the name that this host asks under. It is of the same kind as the node's: short, with a
+// domain, or with an address. A node may go by whom it talks to; see nodeserver.
 func (w *Way) self() string {
 	_, domain, long := strings.Cut(w.host, ".")
 	switch _, noIP := netip.ParseAddr(w.host); {
@@ -335,7 +338,7 @@ func (w *Way) self() string {
 	return "eclus@" + w.options.HostName + "." + domain
 }
 
-// sourceOf returns the address of this host from which packets go to another one, or "". It sends none.
+// sourceOf returns the address of this host for packets to another one, or "". It sends none.
 func sourceOf(to netip.AddrPort) string {
 	c, err := net.Dial("udp", to.String())
 	if err != nil {
