@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/goerlang/eclus/internal/message"
 	"github.com/goerlang/eclus/registry"
 )
 
@@ -130,7 +131,7 @@ func (s *Server) admits(from caller) bool {
 		return true
 	}
 	if count := s.refused.add(from.peer.Addr(), time.Now()); count > 0 {
-		s.log.Warn("peer refused", "peer", from.peer.Addr(), "connections", count, "allow", s.cfg.Access.String())
+		s.log.Warn("peer refused", message.PeerRefused.Attr(), "peer", from.peer.Addr(), "connections", count, "allow", s.cfg.Access.String())
 	}
 	return false
 }
@@ -203,7 +204,8 @@ func (s *Server) handleAlive(from caller, req []byte) answer {
 		reg, err = s.register(from, alive)
 	}
 	if err != nil {
-		s.log.Warn("name refused", "name", alive.Name, "err", err, "peer", from.peer, "holder", s.holder(alive.Name))
+		s.log.Warn("name refused", message.NameRefused.Attr(),
+			"name", alive.Name, "err", err, "peer", from.peer, "holder", s.holder(alive.Name))
 		s.out = resp.Append(s.out[:0])
 		return answer{out: s.out, stay: true}
 	}

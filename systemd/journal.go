@@ -17,6 +17,8 @@ import (
 
 	"github.com/coreos/go-systemd/v22/journal"
 	"golang.org/x/sys/unix"
+
+	"github.com/goerlang/eclus/internal/message"
 )
 
 // JournalSocket is where systemd-journald takes entries.
@@ -256,32 +258,6 @@ func transmit(fd int, entry []byte) error {
 	return unix.Sendmsg(fd, nil, unix.UnixRights(file), nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 }
 
-// messageID returns what stays the same of a message, however its text may change: epmd.catalog explains it to
-// an operator. It is empty for a message that has none.
-func messageID(message string) string {
-	switch message {
-	case "node up":
-		return "ee43d0d7450846158a5dd1fa29aa3a3c"
-	case "node named":
-		return "ca8262d50f8342c7a108eb3f411c1912"
-	case "node down":
-		return "4d41255004f84e54aab6749e86f7b406"
-	case "name refused":
-		return "1283f3189e7c437c91677929bf9df1fb"
-	case "neighbour up":
-		return "70754a3b8d3741a8bd106c9564612b82"
-	case "neighbour named":
-		return "aa3eefb9efa9472184e4430034d92ff2"
-	case "neighbour down":
-		return "dfd7d2c532c14ae4a3f55d735de30044"
-	case "peer refused":
-		return "54560f043b2340029b1f975b6e909dda"
-	case "state restored":
-		return "9a0838eb484c4bf0a19848d88d909030"
-	}
-	return ""
-}
-
 // Handler returns a handler that writes records of a level and above. MESSAGE= of an entry has the record's
 // message and its attributes, so that a bare journalctl(1) shows all:
 //
@@ -291,7 +267,7 @@ func messageID(message string) string {
 // behind a full one), ERLANG_PORT=, ERLANG_HOST=, ERLANG_PID=, ERLANG_UID= and ERLANG_UNIT= for "node" and so on, ERROR= for "err"; others have their key in capitals, behind those of their
 // groups: "peer" is PEER=, "a" of group "g" is G_A=. A key that is no name for a field (see systemd.journal-fields(7)),
 // or is that of one of ours, is put behind ATTR_. Beside them there are PRIORITY=, SYSLOG_IDENTIFIER=,
-// TIMESTAMP= (RFC 3339; the journal's own is of when it got the entry) and, for some messages, MESSAGE_ID=.
+// TIMESTAMP= (RFC 3339; the journal's own is of when it got the entry) and, for a record with a message.ID, MESSAGE_ID=.
 //
 // What can't be printed is escaped as in a Go string, for journalctl writes some fields to the terminal as they
 // are; only newlines and tabs remain, and none of them in MESSAGE=.
@@ -311,6 +287,7 @@ type attrs struct {
 	fields  []byte // as the journal takes them
 	text    []byte // to be read in MESSAGE=; begins with a space unless empty
 	hasNode bool   // a full node name is among them
+	id      message.ID
 }
 
 func (h journalHandler) Enabled(_ context.Context, level slog.Level) bool {
@@ -345,15 +322,15 @@ func (h journalHandler) format(r slog.Record) []byte {
 		a.add(h.group, attr)
 		return true
 	})
-	message := escape(r.Message, "")
+	text := escape(r.Message, "")
 	if len(a.text) > 0 {
-		message += ":" + string(a.text)
+		text += ":" + string(a.text)
 	}
-	entry := appendField(nil, "MESSAGE", message)
+	entry := appendField(nil, "MESSAGE", text)
 	entry = appendField(entry, "PRIORITY", strconv.Itoa(priority(r.Level)))
 	entry = appendField(entry, "SYSLOG_IDENTIFIER", identifier)
-	if id := messageID(r.Message); id != "" {
-		entry = appendField(entry, "MESSAGE_ID", id)
+	if a.id != "" {
+		entry = appendField(entry, "MESSAGE_ID", string(a.id))
 	}
 	if !r.Time.IsZero() {
 		entry = appendField(entry, "TIMESTAMP", r.Time.UTC().Format(time.RFC3339Nano))
@@ -374,10 +351,17 @@ func priority(level slog.Level) int {
 	return 3 // error
 }
 
-func (a attrs) clone() attrs { return attrs{slices.Clone(a.fields), slices.Clone(a.text), a.hasNode} }
+func (a attrs) clone() attrs {
+	a.fields, a.text = slices.Clone(a.fields), slices.Clone(a.text)
+	return a
+}
 
 // add adds an attribute, or those that are in it.
 func (a *attrs) add(group string, attr slog.Attr) {
+	if id, ok := attr.Value.Any().(message.ID); ok {
+		a.id = id
+		return
+	}
 	v := attr.Value.Resolve()
 	switch {
 	case v.Kind() == slog.KindGroup:

@@ -12,18 +12,19 @@ const module = "github.com/goerlang/eclus/"
 // mayImport lists for each package which of ours it may import. "…/" stands for cmd/epmd/internal/.
 var mayImport = map[string]string{
 	"registry":          "",
-	"epmd":              "registry",
+	"epmd":              "internal/message registry",
 	"node/etf":          "",
 	"node":              "node/etf",
 	"avahi":             "registry internal/bus internal/netif internal/throttle",
 	"internal/throttle": "",
 	"dbus":              "registry internal/bus",
 	"internal/bus":      "",
+	"internal/message":  "",
 	"internal/netif":    "",
 	"internal/owner":    "",
-	"systemd":           "internal/owner registry",
+	"systemd":           "internal/message internal/owner registry",
 	"…/cookie":          "node",
-	"…/daemon": "avahi dbus epmd internal/bus internal/netif internal/owner node registry systemd …/daemonlog " +
+	"…/daemon": "avahi dbus epmd internal/bus internal/message internal/netif internal/owner node registry systemd …/daemonlog " +
 		"…/hosts …/identify …/journal …/listening …/neighbours …/nodeserver …/reach …/stockerror",
 	"…/daemonlog":  "systemd",
 	"…/holders":    "internal/owner registry",
@@ -32,7 +33,7 @@ var mayImport = map[string]string{
 	"…/explain":    "epmd internal/netif internal/owner …/screen …/tcp",
 	"…/hosts":      "registry",
 	"…/identify":   "internal/netif node registry …/holders",
-	"…/journal":    "registry …/holders",
+	"…/journal":    "internal/message registry …/holders",
 	"…/listening":  "internal/netif internal/owner registry",
 	"…/listing":    "epmd registry …/exit …/explain …/reach …/screen",
 	"…/neighbours": "avahi epmd registry internal/throttle …/reach",

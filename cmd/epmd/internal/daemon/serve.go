@@ -34,6 +34,7 @@ import (
 	"github.com/goerlang/eclus/dbus"
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/internal/bus"
+	"github.com/goerlang/eclus/internal/message"
 	"github.com/goerlang/eclus/internal/netif"
 	"github.com/goerlang/eclus/node"
 	"github.com/goerlang/eclus/registry"
@@ -256,7 +257,7 @@ func restore(reg *registry.Registry, in *systemd.Inherited, log *slog.Logger) []
 		restored = append(restored, epmd.Restored{FD: k.FD, Registration: r})
 	}
 	if len(restored) > 0 {
-		log.Info("state restored", "nodes", len(restored), "names", len(in.Old))
+		log.Info("state restored", message.StateRestored.Attr(), "nodes", len(restored), "names", len(in.Old))
 	}
 	return restored
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/goerlang/eclus/cmd/epmd/internal/holders"
+	"github.com/goerlang/eclus/internal/message"
 	"github.com/goerlang/eclus/registry"
 )
 
@@ -208,15 +209,31 @@ func (j *Journal) writeOne(ev registry.Event) {
 		j.named[n.ID] = fullName(n)
 	}
 	if n.Origin == registry.LAN {
-		j.log.Info(neighbourTexts[ev.Kind], neighbourAttrs(n)...)
+		e := neighbourEntries[ev.Kind]
+		j.log.With(e.id.Attr()).Info(e.text, neighbourAttrs(n)...)
 	} else {
-		j.log.Info(nodeTexts[ev.Kind], nodeAttrs(n)...)
+		e := nodeEntries[ev.Kind]
+		j.log.With(e.id.Attr()).Info(e.text, nodeAttrs(n)...)
 	}
 }
 
+// entry is what the log says of a kind of event.
+type entry struct {
+	id   message.ID
+	text string
+}
+
 var (
-	nodeTexts      = map[registry.EventKind]string{registry.Up: "node up", registry.Changed: "node named", registry.Down: "node down"}
-	neighbourTexts = map[registry.EventKind]string{registry.Up: "neighbour up", registry.Changed: "neighbour named", registry.Down: "neighbour down"}
+	nodeEntries = map[registry.EventKind]entry{
+		registry.Up:      {message.NodeUp, "node up"},
+		registry.Changed: {message.NodeNamed, "node named"},
+		registry.Down:    {message.NodeDown, "node down"},
+	}
+	neighbourEntries = map[registry.EventKind]entry{
+		registry.Up:      {message.NeighbourUp, "neighbour up"},
+		registry.Changed: {message.NeighbourNamed, "neighbour named"},
+		registry.Down:    {message.NeighbourDown, "neighbour down"},
+	}
 )
 
 func nodeAttrs(n *registry.Node) []any {

@@ -117,8 +117,8 @@ func enter(t *testing.T, reg *registry.Registry, name string) *registry.Registra
 	return r
 }
 
-// entry returns the line about a node that this process holds; name is the full name, if it is to be there.
-func entry(text, name string, n *registry.Node) string {
+// line returns the line about a node that this process holds; name is the full name, if it is to be there.
+func line(text, name string, n *registry.Node) string {
 	names := "name=" + n.Name
 	if name != "" {
 		names = "node=" + name + " " + names
@@ -135,7 +135,7 @@ func TestJournalNode(t *testing.T) {
 	var log eventLog
 	end := runEvents(t, New(Options{Registry: reg, Log: log.logger(slog.LevelInfo)}))
 	r := enter(t, reg, "a")
-	awaitLines(t, &log, entry("node up", "", reg.Node(r)))
+	awaitLines(t, &log, line("node up", "", reg.Node(r)))
 	n := reg.Node(r)
 	if n.Holder == nil || int(n.Holder.PID) != os.Getpid() || int(n.Holder.UID) != os.Geteuid() {
 		t.Errorf("held by %v; want PID %d, UID %d", n.Holder, os.Getpid(), os.Geteuid())
@@ -143,12 +143,12 @@ func TestJournalNode(t *testing.T) {
 	if err := reg.Identify(n, registry.Identity{Node: "a@real.example"}); err != nil {
 		t.Fatal(err)
 	}
-	awaitLines(t, &log, entry("node up", "", n), entry("node named", "a@real.example", n))
+	awaitLines(t, &log, line("node up", "", n), line("node named", "a@real.example", n))
 	reg.SetHolder(n, &registry.Holder{PID: 1})
 	reg.SetHolder(n, n.Holder)
 	reg.Unregister(r)
 	end()
-	awaitLines(t, &log, entry("node up", "", n), entry("node named", "a@real.example", n), entry("node down", "a@real.example", n))
+	awaitLines(t, &log, line("node up", "", n), line("node named", "a@real.example", n), line("node down", "a@real.example", n))
 }
 
 // TestJournalNamed has nodes whose full names are known before they are in the log, or change.
@@ -264,7 +264,7 @@ func TestJournalRestored(t *testing.T) {
 	r := enter(t, reg, "a")
 	runEvents(t, New(Options{Registry: reg, Log: log.logger(slog.LevelInfo)}))
 	second := enter(t, reg, "b")
-	awaitLines(t, &log, entry("node up", "", reg.Node(second)))
+	awaitLines(t, &log, line("node up", "", reg.Node(second)))
 	if h := reg.Node(r).Holder; h == nil || int(h.PID) != os.Getpid() {
 		t.Errorf("held by %v; want PID %d", h, os.Getpid())
 	}
