@@ -99,6 +99,8 @@ files:
 	install -D -m 644 cmd/epmd/completion/epmd.bash $(DESTDIR)$(BASHDIR)/epmd
 	install -D -m 644 -t $(DESTDIR)$(ZSHDIR) cmd/epmd/completion/_epmd
 	install -D -m 644 -t $(DESTDIR)$(FISHDIR) cmd/epmd/completion/epmd.fish
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/eclus README.md CHANGELOG.md SECURITY.md CONTRIBUTING.md
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/eclus/docs docs/*.md
 	set -e; for folder in epmd.socket.d epmd.service.d; do \
 	    install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/eclus/examples/$$folder systemd/examples/$$folder/*; done
 	grep -rlZ '^ExecStart=/usr/bin/' $(DESTDIR)$(UNITDIR)/epmd.service $(DESTDIR)$(USERUNITDIR)/epmd.service \

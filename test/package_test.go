@@ -132,7 +132,7 @@ func TestMakeInstall(t *testing.T) {
 	dir, root := sources(t), t.TempDir()
 	runMake(t, dir, "install", "DESTDIR="+root, "PREFIX=/opt/e", "VERSION=1.0.0")
 	got := slices.DeleteFunc(filesBelow(t, root), func(path string) bool {
-		return strings.Contains(path, "/examples/") || strings.Contains(path, "/catalog/")
+		return strings.Contains(path, "/doc/eclus/") || strings.Contains(path, "/catalog/")
 	})
 	want := []string{
 		"opt/e/bin/epmd",
@@ -212,6 +212,11 @@ func TestMakeDeb(t *testing.T) {
 		"usr/share/man/man1/epmd.1.gz",
 		"usr/share/zsh/vendor-completions/_epmd",
 		"usr/share/doc/eclus/copyright",
+		"usr/share/doc/eclus/README.md",
+		"usr/share/doc/eclus/CHANGELOG.md",
+		"usr/share/doc/eclus/SECURITY.md",
+		"usr/share/doc/eclus/CONTRIBUTING.md",
+		"usr/share/doc/eclus/docs/systemd.md",
 		"usr/share/doc/eclus/examples/epmd.socket.d/loopback-only.conf",
 		"usr/share/doc/eclus/examples/epmd.service.d/preserve.conf",
 	} {
@@ -612,7 +617,7 @@ func TestInstallWithoutPackage(t *testing.T) {
 		}
 	}
 
-	for _, command := range readmeCommands(t, "So it all goes again", "The binary alone") {
+	for _, command := range readmeCommands(t, "So it all goes again", "epmd needs nothing at run time") {
 		t.Logf("%s\n%s", command, run(command))
 	}
 	s.checkStock(t)

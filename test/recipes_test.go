@@ -12,7 +12,7 @@ import (
 	"github.com/goerlang/eclus/test/lan"
 )
 
-// recipes are those of README for nodes that connect by themselves.
+// recipes are those of docs/clusters.md for nodes that connect by themselves.
 var recipes = []struct {
 	file    string
 	compile string // a command, without the folder it compiles into
@@ -24,15 +24,16 @@ var recipes = []struct {
 		"'Elixir.Cluster.Supervisor':start_link([[{lan, [{strategy, 'Elixir.EpmdCluster.Strategy'}]}], []])"},
 }
 
-// TestReadmeRecipes holds that README shows the very recipes that are tested, and that they are short.
-func TestReadmeRecipes(t *testing.T) {
-	readme, err := os.ReadFile("../README.md")
+// TestRecipesShown holds that docs/clusters.md shows the very recipes that are tested, and that they
+// are short.
+func TestRecipesShown(t *testing.T) {
+	shown, err := os.ReadFile("../docs/clusters.md")
 	must(t, err)
 	for _, r := range recipes {
 		text, err := os.ReadFile(filepath.Join("recipes", r.file))
 		must(t, err)
-		if !strings.Contains(string(readme), "\n```"+language(r.file)+"\n"+string(text)+"```\n") {
-			t.Errorf("README does not show %s as it is", r.file)
+		if !strings.Contains(string(shown), "\n```"+language(r.file)+"\n"+string(text)+"```\n") {
+			t.Errorf("docs/clusters.md does not show %s as it is", r.file)
 		}
 		if n := strings.Count(string(text), "\n"); n > 30 {
 			t.Errorf("%s has %d lines, want at most 30", r.file, n)
