@@ -31,6 +31,7 @@ import (
 	"github.com/goerlang/eclus/cmd/epmd/internal/neighbours"
 	"github.com/goerlang/eclus/cmd/epmd/internal/nodeserver"
 	"github.com/goerlang/eclus/cmd/epmd/internal/reach"
+	"github.com/goerlang/eclus/cmd/epmd/internal/screen"
 	"github.com/goerlang/eclus/dbus"
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/internal/bus"
@@ -100,12 +101,7 @@ func Serve(ctx context.Context, o Options) error {
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer context.AfterFunc(ctx, stop)() // a second signal finds the default action
-	s := newService(o, in, log.Logger)
-	if o.AsNode {
-		s.node = newNode(o, s, in.Listeners)
-		s.config.Own = s.node.Owns
-	}
-	s.args, s.hangup, s.writeLog = o.Args, hangup, log.Run
+	s := newService(o, in, hangup, log)
 	err = s.run(ctx, in.Listeners)
 	if errors.Is(err, epmd.ErrKilled) {
 		return nil
@@ -126,19 +122,16 @@ type service struct {
 	node    *nodeserver.Server // nil: not wanted
 	journal *journal.Journal
 	store   *systemd.Store // nil: not a service of systemd
-	log     *slog.Logger
-	daemon  bool
+	log     *daemonlog.Log
 
-	shortage chan struct{} // holds a token when that of the store has changed
-
-	writeLog func(context.Context) error
-
-	args   []string       // of this process
-	hangup chan os.Signal // SIGHUP
-
+	daemon   bool           // another process waits for this one to listen
+	shortage chan struct{}  // holds a token when that of the store has changed
+	args     []string       // of this process
+	hangup   chan os.Signal // SIGHUP
 }
 
-func newService(o Options, in systemd.Inherited, log *slog.Logger) *service {
+// newService makes all parts that are wanted. hangup yields each SIGHUP.
+func newService(o Options, in systemd.Inherited, hangup chan os.Signal, log *daemonlog.Log) *service {
 	port := in.Listeners[0].Addr().(*net.TCPAddr).AddrPort().Port()
 	old := registry.OldNames
 	if o.Debug > 0 {
@@ -146,50 +139,53 @@ func newService(o Options, in systemd.Inherited, log *slog.Logger) *service {
 	}
 	host := o.HostName()
 	reg := registry.New(host+".local", old)
-	others := neighbours.New(neighbours.Options{Registry: reg, Log: log})
+	others := neighbours.New(neighbours.Options{Registry: reg, Log: log.Logger})
 	s := &service{
-		reg:    reg,
-		others: others,
-		lan:    newLAN(o, reg, port, isLoopbackOnly(in.Listeners), others, log),
-		log:    log,
-		daemon: o.Daemon,
+		reg:      reg,
+		others:   others,
+		lan:      newLAN(o, reg, port, isLoopbackOnly(in.Listeners), others, log.Logger),
+		listens:  listening.New(listening.Options{Registry: reg, Interfaces: o.Interfaces, Log: log.Logger}),
+		log:      log,
+		daemon:   o.Daemon,
+		shortage: make(chan struct{}, 1),
+		args:     o.Args,
+		hangup:   hangup,
 		config: epmd.Config{
 			Registry:      reg,
-			Log:           log,
+			Log:           log.Logger,
 			Port:          port,
 			Access:        o.Access,
 			Relaxed:       o.Relaxed,
 			PacketTimeout: o.PacketTimeout,
 			DelayAccept:   o.DelayAccept,
 			DelayWrite:    o.DelayWrite,
-			Restored:      restore(reg, &in, log),
+			Restored:      restore(reg, &in, log.Logger),
 		},
-		shortage: make(chan struct{}, 1),
-	}
-	var arrived func(*registry.Node, bool)
-	if o.Identify {
-		s.asker = identify.New(identify.Options{Registry: reg, Host: host, Known: s.known, Log: log})
-		arrived = s.asker.Ask
-	}
-	s.journal = journal.New(journal.Options{Registry: reg, Arrived: arrived, Log: log})
-	s.listens = listening.New(listening.Options{Registry: reg, Interfaces: o.Interfaces, Log: log})
-	if o.HostsFile != "" {
-		s.hosts = hosts.New(hosts.Options{Registry: reg, Path: o.HostsFile, Port: port, Log: log})
-	}
-	if !o.Bus.IsZero() {
-		s.bus = newBus(o, reg, port, log)
 	}
 	s.openStore(o, in)
+	s.makeOptional(o, host, in.Listeners)
 	return s
 }
 
-func newBus(o Options, reg *registry.Registry, port uint16, log *slog.Logger) *dbus.Service {
-	return dbus.New(reg, dbus.Options{
-		Bus:     o.Bus,
-		Port:    port,
-		Version: o.Version,
-		Allow:   o.Access.String(),
-	}, log)
+// makeOptional makes the parts that not everybody wants, and the journal, which tells some of them of new nodes.
+func (s *service) makeOptional(o Options, host string, lns []*net.TCPListener) {
+	log, port := s.log.Logger, s.config.Port
+	var arrived func(*registry.Node, bool)
+	if o.Identify {
+		s.asker = identify.New(identify.Options{Registry: s.reg, Host: host, Known: s.known, Log: log})
+		arrived = s.asker.Ask
+	}
+	s.journal = journal.New(journal.Options{Registry: s.reg, Arrived: arrived, Log: log})
+	if o.HostsFile != "" {
+		s.hosts = hosts.New(hosts.Options{Registry: s.reg, Path: o.HostsFile, Port: port, Log: log})
+	}
+	if !o.Bus.IsZero() {
+		s.bus = dbus.New(s.reg, dbus.Options{Bus: o.Bus, Port: port, Version: o.Version, Allow: o.Access.String()}, log)
+	}
+	if o.AsNode {
+		s.node = newNode(o, s, lns)
+		s.config.Own = s.node.Owns
+	}
 }
 
 // newNode returns the epmd as a node. If the epmd listens on loopback alone, so does the node, at an address that the
@@ -203,7 +199,7 @@ func newNode(o Options, s *service, lns []*net.TCPListener) *nodeserver.Server {
 		Name:     o.NodeName,
 		Host:     o.HostName,
 		Known:    s.known,
-		Log:      s.log,
+		Log:      s.log.Logger,
 	}
 	if isLoopbackOnly(lns) {
 		n.Address = lns[0].Addr().(*net.TCPAddr).AddrPort().Addr()
@@ -216,7 +212,7 @@ func (s *service) openStore(o Options, in systemd.Inherited) {
 	if s.daemon {
 		return // NOTIFY_SOCKET is that of the process that started this one
 	}
-	store, err := systemd.OpenStore(s.reg, in, systemd.Options{PerUser: o.KeepPerUser, Changed: s.shortageChanged}, s.log)
+	store, err := systemd.OpenStore(s.reg, in, systemd.Options{PerUser: o.KeepPerUser, Changed: s.shortageChanged}, s.log.Logger)
 	if err != nil {
 		s.log.Warn("registrations end with this process", "err", err)
 	}
@@ -303,7 +299,7 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 		background("status no longer told", s.tell)
 		background("watchdog ended", func(ctx context.Context) error { return systemd.Watchdog(ctx, alive, s.unwell) })
 	}
-	background("log no longer written", s.writeLog)
+	background("log no longer written", s.log.Run)
 	if s.store != nil {
 		background("registrations no longer kept", s.store.Run)
 	}
@@ -346,7 +342,7 @@ func (s *service) checkReach(ctx context.Context) error {
 		s.log.Warn("neighbours not checked at once when a link changes", "err", err)
 	}
 	defer links.Close()
-	w := reach.NewWatcher(reach.Options{Registry: s.reg, Ask: reach.Ask, Links: links.Changed(), Log: s.log})
+	w := reach.NewWatcher(reach.Options{Registry: s.reg, Ask: reach.Ask, Links: links.Changed(), Log: s.log.Logger})
 	return w.Run(ctx)
 }
 
@@ -362,7 +358,7 @@ func (s *service) unwell(err error) { s.log.Error("epmd does not answer itself",
 // status says in a line how it goes.
 func (s *service) status() string {
 	local, neighbours := s.reg.Counts()
-	text := fmt.Sprintf("%s registered, %d on the LAN; %s", counted(local), neighbours, s.reg.LAN())
+	text := fmt.Sprintf("%s registered, %d on the LAN; %s", screen.Counted(local, "node"), neighbours, s.reg.LAN())
 	if s.store == nil {
 		return text
 	}
@@ -382,12 +378,4 @@ func addresses(lns []*net.TCPListener) string {
 		list[i] = l.Addr().String()
 	}
 	return strings.Join(list, ",")
-}
-
-// counted returns the number of nodes in words.
-func counted(nodes int) string {
-	if nodes == 1 {
-		return "1 node"
-	}
-	return fmt.Sprintf("%d nodes", nodes)
 }

@@ -6,6 +6,7 @@
 package identify
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"iter"
@@ -25,7 +26,7 @@ import (
 
 const (
 	identifyTime   = 10 * time.Second // all that a node is given: the first TLS connection of its life takes long
-	identifyAtOnce = 8                // nodes asked at once
+	identifyAtOnce = 8                // nodes asked at once, if the options don't say
 	identifyCalm   = 3 * time.Second  // after so long without a new node, the free heap is given back
 )
 
@@ -65,6 +66,7 @@ type Options struct {
 	Registry *registry.Registry
 	Host     string               // the first label of this host's name
 	Known    func(*registry.Node) // told of each node that was asked
+	AtOnce   int                  // nodes asked at once; 0: 8
 	Log      *slog.Logger
 }
 
@@ -75,7 +77,7 @@ func New(o Options) *Identifier {
 		prober: "eclus@" + o.Host,
 		known:  o.Known,
 		log:    o.Log,
-		slots:  make(chan struct{}, identifyAtOnce),
+		slots:  make(chan struct{}, cmp.Or(o.AtOnce, identifyAtOnce)),
 		wake:   make(chan struct{}, 1),
 		mute:   make(map[holderName]struct{}),
 	}

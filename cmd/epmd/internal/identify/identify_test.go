@@ -47,8 +47,7 @@ func (a *asked) port() uint16 { return a.Addr().(*net.TCPAddr).AddrPort().Port()
 func identifying(t *testing.T, reg *registry.Registry) (i *Identifier, done chan *registry.Node) {
 	t.Helper()
 	done = make(chan *registry.Node, 1)
-	i = New(Options{Registry: reg, Host: "hosta", Known: func(n *registry.Node) { done <- n }, Log: slog.New(slog.DiscardHandler)})
-	i.slots = make(chan struct{}, 1)
+	i = New(Options{Registry: reg, Host: "hosta", Known: func(n *registry.Node) { done <- n }, AtOnce: 1, Log: slog.New(slog.DiscardHandler)})
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
