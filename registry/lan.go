@@ -4,7 +4,8 @@ import (
 	"fmt"
 )
 
-// LANState is how LAN discovery is doing. In the zero LANState nothing is wanted, and nothing said to be off.
+// LANState is how LAN discovery is doing. In the zero LANState nothing is wanted. Nor does it
+// say that anything is off.
 type LANState struct {
 	Publishing Discovery // this host and its nodes are announced
 	Browsing   Discovery // other hosts are looked for
@@ -30,7 +31,8 @@ func (l LANState) Off() string {
 	return l.Publishing.Off
 }
 
-// Unpublished returns why this host is not announced although it should be and others are looked for, or "".
+// Unpublished returns why this host is not announced although it should be. It returns "" if no
+// other hosts are looked for.
 func (l LANState) Unpublished() string {
 	if l.Off() != "" {
 		return ""

@@ -39,7 +39,7 @@ func TestLANState(t *testing.T) {
 	}
 }
 
-// TestSetLAN has a subscriber told of changes, and of none where there is none.
+// TestSetLAN has a subscriber told of changes, and of nothing else.
 func TestSetLAN(t *testing.T) {
 	r := New(testHost, OldNames)
 	off := LANState{Publishing: Discovery{Off: "-lan off"}}

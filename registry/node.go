@@ -7,12 +7,13 @@ import (
 	"time"
 )
 
-// NodeType tells whether a node is shown to others, as the byte that stands for it in ALIVE2_REQ and
-// PORT2_RESP. OTP registers all its nodes as Normal and tells the hidden ones apart in the handshake.
+// NodeType says whether a node is shown to others. It is the byte for that in ALIVE2_REQ and
+// PORT2_RESP. OTP registers all its nodes as Normal. Which are hidden, they say in the
+// handshake.
 type NodeType uint8
 
-// The node types of OTP's "Distribution Protocol" guide, and those with which its libraries register.
-// Others are passed on as they are.
+// The node types of OTP's "Distribution Protocol" guide, and those with which OTP's libraries
+// register. The registry passes on others as they are.
 const (
 	Normal NodeType = 'M' // 77
 	Hidden NodeType = 'H' // 72
@@ -20,8 +21,8 @@ const (
 	Java   NodeType = 'n' // 110, of jinterface: normal
 )
 
-// String returns "hidden" for Hidden and CNode, and "normal" for all else, as TXT records and lists have
-// it.
+// String returns "hidden" for Hidden and CNode, else "normal". TXT records and lists have these
+// words.
 func (t NodeType) String() string {
 	if t == Hidden || t == CNode {
 		return "hidden"
@@ -32,7 +33,7 @@ func (t NodeType) String() string {
 // Origin tells where a node was registered.
 type Origin uint8
 
-// A node is known because it registered here, or because another host announced it.
+// A node registered here, or another host announced it.
 const (
 	Local Origin = iota
 	LAN
@@ -46,7 +47,7 @@ func (o Origin) String() string {
 	return "local"
 }
 
-// Reach tells whether a node can be reached from here, as far as the epmd of its host says.
+// Reach says whether a node can be reached from here. The epmd of its host knows.
 type Reach uint8
 
 // What is known of a neighbour's reach. A local node is Reachable for as long as it is registered.
@@ -68,8 +69,10 @@ func (r Reach) String() string {
 }
 
 // Node is what is known of one node. The registry hands out pointers to nodes that never change
-// again: a node of which something else becomes known is replaced. Nobody else may change them
-// either.
+// again. When something else becomes known of a node, the registry replaces it. Nobody may
+// change a node that was handed out.
+//
+// In Listens, 0.0.0.0 and :: stand for all addresses of their family.
 type Node struct {
 	ID        uint64       // tells this registration or neighbour from all others in this process
 	Node      string       // full name: a@hosta.local
@@ -77,24 +80,24 @@ type Node struct {
 	Host      string       // name of its host on the LAN: hosta.local
 	Extra     string       // opaque bytes of ALIVE2_REQ; local nodes only
 	Dist      string       // distribution carrier, "tcp" or "tls"; empty: not known
-	Addresses []netip.Addr // most likely to be reached first; of a local node where it registered from
-	Listens   []netip.Addr // addresses at which its port is open, 0.0.0.0 and :: for all of their family; local nodes only, nil: not known
+	Addresses []netip.Addr // likeliest to be reached first; of a local node its peer
+	Listens   []netip.Addr // where its port is open; local nodes only, nil: not known
 	Why       Why          // why no other host can reach it; local nodes only
 	Since     time.Time    // registered, or first seen
 	Creation  uint32       // 0: not known
 	Counter   uint32       // what Creation was made of; local nodes only
-	FD        int32        // descriptor number of its connection; local nodes only, shown by DUMP_REQ
+	FD        int32        // descriptor number of its connection; local nodes only, for DUMP_REQ
 	Holder    *Holder      // the process behind its connection; local nodes only, nil: not known
 	Port      uint16       // distribution port
 	EPMDPort  uint16       // where the epmd of its host listens; neighbours only
-	PeerPort  uint16       // of its end of its connection, which is at Addresses[0]; local nodes only
+	PeerPort  uint16       // of its end of its connection, at Addresses[0]; local nodes only
 	High, Low uint16       // distribution versions spoken; 0: not known
 	Type      NodeType     // of a local node that has said who it is: what it said
-	Told      NodeType     // what ALIVE2_REQ told as its type, and PORT2_RESP tells on; local nodes only
+	Told      NodeType     // as in ALIVE2_REQ, for PORT2_RESP; local nodes only
 	Protocol  uint8        // 0: TCP/IPv4, as ALIVE2_REQ has it
 	Origin    Origin
 	Reach     Reach
-	Sure      bool // Node is what the node calls itself; otherwise it was put together from Name and Host
+	Sure      bool // Node is what the node calls itself, not put together from Name and Host
 	Mute      bool // it was asked for its full name and did not tell; local nodes only
 }
 
@@ -106,8 +109,9 @@ func (n *Node) Peer() netip.AddrPort {
 	return netip.AddrPortFrom(n.Addresses[0], n.PeerPort)
 }
 
-// NeighbourKey is what makes a neighbour: an alive name at an epmd, which is a host and a port. Two epmds of a host may
-// have a node of the same name each, and two hosts may claim the same full name.
+// NeighbourKey is what makes a neighbour: an alive name at an epmd. An epmd is a host and a
+// port. Two epmds of a host may each have a node of one name. Two hosts may claim one full
+// name.
 type NeighbourKey struct {
 	Name     string // alive name
 	Host     string
@@ -117,7 +121,8 @@ type NeighbourKey struct {
 // NeighbourKey returns the key of a neighbour.
 func (n *Node) NeighbourKey() NeighbourKey { return NeighbourKey{n.Name, n.Host, n.EPMDPort} }
 
-// LogNames returns what a log calls a node: "node", its full name, once it has told that, and "name", its alive name.
+// LogNames returns what a log calls a node. "name" is its alive name. "node" is its full name,
+// and is there once the node has told it.
 func (n *Node) LogNames() slog.Attr {
 	if !n.Sure {
 		return slog.String("name", n.Name)
@@ -125,18 +130,18 @@ func (n *Node) LogNames() slog.Attr {
 	return slog.Group("", "node", n.Node, "name", n.Name)
 }
 
-// Holder is the process that holds a local node's name by its connection.
+// Holder is the process whose connection holds a local node's name.
 type Holder struct {
 	Unit string // systemd unit it runs in, a service or a scope; empty: none, or not known
 	PID  int32  // 0: not known
 	UID  uint32 // whose it is
 
-	// Foreign says that this is no node of OTP: the process does not run OTP's emulator, nor, if the process
-	// is not known, does any in the control group that the connection was made in.
+	// Foreign says that this is no node of OTP: the process does not run OTP's emulator. If the
+	// process is not known, no process of the connection's control group does.
 	Foreign bool
 }
 
-// String returns "pid 812, uid 107, rabbitmq-server.service", as much of it as is known.
+// String returns what is known, such as "pid 812, uid 107, rabbitmq-server.service".
 func (h *Holder) String() string {
 	if h == nil {
 		return "not known"

@@ -9,8 +9,8 @@ import (
 // Why says why no other host can reach a local node. It is a word of the line protocol and of JSON.
 type Why string
 
-// Reasons, of which the first that holds is told. The empty Why says that nothing is in the way, as
-// far as is known.
+// Reasons. The first that holds is told. The empty Why says that nothing is known to be in the
+// way.
 const (
 	WhyName      Why = "name"      // OTP takes no such alive name
 	WhyHost      Why = "host"      // the host part of its full name leads everybody to themselves
@@ -19,8 +19,8 @@ const (
 	WhyInterface Why = "interface" // it listens on addresses that no interface to a LAN has
 )
 
-// ValidName reports whether OTP takes an alive name: letters, digits, "_" and "-" of ASCII, at least
-// one.
+// ValidName reports whether OTP takes an alive name. It has at least one character, and only
+// letters, digits, "_" and "-" of ASCII.
 func ValidName(name string) bool {
 	for i := range len(name) {
 		c := name[i] | 0x20
@@ -31,8 +31,8 @@ func ValidName(name string) bool {
 	return name != ""
 }
 
-// IsLoopbackHost reports whether the host part of a node name leads everybody to themselves:
-// localhost and its like, or a loopback address.
+// IsLoopbackHost reports whether the host part of a node name leads everybody to themselves.
+// localhost and its like do, and loopback addresses.
 func IsLoopbackHost(host string) bool {
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return addr.Unmap().IsLoopback() || addr.IsUnspecified()
@@ -47,8 +47,8 @@ func IsLoopbackHost(host string) bool {
 			slices.Contains([]string{"", "localdomain", "localdomain4", "localdomain6"}, domain)
 }
 
-// ListensOn reports whether a local node takes connections to one of the addresses, which have no
-// zone. It is true while Listens is not known.
+// ListensOn reports whether a local node takes connections to one of the addresses. They have
+// no zone. It is true while Listens is not known.
 func (n *Node) ListensOn(addrs []netip.Addr) bool {
 	return n.Listens == nil || slices.ContainsFunc(addrs, func(a netip.Addr) bool {
 		every := netip.IPv6Unspecified()
@@ -59,8 +59,8 @@ func (n *Node) ListensOn(addrs []netip.Addr) bool {
 	})
 }
 
-// SetListens enters where a local node listens; see [Node.Listens]. As with Identify, nothing happens
-// if n has gone or was registered anew.
+// SetListens enters where a local node listens: see [Node.Listens]. Nothing happens if n has
+// gone or was registered anew.
 func (r *Registry) SetListens(n *Node, addrs []netip.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -73,7 +73,8 @@ func (r *Registry) SetListens(n *Node, addrs []netip.Addr) {
 	r.replace(reg, m)
 }
 
-// SetLANAddresses enters the addresses, without zones, that this host has on interfaces to a LAN.
+// SetLANAddresses enters which addresses this host has on interfaces to a LAN. They have no
+// zone.
 func (r *Registry) SetLANAddresses(addrs []netip.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

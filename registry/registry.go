@@ -1,7 +1,9 @@
-// Package registry holds what this host knows of Erlang nodes: those registered here over EPMD and
-// those seen on the LAN. It also holds how LAN discovery is doing. It does no I/O and starts no goroutine. All methods may be called
-// concurrently; none blocks for longer than it takes to copy a list of pointers. A subscriber
-// that falls behind is never waited for: it begins anew, with all that is known by then.
+// Package registry holds what this host knows of Erlang nodes: those registered here over EPMD
+// and those seen on the LAN. It also holds how LAN discovery is doing.
+//
+// It does no I/O and starts no goroutine. All methods may be called concurrently. None blocks
+// for longer than it takes to copy a list of pointers. A subscriber that falls behind is never
+// waited for. It begins anew, with all that is known by then.
 package registry
 
 import (
@@ -16,14 +18,14 @@ import (
 	"time"
 )
 
-// Limits on what comes from other hosts: anybody on the network can announce anything.
+// Limits on what comes from other hosts. Anybody on the network can announce anything.
 const (
 	MaxNeighbours        = 4096 // LAN nodes in all
 	MaxNeighboursPerHost = 512  // LAN nodes of one host
 )
 
-// OldNames is how many names the stock epmd remembers after their nodes have gone, and how many a
-// new Registry does; OldNamesDebug is the same with debugging switched on.
+// OldNames is how many names the stock epmd remembers after their nodes have gone.
+// OldNamesDebug is the same with debugging switched on.
 const (
 	OldNames      = 1001
 	OldNamesDebug = 6
@@ -61,14 +63,14 @@ type Registry struct {
 	sightings *sightings // has a lock of its own, which comes before mu
 }
 
-// Registration is a place in the registry that a local node holds until Unregister.
+// Registration is a place that a local node holds until Unregister.
 type Registration struct {
 	node         *Node // replaced, never changed; guarded by Registry.mu
 	older, newer *Registration
 }
 
-// oldName remembers the last creation given to a name that has gone. The list is needed twice: to
-// forget the one that went first, and because DUMP_REQ shows it.
+// oldName remembers the last creation given to a name that has gone. The list has two uses: to
+// forget the name that went first, and to be shown by DUMP_REQ.
 type oldName struct {
 	Old
 	prev, next *oldName
@@ -82,9 +84,9 @@ type Old struct {
 	Counter uint32 // what its last creation was made of
 }
 
-// New returns an empty registry for the host of that name (as others on the LAN call it, such as
-// "hosta.local"), which remembers at most maxOld names that have gone; as the stock epmd does with
-// [OldNames].
+// New returns an empty registry. host is the name that others on the LAN have for this host,
+// such as "hosta.local". The registry remembers at most maxOld names that have gone. The stock
+// epmd remembers [OldNames].
 func New(host string, maxOld int) *Registry {
 	r := &Registry{
 		host:          host,
@@ -103,9 +105,9 @@ func New(host string, maxOld int) *Registry {
 	return r
 }
 
-// Register enters a node of this host, of which the caller gives what ALIVE2_REQ said and where it
-// came from: Name, Port, Type, Protocol, High, Low, Extra, Addresses, PeerPort, FD. The rest is filled in. It
-// returns ErrNameTaken if the name is registered already.
+// Register enters a node of this host. The caller gives what ALIVE2_REQ said and where it came
+// from: Name, Port, Type, Protocol, High, Low, Extra, Addresses, PeerPort, FD. Register fills
+// in the rest. It returns ErrNameTaken if the name is registered already.
 func (r *Registry) Register(n Node) (*Registration, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -121,9 +123,9 @@ func (r *Registry) Register(n Node) (*Registration, error) {
 	return r.add(n), nil
 }
 
-// Restore enters a node of this host as Register does, but one that was registered with an earlier
-// process: its ID, Counter, Creation, Since, Type, Told and Mute are kept, and Node and Dist if it is Sure. All are restored before the first is
-// registered.
+// Restore enters a node of this host that was registered with an earlier process. It keeps ID,
+// Counter, Creation, Since, Type, Told and Mute, and if the node is Sure also Node and Dist.
+// All nodes are restored before the first is registered.
 func (r *Registry) Restore(n Node) (*Registration, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -140,7 +142,7 @@ func (r *Registry) Restore(n Node) (*Registration, error) {
 	return r.add(n), nil
 }
 
-// SkipIDs keeps IDs up to last from being given to new nodes: earlier processes have used them.
+// SkipIDs gives no new node an ID up to last. Earlier processes have used them.
 func (r *Registry) SkipIDs(last uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -154,7 +156,8 @@ func (r *Registry) LastID() uint64 {
 	return r.lastID
 }
 
-// RestoreOld enters a name that went with an earlier process, the one that went first leading.
+// RestoreOld enters a name that went with an earlier process. The name that went first comes
+// first.
 func (r *Registry) RestoreOld(o Old) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -206,8 +209,8 @@ func (r *Registry) Lookup(name string) *Node {
 	return nil
 }
 
-// LocalVersion changes whenever Local would return something else. An answer made from Local can be
-// kept as long as the version read before it stands.
+// LocalVersion changes whenever Local would return something else. It is read before Local.
+// What was made of Local holds for as long as the version stands.
 func (r *Registry) LocalVersion() uint64 { return r.localVersion.Load() }
 
 // Local returns the nodes of this host, the newest first.
@@ -221,7 +224,7 @@ func (r *Registry) Local() []*Node {
 	return nodes
 }
 
-// Old returns the names that have gone and are remembered, the one that went first leading.
+// Old returns the names that have gone and are remembered. The one that went first leads.
 func (r *Registry) Old() []Old {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -246,7 +249,7 @@ func (r *Registry) Host() string {
 	return r.host
 }
 
-// SetHost tells the name of this host when it has changed, and with it that of all its nodes.
+// SetHost enters another name of this host. All its nodes get it.
 func (r *Registry) SetHost(host string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -264,9 +267,9 @@ func (r *Registry) SetHost(host string) {
 	}
 }
 
-// Identify enters what a local node said of itself. n is the node in whichever state the caller saw
-// it; if it has gone or was registered anew since then, nothing happens. It is an error if the full
-// name is not one of a node registered as n.Name: then another program answers on that port.
+// Identify enters what a local node said of itself. n is the node in whichever state the caller
+// saw it. Nothing happens if it has gone or was registered anew since. It is an error if the
+// full name is none of a node registered as n.Name. Then another program answers on that port.
 func (r *Registry) Identify(n *Node, id Identity) error {
 	alive, _, found := strings.Cut(id.Node, "@")
 	if !found || alive != n.Name {
@@ -290,8 +293,8 @@ func (r *Registry) Identify(n *Node, id Identity) error {
 	return nil
 }
 
-// SetMute enters that a local node was asked for its full name and did not tell. As with Identify, nothing
-// happens if n has gone or was registered anew. It returns the node as it is now, or nil.
+// SetMute enters that a local node was asked for its full name and did not tell. It returns the
+// node as it is now. It returns nil, and does nothing, if n has gone or was registered anew.
 func (r *Registry) SetMute(n *Node) *Node {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -306,7 +309,7 @@ func (r *Registry) SetMute(n *Node) *Node {
 	return reg.node
 }
 
-// SetHolder enters which process is behind a local node. As with Identify, nothing happens if n has gone or was
+// SetHolder enters which process is behind a local node. Nothing happens if n has gone or was
 // registered anew.
 func (r *Registry) SetHolder(n *Node, h *Holder) {
 	r.mu.Lock()
@@ -320,10 +323,10 @@ func (r *Registry) SetHolder(n *Node, h *Holder) {
 	r.replace(reg, m)
 }
 
-// SetNeighbour enters a node of another host or changes what is known of it. A node of the same
-// NeighbourKey is the same node, also when its full name becomes known or changes. SetNeighbour returns
-// ErrTooManyNeighbours or ErrTooManyOfHost for a new one past the limits. Since is kept from when it was first seen,
-// and Reach as SetReach left it.
+// SetNeighbour enters a node of another host or changes what is known of it. The NeighbourKey
+// makes the node: its full name may become known later, or change. Since remains when it was
+// first seen, and Reach what SetReach entered. SetNeighbour returns ErrTooManyNeighbours or
+// ErrTooManyOfHost for a new node past the limits.
 func (r *Registry) SetNeighbour(n Node) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -358,8 +361,8 @@ func (r *Registry) addNeighbour(key NeighbourKey, n Node) error {
 	return nil
 }
 
-// SetReach enters whether a neighbour can be reached. As with Identify, nothing happens if n has gone or was
-// seen anew.
+// SetReach enters whether a neighbour can be reached. Nothing happens if n has gone or was seen
+// anew.
 func (r *Registry) SetReach(n *Node, reach Reach) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -414,7 +417,7 @@ func (r *Registry) unlink(reg *Registration) {
 	reg.older, reg.newer = nil, nil
 }
 
-// remember keeps a name that goes, and forgets the one that went first if there are too many.
+// remember keeps a name that goes. If there are too many, it forgets the one that went first.
 func (r *Registry) remember(old Old) {
 	if was := r.old[old.Name]; was != nil {
 		r.forget(was)
@@ -446,8 +449,8 @@ func (r *Registry) forget(o *oldName) {
 	}
 }
 
-// nextCounter returns the number from which the creation of a name's next registration is made: one
-// more than the last time, or any if the name is new or forgotten.
+// nextCounter returns the number that makes the creation of a name's next registration. It is
+// one more than the last time, or any if the name is new or forgotten.
 func (r *Registry) nextCounter(name string) uint32 {
 	o := r.old[name]
 	if o == nil {
@@ -457,12 +460,12 @@ func (r *Registry) nextCounter(name string) uint32 {
 	return max(o.Counter+1, minCreation)
 }
 
-// minCreation is the least 32-bit creation: 0 has a meaning of its own and 1 to 3 are those of nodes
-// that know but two bits.
+// minCreation is the least 32-bit creation. 0 has a meaning of its own. 1 to 3 are those of
+// nodes that know two bits.
 const minCreation = 4
 
-// creation returns the creation made of a counter for a node of that highest distribution version:
-// 32 bits from version 6 (OTP 23) on, 1 to 3 before.
+// creation makes a creation of a counter, for a node of that highest distribution version. It
+// has 32 bits from version 6 (OTP 23) on, and is 1 to 3 before.
 func creation(counter uint32, high uint16) uint32 {
 	if high >= 6 {
 		return counter

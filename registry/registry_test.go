@@ -178,7 +178,7 @@ func TestCreationNarrow(t *testing.T) {
 	}
 }
 
-// TestCreationWraps lets a counter pass its largest value: 0 to 3 stand for something else, and two
+// TestCreationWraps lets a counter pass its largest value. 0 to 3 stand for something else. Two
 // registrations in a row must differ, as 2 bits too.
 func TestCreationWraps(t *testing.T) {
 	for _, high := range []uint16{5, 6} {
@@ -512,7 +512,8 @@ func TestNeighbour(t *testing.T) {
 	set(n)
 	n.Node, n.Sure = "a@hostb", true // it has told its full name
 	set(n)
-	set(Node{Node: "a@hostb.local", Name: "a", Host: "hostb.local", EPMDPort: 5555, Port: 3}) // of another epmd there
+	// Of another epmd there.
+	set(Node{Node: "a@hostb.local", Name: "a", Host: "hostb.local", EPMDPort: 5555, Port: 3})
 	set(Node{Node: "a@hostb.local", Name: "a", Host: "impostor.local", EPMDPort: 4369, Port: 4})
 	r.RemoveNeighbour(NeighbourKey{"a", "nowhere.local", 4369}) // not known
 	r.RemoveNeighbour(NeighbourKey{"a", "hostb.local", 4369})
@@ -598,8 +599,8 @@ func TestStrings(t *testing.T) {
 	}
 }
 
-// BenchmarkLookup shows that a lookup costs the same however many nodes there are, but for the
-// processor's caches.
+// BenchmarkLookup shows that a lookup costs the same however many nodes there are. Only the
+// processor's caches make a difference.
 func BenchmarkLookup(b *testing.B) {
 	for _, nodes := range []int{1, 50_000} {
 		b.Run(fmt.Sprint(nodes), func(b *testing.B) {

@@ -8,15 +8,15 @@ import (
 	"sync"
 )
 
-// maxSightings is how many sightings of one node count. A host has one for each of its interfaces and
-// IP versions; more are somebody's game.
+// maxSightings is how many sightings of one node count. A host has one for each interface and
+// IP version. More are somebody's game.
 const maxSightings = 64
 
-// maxAmends is how many nodes that found no place in the registry are tried again when one goes.
+// maxAmends is how many refused nodes are tried again when one goes.
 const maxAmends = 16
 
-// Source is something that tells of neighbours: mDNS, another host's epmd, a file. Sources may tell of
-// the same node; the registry makes one neighbour of it. Make one with NewSource.
+// Source tells of neighbours: mDNS, another host's epmd, a file. Several sources may tell of
+// one node. The registry makes one neighbour of it. Make a Source with NewSource.
 type Source struct {
 	all  *sightings
 	seen map[any]*sighting // guarded by all.mu, as gen
@@ -44,11 +44,14 @@ func (r *Registry) NewSource() *Source {
 	return &Source{all: r.sightings, seen: make(map[any]*sighting)}
 }
 
-// See takes note of what the source says of a node under a key, in place of what it has said under that
-// key. Keys are comparable and the source's own. Of several sightings of a node, the latest counts of
-// those in which the node itself tells its full name, else the latest. All addresses count. See returns
-// ErrTooManyNeighbours or ErrTooManyOfHost if there is no place for the node. It gets one when another
-// goes.
+// See enters what the source says of a node under a key. It replaces what the source said under
+// that key before. Keys are comparable and the source's own.
+//
+// All sightings of a node add their addresses. For the rest the latest one counts in which the
+// node itself tells its full name. If there is none, the latest counts.
+//
+// See returns ErrTooManyNeighbours or ErrTooManyOfHost if there is no place for the node. The
+// node gets one when another goes.
 func (s *Source) See(key any, n Node) error {
 	m := s.all
 	m.mu.Lock()
@@ -73,7 +76,7 @@ func (s *Source) See(key any, n Node) error {
 	return m.settle(k)
 }
 
-// Lose takes note that the source says nothing any more under a key.
+// Lose takes back what the source has said under a key.
 func (s *Source) Lose(key any) {
 	s.all.mu.Lock()
 	defer s.all.mu.Unlock()
@@ -82,7 +85,7 @@ func (s *Source) Lose(key any) {
 	}
 }
 
-// Doubt has all that the source has said count until Expire, unless it is said again.
+// Doubt begins to doubt all that the source has said. What it says again is beyond doubt.
 func (s *Source) Doubt() {
 	s.all.mu.Lock()
 	defer s.all.mu.Unlock()
@@ -118,8 +121,8 @@ func (s *Source) take(key any, is *sighting) {
 	s.all.nodes[k] = slices.DeleteFunc(s.all.nodes[k], func(other *sighting) bool { return other == is })
 }
 
-// SetLANPrefixes enters the addresses that this host has on its LANs, with their subnets. The order in
-// which the addresses of neighbours are tried depends on them.
+// SetLANPrefixes enters the addresses that this host has on its LANs, with their subnets. They
+// decide in which order the addresses of neighbours are tried.
 func (r *Registry) SetLANPrefixes(prefixes []netip.Prefix) {
 	m := r.sightings
 	m.mu.Lock()
@@ -145,7 +148,7 @@ func (m *sightings) settle(k NeighbourKey) error {
 	return nil
 }
 
-// enter enters a neighbour, or remembers that there is no place for it.
+// enter enters a neighbour, or remembers that it has no place.
 func (m *sightings) enter(k NeighbourKey) error {
 	err := m.reg.SetNeighbour(m.merge(m.nodes[k]))
 	if err != nil {
@@ -156,7 +159,7 @@ func (m *sightings) enter(k NeighbourKey) error {
 	return err
 }
 
-// amend tries again some of the nodes for which there was no place.
+// amend tries again some of the nodes that have no place.
 func (m *sightings) amend() {
 	tries := 0
 	for k := range m.refused {
@@ -170,7 +173,8 @@ func (m *sightings) amend() {
 // merge makes one node of the sightings of it.
 func (m *sightings) merge(all []*sighting) Node {
 	n := all[len(all)-1].node
-	for i := len(all) - 2; i >= 0 && !n.Sure; i-- { // what the node's own host says outweighs guesses
+	// What the node's own host says outweighs guesses.
+	for i := len(all) - 2; i >= 0 && !n.Sure; i-- {
 		if all[i].node.Sure {
 			n = all[i].node
 		}
@@ -184,8 +188,9 @@ func (m *sightings) merge(all []*sighting) Node {
 	return n
 }
 
-// compareAddresses puts what is on the same link before what is not, and of each IPv4 before global IPv6
-// before link-local IPv6. What Erlang nodes use most comes first, and what needs a zone last.
+// compareAddresses puts what is on the same link before what is not. Of each it puts IPv4
+// first, then global IPv6, then link-local IPv6. What Erlang nodes use most leads. What needs a
+// zone is last.
 func (m *sightings) compareAddresses(a, b netip.Addr) int {
 	return cmp.Or(cmp.Compare(m.addressRank(a), m.addressRank(b)), a.Compare(b))
 }
@@ -205,8 +210,8 @@ func (m *sightings) addressRank(a netip.Addr) int {
 	return rank
 }
 
-// isOnLink reports whether an address is on a subnet of this host. Where this host has the address itself,
-// another host's is out of reach. That happens with the addresses that container engines give to bridges.
+// isOnLink reports whether an address is on a subnet of this host. If this host has the address
+// itself, another host's is out of reach. Container engines give bridges such addresses.
 func (m *sightings) isOnLink(a netip.Addr) bool {
 	a = a.WithZone("")
 	return slices.ContainsFunc(m.prefixes, func(p netip.Prefix) bool { return p.Contains(a) && p.Addr() != a })

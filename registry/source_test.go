@@ -91,8 +91,8 @@ func TestSource(t *testing.T) {
 	}
 }
 
-// TestSourcePrefixes has a neighbour at addresses on the links of this host and elsewhere, one of them this
-// host's own.
+// TestSourcePrefixes has a neighbour at addresses on the links of this host and elsewhere. One
+// of them is this host's own.
 func TestSourcePrefixes(t *testing.T) {
 	r := New("hostb.local", 0)
 	source := r.NewSource()
@@ -141,7 +141,8 @@ func TestSourceBound(t *testing.T) {
 	}
 }
 
-// TestSourceRefused has more nodes of one host than the registry keeps; they get their turn as others go.
+// TestSourceRefused has more nodes of one host than the registry keeps. They get their turn as
+// others go.
 func TestSourceRefused(t *testing.T) {
 	r := New("hostb.local", 0)
 	source := r.NewSource()

@@ -34,14 +34,14 @@ type Event struct {
 
 // Batch is what has happened since a subscriber last looked.
 type Batch struct {
-	// Anew says that Nodes is all that is known, and that nothing counts any more that was told
-	// before. The first batch is so, and any before which more than 8,192 changes had waited.
+	// Anew says that Nodes is all that is known. What was told before counts no more. The first
+	// batch is so, and any before which more than 8,192 changes had waited.
 	Anew  bool
 	Nodes []*Node // if Anew; local ones in order of registration first
 
 	Events []Event // else: the changes, in order
 
-	LAN *LANState // how LAN discovery is doing, in a first batch and when that has changed; else nil
+	LAN *LANState // how LAN discovery is doing; nil: as told before
 }
 
 // Subscription is a queue of changes that waits for one reader.
@@ -53,7 +53,7 @@ type Subscription struct {
 	lan     bool          // guarded by r.mu; the state of LAN discovery is news
 }
 
-// Subscribe returns a Subscription, of which the first batch holds all nodes. It must be closed when
+// Subscribe returns a Subscription. Its first batch holds all nodes. It must be closed when
 // nobody reads it any more.
 func (r *Registry) Subscribe() *Subscription {
 	s := &Subscription{r: r, ready: make(chan struct{}, 1), anew: true, lan: true}

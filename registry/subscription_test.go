@@ -137,7 +137,7 @@ func TestNext(t *testing.T) {
 	}
 }
 
-// TestModel lets many goroutines change a registry at once while others replay what they are told.
+// TestModel lets many goroutines change a registry at once. Others replay what they are told.
 // Each replay must be free of contradictions and end with what the registry holds.
 func TestModel(t *testing.T) {
 	const writers, replayers, rounds = 8, 4, 2000
@@ -194,8 +194,8 @@ func write(t *testing.T, r *Registry, rnd *rand.Rand, rounds int) {
 	}
 }
 
-// replay follows a registry until done is closed, subscribing anew now and then if it is restless, and
-// compares what it made of it with a snapshot.
+// replay follows a registry until done is closed, and compares the result with a snapshot. If
+// it is restless, it subscribes anew now and then.
 func replay(t *testing.T, r *Registry, done <-chan struct{}, restless bool) {
 	known, s := make(map[uint64]*Node), r.Subscribe()
 	defer func() { s.Close() }()
@@ -235,7 +235,7 @@ func byID(nodes []*Node) map[uint64]*Node {
 	return known
 }
 
-// apply enters e into known and says what in it does not fit.
+// apply enters e into known. It says what in e does not fit.
 func apply(known map[uint64]*Node, e Event) string {
 	was := known[e.Node.ID]
 	switch e.Kind {
