@@ -1,14 +1,16 @@
 // Package avahi announces the nodes of this host on the local network and finds those of other
-// hosts, both by way of avahi-daemon, with which it talks over the D-Bus system bus.
+// hosts. It speaks DNS-SD by way of avahi-daemon, over the D-Bus system bus.
 //
-// Discovery has two parts. Publishing keeps one DNS-SD service instance of type _epmd._tcp for each
-// node that is registered, and one for the host. Browsing finds the instances of others and enters their
-// nodes into the registry as neighbours. Run blocks until its context ends and has then ended all that it
-// started. It never gives up: while the bus or avahi-daemon is absent it waits, without waking up, and
-// makes up what it missed when they return. It never starts avahi-daemon. The registry is told how both
-// parts are doing.
+// Discovery has two parts. Publishing keeps one service instance of type _epmd._tcp for each
+// node that is registered, and one for the host. Browsing finds the instances of others. It
+// enters their nodes into the registry as neighbours. The registry is also told how both parts
+// are doing.
 //
-// The registry is never delayed: publishing reads from a subscription.
+// Run blocks until its context ends. By then it has ended all that it started. It never gives
+// up. While the bus or avahi-daemon is absent, it waits without waking up. When they return, it
+// makes up what it missed. It never starts avahi-daemon.
+//
+// The registry never waits for anything here: publishing reads a subscription.
 package avahi
 
 // Four lifetimes, one word for each:
@@ -19,9 +21,9 @@ package avahi
 //	link      one network interface in use    publishLink         -
 //	instance  one DNS-SD service instance     publishedInstance   foundInstance
 //
-// A part has one session after the other. A session has a client, or several, each a connection to the
-// bus with its own share of Avahi's objects. What browsing has found (findings) lives as long as its
-// part.
+// A part has one session after the other. A session has one or several clients. Each is a
+// connection to the bus with its own share of Avahi's objects. What browsing has found
+// (findings) lives as long as its part.
 
 import (
 	"context"
@@ -41,26 +43,28 @@ const (
 
 // Options are those of a Discovery.
 type Options struct {
-	// Publish and Browse are the parts that are wanted. Where nothing is published though that was asked for,
-	// Private says why.
+	// Publish and Browse are the parts that are wanted. Private says why nothing is published
+	// though that was asked for.
 	Publish, Browse bool
 	Private         string
 
 	// Bus is where avahi-daemon is. Zero stands for the system bus.
 	Bus bus.Address
 
-	// Interfaces are the names of the network interfaces to publish and browse on. If empty, it is those that lead to a
-	// LAN, as opposed to loopback and point-to-point interfaces, the overlays and bridges of containers and their veths.
-	// (Where there are no others, the ends of veths count: this is a container then.) All may come and go. Avahi does
-	// not use them all: it needs an address, and its configuration may exclude some.
+	// Interfaces are the names of the network interfaces to publish and browse on. If empty,
+	// those count that lead to a LAN. Loopback and point-to-point interfaces don't, nor do the
+	// overlays, bridges and veths of containers. Where there are no others, the ends of veths
+	// count: this is a container then. All may come and go. Avahi does not use an interface
+	// without an address, or one that its configuration excludes.
 	Interfaces []string
 
 	// Port is where epmd listens, and Version what it calls itself. For publishing.
 	Port    uint16
 	Version string
 
-	// Listens are the addresses at which epmd listens, without zones, 0.0.0.0 and :: standing for all of their family.
-	// Nothing is published where it does not. If nil, that is everywhere. For publishing.
+	// Listens are the addresses at which epmd listens, without zones. 0.0.0.0 and :: stand for
+	// all of their family. Nothing is published where epmd does not listen. nil: it listens
+	// everywhere. For publishing.
 	Listens []netip.Addr
 
 	// EPMDs, if not nil, is told which epmds are announced. For browsing.
@@ -70,8 +74,8 @@ type Options struct {
 // Discovery is LAN discovery, as much of it as is wanted.
 type Discovery struct{ runs []func(context.Context) }
 
-// New returns a Discovery of the nodes in reg. It also tells reg the name that this host has on the
-// network.
+// New returns a Discovery of the nodes in reg. It also tells reg what this host is called on
+// the network.
 func New(reg *registry.Registry, opts Options, log *slog.Logger) *Discovery {
 	b := newBoard(reg, opts)
 	d := &Discovery{}

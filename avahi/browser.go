@@ -23,10 +23,10 @@ import (
 // How long neighbours count that were known before avahi-daemon went.
 const (
 	absence = 5 * time.Second         // from when it went
-	rebirth = 3500 * time.Millisecond // from when it is there again: its questions go out at 0, 1 and 3 s
+	rebirth = 3500 * time.Millisecond // from when it is back: it asks at 0, 1 and 3 s
 )
 
-// How instances are resolved that couldn't be: after pauses of 1 s, 2 s and so on, up to 64 s.
+// An instance that couldn't be resolved is tried again after 1 s, 2 s and so on, up to 64 s.
 const (
 	firstResolve    = time.Second
 	maxResolveTries = 8
@@ -128,7 +128,7 @@ func (b *browseSession) start(interfaces []int32) {
 	}
 }
 
-// stop ends a service browser and forgets all that was seen on its interface.
+// stop ends a service browser. It forgets all that was seen on its interface.
 func (b *browseSession) stop(path dbus.ObjectPath) {
 	iface := b.browsers[path]
 	delete(b.browsers, path)
@@ -255,9 +255,9 @@ func (b *browseSession) drop(it *foundInstance) {
 	b.lost(it)
 }
 
-// resolve has Avahi resolve the instance, now and whenever one of its records changes, or lets it wait for a place.
-// An address is asked for of the IP version over which the instance was seen, as this host can use that
-// one; if that fails, of any.
+// resolve has Avahi resolve the instance, now and whenever one of its records changes. If Avahi
+// has no place for it, it waits for one. Avahi looks for an address of the IP version over
+// which the instance was seen: this host can use that one. After a failure any will do.
 func (b *browseSession) resolve(it *foundInstance) {
 	c := b.client()
 	if c == nil {
@@ -275,7 +275,7 @@ func (b *browseSession) resolve(it *foundInstance) {
 		it.Interface, it.Protocol, it.Label, ServiceType, Domain, addresses, uint32(0))
 }
 
-// client returns a connection that has a place for another object, or nil.
+// client returns a connection that has a place for another object. nil: none has.
 func (b *browseSession) client() *client {
 	for _, c := range b.session.clients {
 		if c.objects < b.part.maxObjects {
@@ -320,7 +320,7 @@ func (b *browseSession) resolving(it *foundInstance, c *client, r reply) {
 	}
 }
 
-// release takes note that an object has gone, whose place goes to an instance that waits for one.
+// release notes that an object has gone. Its place goes to an instance that waits for one.
 func (b *browseSession) release(c *client) {
 	c.objects--
 	if e := b.full.Front(); e != nil {
@@ -343,8 +343,8 @@ func (b *browseSession) lost(it *foundInstance) {
 	}
 }
 
-// retry resolves the instance again after a pause, unless that has failed too often. It is then left until it goes
-// and comes again.
+// retry resolves the instance again after a pause. If that has failed too often, the instance
+// is left until it goes and comes again.
 func (b *browseSession) retry(it *foundInstance) {
 	if it.tries++; it.tries < maxResolveTries {
 		b.after(it, firstResolve<<(it.tries-1), func() { b.resolve(it) })
@@ -392,8 +392,8 @@ func (b *browseSession) found(it *foundInstance, sig signal) error {
 	return nil
 }
 
-// consider checks what an instance has been resolved to. What leads to an address of this host is no news of another: a
-// second name of this host, a reflector, or a lie.
+// consider checks what an instance has been resolved to. What leads to an address of this host
+// is no news of another host. It is another name of this host, a reflector, or a lie.
 func (b *browseSession) consider(it *foundInstance, r record) {
 	it.record = &r
 	if b.own.has(r.addr, it.Interface) {
@@ -410,15 +410,15 @@ func (b *browseSession) consider(it *foundInstance, r record) {
 	b.learn(it, kind, n)
 }
 
-// reject says, not too often of one host, that something of it can't be used.
+// reject logs that something of a host can't be used, once a minute for each host.
 func (b *browseSession) reject(what string, it *foundInstance, host string, reason error) {
 	if withheld, ok := b.say.May(host); ok {
 		b.part.log.Warn(what, "instance", it.Label, "host", host, "err", reason, "withheld", withheld)
 	}
 }
 
-// address returns the address that Avahi gives as a string, a link-local one with its interface as
-// its zone, or the zero Addr.
+// address returns the address that Avahi gives as a string. A link-local one gets its interface
+// as its zone. What is no address is the zero Addr.
 func address(s string, iface int32) netip.Addr {
 	a, err := netip.ParseAddr(s)
 	if err != nil || !a.Is6() || !a.IsLinkLocalUnicast() {
@@ -427,7 +427,8 @@ func address(s string, iface int32) netip.Addr {
 	return a.WithZone(interfaceName(iface))
 }
 
-// interfaceName returns the name of the interface with that index, or its number if it has gone.
+// interfaceName returns the name of the interface with that index. If it has gone, it returns
+// the number.
 func interfaceName(index int32) string {
 	i, err := net.InterfaceByIndex(int(index))
 	if err != nil {

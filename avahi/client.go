@@ -12,9 +12,9 @@ import (
 	"github.com/goerlang/eclus/internal/bus"
 )
 
-// go-avahi lends types and constants alone. Its Server spins once the bus has gone, and sends what Avahi
-// tells to unbuffered channels while it holds its lock: a reader that is late stops all calls. It also
-// calls whoever has the well-known name, and may so start avahi-daemon.
+// go-avahi lends types and constants alone. Its Server spins once the bus has gone. It sends
+// what Avahi tells to unbuffered channels, and holds its lock meanwhile: a late reader stops
+// all calls. It also calls whoever has the well-known name, and so may start avahi-daemon.
 
 // Names of avahi-daemon on the bus.
 const (
@@ -37,21 +37,21 @@ const (
 	ownerChanged = "NameOwnerChanged"
 )
 
-// maxInFlight is how many calls of one connection wait for their replies at once. dbus-daemon drops
-// replies past 128 (max_replies_per_connection), and what is in flight must fit into the socket's buffer, so that
-// a bus that doesn't read blocks nobody.
+// maxInFlight is how many calls of one connection wait for their replies at once. dbus-daemon
+// drops replies past 128 (max_replies_per_connection). What is in flight must fit into the
+// socket's buffer, so that a bus that doesn't read blocks nobody.
 const maxInFlight = 64
 
 // maxObjects is how many browsers, resolvers and entry groups one connection has at most.
 // avahi-daemon refuses more than 1,024 (objects-per-client-max).
 const maxObjects = 1000
 
-// maxClients is how many connections a session has at most: at two resolvers for each neighbour,
-// enough for registry.MaxNeighbours, and little of what dbus-daemon allows a user (256).
+// maxClients is how many connections a session has at most. At two resolvers a neighbour they
+// are enough for registry.MaxNeighbours. dbus-daemon allows a user 256.
 const maxClients = 10
 
-// maxSilence is how long avahi-daemon may take to answer any of the calls that wait. It gives up
-// itself after 5 s where it asks the network.
+// maxSilence is how long avahi-daemon may take to answer any of the calls that wait. Where it
+// asks the network, it gives up after 5 s.
 const maxSilence = 8 * time.Second
 
 // Reasons for which a session ends. Each is followed by a new one.
@@ -64,9 +64,9 @@ var (
 	errNoLAN     = errors.New("no network interface leads to a LAN (-interface names others)")
 )
 
-// mailbox holds what a session has still to deal with, in the order in which it came in. Any
-// goroutine may post, one takes. It grows without bound; what posts are avahi-daemon, whose memory
-// is bounded, and the session's own timers.
+// mailbox holds what a session has yet to deal with, in the order in which it came. Any
+// goroutine may post; one takes. It grows without bound. avahi-daemon posts, whose memory is
+// bounded, and the session's own timers.
 type mailbox struct {
 	mu    sync.Mutex
 	items []func() error
@@ -99,13 +99,13 @@ func (m *mailbox) handle() error {
 	return nil
 }
 
-// client is one connection to the bus, with calls to avahi-daemon whose replies are handled by a
-// function each. Calls go to the unique name of the daemon that was there when the session began,
-// so one that is meant for a daemon that has gone can't reach its successor, nor start one.
+// client is one connection to the bus. It calls avahi-daemon, and has each reply handled by a
+// function. Calls go to the unique name that the daemon had when the session began. So a call
+// that is meant for a daemon that has gone never reaches its successor, nor starts one.
 //
-// Replies and signals come through the session's mailbox in the order in which they were received:
-// the first signal of an object never overtakes the reply that names it. All methods are to be called by the
-// goroutine that handles the mailbox.
+// Replies and signals come through the session's mailbox, in the order in which they were
+// received. The first signal of an object never overtakes the reply that names the object. The
+// goroutine that handles the mailbox calls all methods.
 type client struct {
 	conn    *dbus.Conn
 	owner   string                 // unique name of avahi-daemon
@@ -134,7 +134,7 @@ type reply struct {
 	err  error // of type dbus.Error
 }
 
-// path returns the only value of the reply, if it is an object path.
+// path returns the only value of the reply, an object path.
 func (r reply) path() (dbus.ObjectPath, error) {
 	var path dbus.ObjectPath
 	if r.err != nil {
@@ -144,7 +144,7 @@ func (r reply) path() (dbus.ObjectPath, error) {
 	return path, err
 }
 
-// is tells whether the reply is the D-Bus error of that name.
+// is reports whether the reply is the D-Bus error of that name.
 func (r reply) is(name string) bool {
 	var e dbus.Error
 	return errors.As(r.err, &e) && e.Name == name
@@ -158,9 +158,9 @@ type signal struct {
 	body          []any
 }
 
-// dial connects to the bus at address. What arrives is posted to mail; signals are handed to
-// onSignal, and heard is told of each answer, and when there is none for maxSilence. The connection
-// ends with ctx or by close.
+// dial connects to the bus at address. What arrives is posted to mail. Signals go to onSignal.
+// heard is told of each answer, and of none for maxSilence. The connection ends with ctx or by
+// close.
 func dial(ctx context.Context, address bus.Address, mail *mailbox, onSignal func(*client, signal) error, heard func(bool)) (*client, error) {
 	c := &client{sent: make(map[uint32]func(reply)), signal: onSignal, limit: maxObjects, heard: heard}
 	raw, err := address.Dial(ctx)
@@ -189,7 +189,7 @@ func dial(ctx context.Context, address bus.Address, mail *mailbox, onSignal func
 	return c, nil
 }
 
-// close ends the connection, and with it all that avahi-daemon holds for it.
+// close ends the connection. avahi-daemon then drops all that it holds for it.
 func (c *client) close() {
 	c.closed = true
 	c.silence.Stop()
@@ -204,7 +204,7 @@ func (c *client) gone() error {
 	return errBusGone
 }
 
-// expect begins to wait for the next answer, if there is one to come.
+// expect begins to wait for the next answer, if one is to come.
 func (c *client) expect() {
 	c.progress = time.Now()
 	if len(c.sent) == 0 {
@@ -222,7 +222,7 @@ func (c *client) checkSilence() error {
 	return nil
 }
 
-// call calls a method of an object of avahi-daemon, after those called before. The reply is handed
+// call calls a method of an object of avahi-daemon, after those called before. The reply goes
 // to then, unless that is nil. A call whose connection breaks is never answered.
 func (c *client) call(path dbus.ObjectPath, iface, method string, then func(reply), args ...any) {
 	c.queue = append(c.queue, call{path, iface, method, args, then})

@@ -6,7 +6,7 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// Limit changes how many objects each connection has at most, and how many connections a session has.
+// Limit changes the limits: objects for each connection, and connections for each session.
 func (l *part) Limit(objects, clients int) { l.maxObjects, l.maxClients = objects, clients }
 
 // State is how a part is doing.

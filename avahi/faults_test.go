@@ -15,7 +15,7 @@ import (
 	"github.com/goerlang/eclus/test/lan"
 )
 
-// catchUp is how soon what was missed is made up once Avahi is there again.
+// catchUp is how soon all is made up once Avahi is there again.
 const catchUp = 5 * time.Second
 
 func TestAvahiRestarted(t *testing.T) {
@@ -164,7 +164,7 @@ func TestHostRenamed(t *testing.T) {
 func TestCollision(t *testing.T) {
 	a, b := pair(t)
 	b.browse()
-	// A program of A's own, and one of another host, have taken the names.
+	// A program of A's and one of another host have taken the names.
 	start(t, a, "avahi-publish", "-s", "local@hosta", "_epmd._tcp", "1", "x=y")
 	theirs := start(t, b, "avahi-publish", "-s", "remote@hosta", "_epmd._tcp", "2", "x=y")
 	expect(t, theirs, "Established")
@@ -274,7 +274,8 @@ func TestPublishLimit(t *testing.T) {
 	})
 }
 
-// TestBrowseLimit sees more instances than may be resolved, and needs several connections for those that may.
+// TestBrowseLimit sees more instances than may be resolved. Those that may take several
+// connections.
 func TestBrowseLimit(t *testing.T) {
 	a, b := pair(t, lan.HostOptions{}, lan.HostOptions{NoIPv6: true})
 	a.publish()
@@ -322,7 +323,8 @@ func TestInterfaces(t *testing.T) {
 	waitState(t, "no interface again", publisher.State, "no network interface named")
 }
 
-// TestDefaultInterfaces has a host with bridges of containers, which another LAN reaches and leaves.
+// TestDefaultInterfaces has a host with bridges of containers. Another LAN reaches it and
+// leaves.
 func TestDefaultInterfaces(t *testing.T) {
 	a, b := pair(t)
 	for _, args := range []string{
@@ -454,7 +456,7 @@ type foundEPMDs chan avahi.EPMD
 func (f foundEPMDs) Found(_ avahi.Place, e avahi.EPMD) { f <- e }
 func (f foundEPMDs) Gone(avahi.Place)                  {}
 
-// await returns the next epmd whose host announces its nodes, or the next whose host does not.
+// await returns the next epmd whose host announces its nodes, or does not.
 func (f foundEPMDs) await(t *testing.T, announces bool) avahi.EPMD {
 	ctx := within(t)
 	for {

@@ -8,8 +8,8 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// Place is where a service instance is seen. The same instance is seen in several: by interface and by
-// IP version.
+// Place is where a service instance is seen: by interface and by IP version. An instance is
+// often seen in several.
 type Place struct {
 	Interface, Protocol int32 // as Avahi numbers them
 	Label               string
@@ -22,10 +22,10 @@ type EPMD struct {
 	Announces bool // the host announces its nodes itself
 }
 
-// EPMDs is told which epmds are announced. It must not block. Its methods are called by one goroutine at a
-// time.
+// EPMDs is told which epmds are announced. It must not block. One goroutine at a time calls its
+// methods.
 type EPMDs interface {
-	// Found tells of an epmd, and again when something about it has changed.
+	// Found tells of an epmd, and again when something about it changes.
 	Found(Place, EPMD)
 
 	// Gone says that nothing is announced there any more.
@@ -72,8 +72,8 @@ func (f *findings) drop(at Place) {
 	}
 }
 
-// doubt has all that was found count only until the time is over, unless it is found again. Called again,
-// it sets the time anew.
+// doubt drops what was found when the time is over, unless it is found again. Called again, it
+// sets the time anew.
 func (f *findings) doubt(d time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -84,7 +84,8 @@ func (f *findings) doubt(d time.Duration) {
 	f.timer = time.AfterFunc(d, func() { f.expire(gen) })
 }
 
-// expire drops what was not found again since that gen began, unless another has begun.
+// expire drops what was not found again since that gen began. It does nothing once another has
+// begun.
 func (f *findings) expire(gen int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

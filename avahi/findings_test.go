@@ -15,7 +15,8 @@ type foundEPMDs map[Place]EPMD
 func (f foundEPMDs) Found(at Place, e EPMD) { f[at] = e }
 func (f foundEPMDs) Gone(at Place)          { delete(f, at) }
 
-// TestFindingsDoubt has avahi-daemon go and come back, and two nodes and two epmds, one of each found again.
+// TestFindingsDoubt has avahi-daemon go and come back. One of two nodes and one of two epmds
+// are found again.
 func TestFindingsDoubt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		reg, epmds := registry.New("hostb.local", 0), make(foundEPMDs)

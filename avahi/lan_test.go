@@ -21,21 +21,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The main thread stays with the main goroutine, so that none that enters a namespace runs on it: what
-// it enters is what the whole process is taken to be in.
+// The main thread stays with the main goroutine. So no goroutine that enters a namespace runs
+// on it: the whole process would be taken to be there.
 func init() { runtime.LockOSThread() }
 
 // limit is how long anything may take here. It is far more than anything takes.
 const limit = time.Minute
 
-// side is one end of the virtual LAN: a host, what is known there and what runs there.
+// side is one end of the virtual LAN: a host and what is known there.
 type side struct {
 	*lan.Host
 	t   *testing.T
 	reg *registry.Registry
 }
 
-// pair makes a LAN of two hosts. The test runs in parallel with others: it waits for Avahi most of the time.
+// pair makes a LAN of two hosts. The test runs in parallel with others, as it mostly waits for
+// Avahi.
 func pair(t *testing.T, opts ...lan.HostOptions) (a, b *side) {
 	t.Helper()
 	t.Parallel()
@@ -95,8 +96,8 @@ func (w writer) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// start runs something until the test ends or stop is called, which returns when it has ended. It runs in the
-// host's network namespace.
+// start runs something in the host's network namespace until the test ends or stop is called.
+// stop returns when it has ended.
 func (s *side) start(run func(context.Context)) (stop func()) {
 	ctx, cancel := context.WithCancel(s.t.Context())
 	done := make(chan struct{})
@@ -116,7 +117,7 @@ func (s *side) start(run func(context.Context)) (stop func()) {
 	return stop
 }
 
-// enter takes the goroutine into a network namespace for the rest of its life.
+// enter takes the goroutine into a network namespace for good.
 func enter(netns string) error {
 	f, err := os.Open(netns)
 	if err != nil {
@@ -183,7 +184,7 @@ func (s *side) identify(r *registry.Registration) {
 	must(s.t, s.reg.Identify(n, registry.Identity{Node: n.Name + "@" + s.Name() + ".example", Dist: "tcp"}))
 }
 
-// until waits for cond to hold of the neighbours of s, and returns them.
+// until waits until cond holds of the neighbours of s. It returns them.
 func (s *side) until(what string, cond func([]*registry.Node) bool) []*registry.Node {
 	s.t.Helper()
 	ctx := within(s.t)
@@ -219,7 +220,7 @@ func describe(nodes []*registry.Node) string {
 	return fmt.Sprint(all)
 }
 
-// node returns a condition: the node is among them and is as told.
+// node returns a condition: the node is there and is as told.
 func node(name string, is ...func(*registry.Node) bool) func([]*registry.Node) bool {
 	return func(nodes []*registry.Node) bool {
 		for _, n := range nodes {

@@ -28,14 +28,16 @@ func TestManyInterfaces(t *testing.T) {
 	// The kernel joins no more than 20 groups with one socket otherwise.
 	_, err := a.Output(within(t), "sh", "-c", "echo 1000 >/proc/sys/net/ipv4/igmp_max_memberships; ip -batch /run/batch")
 	must(t, err)
-	// A running one would lose some of the kernel's news of so many new interfaces, and never look again.
+	// A running one would lose some of the kernel's news of so many interfaces. It never looks
+	// again.
 	must(t, a.Avahi.Start(within(t)))
 	began := time.Now()
 	publisher, _ := a.publish(func(o *avahi.Options) { o.Interfaces = names })
 	a.register("a", 4711)
 	waitCount(t, publisher.State, avahi.State{Instances: 2})
 	waitOn := regexp.MustCompile(`(?m)^\+;(v\d+);IPv4;a\\064hosta;`)
-	patient, cancel := context.WithTimeout(t.Context(), 3*time.Minute) // one avahi-daemon probes on all of them
+	// One avahi-daemon probes on all of them.
+	patient, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	must(t, lan.Wait(patient, "the node on all interfaces", func(ctx context.Context) (bool, error) {
 		out, err := a.Output(ctx, "avahi-browse", "-pt", "_epmd._tcp")

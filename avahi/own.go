@@ -7,11 +7,12 @@ import (
 	"github.com/goerlang/eclus/internal/netif"
 )
 
-// ownAddresses are the addresses of this host, without zones. The value of a link-local IPv6 address says on which
-// interfaces it is this host's: others may have the same address on another link.
+// ownAddresses are the addresses of this host, without zones. For a link-local IPv6 address the
+// value says on which interfaces this host has it. Others may have the same address on another
+// link.
 type ownAddresses map[netip.Addr][]int32
 
-// has reports whether an address that was found on an interface is this host's.
+// has reports whether this host has an address that was found on an interface.
 func (o ownAddresses) has(a netip.Addr, iface int32) bool {
 	a = a.Unmap().WithZone("")
 	interfaces, found := o[a]
@@ -23,8 +24,8 @@ func (o ownAddresses) has(a netip.Addr, iface int32) bool {
 
 func needsZone(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() }
 
-// readOwnAddresses returns the addresses of the network namespace that the caller is in, and those of
-// chosen interfaces with their subnets.
+// readOwnAddresses returns the addresses of the caller's network namespace. It also returns
+// those of chosen interfaces with their subnets.
 func readOwnAddresses(chosen []int32) (own ownAddresses, subnets []netip.Prefix, err error) {
 	addrs, err := netif.Addresses()
 	own = make(ownAddresses, len(addrs))

@@ -12,8 +12,8 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// part is what publisher and browser have in common. It has one session with an avahi-daemon after the
-// other, for as long as its run runs.
+// part is what publisher and browser have in common. It has one session with an avahi-daemon
+// after the other.
 type part struct {
 	board *board
 	slot  *registry.Discovery // on the board
@@ -21,8 +21,8 @@ type part struct {
 	opts  Options
 	log   *slog.Logger
 
-	// maxObjects is how many objects each connection has at most, and maxClients how many connections
-	// a session has; only tests change them.
+	// maxObjects is how many objects each connection has at most. maxClients is how many
+	// connections a session has. Only tests change them.
 	maxObjects, maxClients int
 
 	doing   atomic.Pointer[state]
@@ -34,19 +34,18 @@ type part struct {
 type state struct {
 	Off string // why it is off; empty: it is on
 
-	// Instances is how many service instances are published (the host's own included), or how many
-	// found ones have been resolved, counted anew for each interface and IP version.
+	// Instances is how many service instances are published, the host's own included, or how
+	// many found ones are resolved. They count anew for each interface and IP version.
 	Instances int
 
-	// Waiting is how many more there are to be published or resolved for which Avahi's limits leave
-	// no place.
+	// Waiting is how many more there are for which Avahi's limits leave no place.
 	Waiting int
 }
 
 // starting is why a part is off that has yet to run.
 const starting = "starting"
 
-// newPart returns the part of that name with that slot on the board.
+// newPart returns the part of that name. It posts to that slot of the board.
 func newPart(name string, b *board, slot *registry.Discovery, opts Options, log *slog.Logger) *part {
 	if opts.Bus.IsZero() {
 		opts.Bus = bus.System()
@@ -66,8 +65,8 @@ func (p *part) setState(s state) {
 	p.board.post(p, s)
 }
 
-// off notes why there is no session. Only going from on to off, or never having been on, is news; other reasons that
-// turn up on the way back are not.
+// off notes why there is no session. It is news when the part was on, or never was. Other
+// reasons that turn up on the way back are none.
 func (p *part) off(reason error) {
 	was := *p.doing.Load()
 	p.setState(state{Off: reason.Error()})
@@ -84,7 +83,7 @@ func (p *part) on(s *session) {
 	p.log.Info("LAN discovery on", "host", s.fqdn)
 }
 
-// heard notes whether avahi-daemon answers. What it has been told while it did not is made up by
+// heard notes whether avahi-daemon answers. What it was told while it did not, it makes up by
 // itself.
 func (p *part) heard(answers bool) {
 	switch {
@@ -97,8 +96,8 @@ func (p *part) heard(answers bool) {
 	}
 }
 
-// ping looks whether avahi-daemon answers, which otherwise shows only when there is something to ask
-// it. It returns at once.
+// ping looks whether avahi-daemon answers. Otherwise that shows only when there is something to
+// ask. ping returns at once.
 func (p *part) ping() {
 	if s := p.present.Load(); s != nil {
 		s.mail.post(func() error {
@@ -108,9 +107,9 @@ func (p *part) ping() {
 	}
 }
 
-// run has one session after the other until ctx ends. serve is called in each of them and returns why it
-// is over. After each comes a pause, which doubles until it is lastRetry, or begins anew once a session has done what
-// it is for.
+// run has one session after the other until ctx ends. In each it calls serve, which returns why
+// the session is over. A pause follows. It doubles up to lastRetry, and begins anew after a
+// session that has done what it is for.
 func (p *part) run(ctx context.Context, serve func(context.Context, *session) error) {
 	for pause := firstRetry; ctx.Err() == nil; pause = min(2*pause, lastRetry) {
 		reached, err := p.session(ctx, serve)
@@ -142,8 +141,8 @@ func (p *part) session(ctx context.Context, serve func(context.Context, *session
 	return s.reached, err
 }
 
-// board is where the parts of a Discovery post how they are doing, for the registry and for each other.
-// Its methods may be called concurrently.
+// board is where the parts of a Discovery post how they are doing, for the registry and each
+// other. Its methods may be called concurrently.
 type board struct {
 	reg   *registry.Registry
 	parts []*part // set before any runs
@@ -169,8 +168,8 @@ func newBoard(reg *registry.Registry, opts Options) *board {
 	return b
 }
 
-// post enters how a part is doing now, and tells the registry. Where one part has lost Avahi, both look
-// whether Avahi still answers: a part that has nothing to ask does not notice.
+// post enters how a part is doing now, and tells the registry. Where one part has lost Avahi,
+// both look whether Avahi still answers. A part that has nothing to ask does not notice.
 func (b *board) post(p *part, s state) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -19,10 +19,10 @@ const (
 	patience = 500 * time.Millisecond // at the latest, whether or not its full name is known
 )
 
-// redial is how long after a failure another connection to the bus is tried.
+// redial is how long after a failure another connection is tried.
 const redial = 10 * time.Second
 
-// maxRenames is how many other names are tried for an instance whose name is taken.
+// maxRenames is how many names are tried for an instance whose name is taken.
 const maxRenames = 100
 
 // publisher announces this host and the nodes that are registered here.
@@ -32,9 +32,9 @@ func newPublisher(b *board, opts Options, log *slog.Logger) *publisher {
 	return &publisher{newPart("publishing", b, &b.lan.Publishing, opts, log)}
 }
 
-// Run publishes until ctx ends, and then withdraws all it has published: it closes its connection to the bus, upon which
-// avahi-daemon says goodbye on the network for all that was announced over it. That is several times faster than freeing
-// one group after the other, and needs no time of ours.
+// Run publishes until ctx ends, then withdraws all. To do so it closes its connections to the
+// bus, and avahi-daemon says goodbye for all that was announced over them. That is several
+// times faster than freeing one group after the other, and needs no time of ours.
 func (p *publisher) Run(ctx context.Context) { p.run(ctx, p.publish) }
 
 // publish is one session of Run.
@@ -47,9 +47,9 @@ func (p *publisher) publish(ctx context.Context, s *session) error {
 	return ps.follow(ctx)
 }
 
-// publishSession publishes for the time of one session, on each link by itself: a service that Avahi has been told
-// of can't be extended to another link, and what comes and goes on one must not make the others say goodbye. Links
-// share the session's connections, of which the bus allows a user but 256.
+// publishSession publishes for the time of one session, on each link by itself. Avahi can't
+// extend a service to another link. What comes and goes on one link must not make the others
+// say goodbye. Links share the session's connections, as the bus allows a user only 256.
 type publishSession struct {
 	part    *part
 	session *session
@@ -143,7 +143,7 @@ func (p *publishSession) take() {
 	}
 }
 
-// publishDue publishes whose time has come and sets the timer to when the next one's does.
+// publishDue publishes whose time has come. It sets the timer to when the next one's does.
 func (p *publishSession) publishDue(timer *time.Timer) {
 	if !p.dialNext.IsZero() && !time.Now().Before(p.dialNext) {
 		p.dialNext = time.Time{}
@@ -161,7 +161,8 @@ func (p *publishSession) publishDue(timer *time.Timer) {
 	}
 }
 
-// connection returns a connection on which Avahi has a place for another group, or nil.
+// connection returns a connection on which Avahi has a place for another group. nil: there is
+// none.
 func (p *publishSession) connection() *client {
 	for _, c := range p.session.clients {
 		if c.objects < c.limit {
@@ -180,7 +181,7 @@ func (p *publishSession) connection() *client {
 	return c
 }
 
-// fill gives the places that there are to instances that wait for one.
+// fill gives places to instances that wait for one.
 func (p *publishSession) fill() {
 	for _, l := range p.links {
 		for e := first(l.full); e != nil && l.place(e); e = first(l.full) {
@@ -188,7 +189,7 @@ func (p *publishSession) fill() {
 	}
 }
 
-// sayFull says once that not all is published, for which there are Avahi's limits and ours.
+// sayFull says once that not all is published. Avahi has limits, and so have we.
 func (p *publishSession) sayFull() {
 	if !p.saidFull {
 		p.saidFull = true
@@ -205,8 +206,8 @@ func (p *publishSession) accept() {
 	}
 }
 
-// refuse gives up publishing in this session, because Avahi takes nothing from us. What its
-// configuration says holds until it is restarted.
+// refuse gives up publishing in this session, because Avahi takes nothing from us. Its
+// configuration holds until it is restarted.
 func (p *publishSession) refuse(reason error) {
 	if p.refused != nil {
 		return
@@ -219,8 +220,8 @@ func (p *publishSession) refuse(reason error) {
 	clear(p.links)
 }
 
-// tell tells the world how publishing does: of the link on which most is published, and of that on which
-// most waits.
+// tell tells the world how publishing does. It looks at the link on which most is published,
+// and at that on which most waits.
 func (p *publishSession) tell() {
 	s, begun := p.state()
 	if !begun {
@@ -237,8 +238,7 @@ func (p *publishSession) tell() {
 	p.part.setState(s)
 }
 
-// state returns how publishing does, and whether it does anything: at first nothing has been heard of
-// Avahi.
+// state returns how publishing does. begun is false while nothing has been heard of Avahi.
 func (p *publishSession) state() (s state, begun bool) {
 	if p.refused != nil {
 		return state{Off: p.refused.Error()}, true

@@ -13,14 +13,14 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// testPublishLink returns a publishLink that has so many places and no Avahi to publish with.
+// testPublishLink returns a publishLink with so many places, and no Avahi.
 func testPublishLink(places int, log *slog.Logger) *publishLink {
 	l := NewPublisher(registry.New("hosta", 0), Options{}, log).part
 	l.maxObjects, l.maxClients = places, 0
 	return newPublishLink(&publishSession{part: l, session: &session{part: l}}, 0)
 }
 
-// TestMadeGone has Avahi refuse a group for a node that has gone meanwhile.
+// TestMadeGone has Avahi refuse a group for a node that has gone.
 func TestMadeGone(t *testing.T) {
 	for _, name := range []string{errObjects, "org.freedesktop.Avahi.AccessDeniedError"} {
 		var log bytes.Buffer
@@ -39,8 +39,8 @@ func TestMadeGone(t *testing.T) {
 	}
 }
 
-// TestSinceFuture has nodes behind one that, by the clock, is not registered yet. With no places, those whose
-// time has come wait for one.
+// TestSinceFuture has nodes behind one that, by the clock, is not registered yet. There are no
+// places, so those whose time has come wait for one.
 func TestSinceFuture(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := testPublishLink(0, slog.New(slog.DiscardHandler))

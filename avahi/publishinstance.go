@@ -14,7 +14,7 @@ import (
 	goavahi "github.com/holoplot/go-avahi"
 )
 
-// publishedInstance is a service instance on one link, from when its node was registered.
+// publishedInstance is a service instance on one link. It begins when its node is registered.
 type publishedInstance struct {
 	link   *publishLink
 	node   *registry.Node // nil: the host's own
@@ -26,13 +26,13 @@ type publishedInstance struct {
 
 	group       dbus.ObjectPath // once Avahi has made it
 	announced   service         // what Avahi was told
-	attempt     int             // counts the names that were tried; replies to earlier ones don't matter
+	attempt     int             // counts the names tried; replies to earlier ones don't matter
 	established bool
 	saidLeftOut bool
 }
 
-// place gives the instance one of Avahi's places and publishes it, or lets it wait for one. It reports
-// whether there was one.
+// place gives the instance one of Avahi's places and publishes it. If there is none, the
+// instance waits for one. place reports whether there was one.
 func (p *publishLink) place(e *publishedInstance) bool {
 	if p.all.refused != nil {
 		e.wait(nil)
@@ -115,7 +115,7 @@ func (p *publishLink) announce(e *publishedInstance) {
 	e.client.call(e.group, ifaceGroup, "Commit", nil)
 }
 
-// rename announces the instance under another name, because the one it has is taken.
+// rename announces the instance under another name. The one it has is taken.
 func (p *publishLink) rename(e *publishedInstance) {
 	p.unestablish(e)
 	if e.attempt++; e.attempt > 2*maxRenames {
@@ -152,8 +152,8 @@ func (p *publishLink) update(e *publishedInstance) {
 		int32(goavahi.ProtoUnspec), uint32(0), e.announced.label, ServiceType, Domain, svc.text)
 }
 
-// updated notes a refusal. One that comes while another name is being looked for doesn't matter: the announcement
-// to come brings the present text.
+// updated notes a refusal. While another name is being looked for it doesn't matter: the
+// announcement to come brings the present text.
 func (p *publishLink) updated(e *publishedInstance, r reply) {
 	if r.err != nil && !e.gone && e.established {
 		p.log.Warn("update of a TXT record refused", "instance", e.announced.label, "err", r.err)
@@ -168,7 +168,8 @@ func (p *publishLink) drop(e *publishedInstance) {
 	p.free(e)
 }
 
-// refusal returns what to say of an error of Avahi's that any other instance would meet too, or nil.
+// refusal returns what to say of an error that any other instance would meet too. nil: it is
+// none.
 func refusal(err error) error {
 	switch r := (reply{err: err}); {
 	case r.is(errForbidden):
@@ -179,8 +180,8 @@ func refusal(err error) error {
 	return nil
 }
 
-// fail gives up an instance that Avahi refuses, unless it refuses all. It is tried again when the node registers anew, or
-// in the next session.
+// fail gives up an instance that Avahi refuses. If Avahi refuses all, it gives up all. The
+// instance is tried again when the node registers anew, or in the next session.
 func (p *publishLink) fail(e *publishedInstance, reason error) {
 	if reason := refusal(reason); reason != nil {
 		p.all.refuse(reason)
@@ -250,12 +251,11 @@ func (p *publishLink) signal(e *publishedInstance, sig signal) error {
 	return nil
 }
 
-// noAddress is the flag with which Avahi resolves a service without its address
-// (AVAHI_LOOKUP_NO_ADDRESS).
+// noAddress has Avahi resolve a service without its address (AVAHI_LOOKUP_NO_ADDRESS).
 const noAddress = 8
 
-// While an interface seems to be unused, Avahi is asked again after pauses that double: it may have had
-// too much to do, or has yet to notice the interface.
+// While an interface seems to be unused, Avahi is asked again after pauses that double. It may
+// have had too much to do, or has yet to notice the interface.
 const (
 	firstLookAgain = 5 * time.Second
 	lastLookAgain  = 5 * time.Minute
@@ -279,9 +279,9 @@ func (p *publishLink) doubt() {
 	p.lookAgain = min(2*p.lookAgain, lastLookAgain)
 }
 
-// look finds out whether Avahi uses the interface at all: on one that it does not use it calls every
-// group established, and announces nothing. What the host is announced as is looked for there, which
-// Avahi gives up after 5 s.
+// look finds out whether Avahi uses the interface at all. On one that it does not use, Avahi
+// calls every group established and announces nothing. So look has Avahi resolve the host's own
+// instance there. Avahi gives up after 5 s.
 func (p *publishLink) look() {
 	e := p.host
 	if p.relook = p.looking; p.looking || !e.established {

@@ -71,7 +71,7 @@ func (p *publishLink) readdress(addrs []netip.Addr) {
 	}
 }
 
-// resync makes up what has happened since the registry was last looked at.
+// resync makes up what has happened since the last look at the registry.
 func (p *publishLink) resync(nodes []*registry.Node) {
 	there := make(map[uint64]bool, len(nodes))
 	for _, n := range nodes {
@@ -97,7 +97,7 @@ func (p *publishLink) apply(events []registry.Event) {
 	}
 }
 
-// up takes note of a node that is new or of which something else is known.
+// up notes a node that is new or has changed.
 func (p *publishLink) up(n *registry.Node) {
 	if n.Origin != registry.Local {
 		return
@@ -112,7 +112,7 @@ func (p *publishLink) up(n *registry.Node) {
 	p.consider(e)
 }
 
-// consider does with an instance what is to be done as things are now.
+// consider does with an instance what is due now.
 func (p *publishLink) consider(e *publishedInstance) {
 	age := time.Since(e.since)
 	switch {
@@ -129,8 +129,8 @@ func (p *publishLink) consider(e *publishedInstance) {
 	}
 }
 
-// reaches reports whether hosts that this interface leads to can reach what the instance stands for, as far
-// as is known. They need epmd too.
+// reaches reports whether hosts on this link can reach what the instance stands for, as far as
+// is known. They must reach epmd too.
 func (p *publishLink) reaches(e *publishedInstance) bool {
 	epmd := registry.Node{Listens: p.all.part.opts.Listens}
 	if !epmd.ListensOn(p.addrs) {
@@ -139,8 +139,8 @@ func (p *publishLink) reaches(e *publishedInstance) bool {
 	return e.node == nil || e.node.Why == "" && e.node.ListensOn(p.addrs)
 }
 
-// withdraw takes back what was announced of something that is still there. A node that is fresh waits on: more may
-// become known of it.
+// withdraw takes back what was announced of something that is still there. A node that is fresh
+// waits on: more may become known of it.
 func (p *publishLink) withdraw(e *publishedInstance) {
 	switch {
 	case e.queue == p.fresh && e.queue != nil:
@@ -156,14 +156,15 @@ func (p *publishLink) withdraw(e *publishedInstance) {
 	}
 }
 
-// since returns when a node was registered, by the monotonic clock and not later than now. A restored node's Since is
-// by the wall clock, which may have been set back: taken as it is, it could hold up all that wait behind that node.
+// since returns when a node was registered, by the monotonic clock and not later than now. A
+// restored node's Since is by the wall clock. That may have been set back. Then it would hold
+// up all that wait behind the node.
 func since(n *registry.Node) time.Time {
 	now := time.Now()
 	return now.Add(-max(0, now.Sub(n.Since)))
 }
 
-// wait puts the instance at the end of a queue and takes it out of the one it is in; nil is none.
+// wait takes the instance out of its queue and puts it at the end of another. nil is none.
 func (e *publishedInstance) wait(queue *list.List) {
 	if e.queue != nil {
 		e.queue.Remove(e.elem)
@@ -173,8 +174,9 @@ func (e *publishedInstance) wait(queue *list.List) {
 	}
 }
 
-// publishDue publishes whose time has come and returns when the next one's does; zero: none waits. Nodes wait in the
-// order in which they became known here, so that none waits longer than patience for those before it.
+// publishDue publishes whose time has come. It returns when the next one's does; zero: none
+// waits. Nodes wait in the order in which they became known here. So none waits longer than
+// patience for those before it.
 func (p *publishLink) publishDue() (next time.Time) {
 	now := time.Now()
 	for e := first(p.fresh); e != nil && !now.Before(e.since.Add(settle)); e = first(p.fresh) {

@@ -12,8 +12,8 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// epmdPort is where an epmd listens unless its TXT record says otherwise, and the SRV port that stands for an
-// epmd in an instance that says nothing else.
+// epmdPort is where an epmd listens unless its TXT record says otherwise. An instance that says
+// nothing but this SRV port stands for an epmd.
 const epmdPort = 4369
 
 // Limits on names, in bytes.
@@ -40,19 +40,20 @@ const (
 	kindHost      // a host that announces its nodes itself
 )
 
-// parse checks a record and tells what it stands for. It returns the node, or for other kinds one of which only Host,
-// Port and Addresses are set. Beside our own form (TXT as nodeService makes it) it knows
+// parse checks a record and returns what it stands for. That is a node. For other kinds, only
+// Host, Port and Addresses of the node are set. Beside our own form (TXT as nodeService makes
+// it) it knows
 //
 //	node=A@H or name=A@H in TXT          the node A@H
 //	name=A in TXT                        the node A of the SRV host; its full name is not sure
 //	else, eclus= in TXT                  a host that announces its nodes itself
 //	else, SRV port 4369                  an epmd that can be asked (Nerves' mdns_lite)
-//	else, txtvers= in TXT                nothing: our form, without a name because that was too long
+//	else, txtvers= in TXT                nothing: our form, but the name was too long
 //	else, instance A@H                   the node A@H; not sure (Eclus of 2014)
 //	else, instance A                     the node A of the SRV host; not sure
 //
-// TXT is read as RFC 6763 has it: keys in any case, of several the first one counts. Other keys say nothing: Eclus of
-// 2014 wrote email=, jid= and status=.
+// TXT is read as RFC 6763 has it. Keys are in any case, and of several the first counts. Other
+// keys say nothing: Eclus of 2014 wrote email=, jid= and status=.
 func parse(r record) (kind, registry.Node, error) {
 	n := registry.Node{
 		Host:     strings.TrimSuffix(r.host, "."),
@@ -117,7 +118,8 @@ func nodeOfText(n registry.Node, text map[string]string) (registry.Node, error) 
 	return n, nil
 }
 
-// named sets the names of n from a full node name or an alive name, to which n's host is added.
+// named sets the names of n from a full node name or an alive name. To the latter it adds n's
+// host.
 func named(n registry.Node, name string) (registry.Node, error) {
 	full := name
 	if !strings.Contains(name, "@") {
@@ -131,7 +133,7 @@ func named(n registry.Node, name string) (registry.Node, error) {
 	return n, nil
 }
 
-// number returns the number in s, or 0 if there is none of that many bits.
+// number returns the number in s, or 0 if none of that many bits is there.
 func number(s string, bits int) uint64 {
 	v, err := strconv.ParseUint(s, 10, bits)
 	if err != nil {
@@ -140,7 +142,7 @@ func number(s string, bits int) uint64 {
 	return v
 }
 
-// readText returns the keys, in lower case, and values of a TXT record.
+// readText returns the keys and values of a TXT record. Keys are in lower case.
 func readText(text [][]byte) map[string]string {
 	values := make(map[string]string, len(text))
 	for _, s := range text {
@@ -153,14 +155,14 @@ func readText(text [][]byte) map[string]string {
 	return values
 }
 
-// isNodeHost reports whether s can be the host part of a node name. OTP takes the characters from "!" to "ÿ"; those of
-// them that are not printable are refused here.
+// isNodeHost reports whether s can be the host part of a node name. OTP takes the characters
+// from "!" to "ÿ". Here they must be printable too.
 func isNodeHost(s string) bool {
 	return printable(s) && !strings.ContainsFunc(s, func(r rune) bool { return r > 'ÿ' })
 }
 
-// printable reports whether s can be shown: it is not empty, is UTF-8, and has neither spaces nor what does harm on a
-// terminal. Nor has it an at sign.
+// printable reports whether s can be shown. It is not empty, is UTF-8, and has no spaces, no at
+// sign, and nothing that does harm on a terminal.
 func printable(s string) bool {
 	if s == "" || !utf8.ValidString(s) {
 		return false
@@ -173,8 +175,8 @@ func printable(s string) bool {
 	return true
 }
 
-// validHost tells whether s can be the DNS name of a host, without the dot at its end. Avahi writes a dot or backslash
-// within a label with a backslash; no host has such a name.
+// validHost reports whether s can be the DNS name of a host, without the dot at its end. Avahi
+// writes a dot or backslash within a label with a backslash. No host has such a name.
 func validHost(s string) bool {
 	labels := strings.Split(s, ".")
 	if len(s) > maxDNSName || len(labels) < 2 || !printable(s) || strings.Contains(s, `\`) {
@@ -188,7 +190,8 @@ func validHost(s string) bool {
 	return true
 }
 
-// usable tells whether another host can be reached at that address. A link-local one needs its zone.
+// usable reports whether another host can be reached at that address. A link-local one needs
+// its zone.
 func usable(a netip.Addr) bool {
 	u := a.Unmap()
 	return u.IsValid() && !u.IsUnspecified() && !u.IsLoopback() && !u.IsMulticast() &&

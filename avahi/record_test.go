@@ -21,8 +21,9 @@ var parseTests = []struct {
 	addr  string // empty: testAddr
 
 	kind kind
-	want registry.Node // Node, Name, Type, Dist, High, Low, Protocol, EPMDPort and Sure count; EPMDPort 0 stands for 4369
-	err  string        // what the message must name; empty: must parse
+	// Node, Name, Type, Dist, High, Low, Protocol, EPMDPort and Sure count. EPMDPort 0 stands for 4369.
+	want registry.Node
+	err  string // what the message must name; empty: must parse
 }{
 	{name: "our form", label: "a@hosta", host: "hosta.local", port: 4711,
 		text: []string{"txtvers=1", "node=a@x.example", "name=a", "type=hidden", "proto=1", "high=6", "low=5", "epmd=4370", "dist=tls"},

@@ -15,15 +15,15 @@ const (
 	maxText  = 255 // of one string of a TXT record, KEY=VALUE
 )
 
-// service is one service instance that is to be announced, on Avahi's host name.
+// service is a service instance to announce, on Avahi's host name.
 type service struct {
 	label string   // name of the instance; another may be taken on a collision
 	port  uint16   // SRV
 	text  [][]byte // TXT
 }
 
-// nodeService returns the service that stands for a local node on a host, whose epmd listens on that
-// port, and the keys of what didn't fit into the TXT record.
+// nodeService returns the service that stands for a local node. epmd is the port of the host's
+// epmd. nodeService also returns the keys of what didn't fit into the TXT record.
 func nodeService(n *registry.Node, host string, epmd uint16) (service, []string) {
 	var t text
 	t.add("txtvers", "1")
@@ -64,8 +64,8 @@ func (t *text) add(key, value string) {
 	t.strings = append(t.strings, []byte(key+"="+value))
 }
 
-// instanceLabel returns NAME@HOST. If that is longer than a label can be, it is cut and ends in a
-// hash of the whole, so that names which only differ further on get different labels.
+// instanceLabel returns NAME@HOST. If that is longer than a label can be, it is cut and ends in
+// a hash of the whole. So names that differ only further on get different labels.
 func instanceLabel(name, host string) string {
 	full := name + "@" + host
 	if len(full) <= maxLabel {

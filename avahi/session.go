@@ -21,7 +21,7 @@ const (
 	lastRetry  = 2 * time.Second
 )
 
-// session is the time from finding an avahi-daemon at work to losing it in some way.
+// session begins when an avahi-daemon is found at work, and ends when it is lost in some way.
 type session struct {
 	part       *part
 	ctx        context.Context // of Run; ends the connections
@@ -47,8 +47,8 @@ func (s *session) close() {
 	}
 }
 
-// open waits for the bus, for avahi-daemon on it and for that to have settled its host name, then
-// learns what the session has to know.
+// open waits for the bus, then for avahi-daemon on it, then for its host name to be settled.
+// Then it learns what the session has to know.
 func (s *session) open(ctx context.Context) (err error) {
 	if s.links, err = netif.Watch(); err != nil {
 		return err
@@ -87,12 +87,12 @@ func (s *session) dial() (*client, error) {
 	return c, nil
 }
 
-// busSilence returns a timer that says, unless it is stopped before, that the bus does not answer.
+// busSilence returns a timer. Unless it is stopped, it says that the bus does not answer.
 func (s *session) busSilence() *time.Timer {
 	return time.AfterFunc(maxSilence, func() { s.part.off(errBusSilent) })
 }
 
-// ask calls a method of avahi-daemon and waits for its reply, which is stored in result.
+// ask calls a method of avahi-daemon, waits for the reply and stores it in result.
 func (s *session) ask(ctx context.Context, method string, result any) error {
 	var answer *reply
 	s.main.call(serverPath, ifaceServer, method, func(r reply) { answer = &r })
@@ -218,7 +218,8 @@ func (s *session) until(ctx context.Context, done func() bool) error {
 	return nil
 }
 
-// relink looks at the interfaces again. It returns those to use that have gone and come, and an error if none is left.
+// relink looks at the interfaces again. It returns those to use that have gone and come. It is
+// an error if none is left.
 func (s *session) relink() (gone, come []int32, err error) {
 	was := s.interfaces
 	if err := s.chooseLinks(); err != nil {

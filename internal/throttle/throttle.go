@@ -1,4 +1,4 @@
-// Package throttle keeps a log from being filled by others: what is said of the same thing is said once a minute.
+// Package throttle keeps others from filling a log. The same thing is said once a minute.
 package throttle
 
 import (
@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Throttle remembers what was said of at most 1,024 things, and forgets them all when there are more. Make
-// one with New. May may be called concurrently.
+// Throttle remembers what was said of at most 1,024 things. When there are more, it forgets
+// them all. Make one with New. May may be called concurrently.
 type Throttle struct {
 	mu     sync.Mutex
 	things map[string]*said
@@ -26,8 +26,8 @@ const (
 // New returns a Throttle of which nothing was said.
 func New() *Throttle { return &Throttle{things: make(map[string]*said)} }
 
-// May reports whether something may be said of that thing now. If so, it also returns how often nothing could be
-// said since the last time.
+// May reports whether something may be said of that thing now. If so, it also returns how often
+// nothing could be said since the last time.
 func (t *Throttle) May(thing string) (withheld int, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
