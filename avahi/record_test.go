@@ -21,7 +21,7 @@ var parseTests = []struct {
 	addr  string // empty: testAddr
 
 	kind kind
-	// Node, Name, Type, Dist, High, Low, Protocol, EPMDPort and Sure count. EPMDPort 0 stands for 4369.
+	// Node, Name, Type, Dist, High, Low, Protocol, EPMDPort and Sure count. EPMDPort 0 is 4369.
 	want registry.Node
 	err  string // what the message must name; empty: must parse
 }{

@@ -28,8 +28,8 @@ const (
 	hostsFileMode = 0o644   // of a new one: it is there to be read
 )
 
-// hostsFile is a .hosts.erlang, which tells net_adm:world/0 where nodes may be: one host a line as an Erlang term, and
-// comments (OTP, net_adm(3erl)). It is for one goroutine.
+// hostsFile is a .hosts.erlang, which tells net_adm:world/0 where nodes may be. It has one host
+// a line as an Erlang term, and comments (OTP, net_adm(3erl)). It is for one goroutine.
 type hostsFile struct {
 	path     string
 	replaced []*replacedFile // the latest last
@@ -38,22 +38,24 @@ type hostsFile struct {
 const (
 	replacedFor = 10 * time.Second // that each file is looked after that has been replaced
 	minReplaced = 16               // of them that are looked after in any case
-	maxReplaced = 128              // of them at most: about four times as many as are replaced in that time
+	maxReplaced = 128              // at most: four times what is replaced in that time
 	maxTries    = 10               // to replace a file that others replace at the same time
 	maxLinks    = 40               // as the kernel has it
 )
 
-// errMeanwhile is that somebody else has put another file in the place of the one that was read.
+// errMeanwhile says that somebody else has replaced the file since it was read.
 var errMeanwhile = errors.New("somebody else is replacing it")
 
-// write has the file name these hosts, sorted, between the lines of epmd, or makes it. Whoever reads it meanwhile finds
-// the old or the new one, also after a crash: the new one is made beside it, under a fixed name that the next one takes
-// too, and put in its place. It keeps its mode and owner; where it is a symbolic link, its target is what is
-// replaced or made. A file that is right already is left alone, and so is one that can't be understood.
+// write has the file name these hosts, sorted, between the lines of epmd. If there is no file,
+// it makes one. Whoever reads the file meanwhile, or after a crash, finds the old or the new
+// one. The new one is made beside it, under a fixed name that the next write takes too. Then it
+// is put in its place. It keeps mode and owner. Where the file is a symbolic link, its target
+// is replaced or made. A file that is right already is left alone. So is one that can't be
+// understood.
 //
-// What others write meanwhile is kept: a file that they put there is read anew, and what they add to one that has been
-// replaced is added to the new one, by this call or the next. Where no new file can be made, on a full disk, hosts that are
-// not to be named are struck out in the old one.
+// What others write meanwhile is kept. A file that they put there is read anew. What they add
+// to a file that was replaced is added to the new one, by this call or the next. On a full disk
+// no new file can be made. Then hosts that are not to be named are struck out in the old one.
 func (f *hostsFile) write(hosts []string) error {
 	for range maxTries {
 		late := f.takeOver()
@@ -65,7 +67,8 @@ func (f *hostsFile) write(hosts []string) error {
 	return fmt.Errorf("write hosts file %q: %w", f.path, errMeanwhile)
 }
 
-// update replaces the file if it is not right, and reports whether something has changed since it was read.
+// update replaces the file if it is not right. It reports whether something has changed since
+// the file was read.
 func (f *hostsFile) update(hosts []string) (changed bool, err error) {
 	path, was, err := f.read()
 	if err != nil {
@@ -85,7 +88,7 @@ func (f *hostsFile) update(hosts []string) (changed bool, err error) {
 	return false, err
 }
 
-// replacedFile is a file that has been replaced, to which others may still write.
+// replacedFile is a file that was replaced. Others may still write to it.
 type replacedFile struct {
 	file  *os.File // open for reading
 	text  []byte   // what of it is in the new file
@@ -101,8 +104,9 @@ func (f *hostsFile) keep(r *replacedFile) {
 	}
 }
 
-// takeOver adds to the file what others have added to those that it has replaced: they had opened them before, or had put
-// them there just then. One that they have written anew takes its place.
+// takeOver adds to the file what others have added to those that it has replaced. They had
+// opened them before, or had put them there just then. One that they have written anew takes
+// the file's place.
 func (f *hostsFile) takeOver() error {
 	for _, r := range f.replaced {
 		now, err := io.ReadAll(io.NewSectionReader(r.file, 0, maxHostsFile))
@@ -150,7 +154,7 @@ func (f *hostsFile) close() {
 	f.replaced = nil
 }
 
-// CheckFolder returns an error if there is no folder for a file at path, so that it can't be made.
+// CheckFolder returns an error if a file at path can't be made for want of a folder.
 func CheckFolder(path string) error {
 	path, err := followLinks(path, func(string) {})
 	folder := filepath.Dir(path)
@@ -170,7 +174,8 @@ func CheckFolder(path string) error {
 	return nil
 }
 
-// watched returns the paths on the way to the file, the last of which is the file's, and the files that it has replaced.
+// watched returns the paths on the way to the file, the file's own last. It also returns the
+// files that it has replaced.
 func (f *hostsFile) watched() (paths []string, open []*os.File) {
 	_, _ = followLinks(f.path, func(path string) { paths = append(paths, path) })
 	for _, r := range f.replaced {
@@ -191,7 +196,7 @@ func (f *hostsFile) listed() ([]byte, error) {
 	return text[b.from:b.to], err
 }
 
-// read returns the file and where it really is, or nil where there is none.
+// read returns the file and where it really is. It returns nil if there is none.
 func (f *hostsFile) read() (path string, was *foundFile, err error) {
 	path, err = followLinks(f.path, func(string) {})
 	if err == nil {
@@ -205,8 +210,8 @@ func (f *hostsFile) read() (path string, was *foundFile, err error) {
 	return path, was, nil
 }
 
-// followLinks returns where a path leads, whether there is a file or not, and calls visit for each path on the way. With an
-// error it returns the path that has no folder.
+// followLinks returns where a path leads, whether there is a file or not. It calls visit for
+// each path on the way. With an error it returns the path that has no folder.
 func followLinks(path string, visit func(string)) (string, error) {
 	for range maxLinks {
 		dir, err := filepath.EvalSymlinks(filepath.Dir(path))
@@ -271,8 +276,9 @@ func readRegular(path string) (*foundFile, error) {
 	return &foundFile{file, info, text}, nil
 }
 
-// strikeOut makes comments of the lines of epmd that name other hosts than these, by one byte each: that needs no place on
-// the disk, and whoever reads the file finds each line either as it was or struck out.
+// strikeOut makes comments of the lines of epmd that name other hosts than these. That takes
+// one byte each, and no place on the disk. Whoever reads the file finds each line as it was, or
+// struck out.
 func (f *foundFile) strikeOut(path string, hosts []string) error {
 	if f == nil {
 		return nil
@@ -305,8 +311,8 @@ func (f *foundFile) strikeOut(path string, hosts []string) error {
 	return file.Sync()
 }
 
-// withHosts returns a hosts file that names these hosts between the lines of epmd, which are put at the end of one that
-// has none. Nothing else is changed.
+// withHosts returns a hosts file that names these hosts between the lines of epmd. If there are
+// no such lines, it adds them at the end. Nothing else is changed.
 func withHosts(old []byte, hosts []string) ([]byte, error) {
 	b, err := findHosts(old)
 	if err != nil {
@@ -333,14 +339,14 @@ func endLine(text []byte) []byte {
 	return text
 }
 
-// hostsBlock is where in a hosts file the hosts are that epmd names.
+// hostsBlock is where a hosts file has the hosts that epmd names.
 type hostsBlock struct {
 	from, to int  // after the line that begins it, and where the line begins that ends it
 	found    bool // otherwise both are the size of the file
 }
 
-// findHosts finds what epmd keeps of a hosts file. It is an error if the two lines around it are not there once
-// each and in order: someone has edited them.
+// findHosts finds what epmd keeps of a hosts file. The two lines around it must be there once
+// each and in order. Else someone has edited them, which is an error.
 func findHosts(text []byte) (hostsBlock, error) {
 	var begins, ends []int
 	b := hostsBlock{from: len(text), to: len(text)}
@@ -363,8 +369,8 @@ func findHosts(text []byte) (hostsBlock, error) {
 	return b, nil
 }
 
-// replace puts a file in the place of path, where was was found, or nothing if that is nil. It closes was. The error is
-// errMeanwhile if there is something else by now that can't be replaced.
+// replace puts a file in the place of path. was was found there; nil: nothing. replace closes
+// was. The error is errMeanwhile if something else is there by now that can't be replaced.
 func (f *hostsFile) replace(path string, text []byte, was *foundFile) error {
 	defer was.close()
 	dir, name := filepath.Split(path)
@@ -385,7 +391,8 @@ func (f *hostsFile) replace(path string, text []byte, was *foundFile) error {
 
 // makeFile makes a file like the one that it is to replace.
 func makeFile(path string, text []byte, was *foundFile) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) { // of one that was killed
+	// An epmd that was killed may have left it.
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
@@ -399,8 +406,9 @@ func makeFile(path string, text []byte, was *foundFile) error {
 	return err
 }
 
-// exchange puts a temporary file in the place of path, and what is there in the place of the temporary file, which it
-// returns, open for reading. If was is nil nothing is to be there. File systems that can't exchange files replace was.
+// exchange puts a temporary file in the place of path. What is there takes the place of the
+// temporary file, and is returned, open for reading. If was is nil nothing is to be there. File
+// systems that can't exchange files replace was.
 func exchange(temporary, path string, was *foundFile) (taken *os.File, err error) {
 	flags := uint(unix.RENAME_EXCHANGE)
 	if was == nil {
@@ -426,7 +434,7 @@ func exchange(temporary, path string, was *foundFile) (taken *os.File, err error
 	return nil, errors.Join(errMeanwhile, rename()) // somebody has put a link there
 }
 
-// likeBefore gives a new file the mode and owner of the one that it replaces.
+// likeBefore gives a new file the mode and owner of the old one.
 func likeBefore(file *os.File, found *foundFile) error {
 	if found == nil {
 		return file.Chmod(hostsFileMode)

@@ -1,8 +1,9 @@
-// Package hosts keeps a hosts file for net_adm:world/0 (.hosts.erlang, see net_adm(3erl)): it names the
-// hosts of the LAN that have nodes and can be reached.
+// Package hosts keeps a hosts file for net_adm:world/0 (.hosts.erlang, see net_adm(3erl)). The
+// file names the hosts of the LAN that have nodes and can be reached.
 //
-// A Keeper reads and writes the file and its folder, and watches both by inotify(7). Run blocks until its
-// context ends; it does the work in its own goroutine, and one more reads what inotify tells.
+// A Keeper reads and writes the file and its folder, and watches both by inotify(7). Run blocks
+// until its context ends. It does the work in its own goroutine. One more reads what inotify
+// tells.
 package hosts
 
 import (
@@ -21,12 +22,12 @@ const (
 	hostsSettle = 300 * time.Millisecond // after the first of several changes
 	hostsAgain  = time.Second            // after somebody else has changed it
 	hostsRetry  = 10 * time.Second       // after an attempt that failed
-	hostsGrace  = 5 * time.Second        // after the start, if an epmd that was killed has left hosts in it
+	hostsGrace  = 5 * time.Second        // after the start, if a killed epmd has left hosts
 )
 
-// Keeper keeps a hosts file for net_adm:world/0. It names the hosts of the LAN that have nodes and whose epmd has
-// answered when it was last asked: world/0 waits for up to a minute for each host that is not there. It names none
-// when epmd has ended, as nobody would take out those that go later.
+// Keeper keeps a hosts file for net_adm:world/0. It names the hosts of the LAN that have nodes
+// and whose epmd answered last time. world/0 waits for up to a minute for each host that is not
+// there. The file names no host when epmd has ended: nobody would take out those that go later.
 type Keeper struct {
 	reg   *registry.Registry
 	file  hostsFile
@@ -47,8 +48,8 @@ type Options struct {
 	Log      *slog.Logger
 }
 
-// New returns what keeps a hosts file. Where others' changes of the file can't be noticed it says so in the
-// log, and the file is looked at only when hosts come or go.
+// New returns a Keeper. If others' changes of the file can't be noticed, New says so in the
+// log. The file is then looked at only when hosts come or go.
 func New(o Options) *Keeper {
 	watch, err := newFileWatch()
 	if err != nil {
@@ -57,7 +58,8 @@ func New(o Options) *Keeper {
 	return newKeeper(o, watch)
 }
 
-// newKeeper returns a Keeper that is told by watch when somebody else changes the file; nil: it is not told.
+// newKeeper returns a Keeper. watch tells it when somebody else changes the file; nil: nobody
+// does.
 func newKeeper(o Options, watch *fileWatch) *Keeper {
 	return &Keeper{
 		reg:     o.Registry,
@@ -70,7 +72,8 @@ func newKeeper(o Options, watch *fileWatch) *Keeper {
 	}
 }
 
-// Run returns nil when ctx has ended and the file names no host any more. It closes the watch and is called once.
+// Run returns nil when ctx has ended. The file names no host then. Run closes the watch and is
+// called once.
 func (k *Keeper) Run(ctx context.Context) error {
 	defer k.watch.close()
 	defer k.file.close()
@@ -106,8 +109,8 @@ func (k *Keeper) Run(ctx context.Context) error {
 	}
 }
 
-// firstPause returns how long after the start the file is first written. The hosts that it names then are likely to be
-// found anew.
+// firstPause returns how long after the start the file is first written. The hosts that it
+// names by then are likely to be found anew.
 func (k *Keeper) firstPause() time.Duration {
 	if left, err := k.file.listed(); err == nil && len(left) > 0 {
 		return hostsGrace
@@ -115,7 +118,7 @@ func (k *Keeper) firstPause() time.Duration {
 	return 0
 }
 
-// take takes note of what has happened in the registry, and reports whether that counts.
+// take notes what has happened in the registry. It reports whether that counts.
 func (k *Keeper) take(b registry.Batch) bool {
 	counts := b.Anew
 	if b.Anew {
@@ -130,7 +133,7 @@ func (k *Keeper) take(b registry.Batch) bool {
 	return counts
 }
 
-// changed takes note of what has become of a node, and tells whether that counts.
+// changed notes what has become of a node. It reports whether that counts.
 func (k *Keeper) changed(e registry.Event) bool {
 	n, was := e.Node, k.nodes[e.Node.ID]
 	counts := e.Kind != registry.Down && n.Origin == registry.LAN && n.Reach == registry.Reachable && n.EPMDPort == k.port
@@ -146,7 +149,7 @@ func (k *Keeper) changed(e registry.Event) bool {
 	return k.nodes[n.ID] != was
 }
 
-// maxForeign is of how many domains it is said that hosts in them are left out.
+// maxForeign is of how many domains the log says that their hosts are left out.
 const maxForeign = 16
 
 // sayForeign says, once of each domain, that its hosts are left out.
@@ -180,9 +183,9 @@ func (k *Keeper) write(names []string) bool {
 	return false
 }
 
-// isHostOfLAN tells whether a host can have that name on a LAN and be told so to nodes: it has one or more labels of
-// letters, digits and hyphens before "local" (RFC 1123 section 2.1, RFC 6762 section 3). Another would be looked up
-// elsewhere than where it was announced.
+// isHostOfLAN reports whether a host can have that name on a LAN, and nodes be told so. It has
+// one or more labels of letters, digits and hyphens before "local" (RFC 1123 section 2.1, RFC
+// 6762 section 3). Another name would be looked up elsewhere than where it was announced.
 func isHostOfLAN(s string) bool {
 	const maxLen, maxLabel = 253, 63
 	name, local := strings.CutSuffix(s, ".local")

@@ -59,7 +59,7 @@ func TestWithHosts(t *testing.T) {
 	}
 }
 
-// FuzzWithHosts sees to it that what people wrote stays, and that what is written is found again.
+// FuzzWithHosts holds that what people wrote stays. What is written is found again.
 func FuzzWithHosts(f *testing.F) {
 	for _, tt := range withHostsTests {
 		f.Add([]byte(tt.old))
@@ -126,7 +126,7 @@ func TestHostsFile(t *testing.T) {
 	}
 }
 
-// TestHostsFileDangling writes by links of which the last leads to nothing, and to nowhere.
+// TestHostsFileDangling writes by links. The last leads to nothing, or to nowhere.
 func TestHostsFileDangling(t *testing.T) {
 	dir := t.TempDir()
 	for name, target := range map[string]string{
@@ -160,8 +160,8 @@ func TestHostsFileDangling(t *testing.T) {
 	}
 }
 
-// TestHostsFileOthers has others add lines to a file that epmd replaces all the time, by appending and, once each time that
-// epmd does so, as editors do. None is lost.
+// TestHostsFileOthers has others add lines to a file that epmd replaces all the time. They
+// append, and once each time that epmd replaces it, as editors do. None is lost.
 func TestHostsFileOthers(t *testing.T) {
 	for name, add := range map[string]func(path string, line []byte) error{"append": appendFile, "replace": rewrite} {
 		t.Run(name, func(t *testing.T) {
@@ -211,7 +211,7 @@ func TestHostsFileOthers(t *testing.T) {
 	}
 }
 
-// rewrite puts a file with another line in the place of one, as editors do.
+// rewrite replaces a file by one with another line, as editors do.
 func rewrite(path string, line []byte) error {
 	text, err := os.ReadFile(path)
 	temporary := path + ".mine"
@@ -224,7 +224,8 @@ func rewrite(path string, line []byte) error {
 	return err
 }
 
-// TestHostsFileHeldOpen adds to a file, by one descriptor, that is replaced many times, and then writes it anew in place.
+// TestHostsFileHeldOpen adds to a file by one descriptor while it is replaced many times. Then
+// it writes it anew in place.
 func TestHostsFileHeldOpen(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "hosts")
 	f := &hostsFile{path: path}
@@ -267,7 +268,8 @@ func TestHostsFileHeldOpen(t *testing.T) {
 
 const fullDisk = "ECLUS_TEST_FULL_DISK"
 
-// TestHostsFileFullDisk has hosts go, and come back, while the disk is full. It does so in a mount namespace of its own.
+// TestHostsFileFullDisk has hosts go, and come back, while the disk is full. It has a mount
+// namespace of its own.
 func TestHostsFileFullDisk(t *testing.T) {
 	if os.Getenv(fullDisk) == "" {
 		cmd := exec.Command(os.Args[0], "-test.run", "^TestHostsFileFullDisk$", "-test.v")
@@ -325,8 +327,8 @@ func TestHostsFileFullDisk(t *testing.T) {
 	check("'d.local'.\n")
 }
 
-// TestHostsFileRemoved removes the file, the link to it and its folder's entry, edits it, and finds it right again soon, with
-// no host coming or going.
+// TestHostsFileRemoved removes the file, the link to it and its folder's entry, and edits it.
+// It finds the file right again soon, though no host comes or goes.
 func TestHostsFileRemoved(t *testing.T) {
 	dir := t.TempDir()
 	link, path := filepath.Join(dir, "link"), filepath.Join(dir, "hosts")
@@ -393,7 +395,8 @@ func TestHostsFileRemoved(t *testing.T) {
 
 const envWriter = "ECLUS_TEST_HOSTS_WRITER"
 
-// TestHostsFileWriter is what TestHostsFileKilled kills: it writes a file over and over, and a byte each time.
+// TestHostsFileWriter is what TestHostsFileKilled kills. It writes a file over and over, and a
+// byte each time.
 func TestHostsFileWriter(t *testing.T) {
 	path := os.Getenv(envWriter)
 	if path == "" {
@@ -416,7 +419,7 @@ var manyHosts = func() (list []string) {
 	return list
 }()
 
-// TestHostsFileKilled kills who writes a hosts file at any moment: what is there is whole.
+// TestHostsFileKilled kills the writer of a hosts file at any moment. What is there is whole.
 func TestHostsFileKilled(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "hosts")
 	for round := range 50 {
@@ -531,7 +534,7 @@ func TestHosts(t *testing.T) {
 	})
 }
 
-// TestHostsForeign has hosts that are in no domain of the LAN: the log names one of each domain.
+// TestHostsForeign has hosts in no domain of the LAN. The log names one of each domain.
 func TestHostsForeign(t *testing.T) {
 	reg := registry.New("here.lan", registry.OldNames)
 	var log bytes.Buffer
@@ -549,7 +552,7 @@ func TestHostsForeign(t *testing.T) {
 	}
 }
 
-// TestHostsGrace begins with what an epmd left that was killed, and finds one of the hosts anew.
+// TestHostsGrace begins with what a killed epmd left. It finds one of the hosts anew.
 func TestHostsGrace(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "hosts")
 	if err := os.WriteFile(path, []byte(blockBegin+"'b.local'.\n'c.local'.\n"+blockEnd), 0o644); err != nil {

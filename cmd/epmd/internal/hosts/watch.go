@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fileWatch tells by inotify(7) when a file comes, goes, is replaced or is written to. It runs one goroutine until close. A
-// nil one never tells.
+// fileWatch tells by inotify(7) when a file comes, goes, is replaced or is written to. It runs
+// one goroutine until close. A nil one never tells.
 type fileWatch struct {
 	inotify *os.File
 	fd      int
@@ -54,8 +54,9 @@ func (w *fileWatch) close() {
 	}
 }
 
-// follow watches the file at the last of these paths, the names of all in their folders, and files that are open and may
-// have no name any more. What is followed already goes on being followed. A folder that is not there is not.
+// follow watches the file at the last of these paths, and in their folders the names of all. It
+// also watches files that are open and may have no name any more. What is followed already goes
+// on being followed. A folder that is not there is not.
 func (w *fileWatch) follow(paths []string, open []*os.File) {
 	if w == nil {
 		return
@@ -92,7 +93,8 @@ func (w *fileWatch) read() {
 	}
 }
 
-// concerns reports whether one of these events is of a file that is followed. An event is, in the byte order of the machine,
+// concerns reports whether one of these events is of a file that is followed. An event is, in
+// the byte order of the machine,
 //
 //	watch  mask  cookie  length    name
 //	  4     4      4       4      length bytes, padded with NUL; of a file in a folder only

@@ -1,8 +1,8 @@
-// Package journal writes to the log which nodes come and go. On the way it finds the process behind each
-// node that registers, and tells the registry.
+// Package journal writes to the log which nodes come and go. On the way it finds the process
+// behind each node that registers, and tells the registry.
 //
-// A Journal reads the registry and what /proc and the kernel's sockets tell (package holders). Run blocks
-// until its context ends and starts no goroutines; what it calls must not block.
+// A Journal reads the registry, and by package holders /proc and the kernel's sockets. Run
+// blocks until its context ends and starts no goroutines. What it calls must not block.
 package journal
 
 import (
@@ -17,29 +17,30 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// An entry about a node waits at most for both times at their longest, and for the entries before it to be
-// done with: half a second in all.
+// An entry about a node waits for at most both times at their longest. It also waits for the
+// entries before it. That is half a second in all.
 const (
 	eventSettle    = 100 * time.Millisecond // a node gone within this time has no holder looked for
 	maxEventSettle = 200 * time.Millisecond // the same where looking takes long
 	maxHolderTime  = 150 * time.Millisecond // that looking may take
 )
 
-// Journal finds out which process is behind each node that registers, tells the registry, and writes to the log
-// who comes and goes. Entries at level Info have these texts and keys, of which those in brackets may be missing:
+// Journal finds out which process is behind each node that registers, and tells the registry.
+// It writes to the log who comes and goes. Entries at level Info have these texts and keys:
 //
-//	node up, node down              [node] name port peer [pid] [uid] [unit], the last three if they were found out
+//	node up, node down              [node] name port peer [pid] [uid] [unit]
 //	neighbour up, neighbour down    [node] name host port [peer]
 //	node named, neighbour named     the same, with node, once that is known or has changed
 //
-// node is the full name that the node itself has told, and name the alive name. The peer of a node is its end of the
-// connection by which it registered, that of a neighbour its address.
+// Those in brackets may be missing: pid, uid and unit if they were not found out. node is the
+// full name that the node itself has told, and name the alive name. The peer of a node is its
+// end of the connection by which it registered. The peer of a neighbour is its address.
 type Journal struct {
 	reg     *registry.Registry
 	log     *slog.Logger
 	known   []*registry.Node // at the beginning
 	changes *registry.Subscription
-	named   map[uint64]string // full name by ID of each node in the log or known at the beginning; "": not known yet
+	named   map[uint64]string // full names in the log or known at first, by ID; "": none
 	took    time.Duration     // to find the last holders
 
 	arrived func(n *registry.Node, partly bool) // nil: nobody is told
@@ -49,15 +50,16 @@ type Journal struct {
 type Options struct {
 	Registry *registry.Registry
 
-	// Arrived is told of each node of this host that has come, with its holder if that was found; partly
-	// says that there was no time to look at everything. It must not block. It may be nil.
+	// Arrived is told of each node of this host that has come. The node has its holder if that was
+	// found. partly says that there was no time to look at everything. Arrived must not block.
+	// It may be nil.
 	Arrived func(n *registry.Node, partly bool)
 
 	Log *slog.Logger
 }
 
-// New returns what writes of every change from now on. Nodes that are there already, which is to say
-// restored, are not written of when they are found. Whoever calls New calls Run.
+// New returns a Journal of every change from now on. Nodes that are there already were
+// restored. The log has nothing of them until they change. Whoever calls New calls Run.
 func New(o Options) *Journal {
 	j := &Journal{reg: o.Registry, log: o.Log, arrived: o.Arrived, named: make(map[uint64]string)}
 	j.changes = j.reg.Subscribe()
@@ -68,7 +70,8 @@ func New(o Options) *Journal {
 	return j
 }
 
-// Run returns nil when ctx has ended and what had happened before is in the log. It is called once.
+// Run returns nil when ctx has ended. What had happened before is in the log then. It is called
+// once.
 func (j *Journal) Run(ctx context.Context) error {
 	defer j.changes.Close()
 	j.findHolders(ctx, j.known)
@@ -82,7 +85,7 @@ func (j *Journal) Run(ctx context.Context) error {
 	}
 }
 
-// note finds the holders of nodes that have come, and writes what has happened.
+// note finds the holders of nodes that have come. It writes what has happened.
 func (j *Journal) note(ctx context.Context, batch []registry.Event) {
 	j.findHolders(ctx, arrived(batch))
 	j.write(batch)
@@ -96,9 +99,9 @@ func fullName(n *registry.Node) string {
 	return n.Node
 }
 
-// next waits for nodes to come, to go or to tell their names, and returns that with all else that happens a little later: one
-// wake-up and one look at the processes for however many come together. What had happened when ctx ended is still
-// returned.
+// next waits for nodes to come, to go or to tell their names. It returns that with all else
+// that happens a little later. So there is one wake-up, and one look at the processes, for all
+// that come together. It also returns what had happened when ctx ended.
 func (j *Journal) next(ctx context.Context) ([]registry.Event, error) {
 	b, err := j.changes.Next(ctx)
 	if b.Anew {
@@ -119,14 +122,14 @@ func (j *Journal) next(ctx context.Context) ([]registry.Event, error) {
 	return append(b.Events, more.Events...), nil
 }
 
-// isNews reports whether something has come, has gone, or has a full name that is not in the log.
+// isNews reports whether the log lacks something: a node has come or gone, or has a full name.
 func (j *Journal) isNews(ev registry.Event) bool {
 	name := fullName(ev.Node)
 	return ev.Kind != registry.Changed || name != "" && name != j.named[ev.Node.ID]
 }
 
-// catchUp begins anew where more has happened than was kept. It returns which of the nodes have come since, and which
-// have told their names.
+// catchUp begins anew where more has happened than was kept. It returns which of the nodes have
+// come since, and which have told their names.
 func (j *Journal) catchUp(nodes []*registry.Node) []registry.Event {
 	j.log.Warn("changes of nodes not logged: too many at once")
 	var batch []registry.Event
@@ -164,7 +167,7 @@ func arrived(batch []registry.Event) []*registry.Node {
 	return nodes
 }
 
-// findHolders finds the processes behind those nodes that are of this host, and tells the registry.
+// findHolders finds the processes behind the nodes of this host. It tells the registry.
 func (j *Journal) findHolders(ctx context.Context, nodes []*registry.Node) {
 	begin := time.Now()
 	looking, cancel := context.WithTimeout(ctx, maxHolderTime)
@@ -179,7 +182,7 @@ func (j *Journal) findHolders(ctx context.Context, nodes []*registry.Node) {
 	}
 }
 
-// write writes what has happened to the log. Of what was known of a node meanwhile, the last counts.
+// write writes what has happened to the log. What was last known of a node counts.
 func (j *Journal) write(batch []registry.Event) {
 	last := make(map[uint64]*registry.Node)
 	for _, ev := range batch {
@@ -197,7 +200,7 @@ func (j *Journal) write(batch []registry.Event) {
 	}
 }
 
-// writeOne writes one event, and remembers what the log says of its node.
+// writeOne writes one event. It remembers what the log says of the node.
 func (j *Journal) writeOne(ev registry.Event) {
 	n := ev.Node
 	if now := j.reg.Lookup(n.Name); now != nil && now.ID == n.ID {

@@ -17,7 +17,7 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// eventLog is a log without times that is written to while it is read.
+// eventLog is a log without times. It may be read while it is written.
 type eventLog struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -51,7 +51,8 @@ func (l *eventLog) logger(level slog.Level) *slog.Logger {
 		}}))
 }
 
-// runEvents runs j until the test ends, or until what is returned is called, which returns when it has.
+// runEvents runs j until the test ends or the function that it returns is called. That returns
+// when Run has ended.
 func runEvents(t *testing.T, j *Journal) (end func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
@@ -67,7 +68,7 @@ func runEvents(t *testing.T, j *Journal) (end func()) {
 	return end
 }
 
-// awaitLines waits for the log to have at least so many lines, and compares them.
+// awaitLines waits for so many lines in the log, and compares them.
 func awaitLines(t *testing.T, log *eventLog, want ...string) {
 	t.Helper()
 	deadline := time.After(20 * time.Second)
@@ -83,7 +84,7 @@ func awaitLines(t *testing.T, log *eventLog, want ...string) {
 	}
 }
 
-// enter registers a node whose connection is one of this process with itself.
+// enter registers a node. Its connection is one of this process with itself.
 func enter(t *testing.T, reg *registry.Registry, name string) *registry.Registration {
 	t.Helper()
 	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
@@ -117,7 +118,8 @@ func enter(t *testing.T, reg *registry.Registry, name string) *registry.Registra
 	return r
 }
 
-// line returns the line about a node that this process holds; name is the full name, if it is to be there.
+// line returns the line about a node that this process holds. name is the full name. If it is
+// empty, the line has none.
 func line(text, name string, n *registry.Node) string {
 	names := "name=" + n.Name
 	if name != "" {
@@ -151,7 +153,7 @@ func TestJournalNode(t *testing.T) {
 	awaitLines(t, &log, line("node up", "", n), line("node named", "a@real.example", n), line("node down", "a@real.example", n))
 }
 
-// TestJournalNamed has nodes whose full names are known before they are in the log, or change.
+// TestJournalNamed has nodes whose full names change, or are known before they are in the log.
 func TestJournalNamed(t *testing.T) {
 	reg := registry.New("hosta.local", 0)
 	var log eventLog

@@ -1,8 +1,8 @@
-// Package listening finds out whether other hosts can reach the nodes of this one: where each node listens, and
-// which addresses this host has on a LAN.
+// Package listening finds out whether other hosts can reach the nodes of this one. It looks
+// where each node listens, and which addresses this host has on a LAN.
 //
-// A Watcher asks the kernel by netlink and tells the registry. Run blocks until its context ends and does all in
-// its own goroutine, but for one that waits for changes of links.
+// A Watcher asks the kernel by netlink and tells the registry. Run blocks until its context
+// ends. All is done in its own goroutine; another one waits for changes of links.
 package listening
 
 import (
@@ -18,15 +18,15 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// A node may register before it listens. It is looked at again after firstLook, then after pauses
-// that double, until they would be longer than lastLook.
+// A node may register before it listens. It is looked at again after firstLook. Then the pauses
+// double, as long as they are not longer than lastLook.
 const (
 	firstLook = 250 * time.Millisecond
 	lastLook  = 32 * time.Second
 )
 
-// Watcher keeps the registry informed of where each node of this host listens, and of the addresses
-// that this host has on a LAN: of what decides whether other hosts can reach the node.
+// Watcher keeps the registry informed of where each node of this host listens, and of the
+// addresses that this host has on a LAN. Both decide whether other hosts can reach the node.
 type Watcher struct {
 	reg        *registry.Registry
 	interfaces []string // as -interface has them
@@ -106,7 +106,7 @@ func (w *Watcher) take(b registry.Batch) {
 	w.look(slices.Collect(maps.Values(come)))
 }
 
-// look finds out where nodes of this host listen that nobody has looked at.
+// look finds out where nodes of this host listen, if nobody has looked yet.
 func (w *Watcher) look(nodes []*registry.Node) {
 	nodes = slices.DeleteFunc(nodes, func(n *registry.Node) bool { return n.Origin != registry.Local || n.Listens != nil })
 	if len(nodes) > 0 && w.find(nodes) {
@@ -123,8 +123,8 @@ func (w *Watcher) lookAgain() {
 	}
 }
 
-// find tells the registry where nodes listen, and reports whether one of them doesn't. Where the
-// kernel can't be asked, nodes are taken to listen everywhere.
+// find tells the registry where nodes listen. It reports whether one of them doesn't. If the
+// kernel can't be asked, nodes count as listening everywhere.
 func (w *Watcher) find(nodes []*registry.Node) (closed bool) {
 	var ports []uint16
 	for _, n := range nodes {

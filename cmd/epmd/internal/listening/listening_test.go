@@ -12,7 +12,7 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// TestListens has a node that listens on loopback and one that doesn't listen.
+// TestListens has a node that listens on loopback, and one that doesn't.
 func TestListens(t *testing.T) {
 	open, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {

@@ -1,8 +1,9 @@
-// Package neighbours asks the epmds of other hosts which nodes they have, and tells the registry.
+// Package neighbours asks the epmds of other hosts which nodes they have, and tells the
+// registry.
 //
-// An Asker is told by package avahi which epmds are announced. It asks them by NAMES_REQ over TCP, each in
-// a goroutine of its own, at most 64 of them. Found and Gone do not block. Run blocks until its context
-// ends, and returns when no epmd is being asked any more.
+// Package avahi tells an Asker which epmds are announced. The Asker asks them by NAMES_REQ over
+// TCP. It has a goroutine for each epmd that is being asked, at most 64. Found and Gone do not
+// block. Run blocks until its context ends and no epmd is being asked any more.
 package neighbours
 
 import (
@@ -32,8 +33,8 @@ const (
 // NamesFunc asks the epmd at an address which nodes it has.
 type NamesFunc func(context.Context, netip.AddrPort) (epmd.Names, error)
 
-// Asker asks each epmd that is announced by a host that does not announce its nodes: at once, and then every
-// 30 s for as long as it is announced.
+// Asker asks each announced epmd whose host does not announce its nodes. It asks at once, then
+// every 30 s for as long as the epmd is announced.
 type Asker struct {
 	source *registry.Source
 	names  NamesFunc
@@ -99,7 +100,7 @@ func New(o Options) *Asker {
 	return a
 }
 
-// Run asks until ctx ends, then takes back what was told, and returns nil. It is called once.
+// Run asks until ctx ends, then takes back what was told. It returns nil, and is called once.
 func (a *Asker) Run(ctx context.Context) error {
 	a.mu.Lock()
 	a.ctx = ctx
@@ -156,7 +157,8 @@ func (a *Asker) drop(f *found) {
 	}
 }
 
-// ask has an epmd asked, now and from time to time, unless its host announces its nodes itself.
+// ask has an epmd asked, now and from time to time. It does nothing if the host announces its
+// nodes itself.
 func (a *Asker) ask(f *found) {
 	if a.ctx == nil || a.ctx.Err() != nil || f.epmd.Announces || a.announcers[f.key()] > 0 {
 		return
@@ -202,8 +204,7 @@ func (f *found) stop() {
 	}
 }
 
-// admit reports whether the epmd is one of the maxAsked that are asked, and makes it one if there is a
-// place.
+// admit reports whether the epmd is one of the maxAsked. If there is a place, it makes it one.
 func (a *Asker) admit(f *found) bool {
 	switch {
 	case f.admitted:
@@ -227,8 +228,8 @@ func (a *Asker) dismiss(f *found) {
 	}
 }
 
-// answered notes what an epmd has told. One that did not answer is believed for another time that its
-// nodes are still there.
+// answered notes what an epmd has told. One that did not answer is believed once more to have
+// its nodes.
 func (a *Asker) answered(f *found, names []epmd.NamedPort, err error) {
 	f.asking = false
 	if !f.admitted {
@@ -246,7 +247,8 @@ func (a *Asker) answered(f *found, names []epmd.NamedPort, err error) {
 	}
 }
 
-// tell enters the nodes that an epmd has told of, and takes back those of which it tells no longer.
+// tell enters the nodes that an epmd has told of. It takes back those that the epmd tells of no
+// longer.
 func (a *Asker) tell(f *found, names []epmd.NamedPort) {
 	now := make(map[string]struct{})
 	for _, p := range names[:min(len(names), registry.MaxNeighboursPerHost)] {
@@ -268,14 +270,14 @@ func (a *Asker) tell(f *found, names []epmd.NamedPort) {
 	f.told = now
 }
 
-// warn logs something about an epmd, of the same thing not more than once a minute.
+// warn logs something about an epmd, once a minute for each thing.
 func (a *Asker) warn(what string, f *found, thing string, reason error) {
 	if withheld, ok := a.say.May(thing); ok {
 		a.log.Warn(what, "instance", f.at.Label, "host", f.epmd.Host, "err", reason, "withheld", withheld)
 	}
 }
 
-// nodeOf checks what an epmd has told of a node, and returns the node.
+// nodeOf checks what an epmd has told of a node. It returns the node.
 func nodeOf(e avahi.EPMD, p epmd.NamedPort) (registry.Node, error) {
 	n := registry.Node{
 		Node:      p.Name + "@" + e.Host,
@@ -298,8 +300,8 @@ func nodeOf(e avahi.EPMD, p epmd.NamedPort) (registry.Node, error) {
 	return n, nil
 }
 
-// announcerCame and announcerWent count the places of an epmd that announces its nodes itself, and so is
-// not asked.
+// announcerCame and announcerWent count the places of an epmd whose host announces its nodes
+// itself. Such an epmd is not asked.
 func (a *Asker) announcerCame(k key) {
 	if a.announcers[k]++; a.announcers[k] > 1 {
 		return

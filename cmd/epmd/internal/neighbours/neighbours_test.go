@@ -35,8 +35,8 @@ func announced(e avahi.EPMD) avahi.EPMD {
 	return e
 }
 
-// TestAskLimit has more epmds than are asked: those that are go on being asked, and leave their places to
-// others.
+// TestAskLimit has more epmds than are asked. Those that are go on being asked. Later they
+// leave their places to others.
 func TestAskLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked atomic.Int32

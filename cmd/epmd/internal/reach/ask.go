@@ -1,9 +1,9 @@
-// Package reach finds out whether the neighbours' epmds answer, and which nodes they still have: a
-// Watcher for as long as a daemon runs, Check once for a list.
+// Package reach finds out whether the neighbours' epmds answer, and which nodes they still
+// have. A Watcher does so for as long as a daemon runs, Check once for a list.
 //
-// Both connect to other hosts by TCP, in goroutines of their own, and return when all of these have
-// ended. Run and Check block; the other functions that ask block until an epmd has answered or the
-// context ends.
+// Both connect to other hosts by TCP, in goroutines of their own. They return when all of these
+// have ended. Run and Check block. The other functions that ask block until an epmd has
+// answered or the context ends.
 package reach
 
 import (
@@ -16,14 +16,14 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// maxNamesBytes is how much of another host's answer is read: more than the nodes that are kept of one take
-// with names of any sensible length.
+// maxNamesBytes is how much of another host's answer is read. The nodes that are kept of one
+// host take less, with names of any sensible length.
 const maxNamesBytes = 128 << 10
 
 // maxAddresses is at how many addresses an epmd is looked for.
 const maxAddresses = 8
 
-// Asker asks the epmd at any of these addresses which nodes it has. The first answer counts.
+// Asker asks the epmd at any of these addresses for its nodes. The first answer counts.
 type Asker func(ctx context.Context, addrs []netip.Addr, port uint16) (*Names, error)
 
 // Names are the alive names that an epmd has.
@@ -32,8 +32,8 @@ type Names struct {
 	Cut bool // it has more than were read
 }
 
-// Of reports whether a node can be reached whose epmd has those names; nil: it did not answer. If it
-// has more names than were read, any other is taken to be one of them.
+// Of reports whether a node can be reached whose epmd has those names. nil: it did not answer.
+// If it has more names than were read, any other counts as one of them.
 func Of(name string, names *Names) registry.Reach {
 	if names != nil && (names.Has[name] || names.Cut) {
 		return registry.Reachable
@@ -58,8 +58,8 @@ func Ask(ctx context.Context, addrs []netip.Addr, port uint16) (*Names, error) {
 	return names, nil
 }
 
-// Client returns a client for another host's epmd, which may say anything: of a list of names it reads
-// 128 KiB.
+// Client returns a client for another host's epmd. That may say anything, so the client reads
+// 128 KiB of a list of names.
 func Client(addrs ...netip.AddrPort) *epmd.Client {
 	c := epmd.NewClient(addrs...)
 	c.MaxNames = maxNamesBytes
@@ -74,7 +74,7 @@ type epmdKey struct {
 
 func epmdKeyOf(n *registry.Node) epmdKey { return epmdKey{n.Host, n.EPMDPort} }
 
-// addressesOf returns the addresses of an epmd's nodes, in the order in which they are likely to work.
+// addressesOf returns the addresses of an epmd's nodes. Those that are likelier to work lead.
 func addressesOf(nodes iter.Seq[*registry.Node]) []netip.Addr {
 	var list []netip.Addr
 	for n := range nodes {

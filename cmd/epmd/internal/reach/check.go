@@ -12,8 +12,8 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// How Check asks the epmds of the LAN. Each takes a connection for each address that it has been asked at,
-// so that all together stay below the usual limit of 1,024 open files.
+// How Check asks the epmds of the LAN. Each takes a connection for each address at which it was
+// asked. All together stay below the usual limit of 1,024 open files.
 const (
 	checkTime   = 500 * time.Millisecond // that all epmds together are given
 	checkAtOnce = 128                    // epmds asked at once
@@ -27,10 +27,10 @@ type neighbourEPMD struct {
 	names *Names // that it has; nil: it has not answered
 }
 
-// Check asks the epmd of each host that has any of these nodes whether it still has them, all at once,
-// for at most 500 ms, and returns the neighbours among the nodes with what was answered. A node whose epmd has not
-// answered by then can't be reached. A node whose epmd there was no time to ask is not returned: what
-// is known of it still holds.
+// Check asks the epmds of these nodes whether they still have them, all at once, for at most
+// 500 ms. It returns the neighbours among the nodes with what was answered. If an epmd has not
+// answered by then, its nodes can't be reached. If there was no time to ask it, its nodes are
+// not returned. What is known of them still holds.
 func Check(ctx context.Context, nodes []registry.Node, ask Asker) []registry.Node {
 	ctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
@@ -48,7 +48,8 @@ func Check(ctx context.Context, nodes []registry.Node, ask Asker) []registry.Nod
 	return checked
 }
 
-// neighbourEPMDs returns whom to ask, those that have answered before leading: they will not take long.
+// neighbourEPMDs returns whom to ask. Those that answered before lead, as they take little
+// time.
 func neighbourEPMDs(nodes []registry.Node) []*neighbourEPMD {
 	byKey := make(map[epmdKey]*neighbourEPMD)
 	var epmds []*neighbourEPMD
@@ -69,7 +70,7 @@ func neighbourEPMDs(nodes []registry.Node) []*neighbourEPMD {
 	return epmds
 }
 
-// patience returns how much of it asking takes by what is known so far.
+// patience returns how long asking may take, by what is known so far: 0 is the least.
 func (e *neighbourEPMD) patience() int {
 	patience := 2
 	for _, n := range e.nodes {

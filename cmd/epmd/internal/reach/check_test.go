@@ -14,8 +14,8 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// network is what the local epmd tells of hosts with two nodes each: there, which answers for as long as it is up,
-// and gone.
+// network is what the local epmd tells of hosts with two nodes each. The node there answers for
+// as long as it is up. The node gone never does.
 func network(hosts int) []registry.Node {
 	nodes := []registry.Node{{Node: "a@here", Name: "a", Reach: registry.Reachable}}
 	for i := range hosts {
@@ -28,7 +28,7 @@ func network(hosts int) []registry.Node {
 	return nodes
 }
 
-// reaches counts the nodes of an alive name by whether they can be reached.
+// reaches counts the nodes of an alive name by their reach.
 func reaches(nodes []registry.Node, name string) map[registry.Reach]int {
 	counts := make(map[registry.Reach]int)
 	for _, n := range nodes {
@@ -39,7 +39,7 @@ func reaches(nodes []registry.Node, name string) map[registry.Reach]int {
 	return counts
 }
 
-// TestCheckNeighbours asks hosts of which every third is dead and every third refuses.
+// TestCheckNeighbours asks hosts. Every third is dead, and every third refuses.
 func TestCheckNeighbours(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		nodes := network(90)
@@ -75,8 +75,9 @@ func TestCheckNeighbours(t *testing.T) {
 	})
 }
 
-// TestCheckMany has a few hosts that answer among more dead ones than are asked at once. The local epmd has them
-// for reachable, so they are asked first; it is believed of those that were not asked at all.
+// TestCheckMany has a few hosts that answer, among more dead ones than are asked at once. The
+// local epmd has the former for reachable, so they are asked first. It is believed of those
+// that were not asked at all.
 func TestCheckMany(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const hosts = 3 * checkAtOnce

@@ -13,23 +13,24 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// When the epmds of the LAN are asked whether they still have their nodes.
+// When the epmds of the LAN are asked for their nodes.
 const (
 	reachEvery   = time.Minute            // give or take reachJitter
-	reachJitter  = 10 * time.Second       // so that hosts that were switched on together don't ask together
-	reachRetry   = 5 * time.Second        // after a first failure; doubled after each up to reachEvery
+	reachJitter  = 10 * time.Second       // hosts that boot together don't ask together
+	reachRetry   = 5 * time.Second        // after a failure; doubles up to reachEvery
 	reachSettle  = 100 * time.Millisecond // what is announced together is asked for together
 	reachPause   = time.Second            // between two questions to one epmd
 	linkSettle   = 250 * time.Millisecond // from the last of several changes of links to asking all
-	reachTime    = 4 * time.Second        // that an epmd is given: a SYN is sent again after 1 s and 3 s
+	reachTime    = 4 * time.Second        // for an epmd: SYNs are repeated after 1 s and 3 s
 	reachAtOnce  = 32                     // epmds asked at once
 	maxReachable = 1024                   // epmds asked at all
 )
 
-// Watcher keeps the registry told which neighbours can be reached. A neighbour whose host went without a goodbye is
-// remembered by Avahi for up to 75 minutes. So the epmd of each host that has nodes is asked when one of them appears or
-// is announced in another way, when a link of this host came or went, and else about once a minute, more often while it
-// does not answer.
+// Watcher keeps the registry told which neighbours can be reached. Avahi remembers a neighbour
+// for up to 75 minutes if its host went without a goodbye. So the Watcher asks the epmd of each
+// host that has nodes. It asks when a node appears or is announced in another way, and when a
+// link of this host came or went. Else it asks about once a minute, and more often while the
+// epmd does not answer.
 type Watcher struct {
 	reg   *registry.Registry
 	ask   Asker
@@ -78,7 +79,7 @@ func NewWatcher(o Options) *Watcher {
 	}
 }
 
-// Run returns nil when ctx has ended and no epmd is being asked any more. It is called once.
+// Run returns nil when ctx has ended and no epmd is being asked. It is called once.
 func (w *Watcher) Run(ctx context.Context) error {
 	defer w.asking.Wait()
 	ctx, cancel := context.WithCancel(ctx)
@@ -162,7 +163,7 @@ func (w *Watcher) add(n *registry.Node) {
 	e.hurry(reachSettle)
 }
 
-// hurry has the epmd asked after a pause, or when it has been asked, if it is being.
+// hurry has the epmd asked after a pause. One that is being asked is asked again afterwards.
 func (e *lanEPMD) hurry(pause time.Duration) {
 	if e.due.IsZero() {
 		e.again = true
@@ -183,7 +184,7 @@ func (w *Watcher) askAll() {
 	}
 }
 
-// next returns when the next epmd is due, if any is and there is a slot for it.
+// next returns when the next epmd is due. It needs a slot for it.
 func (w *Watcher) next() (next time.Time, found bool) {
 	if len(w.slots) == cap(w.slots) {
 		return next, false // an answer comes first
@@ -196,7 +197,7 @@ func (w *Watcher) next() (next time.Time, found bool) {
 	return next, found
 }
 
-// askDue begins to ask the epmds that are due, as many as there are slots for.
+// askDue begins to ask the epmds that are due, if there are slots for them.
 func (w *Watcher) askDue(ctx context.Context) {
 	now := time.Now()
 	for key, e := range w.epmds {
@@ -227,7 +228,7 @@ func (w *Watcher) askOne(ctx context.Context, key epmdKey, addrs []netip.Addr) {
 // addresses returns where the epmd may be.
 func (e *lanEPMD) addresses() []netip.Addr { return addressesOf(maps.Values(e.nodes)) }
 
-// answered tells the registry what an epmd has answered, or that it has not.
+// answered tells the registry what an epmd has answered, if anything.
 func (w *Watcher) answered(a reachAnswer) {
 	<-w.slots
 	e := w.epmds[a.key]

@@ -19,7 +19,7 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// lanEPMDs are the epmds of a LAN of the test's own, by the address that they answer at.
+// lanEPMDs are the epmds of the test's own LAN, by their addresses.
 type lanEPMDs struct {
 	reg   *registry.Registry
 	links chan struct{}
@@ -211,7 +211,7 @@ func TestReachSilence(t *testing.T) {
 	})
 }
 
-// TestReachMany holds how many epmds are asked at once, and that all are, however slow.
+// TestReachMany holds how many epmds are asked at once. All are, however slow.
 func TestReachMany(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := check(t)
@@ -232,7 +232,8 @@ func TestReachMany(t *testing.T) {
 	})
 }
 
-// TestAsk asks a real epmd by an address that accepts and says nothing, one that refuses, and its own.
+// TestAsk asks a real epmd at three addresses. One accepts and says nothing, one refuses, and
+// one is its own.
 func TestAsk(t *testing.T) {
 	listen := func(addr string) *net.TCPListener {
 		ln, err := net.Listen("tcp", addr)
@@ -244,7 +245,8 @@ func TestAsk(t *testing.T) {
 	}
 	ln := listen("127.0.0.1:0")
 	port := ln.Addr().(*net.TCPAddr).AddrPort().Port()
-	listen(netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), port).String()) // nobody answers there
+	// Nobody answers there.
+	listen(netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), port).String())
 	reg := registry.New("hosta.local", registry.OldNames)
 	register := func(name string) {
 		if _, err := reg.Register(registry.Node{Name: name, Port: 4711, High: 6, Low: 5}); err != nil {
