@@ -10,9 +10,7 @@ FISHDIR    ?= $(PREFIX)/share/fish/vendor_completions.d
 DBUSDIR    ?= $(PREFIX)/share/dbus-1
 # Of policies, the system bus reads those below /usr/share and /etc only.
 POLICYDIR  ?= $(if $(filter /usr,$(PREFIX)),$(DBUSDIR),/etc/dbus-1)/system.d
-# In a tarball that git archive has made, .version knows it.
-VERSION    ?= $(or $(shell sed -n '/^[^$$]/{p;q;}' .version),$(shell git describe --tags --always --dirty 2>/dev/null),unknown)
-NOVERSION  := no version: neither .version nor git knows it. make VERSION=1.2.3 says it
+VERSION    ?= $(shell ./version)
 SUDO       := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)")
 GO         := test/go
 TESTFLAGS  ?= -race
@@ -22,7 +20,6 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 .PHONY: build demo test fuzz otp-suite fresh soak releases bench lint install uninstall unowned files deb clean
 
 build:
-	$(if $(filter unknown,$(VERSION)),@echo "$(NOVERSION)" >&2)
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o build/epmd ./cmd/epmd
 
 build/epmd: go.mod $(shell find . -path ./build -prune -o -name '*.go' ! -name '*_test.go' -print)
@@ -108,7 +105,6 @@ files:
 
 deb: ARCH = $(shell $(GO) env GOARCH)
 deb:
-	$(if $(filter unknown,$(VERSION)),$(error $(NOVERSION)))
 	@$(MAKE) --no-print-directory build
 	@rm -rf build/deb
 	@umask 022; $(MAKE) --no-print-directory files DESTDIR=build/deb PREFIX=/usr \

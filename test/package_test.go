@@ -173,7 +173,7 @@ func TestMakeDebVersion(t *testing.T) {
 	dir := sources(t)
 	root, out := t.TempDir(), t.TempDir()
 	var made []string
-	for _, version := range []string{"0a1b2c3-dirty", "v1.2.0-rc1", "v1.2.0", "v1.2.0-5-g0a1b2c3", "1.2.1"} {
+	for _, version := range []string{"1.2.0-dev", "1.2.0-dev+0a1b2c3-dirty", "1.2.0-rc1", "1.2.0", "1.2.0-5-g0a1b2c3", "1.2.1-dev", "1.2.1"} {
 		must(t, os.RemoveAll(root))
 		must(t, os.MkdirAll(filepath.Join(root, "usr/share/man/man1"), 0o755))
 		must(t, os.WriteFile(filepath.Join(root, "usr/share/man/man1/epmd.1"), nil, 0o644))
@@ -265,26 +265,65 @@ func TestMakeDebUmask(t *testing.T) {
 	}
 }
 
-// TestVersionOfTarball makes epmd from what git archive makes of the sources, and from a plain copy, which has no version.
-func TestVersionOfTarball(t *testing.T) {
+// TestVersionOfSources holds that the newest entry of CHANGELOG.md decides the version, and that the commit is added
+// unless it is the release: in a repository, in a tarball of git archive, and in a plain copy.
+func TestVersionOfSources(t *testing.T) {
 	need(t, "git")
-	dir, tarball := sources(t), t.TempDir()
+	dir, tarball := t.TempDir(), t.TempDir()
+	for _, file := range []string{"version", ".gitattributes"} {
+		outputOf(t, "cp", "../"+file, dir)
+	}
 	// These sources may be a tarball's themselves, whose version is known.
 	must(t, os.WriteFile(filepath.Join(dir, ".version"), []byte("$Format:%(describe:tags=true)$\n$Format:%h$\n"), 0o644))
-	const script = `cd "$1" && git init -q && git add -A && git -c user.name=t -c user.email=t@localhost commit -qm t &&
-		git -c user.name=t -c user.email=t@localhost tag -am t v1.2.3 && git archive HEAD | tar -C "$2" -xf - && rm -rf .git`
-	if out, err := exec.Command("sh", "-c", script, "sh", dir, tarball).CombinedOutput(); err != nil {
-		t.Fatalf("git archive: %v\n%s", err, out)
-	}
-	runMake(t, tarball, "build")
-	if version := outputOf(t, filepath.Join(tarball, "build/epmd"), "-version"); !strings.Contains(version, " v1.2.3 ") {
-		t.Errorf("version %q; want v1.2.3", version)
-	}
-	for target, fails := range map[string]bool{"build": false, "deb": true} {
-		out, err := exec.Command("make", "-C", dir, target).CombinedOutput()
-		if !strings.Contains(string(out), "make VERSION=1.2.3 says it") || (err != nil) != fails {
-			t.Errorf("make %s without a version: %v, want a failure: %t, and a word about it\n%s", target, err, fails, out)
+	must(t, os.WriteFile(filepath.Join(dir, "CHANGELOG.md"), []byte("# Changes\n\n## 1.2.3\n\n## 1.2.2\n"), 0o644))
+	check := func(dir, want string) {
+		t.Helper()
+		if got := strings.TrimSpace(outputOf(t, filepath.Join(dir, "version"))); !regexp.MustCompile("^" + want + "$").MatchString(got) {
+			t.Errorf("version %q; want %s", got, want)
 		}
+	}
+	git := func(args ...string) {
+		t.Helper()
+		outputOf(t, "git", append([]string{"-C", dir, "-c", "user.name=t", "-c", "user.email=t@localhost"}, args...)...)
+	}
+	checkBoth := func(want string) {
+		t.Helper()
+		check(dir, want)
+		outputOf(t, "sh", "-c", `git -C "$1" archive HEAD | tar -C "$2" -xf -`, "sh", dir, tarball)
+		check(tarball, want)
+	}
+
+	check(dir, "1.2.3-dev")
+	git("init", "-q")
+	git("add", "-A")
+	git("commit", "-qm", "t")
+	checkBoth(`1\.2\.3-dev\+[0-9a-f]{7,}`)
+	git("tag", "-am", "t", "v1.2.2")
+	checkBoth(`1\.2\.3-dev\+[0-9a-f]{7,}`)
+	git("commit", "-qm", "t", "--allow-empty")
+	git("tag", "-am", "t", "v1.2.3")
+	checkBoth(`1\.2\.3`)
+	git("commit", "-qm", "t", "--allow-empty")
+	checkBoth(`1\.2\.3-1-g[0-9a-f]{7,}`)
+	must(t, os.WriteFile(filepath.Join(dir, "CHANGELOG.md"), nil, 0o644))
+	if out, err := exec.Command(filepath.Join(dir, "version")).CombinedOutput(); err == nil {
+		t.Errorf("no entry, and yet %q", out)
+	}
+}
+
+// TestMakeKnowsVersion makes epmd and its package of the sources alone.
+func TestMakeKnowsVersion(t *testing.T) {
+	need(t, "dpkg-deb")
+	dir := sources(t)
+	want := strings.TrimSpace(outputOf(t, filepath.Join(dir, "version")))
+	runMake(t, dir, "deb")
+	if version := outputOf(t, filepath.Join(dir, "build/epmd"), "-version"); !strings.Contains(version, " "+want+" ") {
+		t.Errorf("version %q; want %s", version, want)
+	}
+	entry, _, _ := strings.Cut(want, "-")
+	debs, err := filepath.Glob(filepath.Join(dir, "build/eclus_"+entry+"*.deb"))
+	if err != nil || len(debs) != 1 {
+		t.Errorf("packages of %s: %q, %v; want one", entry, debs, err)
 	}
 }
 

@@ -31,7 +31,7 @@ import (
 	"github.com/goerlang/eclus/systemd"
 )
 
-// version is set by the linker: -X main.version=1.2.3.
+// version is set by the linker: -X main.version=1.2.3. The script version knows it.
 var version string
 
 func main() {
