@@ -50,8 +50,8 @@ func TestLANAsNode(t *testing.T) {
 	}
 }
 
-// TestSystemdAsNode has the service be a node, by the drop-in that is shipped as an example. It says what it misses
-// and starts once that is there.
+// TestSystemdAsNode has the service be a node, by the drop-in that is shipped as an example. It
+// says what it misses and starts once that is there.
 func TestSystemdAsNode(t *testing.T) {
 	s := supervise(t)
 	dropIn, err := os.ReadFile("../systemd/examples/epmd.service.d/node.conf")
@@ -105,7 +105,8 @@ func TestKillAsNode(t *testing.T) {
 	}
 }
 
-// TestAsNodeNames has nodes of all kinds of names call the epmd of their host, each by the name that it knows it by.
+// TestAsNodeNames has nodes with all kinds of names call the epmd of their host. Each uses the name
+// that it knows that epmd by.
 func TestAsNodeNames(t *testing.T) {
 	t.Parallel()
 	h := loopback(t)
@@ -122,7 +123,8 @@ func TestAsNodeNames(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			e := h.erl(t, tt.flag, tt.name)
-			eval(t, e, "net_kernel:connect_node('"+tt.epmd+"').", "true") // with no name yet, all else fails
+			// While the node has no name yet, all else fails.
+			eval(t, e, "net_kernel:connect_node('"+tt.epmd+"').", "true")
 			eval(t, e, "net_adm:ping('"+tt.epmd+"').", "pong")
 			eval(t, e, "is_list(gen_server:call({epmd, '"+tt.epmd+"'}, nodes)).", "true")
 			if tt.name == "undefined" {

@@ -42,7 +42,8 @@ func command(t testing.TB, binary string, port uint16, args ...string) result {
 
 func commandEnv(t testing.TB, env []string, binary string, args ...string) result {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience) // it may be for cleaning up
+	// The command may clean up after the test.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary, args...)
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "GORACE=" + goRace, "ECLUS_LAN=off"}, env...)
@@ -161,7 +162,8 @@ func (d *daemon) populate(t *testing.T, names []string, oldName string) {
 	}
 }
 
-// TestBrokenAnswers compares what the commands say to something that closes or resets the connection too soon.
+// TestBrokenAnswers compares what the commands say to something that closes or resets the
+// connection too soon.
 func TestBrokenAnswers(t *testing.T) {
 	need(t, stockEpmd)
 	for _, says := range []string{"", "O", "NOEXIS"} {
@@ -183,8 +185,8 @@ func TestBrokenAnswers(t *testing.T) {
 	}
 }
 
-// wrongCommands get the usage from the epmd of OTP. Ours says before that what is wrong, in a line that
-// has all of the given words.
+// wrongCommands get the usage from the epmd of OTP. Ours says before that what is wrong, in a line
+// that has all of the given words.
 var wrongCommands = []struct {
 	args []string
 	says []string
@@ -231,7 +233,8 @@ func TestWrongCommands(t *testing.T) {
 	}
 }
 
-// TestOwnMistakes has mistakes in flags and variables that are ours alone. They get one line, and nothing starts.
+// TestOwnMistakes has mistakes in flags and variables that are ours alone. They get one line, and
+// nothing starts.
 func TestOwnMistakes(t *testing.T) {
 	for _, tt := range []struct {
 		args, env string // separated by spaces
@@ -360,8 +363,9 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// TestDaemon checks that -daemon detaches: a session of its own that it does not lead, no directory held, umask 0,
-// nothing inherited, and that it answers as soon as the command has ended.
+// TestDaemon checks that -daemon detaches. The daemon is in a session of its own that it does not
+// lead. It holds no directory, has umask 0 and inherits nothing. It answers as soon as the command
+// has ended.
 func TestDaemon(t *testing.T) {
 	port := freePort(t)
 	r, w, err := os.Pipe()
@@ -583,8 +587,8 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-// TestWatchRestart watches over a reload and over an epmd that is killed. The node that registers again
-// never goes, and the one that does not goes.
+// TestWatchRestart watches over a reload and over an epmd that is killed. The node that registers
+// again never goes, and the one that does not goes.
 func TestWatchRestart(t *testing.T) {
 	d := startEpmd(t, eclusBinary(t))
 	d.register(t, "stays", 41000)
@@ -697,8 +701,8 @@ func listensAt(t *testing.T, binary, address string) string {
 	return string(out)
 }
 
-// TestMissingAddresses starts epmd on hosts without some of the loopback addresses. One that is implied may be absent,
-// one that the user named may not, and none may be in use.
+// TestMissingAddresses starts epmd on hosts without some of the loopback addresses. One that is
+// implied may be absent. One that the user named may not. None may be in use.
 func TestMissingAddresses(t *testing.T) {
 	const (
 		noIPv4 = "ip link set lo up; ip -4 address flush dev lo"
@@ -738,7 +742,8 @@ func TestMissingAddresses(t *testing.T) {
 	}
 }
 
-// startsAt starts our epmd on a host of its own, which a script makes, and returns where it listens, or what it says.
+// startsAt starts our epmd on a host of its own, which a script makes. It returns where epmd
+// listens, or what it says.
 func startsAt(t *testing.T, host, address string) string {
 	t.Helper()
 	script := host + `
@@ -827,7 +832,8 @@ func TestNotify(t *testing.T) {
 		t.Helper()
 		buf := make([]byte, 4096)
 		n, err := conn.Read(buf)
-		for err == nil && strings.HasPrefix(string(buf[:n]), "FDSTORE") { // what is kept is told beside
+		// What is kept is told beside.
+		for err == nil && strings.HasPrefix(string(buf[:n]), "FDSTORE") {
 			n, err = conn.Read(buf)
 		}
 		if !strings.Contains(string(buf[:n]), want) {

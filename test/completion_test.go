@@ -24,7 +24,8 @@ const completions = "../cmd/epmd/completion"
 // A completer returns what a shell offers for the end of a command line.
 type completer func(t *testing.T, line string) []string
 
-// shells start those that can complete, in a folder of their own with our epmd first in PATH, asking the epmd on a port.
+// shells start those that can complete, in a folder of their own. Our epmd is first in PATH, and
+// they ask the epmd on a port.
 var shells = map[string]func(t *testing.T, dir string, port uint16) completer{
 	"bash": startBash,
 	"zsh":  startZsh,
@@ -44,7 +45,8 @@ func shellEnv(dir string, port uint16) []string {
 		"ERL_EPMD_PORT="+strconv.Itoa(int(port)), "GORACE="+goRace, "TERM=xterm", "LC_ALL=C.UTF-8", "PS1=READY> ")
 }
 
-// startBash has bash-completion find ours, as where it is installed. M-* inserts all that is offered.
+// startBash has bash-completion find ours, as where it is installed. M-* inserts all that is
+// offered.
 func startBash(t *testing.T, dir string, port uint16) completer {
 	install(t, "epmd.bash", filepath.Join(dir, "completions/epmd"))
 	rc := filepath.Join(dir, "bashrc")
@@ -77,7 +79,8 @@ func startZsh(t *testing.T, dir string, port uint16) completer {
 	return interactive(t, dir, zsh)
 }
 
-// interactive runs a shell on a terminal. On it M-* inserts all completions and C-x C-p prints the line.
+// interactive runs a shell on a terminal. On it M-* inserts all completions and C-x C-p prints the
+// line.
 func interactive(t *testing.T, dir string, shell *exec.Cmd) completer {
 	t.Helper()
 	master, slave := openTerminal(t, unix.Winsize{Row: 24, Col: 20000})
@@ -140,7 +143,8 @@ func runFish(_ *testing.T, dir string, port uint16) completer {
 		begun := line[strings.LastIndexByte(line, ' ')+1:]
 		for candidate := range strings.Lines(string(out)) {
 			candidate, _, _ = strings.Cut(strings.TrimSpace(candidate), "\t")
-			if strings.HasPrefix(candidate, begun) { // fish 4 goes on with what has these letters anywhere in it
+			// fish 4 also offers what has these letters anywhere.
+			if strings.HasPrefix(candidate, begun) {
 				offered = append(offered, candidate)
 			}
 		}
@@ -148,7 +152,7 @@ func runFish(_ *testing.T, dir string, port uint16) completer {
 	}
 }
 
-// usageFlags returns all that the usage tells of, and the two of the stock epmd that it does not.
+// usageFlags returns all flags of the usage, and the two of the stock epmd that it leaves out.
 func usageFlags(t *testing.T) []string {
 	t.Helper()
 	flags := map[string]bool{"-started": true, "-dump": true}

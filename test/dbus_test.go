@@ -63,7 +63,8 @@ func objectsOn(nodes ...string) string {
 	return strings.Join(lines, "\n") + "\n"
 }
 
-// TestLANBus shows the nodes of two hosts on the system buses of both, to busctl and gdbus and by anybody.
+// TestLANBus shows the nodes of two hosts on the system buses of both. Anybody sees them with
+// busctl and gdbus.
 func TestLANBus(t *testing.T) {
 	t.Parallel()
 	hosts := busHosts(t, "hosta", "hostb")
@@ -160,7 +161,8 @@ func testRights(t *testing.T, a *host) {
 		"/org/erlang/Epmd", "--method", "org.erlang.Epmd.Manager.Lookup", "nobody")
 }
 
-// TestLANBusRestarts kills the system bus time and again while epmd is asked for a node without pause.
+// TestLANBusRestarts kills the system bus time and again while epmd is asked for a node without
+// pause.
 func TestLANBusRestarts(t *testing.T) {
 	t.Parallel()
 	a := busHosts(t, "hosta")[0]
@@ -219,7 +221,8 @@ func (h *host) awaitBusName(t *testing.T) {
 	}
 }
 
-// TestBusActivation has a client of the bus start the installed service, which runs as the user that may own the name.
+// TestBusActivation has a client of the bus start the installed service. The service runs as the
+// user that may own the name.
 func TestBusActivation(t *testing.T) {
 	deb := packaged(t, "1.0.0")
 	s := debian(t, machine.Options{})

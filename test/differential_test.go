@@ -21,17 +21,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The tests of this file send the same bytes to the epmd of Erlang/OTP and to ours, and compare what
-// comes back, which connections end and how, and what is registered then. These differences are meant
-// to be, and nothing here leads to them:
+// The tests of this file send the same bytes to the epmd of Erlang/OTP and to ours. They compare
+// what comes back, which connections end and how, and what is registered then. These differences
+// are meant to be, and nothing here leads to them:
 //
-//	requests N and W                   the stock closes, ours answers
-//	descriptor numbers in DUMP_REQ     are the process's own; here they are replaced before comparing
-//	first creation of a name           is random; that each return of the name adds 1 is checked
-//	more than 1,001 names have gone    the stock drops from its list when a name comes back, ours when one goes
-//	more than 1,017 nodes              the stock does not answer any more
-//	a reset right behind ALIVE2_REQ    registers the name for a moment or not at all, as the kernel has it;
-//	                                   what DUMP_REQ tells of a name that is used for nothing else is left out
+//	requests N and W                 the stock closes, ours answers
+//	descriptor numbers in DUMP_REQ   are the process's own, and replaced before comparing
+//	first creation of a name         is random; each return of the name adds 1
+//	more than 1,001 names have gone  the stock drops one when one comes back, ours when one goes
+//	more than 1,017 nodes            the stock does not answer any more
+//	a reset right behind ALIVE2_REQ  registers the name for a moment or not at all; left out
 //
 // The registry is compared by NAMES_REQ and DUMP_REQ, as text.
 
@@ -147,7 +146,7 @@ func (s *side) awaitListener() error {
 	}
 }
 
-// run starts the command, from a thread that is not bound to a core, and sees to its end.
+// run starts the command from a thread that is not bound to a core. It sees to its end.
 func (s *side) run() error {
 	cmd, started, exited := s.cmd, make(chan error), make(chan struct{})
 	go func() {
@@ -276,8 +275,8 @@ func (s *side) send(st step) (string, error) {
 	return seen, err
 }
 
-// observe returns what comes on a connection, in hex, and "closed" or "reset" if it ends, "silent" if
-// an answer or an end was expected in vain.
+// observe returns what comes on a connection, in hex. "closed" or "reset" follows if it ends,
+// "silent" if an answer or an end was expected in vain.
 func (s *side) observe(slot int, w want) (string, error) {
 	fd, open := s.slots[slot]
 	if !open {
@@ -329,8 +328,8 @@ func (s *side) receive(fd, flags int) (int, error) {
 	}
 }
 
-// barrier returns when the daemon has handled all that has reached it, and what NAMES_REQ says then. It
-// takes two turns: of what has come on one connection a daemon may handle a request in one turn, and what is
+// barrier returns when the daemon has handled all that has reached it, and what NAMES_REQ says
+// then. It takes two turns. A daemon may handle a request of a connection in one turn, and what is
 // behind its end in the next.
 func (s *side) barrier() (names string, err error) {
 	if _, err := s.turn(); err != nil {
@@ -339,10 +338,10 @@ func (s *side) barrier() (names string, err error) {
 	return s.turn()
 }
 
-// turn returns when the daemon has looked at every connection once. What is new to it is accepted in
-// order, so a request over a new connection comes after it. What happens on connections that it has, it
-// may see at another time, but in order too: the connection that has been parked with half a request
-// comes after that.
+// turn returns when the daemon has looked at every connection once. What is new to it is accepted
+// in order. So a request over a new connection comes after it. What happens on connections that it
+// has, it may see at another time, but in order too. The connection that was parked with half a
+// request comes after that.
 func (s *side) turn() (names string, err error) {
 	if _, err := s.exchange("n"); err != nil {
 		return "", err
@@ -383,7 +382,8 @@ var (
 // racyName is what nodes are called that reset their connection before they are answered.
 const racyName = "racy"
 
-// finish sends the end of a request and returns the text of the answer without what is the daemon's own.
+// finish sends the end of a request. It returns the text of the answer without what is the daemon's
+// own.
 func (s *side) finish(fd int, request []byte) (string, error) {
 	defer unix.Close(fd)
 	if _, err := unix.Write(fd, request); err != nil {
@@ -416,12 +416,11 @@ func (s *side) text(answer []byte) (text string, ok bool) {
 	return string(descriptor.ReplaceAll(answer, []byte(", fd = ?"))), true
 }
 
-// creations are the last ones that a daemon gave a name, of 32 bits and of 2; 0: none was seen.
+// creations are the last ones that a daemon gave a name, of 32 bits and of 2. 0 stands for none.
 type creations struct{ wide, narrow uint32 }
 
-// replaceCreation returns an answer to an ALIVE2_REQ, in hex, with the creation replaced
-// by its distance from the last one seen of that name. The distance is 1 if no registration happened
-// unseen.
+// replaceCreation returns an answer to an ALIVE2_REQ, in hex. In place of the creation stands its
+// distance from the last one of that name. The distance is 1 if no registration happened unseen.
 func (s *side) replaceCreation(frame []byte, answer string) string {
 	name, ok := aliveName(frame)
 	head, digits, tail := answer[:4], answer[4:], ""
@@ -476,8 +475,9 @@ func framed(body string) []byte {
 type rivals struct {
 	stock, ours *side
 	crashes     int // of the stock
-	// forks is held for writing while a process is started, for it holds copies of all connections
-	// until it runs its program, which then don't end when they are closed here.
+	// forks is held for writing while a process is started. That process holds copies of all
+	// connections until it runs its program. Until then, connections that are closed here do not
+	// end.
 	forks *sync.RWMutex
 }
 
@@ -508,9 +508,9 @@ func (r *rivals) restart() error {
 	return errors.Join(r.stock.start(), r.ours.start())
 }
 
-// play does the steps to both, and then looks at what all that is connected has come to, what is
-// registered, and ends the connections one by one. It returns the first difference, or "". The daemons
-// are left with nothing registered.
+// play does the steps to both. Then it looks at what has become of each connection and at what is
+// registered. At last it ends the connections one by one. It returns the first difference, or "".
+// The daemons are left with nothing registered.
 func (r *rivals) play(steps []step) (difference string, err error) {
 	difference, err = r.compare(append(slices.Clone(steps), ending(steps)...))
 	killed := r.stock.killed && difference == ""
@@ -554,8 +554,8 @@ func (r *rivals) compare(steps []step) (difference string, err error) {
 	return "", nil
 }
 
-// alike reports whether the same was seen. A daemon that closes with something unread resets the connection,
-// and the kernel drops what it had no time to send of the answer.
+// alike reports whether the same was seen. A daemon that closes with something unread resets the
+// connection. The kernel then drops what it had no time to send of the answer.
 func alike(stock, ours string) bool {
 	a, reset := strings.CutSuffix(stock, "reset")
 	b, too := strings.CutSuffix(ours, "reset")
@@ -708,8 +708,8 @@ func TestDifferentialScripts(t *testing.T) {
 	}
 }
 
-// TestDifferentialCuts cuts requests at every place and puts something behind their end. The daemon has handled the
-// first piece when the second comes.
+// TestDifferentialCuts cuts requests at every place and puts something behind their end. The daemon
+// has handled the first piece when the second comes.
 func TestDifferentialCuts(t *testing.T) {
 	for _, mode := range differentialModes {
 		t.Run(mode.name, func(t *testing.T) {
@@ -735,8 +735,8 @@ func TestDifferentialCuts(t *testing.T) {
 	}
 }
 
-// cuts sends a request in two pieces, with all that can follow it. Of a node that is in the way of KILL_REQ nothing is
-// left at last.
+// cuts sends a request in two pieces, with all that can follow it. Of a node that is in the way of
+// KILL_REQ nothing is left at last.
 func cuts(frame []byte, at int) []step {
 	steps := script(registers(0, plainNode("a")))
 	for _, surplus := range []string{"", "\x00", "\x00\x01n", strings.Repeat("\xff", 4000)} {
@@ -797,7 +797,8 @@ func TestDifferentialRandom(t *testing.T) {
 	}
 }
 
-// playRandom plays this mode's share of the sequences. After a few differences no more are looked for.
+// playRandom plays this mode's share of the sequences. After a few differences no more are looked
+// for.
 func playRandom(t *testing.T, r *rivals, seed, stride uint64) {
 	differences := 0
 	for range *sequences / int(stride) {
@@ -817,8 +818,9 @@ func playRandom(t *testing.T, r *rivals, seed, stride uint64) {
 	}
 }
 
-// stayOnCore binds the test to one core, the n-th. Packets to the loopback interface are queued for each
-// core, so what is sent from one arrives in order over all connections, as barrier needs it.
+// stayOnCore binds the test to one core, the n-th. Packets to the loopback interface are queued for
+// each core. So what is sent from one core arrives in order over all connections, as barrier needs
+// it.
 func stayOnCore(t *testing.T, n int) {
 	t.Helper()
 	runtime.LockOSThread()
@@ -891,9 +893,10 @@ func (g *generator) next() []step {
 	return []step{{op: opCheck, slot: slot}}
 }
 
-// deliver returns the steps that send data, at once or in pieces, mostly on a new connection, sometimes with
-// something behind it, and sometimes with a FIN. What was said on an old one may make anything of it, so each piece is
-// waited for then. So it is with something behind the end, which counts for what it comes with.
+// deliver returns the steps that send data, at once or in pieces. Mostly they use a new connection.
+// Sometimes something is behind the data, and sometimes a FIN. What was said on an old one may make
+// anything of it. So each piece is waited for then. So it is with something behind the end, which
+// counts for what it comes with.
 func (g *generator) deliver(slot int, data []byte, w want) []step {
 	var steps []step
 	fresh, surplus := g.IntN(4) > 0, g.IntN(6) == 0

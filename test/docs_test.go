@@ -74,7 +74,8 @@ func TestDocumentLinks(t *testing.T) {
 	}
 }
 
-// TestDocumentLength holds that README has at most 150 lines, and lines of text at most 120 columns.
+// TestDocumentLength holds that README has at most 150 lines, and lines of text at most 120
+// columns.
 func TestDocumentLength(t *testing.T) {
 	readme, err := os.ReadFile("../README.md")
 	must(t, err)

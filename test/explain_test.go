@@ -24,7 +24,8 @@ func (r result) unexplained() result {
 	return r
 }
 
-// listener is this test as one that has a port. It does with each connection what it is told to, and closes it.
+// listener is this test as one that has a port. It does with each connection what it is told to,
+// and closes it.
 func listener(t *testing.T, address string, port uint16, serve func(net.Conn)) {
 	t.Helper()
 	l, err := net.Listen("tcp", net.JoinHostPort(address, fmt.Sprint(port)))
@@ -60,8 +61,8 @@ func say(text string) func(net.Conn) {
 // asking are the commands that ask the epmd of this host something, but for -started.
 var asking = [][]string{{"-names"}, {"-dump"}, {"-kill"}, {"-stop", "a"}, {"-nodes"}, {"-nodes", "-json", "-watch"}}
 
-// checkExplained runs all of asking and checks that what each writes to stderr ends with want, and that -started
-// is silent.
+// checkExplained runs all of asking. What each writes to stderr has to end with want, and -started
+// has to be silent.
 func checkExplained(t *testing.T, port uint16, want string) {
 	t.Helper()
 	for _, args := range asking {
@@ -122,7 +123,8 @@ func TestExplainBetter(t *testing.T) {
 	checkExplained(t, port, fmt.Sprintf(`an epmd answers on \[::1\]:%d, but nodes look for it on 127\.0\.0\.1:%[1]d first`, port))
 }
 
-// TestExplainLate asks one that takes its time. It is explained at once, and the answer is printed all the same.
+// TestExplainLate asks one that takes its time. It is explained at once, and the answer is printed
+// all the same.
 func TestExplainLate(t *testing.T) {
 	port := freePort(t)
 	enough := make(chan struct{})
@@ -168,7 +170,8 @@ func TestExplainElsewhere(t *testing.T) {
 		port, regexp.QuoteMeta(address), os.Getpid()))
 }
 
-// TestExplainRedirected has a packet filter redirect what is for the port, to a program and to nobody, and drop it.
+// TestExplainRedirected has a packet filter redirect the port, to a program and to nobody, and drop
+// its packets.
 func TestExplainRedirected(t *testing.T) {
 	t.Parallel()
 	lan.Need(t, "nft")
@@ -188,7 +191,8 @@ func TestExplainRedirected(t *testing.T) {
 	}
 }
 
-// firstComplaint runs epmd -nodes on a host until it has explained something, and returns that line.
+// firstComplaint runs epmd -nodes on a host until it has explained something, and returns that
+// line.
 func firstComplaint(t *testing.T, h *host) string {
 	t.Helper()
 	p, err := h.Start(soon(t), eclusBinary(t), "-nodes")

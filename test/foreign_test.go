@@ -14,7 +14,7 @@ import (
 // foreigners is how many nodes of each kind there are.
 const foreigners = 20
 
-// TestForeignNodes has nodes that OTP's libraries for C and Java make, which accept one connection each, with
+// TestForeignNodes has nodes of OTP's libraries for C and Java. Each accepts one connection, with
 // both epmds. Each gets a message and sends it back.
 func TestForeignNodes(t *testing.T) {
 	t.Parallel()

@@ -13,8 +13,9 @@ import (
 	"github.com/goerlang/eclus/epmd"
 )
 
-// TestHangup replaces the program of an epmd that no systemd looks after, while 50 nodes are registered and somebody
-// looks them up all the time: first by one that is no use, then by itself.
+// TestHangup replaces the program of an epmd that no systemd looks after. 50 nodes are registered,
+// and somebody looks them up all the time. The first program in its place is of no use, the second
+// is epmd itself.
 func TestHangup(t *testing.T) {
 	binary := filepath.Join(t.TempDir(), "epmd")
 	copyFile(t, eclusBinary(t), binary)
@@ -49,7 +50,8 @@ func TestHangup(t *testing.T) {
 	}
 }
 
-// hangup sends SIGHUP, looks nodes up until the log says so, and returns how long the longest lookup took.
+// hangup sends SIGHUP and looks nodes up until the log says so. It returns how long the longest
+// lookup took.
 func (d *daemon) hangup(t *testing.T, said string) (worst time.Duration) {
 	t.Helper()
 	if err := d.cmd.Process.Signal(syscall.SIGHUP); err != nil {

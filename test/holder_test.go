@@ -46,7 +46,8 @@ func TestHolder(t *testing.T) {
 	}
 }
 
-// checkHolders returns an error unless all those nodes are listed as held by those processes, of this user.
+// checkHolders returns an error unless all those nodes are listed as held by those processes, of
+// this user.
 func checkHolders(t *testing.T, d *daemon, pids map[string]int) error {
 	t.Helper()
 	found := make(map[string]int)

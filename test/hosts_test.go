@@ -79,8 +79,8 @@ func must(t *testing.T, err error) {
 // since says how long ago that was, as logs of tests have it.
 func since(begin time.Time) time.Duration { return time.Since(begin).Round(time.Millisecond) }
 
-// start runs our epmd on the host until it is stopped, or the test that has the host is over, and returns when it
-// answers.
+// start runs our epmd on the host and returns when it answers. It runs until it is stopped, or the
+// host's test is over.
 func (h *host) start(t *testing.T, args ...string) {
 	t.Helper()
 	h.run(t, eclusBinary(t), args...)
@@ -140,8 +140,9 @@ func (h *host) inspect(t *testing.T) {
 	h.epmd = nil
 }
 
-// inside calls f on a thread in the host's network namespace: sockets that f itself makes are the host's. The thread
-// goes back, for a process whose first thread stays in a host's namespace would be killed with the host.
+// inside calls f on a thread in the host's network namespace. Sockets that f itself makes are the
+// host's. The thread goes back. A process whose first thread stays in a host's namespace would be
+// killed with the host.
 func (h *host) inside(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
@@ -151,8 +152,8 @@ func (h *host) inside(f func() error) error {
 	return <-done
 }
 
-// visit calls f with the thread, which is locked, in a network namespace. A thread that can't go back stays locked and
-// ends with its goroutine.
+// visit calls f with the thread, which is locked, in a network namespace. A thread that can't go
+// back stays locked and ends with its goroutine.
 func visit(netns string, f func() error) error {
 	home, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
@@ -188,7 +189,8 @@ func (h *host) lookup(ctx context.Context, name string) (resp epmd.PortResp, err
 	return resp, err
 }
 
-// listen has something listen at a port until the test that has the host is over. It closes all that connects.
+// listen has something listen at a port until the test that has the host is over. It closes all
+// that connects.
 func (h *host) listen(t *testing.T, port uint16) {
 	t.Helper()
 	h.mu.Lock()
@@ -218,7 +220,8 @@ func (h *host) listen(t *testing.T, port uint16) {
 	})
 }
 
-// register registers a node that is nothing but a connection to epmd and an open port, and so can't be asked for its name.
+// register registers a node that is nothing but a connection to epmd and an open port. It can't be
+// asked for its name.
 func (h *host) register(t *testing.T, name string, port uint16) *epmd.Registration {
 	t.Helper()
 	h.listen(t, port)
@@ -269,8 +272,8 @@ func value(t *testing.T, e *lan.Erl, expressions string) string {
 	return got
 }
 
-// checkSilent fails the test if a node has logged anything: all else that a node of [lan.Host.StartErl] writes begins
-// with "=lan".
+// checkSilent fails the test if a node has logged anything. All else that a node of
+// [lan.Host.StartErl] writes begins with "=lan".
 func checkSilent(t *testing.T, nodes ...*lan.Erl) {
 	t.Helper()
 	for _, e := range nodes {
@@ -297,7 +300,8 @@ func checkShown(t *testing.T, what, text string) {
 // promptly has a program with the race detector end without the usual second of delay.
 const promptly = "GORACE=atexit_sleep_ms=10"
 
-// ask runs our epmd on the host to its end, and returns what it prints. That no node is listed is all right.
+// ask runs our epmd on the host to its end, and returns what it prints. That no node is listed is
+// all right.
 func (h *host) ask(t *testing.T, args ...string) string {
 	t.Helper()
 	cmd := h.Command(soon(t), eclusBinary(t), args...)
@@ -309,7 +313,8 @@ func (h *host) ask(t *testing.T, args ...string) string {
 	return string(out)
 }
 
-// nothingListed is the exit status of -nodes where an epmd answers, but knows no node that is meant.
+// nothingListed is the exit status of -nodes where an epmd answers, but knows no node that is
+// meant.
 const nothingListed = 2
 
 // shown is what "epmd -nodes -json" prints of a node.
@@ -438,7 +443,7 @@ type condition struct {
 	holds func(map[string]registry.Node) bool
 }
 
-// present holds if the LAN has a node of that full name of which all else is true too.
+// present holds if the LAN has a node of that full name for which all else is true too.
 func present(node string, is ...func(registry.Node) bool) condition {
 	return condition{node + " appears", func(known map[string]registry.Node) bool {
 		return some(known, registry.LAN, node, is)

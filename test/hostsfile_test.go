@@ -15,7 +15,8 @@ import (
 // hostsPath is where nodes of a host look for a hosts file.
 const hostsPath = lan.Home + "/.hosts.erlang"
 
-// awaitHosts waits until what file:consult/1 makes of the hosts file is that, and returns when it was.
+// awaitHosts waits until what file:consult/1 makes of the hosts file is that, and returns when it
+// was.
 func (h *host) awaitHosts(t *testing.T, want string) time.Time {
 	t.Helper()
 	var text []byte
@@ -33,8 +34,8 @@ func (h *host) awaitHosts(t *testing.T, want string) time.Time {
 // hostLine matches a line that names a host, without its end.
 var hostLine = regexp.MustCompile(`(?m)^'.*'\.$`)
 
-// TestLANHostsFile has nodes on three hosts find each other by net_adm:world/0, with nothing but the hosts files that
-// epmd keeps, and a host vanish.
+// TestLANHostsFile has nodes on three hosts find each other by net_adm:world/0. They have nothing
+// but the hosts files that epmd keeps. Then a host vanishes.
 func TestLANHostsFile(t *testing.T) {
 	t.Parallel()
 	n := lan.ForTest(t, tools...)
@@ -67,7 +68,8 @@ func TestLANHostsFile(t *testing.T) {
 	})
 	t.Run("dead host", func(t *testing.T) {
 		must(t, c.epmd.Signal(syscall.SIGSTOP))
-		t.Cleanup(func() { c.epmd.Signal(syscall.SIGCONT) }) // if it has not gone on, it can't be ended
+		// A stopped process can't be ended.
+		t.Cleanup(func() { c.epmd.Signal(syscall.SIGCONT) })
 		a.stop(t)
 		a.awaitHosts(t, "")
 		a.start(t, "-hosts_file", hostsPath)

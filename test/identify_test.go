@@ -10,8 +10,9 @@ import (
 	"github.com/goerlang/eclus/epmd"
 )
 
-// TestSystemdIdentify has programs register as nodes of OTP do, with an epmd that may not look at their processes:
-// one is alone in its control group, one has a process there that is called as OTP's emulator is.
+// TestSystemdIdentify has programs register as nodes of OTP do. epmd may not look at their
+// processes. One program is alone in its control group. Another has a process there with the name
+// of OTP's emulator.
 func TestSystemdIdentify(t *testing.T) {
 	s := supervise(t)
 	s.systemctl(t, "start", unit)

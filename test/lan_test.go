@@ -74,7 +74,7 @@ func TestLAN(t *testing.T) {
 	checkSilent(t, node, short, other)
 }
 
-// testFields looks at all that is told of the nodes of A: on B, on A and to other programs.
+// testFields looks at all that the nodes of A are said to be: on B, on A and to other programs.
 func testFields(t *testing.T, a, b *host) {
 	listed, own, found := b.nodes(t), a.nodes(t), b.browse(t)
 	if len(listed) != 4 || len(own) != 4 {
@@ -136,7 +136,8 @@ func testNewPort(t *testing.T, a *host, seenA, seenB *watcher, node *lan.Erl) {
 		value(t, node, "{ok, _} = net_kernel:start([short, shortnames]), node().")
 		seenA.until(t, local("short@hosta", sure))
 		port := seenA.node(t, "short@hosta").Port
-		at := seenB.until(t, present("short@hosta", sure, onPort(port), v4(a.Address()))) // each address comes by itself
+		// Each address comes by itself.
+		at := seenB.until(t, present("short@hosta", sure, onPort(port), v4(a.Address())))
 		t.Logf("again on A, its new port on B after %v", at.Sub(began).Round(time.Millisecond))
 	}
 	if n := seenB.node(t, "short@hosta"); len(n.Addresses) == 0 || n.Addresses[0] != a.Address() {
@@ -144,8 +145,8 @@ func testNewPort(t *testing.T, a *host, seenA, seenB *watcher, node *lan.Erl) {
 	}
 }
 
-// testGoneAtOnce has a node live on A for less than the 150 ms after which it would be published. As a service is first
-// probed for, B would not see it either way; A's bus would.
+// testGoneAtOnce has a node live on A for less than the 150 ms after which it would be published.
+// As a service is first probed for, B would not see it either way; A's bus would.
 func testGoneAtOnce(t *testing.T, a *host) {
 	monitor, err := a.Start(t.Context(), "dbus-monitor", "--system", "interface=org.freedesktop.Avahi.EntryGroup")
 	must(t, err)
@@ -231,8 +232,8 @@ func startAvahi(t *testing.T, h *host) {
 	must(t, h.Avahi.Start(soon(t)))
 }
 
-// TestLANOutages takes Avahi or its bus away from either host. EPMD goes on as if nothing had happened, and what was
-// missed is made up when they return.
+// TestLANOutages takes Avahi or its bus away from either host. EPMD goes on as if nothing had
+// happened, and what was missed is made up when they return.
 func TestLANOutages(t *testing.T) {
 	t.Parallel()
 	a, b := pair(t)
@@ -282,7 +283,8 @@ func checkLookup(t *testing.T, h *host, name string, port uint16) {
 	t.Logf("lookup on %s meanwhile: %v", h.Name(), time.Since(begin).Round(time.Microsecond))
 }
 
-// TestLANWedged stops programs between epmd and the network from running, so that they are there and do nothing.
+// TestLANWedged stops programs between epmd and the network from running, so that they are there
+// and do nothing.
 func TestLANWedged(t *testing.T) {
 	t.Parallel()
 	a, b := pair(t)
@@ -323,7 +325,8 @@ func TestLANWedged(t *testing.T) {
 	checkSilent(t, node)
 }
 
-// TestLANLate starts epmd on a host without a bus and without Avahi, and never has it start Avahi itself.
+// TestLANLate starts epmd on a host without a bus and without Avahi. epmd never starts Avahi
+// itself.
 func TestLANLate(t *testing.T) {
 	t.Parallel()
 	n := lan.ForTest(t, tools...)
@@ -407,14 +410,15 @@ func onHost(host string) func(registry.Node) bool {
 	return func(n registry.Node) bool { return n.Host == host }
 }
 
-// v4 tells whether a node's IPv4 addresses are these.
+// v4 reports whether a node's IPv4 addresses are these.
 func v4(want ...netip.Addr) func(registry.Node) bool {
 	return func(n registry.Node) bool {
 		return slices.Equal(want, slices.DeleteFunc(slices.Clone(n.Addresses), netip.Addr.Is6))
 	}
 }
 
-// testSecondInterface joins both hosts to a second LAN: what is seen there too is still one neighbour.
+// testSecondInterface joins both hosts to a second LAN: what is seen there too is still one
+// neighbour.
 func testSecondInterface(t *testing.T, a, b *host, seen *watcher) {
 	second, err := lan.New(soon(t), lan.OtherSubnet)
 	must(t, err)
@@ -505,8 +509,8 @@ func TestLANOptions(t *testing.T) {
 	}
 }
 
-// passTime publishes two services on from, one after the other, and returns when to has seen them. All that was to be
-// published before that has been.
+// passTime publishes two services on from, one after the other, and returns when to has seen them.
+// All that was to be published before that has been.
 func passTime(t *testing.T, from, to *host) {
 	t.Helper()
 	browse, err := to.Start(t.Context(), "avahi-browse", "-rp", "_marker._tcp")
@@ -563,7 +567,8 @@ func TestLANFamilies(t *testing.T) {
 	})
 }
 
-// TestLANTwoEPMDs has a second epmd on a host, as any user can start one: the two hide nothing of each other.
+// TestLANTwoEPMDs has a second epmd on a host, as any user can start one. Neither hides anything of
+// the other.
 func TestLANTwoEPMDs(t *testing.T) {
 	t.Parallel()
 	n := lan.ForTest(t, tools...)
@@ -604,7 +609,8 @@ func TestLANTwoEPMDs(t *testing.T) {
 	a.awaitHosts(t, "'hostb.local'.")
 }
 
-// TestLANOwnAddress has another host announce what leads to an address of this one: own nodes don't come back by it.
+// TestLANOwnAddress has another host announce what leads to an address of this one. Own nodes don't
+// come back that way.
 func TestLANOwnAddress(t *testing.T) {
 	t.Parallel()
 	a, b := pair(t)
@@ -781,7 +787,8 @@ func testHostilePackets(t *testing.T, n *lan.Network, b *host, seen *watcher, be
 
 const mdnsPort = 5353
 
-// announcement is an mDNS response (RFC 6762) that tells of one service instance and its host's address.
+// announcement is an mDNS response (RFC 6762) that tells of one service instance and its host's
+// address.
 func announcement(label, target string, port uint16, text string, addr netip.Addr) []byte {
 	kind := dnsName("_epmd", "_tcp", "local")
 	name := append(dnsLabel(label), kind...)
@@ -813,8 +820,8 @@ func dnsName(labels ...string) []byte {
 
 func dnsLabel(s string) []byte { return append([]byte{byte(len(s))}, s...) }
 
-// TestLANLatency measures how long it takes until B lists a node of A, its name asked for included, beside what Avahi alone
-// takes for the same. It does so with nothing else running.
+// TestLANLatency measures how long it takes until B lists a node of A, with its name asked for.
+// Beside that stands what Avahi alone takes for the same. It does so with nothing else running.
 func TestLANLatency(t *testing.T) {
 	a, b := shippedPair(t)
 	seenA, seenB := a.watch(t), b.watch(t)
@@ -860,8 +867,9 @@ const (
 	maxSwitches = 50 // in an idleTime; what wakes up ten times a second has a hundred in each
 )
 
-// TestLANIdle counts how often epmd wakes up when nothing happens. In one of several times that has to be seldom: at
-// first there is what news lead to in a Go program, and on a busy machine threads wait for each other.
+// TestLANIdle counts how often epmd wakes up when nothing happens. In one of several times that has
+// to be seldom. At first a Go program deals with its news, and on a busy machine threads wait for
+// each other.
 func TestLANIdle(t *testing.T) {
 	t.Parallel()
 	a, b := shippedPair(t)
@@ -890,7 +898,8 @@ func TestLANIdle(t *testing.T) {
 	}
 }
 
-// shippedBinary returns the path of our epmd as it is shipped. The race detector has a thread that wakes up all the time.
+// shippedBinary returns the path of our epmd as it is shipped. The race detector has a thread that
+// wakes up all the time.
 func shippedBinary(t *testing.T) string {
 	t.Helper()
 	if len(buildFlags) == 0 {
@@ -899,8 +908,9 @@ func shippedBinary(t *testing.T) string {
 	return shipped(t, "test")
 }
 
-// switches returns how often the threads of epmd on the host have given up a processor, as they do after each time that
-// something wakes them up. How often others take it from them says how busy the machine is.
+// switches returns how often the threads of epmd on the host have given up a processor. They do so
+// after each time that something wakes them. How often others take it from them says how busy the
+// machine is.
 func switches(t *testing.T, h *host) int {
 	t.Helper()
 	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", h.epmd.Pid()))

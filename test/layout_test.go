@@ -48,8 +48,9 @@ var mayImport = map[string]string{
 	"…/way":        "epmd internal/netif node registry …/cookie …/reach …/tcp",
 }
 
-// TestLayout holds that imports point inwards: registry and the distribution protocol know nothing of the rest,
-// and only package main knows everybody. The tests and package main may import what they want.
+// TestLayout holds that imports point inwards. registry and the distribution protocol know nothing
+// of the rest. Only package main knows everybody. The tests and package main may import what they
+// want.
 func TestLayout(t *testing.T) {
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, module+"...").CombinedOutput()
 	if err != nil {

@@ -99,8 +99,8 @@ func (o *output) String() string {
 	return o.buf.String()
 }
 
-// startEpmd starts an epmd on a free port of the loopback interface, without LAN discovery and D-Bus unless args
-// say otherwise, and returns when it answers. It ends with the test.
+// startEpmd starts an epmd on a free port of the loopback interface, and returns when it answers.
+// It has no LAN discovery and no D-Bus unless args say otherwise. It ends with the test.
 func startEpmd(t testing.TB, binary string, args ...string) *daemon {
 	t.Helper()
 	return startEpmdAt(t, freePort(t), binary, args...)
@@ -154,8 +154,8 @@ func (d *daemon) register(t testing.TB, name string, port uint16) *epmd.Registra
 	return reg
 }
 
-// awaitEpmd returns when an epmd answers on that port of this host. It fails the test if ended is closed
-// before, with what the daemon has written.
+// awaitEpmd returns when an epmd answers on that port of this host. It fails the test if ended is
+// closed before, with what the daemon has written.
 func awaitEpmd(t testing.TB, port uint16, ended <-chan struct{}, written *output) {
 	t.Helper()
 	client := epmd.NewLocalClient(port)
@@ -201,9 +201,9 @@ func freePort(t testing.TB) uint16 {
 	return port
 }
 
-// claimPort is freePort. The port is below those that the kernel gives to connections. Nothing listens on it yet, so
-// that it belongs to this process is in the name of a socket, which other runs of the tests see too. The socket lasts as
-// long as the process.
+// claimPort is freePort. The port is below those that the kernel gives to connections. Nothing
+// listens on it yet. The name of a socket says that it belongs to this process. Other runs of the
+// tests see that too. The socket lasts as long as the process.
 func claimPort() (uint16, error) {
 	for range 1000 {
 		port := uint16(10000 + rand.IntN(20000))
@@ -220,7 +220,8 @@ func claimPort() (uint16, error) {
 	return 0, errors.New("no free port")
 }
 
-// isFree tells whether nobody listens there; on a host without IPv6 that is so of all its addresses.
+// isFree reports whether nobody listens there; on a host without IPv6 that is so of all its
+// addresses.
 func isFree(host string, port uint16) bool {
 	l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(int(port))))
 	if err == nil {

@@ -163,7 +163,7 @@ func TestWatchFiltered(t *testing.T) {
 	}
 }
 
-// onTerminal runs our epmd with its output on a terminal of that size and returns what was written there.
+// onTerminal runs our epmd on a terminal of that size and returns what was written there.
 func onTerminal(t *testing.T, size unix.Winsize, env []string, args ...string) string {
 	t.Helper()
 	master, slave := openTerminal(t, size)
@@ -312,7 +312,8 @@ func checkNewLink(t *testing.T, a *host, seen *watcher) {
 
 func unreachable(n registry.Node) bool { return n.Reach == registry.Unreachable }
 
-// checkQuick runs epmd on the host a few times. The fastest may take so long, and what it takes to run a program.
+// checkQuick runs epmd on the host a few times. The fastest may take so long, and what it takes to
+// run a program.
 func (h *host) checkQuick(t *testing.T, what string, may time.Duration, args ...string) (out string) {
 	t.Helper()
 	const slack = 300 * time.Millisecond

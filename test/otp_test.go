@@ -39,8 +39,8 @@ var kinds = []struct {
 	{"tls", []string{"-proto_dist", "inet_tls", "-name", "tls@127.0.0.1"}, "tls@127.0.0.1", "normal", "tls"},
 }
 
-// TestOTP registers nodes of every kind with our epmd, which knows of each what the node says itself. None of them
-// notices more than of the epmd of OTP.
+// TestOTP registers nodes of every kind with our epmd, which knows of each what the node says
+// itself. None of them notices more than of the epmd of OTP.
 func TestOTP(t *testing.T) {
 	t.Parallel()
 	h := loopback(t)
@@ -153,8 +153,8 @@ func TestOTPWatch(t *testing.T) {
 	checkSilent(t, e)
 }
 
-// TestOTPRestart stops epmd while nodes live, and starts it again: the nodes register anew by themselves, which takes
-// them two seconds.
+// TestOTPRestart stops epmd while nodes live, and starts it again. The nodes register anew by
+// themselves, which takes them two seconds.
 func TestOTPRestart(t *testing.T) {
 	t.Parallel()
 	h := loopback(t)

@@ -265,8 +265,9 @@ func TestMakeDebUmask(t *testing.T) {
 	}
 }
 
-// TestVersionOfSources holds that the newest entry of CHANGELOG.md decides the version, and that the commit is added
-// unless it is the release: in a repository, in a tarball of git archive, and in a plain copy.
+// TestVersionOfSources holds that the newest entry of CHANGELOG.md decides the version, and that
+// the commit is added unless it is the release: in a repository, in a tarball of git archive, and
+// in a plain copy.
 func TestVersionOfSources(t *testing.T) {
 	need(t, "git")
 	dir, tarball := t.TempDir(), t.TempDir()
@@ -353,7 +354,8 @@ func (s *supervised) output(t *testing.T, name string, args ...string) string {
 	return out
 }
 
-// dpkg runs dpkg on the host. An index of all manual pages, which takes most of its time, is not wanted there.
+// dpkg runs dpkg on the host. An index of all manual pages, which takes most of its time, is not
+// wanted there.
 func (s *supervised) dpkg(t *testing.T, args ...string) {
 	t.Helper()
 	s.output(t, "rm", "-f", "/var/lib/man-db/auto-update")
@@ -372,8 +374,8 @@ func (s *supervised) install(t *testing.T, deb string, options ...string) {
 	s.dpkg(t, append(options, "--install", "/root/new.deb")...)
 }
 
-// checkVersion fails the test unless epmd, as a shell and as erl finds it, is ours and of that version, and the
-// service runs it.
+// checkVersion fails the test unless epmd, as a shell and as erl finds it, is ours and of that
+// version. The service has to run it.
 func (s *supervised) checkVersion(t *testing.T, version string) {
 	t.Helper()
 	found := "/usr/bin/epmd"
@@ -387,8 +389,8 @@ func (s *supervised) checkVersion(t *testing.T, version string) {
 	s.checkRuns(t, s.Path(found))
 }
 
-// checkStock fails the test unless all files of erlang-base are where they belong, nothing of ours is
-// left, and the stock epmd is what is started.
+// checkStock fails the test unless all files of erlang-base are where they belong and nothing of
+// ours is left. The stock epmd has to be what is started.
 func (s *supervised) checkStock(t *testing.T) {
 	t.Helper()
 	if out := s.output(t, "dpkg", "--verify", "erlang-base"); out != "" {
@@ -444,8 +446,9 @@ func TestPackageLifecycle(t *testing.T) {
 	s.checkStock(t)
 }
 
-// TestPackageEmptiesStore runs the maintainer scripts with commands that say that they were called, which is all that
-// can be had of systemd 255 on Debian: the store is empty before units that keep less take the place of ours.
+// TestPackageEmptiesStore runs the maintainer scripts with commands that say that they were called.
+// More can't be had of systemd 255 on Debian. The store is empty before units that keep less
+// replace ours.
 func TestPackageEmptiesStore(t *testing.T) {
 	need(t, "unshare")
 	const (
@@ -534,7 +537,7 @@ func (s *supervised) awaitBrowsed(t *testing.T, pattern string) {
 	}
 }
 
-// erlangBase makes a package erlang-base of a version with what of the real one ours has to do with.
+// erlangBase makes a package erlang-base of a version. It has what ours has to do with.
 func erlangBase(t *testing.T, s *supervised, version string) string {
 	t.Helper()
 	root, deb := t.TempDir(), filepath.Join(t.TempDir(), "erlang-base.deb")
@@ -617,7 +620,8 @@ func readmeCommands(t *testing.T, from, to string) (commands []string) {
 	return commands
 }
 
-// TestInstallWithoutPackage does what the README says where the stock epmd runs and has a node, and undoes it.
+// TestInstallWithoutPackage does what the README says where the stock epmd runs and has a node, and
+// undoes it.
 func TestInstallWithoutPackage(t *testing.T) {
 	s := debian(t, machine.Options{})
 	stock := s.register(t, "stock", 1)[0]

@@ -108,7 +108,8 @@ func testPeekLarge(t *testing.T, a *host, node *lan.Erl) {
 	}
 }
 
-// testPeekWatch watches a node on a terminal, which is as it was when the watch has ended: by a signal, and by the node's death.
+// testPeekWatch watches a node on a terminal. The terminal is as it was when the watch has ended,
+// by a signal or by the node's death.
 func testPeekWatch(t *testing.T, a, b *host) {
 	for _, end := range []string{"SIGTERM", "SIGINT", "node"} {
 		victim := b.erl(t, "-name", "victim@hostb.local")

@@ -158,7 +158,8 @@ func TestLANPing(t *testing.T) {
 	})
 }
 
-// testPingRejected has a firewall reject connections as some do: with the error of a host that is not there.
+// testPingRejected has a firewall reject connections as some do. The error is that of a host that
+// is not there.
 func testPingRejected(t *testing.T, a, b *host) {
 	const reject = "reject with icmp host-unreachable"
 	b.filter(t, "input", "tcp dport 4369 "+reject)
@@ -176,8 +177,8 @@ func (h *host) filter(t *testing.T, hook, rule string) {
 	must(t, err)
 }
 
-// TestPingLocalhost pings nodes of this host by names that OTP understands: of an address at which the node does not
-// listen, and of no address at all.
+// TestPingLocalhost pings nodes of this host by names that OTP understands. One is the name of an
+// address at which the node does not listen. Another is the name of no address at all.
 func TestPingLocalhost(t *testing.T) {
 	t.Parallel()
 	h := loopback(t)
@@ -201,7 +202,8 @@ func TestPingLocalhost(t *testing.T) {
 	must(t, six.Stop(soon(t)))
 }
 
-// TestPingTLS goes the way to nodes that speak TLS. One that demands a certificate can't be talked to.
+// TestPingTLS goes the way to nodes that speak TLS. One that demands a certificate can't be talked
+// to.
 func TestPingTLS(t *testing.T) {
 	t.Parallel()
 	h := loopback(t)

@@ -16,7 +16,8 @@ import (
 	"github.com/goerlang/eclus/test/lan"
 )
 
-// publishedTests are nodes of A, which has eth0 and eth1, and on which interfaces B is to find them.
+// publishedTests are nodes of A, which has eth0 and eth1. They say on which interfaces B is to find
+// them.
 var publishedTests = []struct {
 	host, listen, flags string
 	why                 registry.Why
@@ -36,7 +37,8 @@ var publishedTests = []struct {
 	{"hosta.local", "{16#2001,16#db8,0,0,0,0,0,16#11}", "-proto_dist inet6_tcp", "", []string{"eth1"}},
 }
 
-// TestLANPublished has nodes that others can reach, on one interface or both, and nodes that they can't.
+// TestLANPublished has nodes that others can reach, on one interface or both, and nodes that they
+// can't.
 func TestLANPublished(t *testing.T) {
 	t.Parallel()
 	a, b := pair(t)
@@ -113,8 +115,8 @@ func because(why registry.Why) func(registry.Node) bool {
 	return func(n registry.Node) bool { return n.Why == why }
 }
 
-// testAddressGoes takes from A the address at which a node listens, and gives it back. Avahi says goodbye by way of
-// the other one that the interface has.
+// testAddressGoes takes from A the address at which a node listens, and gives it back. Avahi says
+// goodbye by way of the other one that the interface has.
 func testAddressGoes(t *testing.T, a *host, seenA, seenB *watcher) {
 	const node = "n8@hosta.local"
 	begin := time.Now()
@@ -137,7 +139,8 @@ var refusals = []struct{ config, reason string }{
 	{"[server]\ndeny-interfaces=eth0\n", "avahi-daemon does not use eth0"},
 }
 
-// TestLANRefused has an Avahi that publishes nothing, which is said once, and others are still looked for.
+// TestLANRefused has an Avahi that publishes nothing, which is said once, and others are still
+// looked for.
 func TestLANRefused(t *testing.T) {
 	t.Parallel()
 	a, b := pair(t)

@@ -2,5 +2,5 @@
 
 package test
 
-// buildFlags are those that epmd is built with: what the tests are checked for, it is checked for too.
+// buildFlags are those that epmd is built with. It is checked for what the tests are checked for.
 var buildFlags = []string{"-race"}

@@ -24,8 +24,8 @@ var recipes = []struct {
 		"'Elixir.Cluster.Supervisor':start_link([[{lan, [{strategy, 'Elixir.EpmdCluster.Strategy'}]}], []])"},
 }
 
-// TestRecipesShown holds that docs/clusters.md shows the very recipes that are tested, and that they
-// are short.
+// TestRecipesShown holds that docs/clusters.md shows the very recipes that are tested, and that
+// they are short.
 func TestRecipesShown(t *testing.T) {
 	shown, err := os.ReadFile("../docs/clusters.md")
 	must(t, err)
@@ -48,8 +48,8 @@ func language(file string) string {
 	return "elixir"
 }
 
-// TestLANRecipes has nodes on three hosts connect by each of the recipes, and a plain node that comes after one of their
-// epmds was restarted.
+// TestLANRecipes has nodes on three hosts connect by each of the recipes. A plain node joins after
+// one of their epmds was restarted.
 func TestLANRecipes(t *testing.T) {
 	lan.Need(t, "erlc", "elixirc")
 	elixir, err := exec.Command("elixir", "-e", "IO.write(:code.lib_dir(:elixir))").Output()
@@ -90,7 +90,8 @@ func testRecipe(t *testing.T, args ...string) {
 
 	a.stop(t)
 	a.start(t)
-	a.awaitTable(t, `(?m)^a@hosta\.local .* local `) // else d can't reach it, and OTP would disconnect the others from it
+	// Else d can't reach it, and OTP would disconnect the others from it.
+	a.awaitTable(t, `(?m)^a@hosta\.local .* local `)
 	late := c.erl(t, "-name", "d@hostc.local")
 	awaitConnected(t, late, "a@hosta.local b@hostb.local c@hostc.local")
 	checkSilent(t, append(nodes, late)...)

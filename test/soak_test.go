@@ -19,7 +19,8 @@ import (
 	"github.com/goerlang/eclus/test/machine"
 )
 
-// TestSoakBurst has 1,200 nodes register at once, 5 times, and kills epmd the moment the last has its answer.
+// TestSoakBurst has 1,200 nodes register at once, 5 times. It kills epmd the moment the last has
+// its answer.
 func TestSoakBurst(t *testing.T) {
 	for _, queue := range []int{10, 512} {
 		t.Run(fmt.Sprint("max_dgram_qlen ", queue), func(t *testing.T) {
@@ -33,9 +34,9 @@ func TestSoakBurst(t *testing.T) {
 	}
 }
 
-// TestSoakStore fills the store with more nodes than LISTEN_FDNAMES had room for when each had a name of its own, at a
-// pace that PID 1 can follow, and kills epmd. It logs what each descriptor cost PID 1. Where this machine limits the
-// number of files, systemd could not pass all of them to another epmd, and fewer are kept.
+// TestSoakStore fills the store at a pace that PID 1 can follow, and kills epmd. LISTEN_FDNAMES had
+// no room for so many nodes when each had a name of its own. It logs what each descriptor cost PID
+// 1. Where this machine limits the number of files, epmd keeps fewer.
 func TestSoakStore(t *testing.T) {
 	const nodes, users, step = 13500, 4, 250
 	bound := regexp.MustCompile("; up to ([0-9]+) are kept$")
@@ -56,7 +57,8 @@ func TestSoakIDs(t *testing.T) {
 	s.fill(t, 8191, 8191, 3, 250)
 }
 
-// skipIDs appends to the state of epmd, which has to be killed then, that so many IDs were given to nodes.
+// skipIDs appends to the state of epmd that so many IDs were given to nodes. epmd has to be killed
+// then.
 func (s *supervised) skipIDs(t *testing.T, last int) {
 	t.Helper()
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", s.outside(t, s.mainPID(t))))
@@ -74,7 +76,7 @@ func (s *supervised) skipIDs(t *testing.T, last int) {
 	t.Fatal("epmd has no state")
 }
 
-// fill registers nodes of several users, of which so many are kept, and kills epmd: these are still registered.
+// fill registers nodes of several users and kills epmd. Those that were kept are still registered.
 func (s *supervised) fill(t *testing.T, count, kept, users, step int) {
 	t.Helper()
 	var all []*raw

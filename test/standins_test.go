@@ -15,8 +15,9 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// TestStandIns has acceptors that do what nodes written in other languages do, whose sources are not to be
-// had here. They register as nodes of OTP do. By itself, epmd leaves them alone; -ping tells what they are.
+// TestStandIns has acceptors that do what nodes in other languages do. Their sources are not to be
+// had here. They register as nodes of OTP do. By itself, epmd leaves them alone; -ping tells what
+// they are.
 func TestStandIns(t *testing.T) {
 	t.Parallel()
 	h := loopback(t)
@@ -35,7 +36,8 @@ func TestStandIns(t *testing.T) {
 	stand("atomvm", 6, func(c net.Conn) { acceptNew(c, "atomvm@127.0.0.1", cookie, atomVMFlags, answerPing) })
 	stand("ergo", 6, func(c net.Conn) { acceptNew(c, "ergo@127.0.0.1", cookie, node.Mandatory, headersOnly) })
 	last := h.erl(t, "-name", "last@127.0.0.1")
-	h.watch(t).until(t, local("last@127.0.0.1", sure)) // who came before has been asked by now, if at all
+	// By now, those who came before have been asked, if at all.
+	h.watch(t).until(t, local("last@127.0.0.1", sure))
 	if n := asked.Load(); n != 0 {
 		t.Errorf("epmd has connected %d times to what is no node of OTP", n)
 	}
@@ -78,7 +80,8 @@ func acceptOld(c net.Conn) {
 	}
 }
 
-// acceptNew goes through the handshake of version 6 with a peer that has certain flags, and then on.
+// acceptNew goes through the handshake of version 6 with a peer that has certain flags, and then
+// on.
 func acceptNew(c net.Conn, name, cookie string, flags node.Flags, connected func(net.Conn, string)) {
 	m, err := readPacket(c, 2)
 	if err != nil {
@@ -115,7 +118,8 @@ func headersOnly(c net.Conn, _ string) {
 	}
 }
 
-// answerPing answers pings of net_kernel, as AtomVM, runs nothing for others and has no other process.
+// answerPing answers pings of net_kernel, as AtomVM, runs nothing for others and has no other
+// process.
 func answerPing(c net.Conn, name string) {
 	send := func(terms ...any) {
 		m := []byte{112}
@@ -147,14 +151,16 @@ func answerPing(c net.Conn, name string) {
 		switch control[0] {
 		case int64(19): // MONITOR_P of what is not there
 			if control[2] != etf.Atom("net_kernel") {
-				send(etf.Tuple{28, control[2], control[1], control[3]}, etf.Atom("noproc")) // PAYLOAD_MONITOR_P_EXIT
+				// PAYLOAD_MONITOR_P_EXIT
+				send(etf.Tuple{28, control[2], control[1], control[3]}, etf.Atom("noproc"))
 			}
 		case int64(29): // SPAWN_REQUEST
 			send(etf.Tuple{31, control[1], control[2], 0, etf.Atom("notsup")})
 		case int64(6): // REG_SEND
 			if call, ok := payload.(etf.Tuple); ok && len(call) == 3 && control[3] == etf.Atom("net_kernel") {
 				from := call[1].(etf.Tuple)
-				send(etf.Tuple{22, self, from[0]}, etf.Tuple{from[1], etf.Atom("yes")}) // SEND_SENDER
+				// SEND_SENDER
+				send(etf.Tuple{22, self, from[0]}, etf.Tuple{from[1], etf.Atom("yes")})
 			}
 		}
 	}

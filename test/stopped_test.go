@@ -13,8 +13,8 @@ import (
 	"github.com/goerlang/eclus/epmd"
 )
 
-// TestStopped stops epmd, lets a client end its request and its connection at once, and lets epmd go on. No name
-// may be left.
+// TestStopped stops epmd, lets a client end its request and its connection at once, and lets epmd
+// go on. No name may be left.
 func TestStopped(t *testing.T) {
 	frame := framed(plainNode("a").body())
 	for _, tt := range []struct {

@@ -49,8 +49,8 @@ type burst struct {
 	errs    []error
 }
 
-// registerAtOnce has many nodes of a user register at once, each over a connection that is there already, and returns
-// when the last has its answer.
+// registerAtOnce has many nodes of a user register at once, each over a connection that is there
+// already. It returns when the last has its answer.
 func (s *supervised) registerAtOnce(ctx context.Context, uid int, prefix string, count int) (b burst, err error) {
 	conns := make([]*net.TCPConn, count)
 	err = s.inside(func() error {
@@ -107,8 +107,9 @@ func (b burst) leave() {
 	}
 }
 
-// TestSystemdBurst has many nodes register at once while systemd's socket holds as few messages as the kernel lets it
-// by itself, and kills epmd the moment the last has its answer. All that were told "registered" are.
+// TestSystemdBurst has many nodes register at once. systemd's socket holds as few messages as the
+// kernel lets it by itself. The test kills epmd the moment the last node has its answer. All that
+// were told "registered" are.
 func TestSystemdBurst(t *testing.T) {
 	s := superviseOn(t, nil, "hosta", machine.Options{Queue: 10})
 	s.burstAndKill(t, 1200)

@@ -38,8 +38,9 @@ type supervised struct {
 	*machine.Machine
 }
 
-// supervise returns a host on which epmd.socket listens and nothing has used it. lines are added to section [Service]
-// of the unit. The test runs in parallel with others: it waits for systemd most of the time.
+// supervise returns a host on which epmd.socket listens and nothing has used it. lines are added to
+// section [Service] of the unit. The test runs in parallel with others: it waits for systemd most
+// of the time.
 func supervise(t *testing.T, lines ...string) *supervised {
 	t.Helper()
 	t.Parallel()
@@ -245,8 +246,8 @@ func (n *raw) wait() {
 	_, _ = n.conn.Read(make([]byte, 1))
 }
 
-// leave ends the node. Closing its connection does not do it at once, if this process is just starting another, which has
-// a duplicate for a moment.
+// leave ends the node. Closing its connection is not enough: another process that is just being
+// started may have a duplicate for a moment.
 func (n *raw) leave() {
 	_ = n.conn.CloseWrite() // epmd may have ended it before
 	n.conn.Close()
@@ -291,7 +292,8 @@ func (s *supervised) known(t *testing.T) map[string]registry.Node {
 	return known
 }
 
-// checkOnly fails the test unless these are all nodes that epmd knows, as they registered and over the same connections.
+// checkOnly fails the test unless epmd knows these nodes and no others. They are as they
+// registered, over the same connections.
 func (s *supervised) checkOnly(t *testing.T, nodes ...*raw) {
 	t.Helper()
 	known := s.known(t)
@@ -320,7 +322,8 @@ type poller struct {
 	longest time.Duration
 }
 
-// poll looks a name up until the function that it returns is called, which returns what there was to see.
+// poll looks a name up until the function that it returns is called. That returns what there was to
+// see.
 func (s *supervised) poll(t *testing.T, name string, port uint16) func() poller {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -375,8 +378,8 @@ func (p *poller) note(took time.Duration, right bool, err error) {
 	}
 }
 
-// check fails the test unless all lookups were answered, but for those that epmd was just answering when it was ended,
-// and in time.
+// check fails the test unless all lookups were answered in time. Those that epmd was just answering
+// when it was ended do not count.
 func (p poller) check(t *testing.T, ends int, limit time.Duration) {
 	t.Helper()
 	t.Logf("%d lookups over %d ends of epmd: the longest took %v, %d were cut off", p.asked, ends, p.longest.Round(time.Millisecond), p.cut)
@@ -391,7 +394,7 @@ func (p poller) check(t *testing.T, ends int, limit time.Duration) {
 	}
 }
 
-// tolerable is how long a lookup may wait across the end of epmd, on a machine that has much else to do.
+// tolerable is how long a lookup may wait across the end of epmd on a busy machine.
 const tolerable = 5 * time.Second
 
 // endBy has f end epmd and returns when another process of it is up.
@@ -421,15 +424,17 @@ func (s *supervised) checkSameProcess(t *testing.T, f func()) {
 	}
 }
 
-// startErl starts nodes that are services of their own, and returns what epmd knows of them. Their connections
-// are not watched: a node registers anew when its own ends, and has another creation then.
+// startErl starts nodes that are services of their own, and returns what epmd knows of them. Their
+// connections are not watched: a node registers anew when its own ends, and has another creation
+// then.
 func (s *supervised) startErl(t *testing.T, count int) []*raw {
 	t.Helper()
 	nodes := make([]*raw, count)
 	for i := range nodes {
 		name := fmt.Sprint("erl", i)
+		// Without a cookie of their own they would race to make one.
 		_, err := s.Output(soon(t), "systemd-run", "--collect", "--quiet", "--unit="+name, "--setenv=HOME=/root",
-			"erl", "-noinput", "-name", name+"@127.0.0.1", "-setcookie", "supervised") // or they race to make one
+			"erl", "-noinput", "-name", name+"@127.0.0.1", "-setcookie", "supervised")
 		must(t, err)
 		nodes[i] = &raw{name: name, ended: make(chan struct{})}
 	}
@@ -443,7 +448,7 @@ func (s *supervised) startErl(t *testing.T, count int) []*raw {
 	return nodes
 }
 
-// cutOff tells whether epmd has ended while it was answering.
+// cutOff reports whether epmd has ended while it was answering.
 func cutOff(err error) bool {
 	return errors.Is(err, epmd.ErrNoAnswer) || errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)
 }
@@ -477,8 +482,8 @@ func (s *supervised) entries(ctx context.Context, id string) ([]entry, error) {
 	return all, nil
 }
 
-// awaitEntry returns the first entry with that MESSAGE_ID when there is one about the node of that alive name, which may be
-// empty.
+// awaitEntry waits for an entry with that MESSAGE_ID about the node of that alive name, and returns
+// the first. The name may be empty.
 func (s *supervised) awaitEntry(t *testing.T, id, node string) (found entry) {
 	t.Helper()
 	must(t, lan.Wait(soon(t), "entry "+id+" about "+node, func(ctx context.Context) (bool, error) {

@@ -85,7 +85,8 @@ func TestSystemdNothingLost(t *testing.T) {
 		{"reload with a program that can't start", 0, func(t *testing.T) {
 			must(t, s.CopyFile("/usr/bin/epmd", "/bin/false", 0o755))
 			s.checkSameProcess(t, func() {
-				_ = s.Command(soon(t), "systemctl", "reload", unit).Run() // may well say that it has not worked
+				// It may well say that it has not worked.
+				_ = s.Command(soon(t), "systemctl", "reload", unit).Run()
 				s.awaitJournal(t, "program not replaced")
 			})
 		}},
@@ -185,8 +186,9 @@ func TestSystemdChurn(t *testing.T) {
 	s.checkOnly(t, staying...)
 }
 
-// comeAndGo registers a node and ends it, over and over. One that was told its creation is registered, whatever
-// becomes of epmd; and the next under that name has another creation. None is left without an answer.
+// comeAndGo registers a node and ends it, over and over. A node that was told its creation is
+// registered, whatever becomes of epmd. The next under that name has another creation. None is left
+// without an answer.
 func (s *supervised) comeAndGo(ctx context.Context, t *testing.T, name string) {
 	var last uint32
 	for ctx.Err() == nil {
@@ -214,7 +216,7 @@ func (s *supervised) comeAndGo(ctx context.Context, t *testing.T, name string) {
 	}
 }
 
-// TestSystemdUnanswered has epmd killed when a node is in the fd store and has yet to be told so.
+// TestSystemdUnanswered kills epmd when a node is in the fd store and has yet to be told so.
 func TestSystemdUnanswered(t *testing.T) {
 	s := supervise(t, "ExecStart=", "ExecStart=/usr/bin/epmd -systemd -delay_write 3")
 	type outcome struct {
@@ -361,8 +363,8 @@ func readCatalog(t *testing.T) []catalogEntry {
 	return entries
 }
 
-// TestSystemdCatalog has everything happen on a host that the catalog explains, and reads it back from the journal: each
-// entry has each field that its explanation names.
+// TestSystemdCatalog has everything happen on a host that the catalog explains, and reads the
+// journal. Each entry has each field that its explanation names.
 func TestSystemdCatalog(t *testing.T) {
 	machine.Need(t)
 	n := lan.ForTest(t, "avahi-publish")
@@ -431,7 +433,8 @@ func TestSystemdCatalog(t *testing.T) {
 	}
 }
 
-// TestSystemdStory has the whole story of a node found by its full name, on its host and on another one.
+// TestSystemdStory finds the whole story of a node by its full name, on its host and on another
+// one.
 func TestSystemdStory(t *testing.T) {
 	machine.Need(t)
 	n := lan.ForTest(t)
@@ -449,14 +452,15 @@ func TestSystemdStory(t *testing.T) {
 	a.systemctl(t, "stop", "story")
 	a.awaitStory(t, full, `node down: story@hosta\.local at port`, onA...)
 	b.awaitStory(t, full, `neighbour down: story@hosta\.local host=hosta\.local`, onB...)
-	up := a.awaitEntry(t, nodeUp, "story") // found by its alive name, whether its full name was known by then or not
+	// It is found by its alive name, whether or not its full name was known by then.
+	up := a.awaitEntry(t, nodeUp, "story")
 	if up.Node != "" && up.Node != full {
 		t.Errorf("entry %+v", up)
 	}
 }
 
-// awaitStory waits until the last of a node's entries, found by its full name, has a message that matches. fields are
-// how fields of it begin.
+// awaitStory finds a node's entries by its full name. It waits until the last one has a message
+// that matches. fields are how fields of it begin.
 func (s *supervised) awaitStory(t *testing.T, node, message string, fields ...string) {
 	t.Helper()
 	s.awaitJournal(t, message, "-o", "cat", "-n", "1", "ERLANG_NODE="+node)
@@ -469,7 +473,8 @@ func (s *supervised) awaitStory(t *testing.T, node, message string, fields ...st
 	}
 }
 
-// TestSystemdServices has two services with nodes, of which one starts epmd, as far as it knows, and goes.
+// TestSystemdServices has two services with nodes, of which one starts epmd, as far as it knows,
+// and goes.
 func TestSystemdServices(t *testing.T) {
 	s := supervise(t)
 	nodes := s.startErl(t, 2)

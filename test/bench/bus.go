@@ -19,8 +19,9 @@ const nodePath = "/org/erlang/Epmd/"
 // manyNodes is how many nodes come at once.
 const manyNodes = 1000
 
-// measureBus shows how soon the bus is told of nodes, and what telling it of many does to who looks a name up meanwhile:
-// beside a daemon without a bus, which stands where the stock does elsewhere.
+// measureBus shows how soon the bus is told of nodes. It also shows what telling the bus of many
+// does to somebody who looks a name up meanwhile. The daemon beside ours has no bus. It stands
+// where the stock does elsewhere.
 func measureBus(b *bench) error {
 	bus, err := startBus(b.otherCore())
 	if err != nil {
@@ -80,7 +81,8 @@ type subscriber struct {
 	signals chan *dbus.Signal
 }
 
-// subscribe returns a subscriber once that daemon has the name. It may be that of one that was ended a moment ago.
+// subscribe returns a subscriber once that daemon has the name. It may be that of one that was
+// ended a moment ago.
 func (b *busDaemon) subscribe(d *daemon) (*subscriber, error) {
 	conn, err := dbus.Connect(b.address, dbus.WithSignalHandler(dbus.NewSequentialSignalHandler()))
 	if err != nil {
@@ -103,7 +105,8 @@ func (b *busDaemon) subscribe(d *daemon) (*subscriber, error) {
 	return nil, err
 }
 
-// await returns when count signals of that name have come whose first argument begins with that prefix.
+// await returns when count signals of that name have come whose first argument begins with that
+// prefix.
 func (s *subscriber) await(member, prefix string, count int) error {
 	timeout := time.After(answerTimeout)
 	for count > 0 {
@@ -122,7 +125,8 @@ func (s *subscriber) await(member, prefix string, count int) error {
 	return nil
 }
 
-// busLatency shows how long it takes from a node's ALIVE2_REQ to the signal that its object has come.
+// busLatency shows how long it takes from a node's ALIVE2_REQ to the signal that its object has
+// come.
 func (b *bench) busLatency(p program, bus *busDaemon) error {
 	return b.with(p, 0, func(d *daemon) error {
 		s, err := bus.subscribe(d)
@@ -149,7 +153,8 @@ func (b *bench) busLatency(p program, bus *busDaemon) error {
 	})
 }
 
-// busBurst shows how soon all objects are there when many nodes register at once, and the p99 of lookups meanwhile.
+// busBurst has many nodes register at once. It shows how soon all objects are there, and the p99 of
+// lookups meanwhile.
 func (b *bench) busBurst(with, without program, bus *busDaemon) error {
 	var told, loud, quiet, ratios []float64
 	for range b.rounds {
@@ -169,7 +174,7 @@ func (b *bench) busBurst(with, without program, bus *busDaemon) error {
 	return nil
 }
 
-// tell has many nodes register at once and returns how many seconds later the bus was told of all.
+// tell has many nodes register at once. It returns how many seconds later the bus was told of all.
 func (b *bench) tell(d *daemon, bus *busDaemon) (float64, error) {
 	s, err := bus.subscribe(d)
 	if err != nil {
@@ -186,8 +191,9 @@ func (b *bench) tell(d *daemon, bus *busDaemon) (float64, error) {
 	return time.Since(begin).Seconds(), err
 }
 
-// lookMeanwhile has many nodes register while another client looks one up, and returns the p99 of the lookups in seconds.
-// The bus is told too, unless it is nil; nobody listens there, as that would take its time from this process.
+// lookMeanwhile has many nodes register while another client looks one up. It returns the p99 of
+// the lookups in seconds. The bus is told too, unless it is nil. Nobody listens there, as that
+// would take time from this process.
 func (b *bench) lookMeanwhile(d *daemon, bus *busDaemon) (float64, error) {
 	if bus != nil {
 		s, err := bus.subscribe(d)

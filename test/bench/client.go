@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// client makes requests of one daemon, each on a connection of its own, at as little cost as can be.
-// It is for one goroutine.
+// client makes requests of one daemon at as little cost as can be. Each has a connection of its
+// own. It is for one goroutine.
 type client struct {
 	addr  unix.SockaddrInet4
 	eager bool // sends its request before the daemon can see the connection
@@ -42,8 +42,8 @@ func (c *client) dial() (int, error) {
 	return fd, nil
 }
 
-// connect goes on until the connection stands. A signal, of which Go's runtime sends some to itself,
-// does not end the attempt.
+// connect goes on until the connection stands. A signal, of which Go's runtime sends some to
+// itself, does not end the attempt.
 func (c *client) connect(fd int) error {
 	err := unix.Connect(fd, &c.addr)
 	for err == unix.EINTR || err == unix.EALREADY {
@@ -54,8 +54,8 @@ func (c *client) connect(fd int) error {
 	return err
 }
 
-// ask dials and sends a request. Between the two it gives way, so that the daemon sees the connection
-// before the request, as it does when clients are programs of their own on other cores or hosts.
+// ask dials and sends a request. Between the two it gives way, so that the daemon sees the
+// connection before the request. So does a daemon whose clients are on other cores or hosts.
 func (c *client) ask(frame []byte) (int, error) {
 	fd, err := c.dial()
 	if err != nil {
@@ -135,8 +135,8 @@ func (c *client) register(name string) (int, error) {
 	return -1, fmt.Errorf("register %s: %w", name, err)
 }
 
-// registerMany registers nodes named n0, n1 and so on, and returns the connections that hold them, as
-// many as came to be.
+// registerMany registers nodes named n0, n1 and so on. It returns the connections that hold them,
+// as many as there are.
 func (c *client) registerMany(count int) ([]int, error) {
 	fds := make([]int, 0, count)
 	for i := range count {
@@ -168,7 +168,7 @@ type load struct {
 	latencies []float64 // seconds from connect to the end of the answer, if one was asked at once
 }
 
-// run asks for d, one request after the other in turn, with atOnce of them under way all the time.
+// run asks for d, one request after the other in turn. atOnce of them are under way all the time.
 func (c *client) run(requests []request, atOnce int, d time.Duration) (load, error) {
 	var l load
 	var open []int

@@ -35,8 +35,8 @@ type daemon struct {
 // startTimeout is how long a daemon may take until it answers.
 const startTimeout = 10 * time.Second
 
-// start starts a program on that core (-1: any) with that limit on open files (0: this process's) and
-// returns when it answers.
+// start starts a program on that core (-1: any) and returns when it answers. files limits its open
+// files (0: as this process's).
 func (p program) start(cpu, files int) (*daemon, error) {
 	d, err := p.exec(cpu, files)
 	if err != nil {
@@ -85,8 +85,8 @@ func freePort() (int, error) {
 	return 0, errors.New("no free port found")
 }
 
-// awaitAnswer returns when the daemon has answered. Nothing tells when it begins to listen, so it is
-// tried every 50 us.
+// awaitAnswer returns when the daemon has answered. Nothing tells when it begins to listen, so it
+// is tried every 50 us.
 func (d *daemon) awaitAnswer() error {
 	pause := unix.NsecToTimespec(50_000)
 	for begin := time.Now(); time.Since(begin) < startTimeout; {
@@ -104,7 +104,7 @@ func (d *daemon) stop() {
 }
 
 // cpuTime returns how much processor time the daemon has used, all threads together, to the
-// nanosecond: that of the kernel's CPU-time clock of the process.
+// nanosecond. It reads the kernel's CPU-time clock of the process.
 func (d *daemon) cpuTime() (time.Duration, error) {
 	clock := int32(^d.cmd.Process.Pid)<<3 | 2 // as clock_getcpuclockid(3) has it
 	var ts unix.Timespec
@@ -114,15 +114,16 @@ func (d *daemon) cpuTime() (time.Duration, error) {
 	return time.Duration(ts.Nano()), nil
 }
 
-// anonymousMB returns the daemon's anonymous memory that is resident (RssAnon). Pages of the program file are the
-// page cache's: all processes share them, and the kernel takes them back when it needs them.
+// anonymousMB returns the daemon's anonymous memory that is resident (RssAnon). Pages of the
+// program file belong to the page cache. All processes share them, and the kernel takes them back
+// at need.
 func (d *daemon) anonymousMB() (float64, error) {
 	kb, err := statusField(fmt.Sprintf("/proc/%d/status", d.cmd.Process.Pid), "RssAnon:")
 	return float64(kb) / 1024, err
 }
 
-// switches returns how often threads of the daemon have been switched away from: each time that one
-// had been woken, or was interrupted.
+// switches returns how often the kernel has switched away from threads of the daemon. A thread was
+// woken or interrupted each time.
 func (d *daemon) switches() (int, error) {
 	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", d.cmd.Process.Pid))
 	if err != nil || len(tasks) == 0 {
@@ -155,7 +156,7 @@ func statusField(path, field string) (int, error) {
 	return 0, fmt.Errorf("%s has no %s", path, field)
 }
 
-// onCore calls f on a thread that is bound to one core, and so are processes that f starts.
+// onCore calls f on a thread that is bound to one core. So are processes that f starts.
 func onCore(cpu int, f func() error) error {
 	if cpu < 0 {
 		return f()
@@ -174,8 +175,8 @@ func onCore(cpu int, f func() error) error {
 	return f()
 }
 
-// filesToGive returns the limit on open files for a daemon of which this process is to hold a
-// connection for each: its own, less some.
+// filesToGive returns the limit on open files for a daemon. This process holds a connection for
+// each of those files, so the limit is its own, less some.
 func filesToGive() (int, error) {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {

@@ -11,8 +11,9 @@ import (
 	"github.com/goerlang/eclus/test/lan"
 )
 
-// measureLAN shows the anonymous memory of our daemon with LAN discovery on, and how often its threads wake, on a
-// host of its own on a virtual LAN with one neighbour and one node, when nothing happens any more.
+// measureLAN shows the anonymous memory of our daemon with LAN discovery on, and how often its
+// threads wake. The daemon has a host of its own on a virtual LAN, with one neighbour and one node.
+// Nothing happens there any more.
 func measureLAN(b *bench) error {
 	if err := lan.Check(); err != nil {
 		fmt.Fprintln(os.Stderr, "LAN figures left out:", err)

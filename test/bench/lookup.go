@@ -33,8 +33,8 @@ func (b *bench) with(p program, nodes int, f func(*daemon) error) error {
 // measure is one round with one daemon, of which it returns some figures.
 type measure func(*daemon) ([]float64, error)
 
-// compare measures both daemons in turn, for as many rounds as the run has, and returns the series of
-// each figure.
+// compare measures both daemons in turn, for all rounds of the run. It returns the series of each
+// figure.
 func (b *bench) compare(p pair, m measure) (ours, stock [][]float64, err error) {
 	of := map[*daemon]*[][]float64{p.ours: &ours, p.stock: &stock}
 	order := []*daemon{p.ours, p.stock}
@@ -66,9 +66,9 @@ func appendEach(series [][]float64, figures []float64) [][]float64 {
 	return series
 }
 
-// loadFigures returns a measure that makes requests, atOnce at a time, for a round. Its figures are the
-// daemon's CPU time for each, in seconds; how many were answered a second; and p50 and p99 of the latency, in
-// seconds, if atOnce is 1.
+// loadFigures returns a measure that makes requests, atOnce at a time, for a round. Its figures are
+// the daemon's CPU time for each, in seconds, and how many were answered a second. If atOnce is 1,
+// they are also p50 and p99 of the latency, in seconds.
 func (b *bench) loadFigures(requests []request, atOnce int) measure {
 	return func(d *daemon) ([]float64, error) {
 		before, err := d.cpuTime()
@@ -92,8 +92,8 @@ func (b *bench) loadFigures(requests []request, atOnce int) measure {
 	}
 }
 
-// lookupTargets are how many times less CPU than the stock a lookup is to take, by the number of
-// registered nodes and of lookups under way.
+// lookupTargets are how many times less CPU than the stock a lookup is to take. They go by the
+// number of registered nodes and of lookups under way.
 var lookupTargets = []struct {
 	nodes   int
 	atOnce  []int
@@ -104,8 +104,8 @@ var lookupTargets = []struct {
 	{900, []int{1, 8, 64}, []float64{20, 10, 10}},
 }
 
-// measureLookups shows what a lookup costs the daemon: CPU time of the process over the number of
-// lookups answered, load and daemon on one core.
+// measureLookups shows what a lookup costs the daemon: its CPU time over the number of lookups
+// answered. Load and daemon are on one core.
 func measureLookups(b *bench) error {
 	for _, t := range lookupTargets {
 		err := b.withPair(t.nodes, func(p pair) error {
@@ -153,7 +153,8 @@ func measureManyNodes(b *bench) error {
 	})
 }
 
-// lookUpAll is the same with lookups spread over all names, which need not be in the cache any more.
+// lookUpAll is the same with lookups spread over all names, which need not be in the cache any
+// more.
 func (b *bench) lookUpAll(full, one *daemon, many int) error {
 	requests := map[*daemon][]request{full: lookups(many), one: lookups(1)}
 	a, z, err := b.compare(pair{full, one}, func(d *daemon) ([]float64, error) {
@@ -166,8 +167,8 @@ func (b *bench) lookUpAll(full, one *daemon, many int) error {
 	return nil
 }
 
-// measureNames shows how long NAMES_REQ takes from connect to the end of the answer, of which each
-// name is a part.
+// measureNames shows how long NAMES_REQ takes from connect to the end of the answer. Each name is a
+// part of that.
 func measureNames(b *bench) error {
 	const nodes = 900
 	return b.withPair(nodes, func(p pair) error {
@@ -222,8 +223,8 @@ func (b *bench) compareStalled(free, beset *daemon, clients int) error {
 	return nil
 }
 
-// stall connects clients that send one byte, and returns when the daemon has had time to accept them:
-// a client after them was answered.
+// stall connects clients that send one byte. It returns when a client after them was answered, so
+// that the daemon has accepted them.
 func stall(d *daemon, clients int) ([]int, error) {
 	var held []int
 	for range clients {

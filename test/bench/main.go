@@ -1,10 +1,10 @@
-// Command bench measures this epmd against the one of Erlang/OTP, side by side in one run, and prints
-// a line for each figure: ours, theirs, how many times better ours is, and what is aimed at.
+// Command bench measures this epmd against the one of Erlang/OTP, side by side in one run. It
+// prints a line for each figure: ours, theirs, how many times better ours is, and the aim.
 //
-// Both daemons are started afresh on loopback ports of their own. What one round measures of the one
-// it measures of the other at once, the order changing from round to round, so that whatever else the
-// machine does disturbs both; a figure is the median of the rounds, a ratio the median of the ratios
-// of the rounds. The load comes from this process: one thread, blocking sockets, no package net.
+// Both daemons are started afresh on loopback ports of their own. A round measures one right after
+// the other, in an order that changes from round to round. So whatever else the machine does
+// disturbs both. A figure is the median of the rounds. A ratio is the median of their ratios. The
+// load comes from this process: one thread, blocking sockets, no package net.
 package main
 
 import (

@@ -8,9 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// measureRegistering shows what it costs the daemon to register a node and to see it go: with a name
-// of its own each time, when the 1,001 names that the stock remembers have gone already, as they have
-// for a daemon that has run for some time; and always with the same name, which alone has gone.
+// measureRegistering shows what it costs the daemon to register a node and to see it go. First each
+// node has a name of its own. The 1,001 names that the stock remembers have gone already by then,
+// as for a daemon that has run for some time. Then the name is always the same, and it alone has
+// gone.
 func measureRegistering(b *bench) error {
 	serial := 0
 	newName := func() string {
@@ -41,8 +42,8 @@ func (b *bench) compareRegistering(what string, gone int, name func() string, ta
 	})
 }
 
-// registerFigures returns a measure that registers nodes, one after the other, each gone before the next
-// comes. Its figure is the daemon's CPU time for each, in seconds.
+// registerFigures returns a measure that registers nodes, one after the other, each gone before the
+// next comes. Its figure is the daemon's CPU time for each, in seconds.
 func (b *bench) registerFigures(name func() string) measure {
 	return func(d *daemon) ([]float64, error) {
 		before, err := d.cpuTime()
@@ -60,8 +61,8 @@ func (b *bench) registerFigures(name func() string) measure {
 	}
 }
 
-// comeAndGo registers a node, ends its side of the connection, and returns when the daemon has ended the
-// other, which is after it has unregistered the node.
+// comeAndGo registers a node and ends its side of the connection. It returns when the daemon has
+// ended the other side. By then the node is unregistered.
 func (c *client) comeAndGo(name string) error {
 	fd, err := c.register(name)
 	if err != nil {
@@ -71,7 +72,8 @@ func (c *client) comeAndGo(name string) error {
 	return c.finish(fd, 0)
 }
 
-// measureLimit shows how many nodes can be registered at once, and whether lookups are answered then.
+// measureLimit shows how many nodes can be registered at once, and whether lookups are answered
+// then.
 func measureLimit(b *bench) error {
 	files, err := filesToGive()
 	if err != nil {
@@ -96,8 +98,8 @@ func measureLimit(b *bench) error {
 	return nil
 }
 
-// fill registers nodes until one is refused, not answered or cut off, and returns how many there were and
-// whether the first of them can be looked up still.
+// fill registers nodes until one is refused, not answered or cut off. It returns how many there
+// were and whether the first can still be looked up.
 func (b *bench) fill(p program, files int) (nodes int, answers bool, err error) {
 	d, err := p.start(b.cpu, files)
 	if err != nil {

@@ -5,12 +5,12 @@ import (
 	"time"
 )
 
-// settling is how long a daemon is left alone before it is looked at idle: runtimes have some things to
-// do after work.
+// settling is how long a daemon is left alone before it counts as idle. Runtimes have things to do
+// after work.
 const settling = 5 * time.Second
 
-// measureMemory shows the anonymous memory of a daemon that has answered once, and what it grows by when
-// nodes register.
+// measureMemory shows the anonymous memory of a daemon that has answered once. It also shows how
+// much that grows when nodes register.
 func measureMemory(b *bench) error {
 	idle, grown, err := b.growth(b.ours, 10_000)
 	if err != nil {
@@ -25,8 +25,8 @@ func measureMemory(b *bench) error {
 	return nil
 }
 
-// growth returns the memory of a daemon, and by how much it grows for each 1,000 nodes when that many
-// register; in MB.
+// growth returns the memory of a daemon, and how much it grows for each 1,000 of so many nodes, in
+// MB.
 func (b *bench) growth(p program, nodes int) (idle, per1000 float64, err error) {
 	err = b.with(p, 0, func(d *daemon) error {
 		time.Sleep(settling)
@@ -46,8 +46,8 @@ func (b *bench) growth(p program, nodes int) (idle, per1000 float64, err error) 
 	return idle, per1000, err
 }
 
-// measureIdle shows how often threads of a daemon wake with nothing happening, ten nodes registered:
-// the context switches of all its threads.
+// measureIdle shows how often threads of a daemon wake while nothing happens. Ten nodes are
+// registered. It counts the context switches of all threads.
 func measureIdle(b *bench) error {
 	watch := 10 * time.Second
 	if b.quick {

@@ -35,7 +35,8 @@ func (t *table) better(what string, c comparison, format func(float64) string, t
 		fmt.Sprintf(">= %g x", target), c.ratio >= target)
 }
 
-// atMost prints a figure of ours that has an upper bound beside the stock's, which is for information.
+// atMost prints a figure of ours that has an upper bound beside the stock's, which is for
+// information.
 func (t *table) atMost(what string, ours float64, stock string, format func(float64) string, limit float64) {
 	t.row(what, format(ours), stock, "", "<= "+format(limit), ours <= limit)
 }

@@ -1,5 +1,5 @@
-// Command demo shows what Eclus does, on one machine: it brings up two hosts on a virtual LAN, starts
-// real Erlang nodes on them and lets each host list the other's. It needs root, and ends by itself.
+// Command demo shows what Eclus does, on one machine. It brings up two hosts on a virtual LAN and
+// starts real Erlang nodes on them. Each host lists the other's. It needs root, and ends by itself.
 //
 //	demo EPMD
 //
@@ -171,7 +171,7 @@ func (d *demo) erl(h *lan.Host, args ...string) (*lan.Erl, error) {
 	return h.StartErl(d.ctx, append(args, "-start_epmd", "false")...)
 }
 
-// await waits until a host lists a node, or lists it no more, and says how long that took.
+// await waits until a host lists a node, or lists it no more. It says how long that took.
 func (d *demo) await(h *lan.Host, node string, listed bool) error {
 	began := time.Now()
 	what := fmt.Sprintf("%s to list %s", h.Name(), node)

@@ -22,13 +22,13 @@ var anchorScript string
 // ErrClosed is what running something on a closed Network or Host returns.
 var ErrClosed = errors.New("virtual LAN closed")
 
-// namespaces are what sets a host or a bridge apart from the machine: unnamed network, mount and
-// UTS namespaces of its own.
+// namespaces set a host or a bridge apart from the machine. They are unnamed network, mount and UTS
+// namespaces of its own.
 const namespaces = syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS
 
-// anchor is a process that keeps a set of namespaces alive. Nothing else does: they have no name and no
-// file, so when the anchor and all that ran in them have ended, they are gone, with their
-// interfaces and mounts. See anchor.sh for how it ends.
+// anchor is a process that keeps a set of namespaces alive. Nothing else does: they have no name
+// and no file. So they are gone, with their interfaces and mounts, once the anchor and all that ran
+// in them have ended. See anchor.sh for how it ends.
 type anchor struct {
 	cmd    *exec.Cmd
 	stdin  io.WriteCloser
@@ -36,8 +36,8 @@ type anchor struct {
 	closed atomic.Bool
 }
 
-// newAnchor starts an anchor in new namespaces. It takes no context: one that ended would kill the
-// anchor before it has killed what it is there to kill.
+// newAnchor starts an anchor in new namespaces. It takes no context. One that ended would kill the
+// anchor before the anchor has killed the others.
 func newAnchor() (*anchor, error) {
 	a := &anchor{cmd: exec.Command("sh", "-c", anchorScript)}
 	a.cmd.Stderr = &a.stderr
@@ -94,8 +94,8 @@ func (a *anchor) release() {
 	}
 }
 
-// wait releases the anchor and returns when it and all that was in its namespaces have ended. It is to
-// be called once.
+// wait releases the anchor and returns when it and all that was in its namespaces have ended. It is
+// to be called once.
 func (a *anchor) wait() error {
 	a.release()
 	if err := a.cmd.Wait(); err != nil {

@@ -10,9 +10,9 @@ import (
 	"syscall"
 )
 
-// Check returns nil if this package can work here, and otherwise an error that names everything that is missing:
-// root, tools (its own, and those the caller means to run on hosts), or a kernel that lets us have namespaces,
-// bridges and veth pairs.
+// Check returns nil if this package can work here. Otherwise its error names everything that is
+// missing. That may be root, tools, or a kernel that lets us have namespaces, bridges and veth
+// pairs. Tools are its own, and those that the caller means to run on hosts.
 func Check(tools ...string) error {
 	var missing []error
 	if os.Geteuid() != 0 {
@@ -41,7 +41,8 @@ func checkKernel() error {
 	return nil
 }
 
-// TB is what this package needs of a testing.TB. It spares programs that are no tests package testing.
+// TB is what this package needs of a testing.TB. It spares programs that are no tests package
+// testing.
 type TB interface {
 	Helper()
 	Context() context.Context
@@ -53,7 +54,8 @@ type TB interface {
 	Skipf(format string, args ...any)
 }
 
-// Need skips the test if [Check] finds something missing; with CI=true in the environment the test fails instead.
+// Need skips the test if [Check] finds something missing; with CI=true in the environment the test
+// fails instead.
 func Need(t TB, tools ...string) {
 	t.Helper()
 	err := Check(tools...)
@@ -66,8 +68,8 @@ func Need(t TB, tools ...string) {
 	}
 }
 
-// ForTest returns a network on DefaultSubnet that is closed when the test ends. If the test has failed, what the
-// processes of its hosts wrote is logged. tools are as for Need.
+// ForTest returns a network on DefaultSubnet that is closed when the test ends. If the test has
+// failed, what the processes of its hosts wrote is logged. tools are as for Need.
 func ForTest(t TB, tools ...string) *Network {
 	t.Helper()
 	Need(t, tools...)

@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// Daemon is a program that runs on a host for long, and can be stopped and started again there. A host
-// has two, Bus and Avahi; [Host.NewDaemon] makes more.
+// Daemon is a program that runs on a host for long. It can be stopped and started again there. A
+// host has two, Bus and Avahi; [Host.NewDaemon] makes more.
 type Daemon struct {
 	host  *Host
 	ready string // regular expression for what it writes when it is up
@@ -23,8 +23,8 @@ func (h *Host) NewDaemon(ready, name string, args ...string) *Daemon {
 	return &Daemon{host: h, ready: ready, argv: append([]string{name}, args...)}
 }
 
-// Start starts the daemon and waits until it is up. ctx bounds the wait only: the daemon runs until it is
-// stopped or the network closed.
+// Start starts the daemon and waits until it is up. ctx bounds the wait only: the daemon runs until
+// it is stopped or the network closed.
 func (d *Daemon) Start(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

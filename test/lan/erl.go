@@ -15,7 +15,8 @@ var evaluator string
 // evaluatorPath is where hosts have the evaluator, which nodes run.
 const evaluatorPath = "/run/evaluator.erl"
 
-// Erl is an Erlang node on a host. Stop ends it in good order, by SIGTERM, and Kill as a crash does.
+// Erl is an Erlang node on a host. Stop ends it in good order, by SIGTERM, and Kill as a crash
+// does.
 type Erl struct {
 	*Process
 	stdin io.WriteCloser
@@ -24,9 +25,10 @@ type Erl struct {
 	asked int
 }
 
-// StartErl starts erl without a shell and returns when it has booted, with its distribution, if args ask for one
-// (-name, -sname), registered. The cookie is in the host's Home. Environment variables can be set with
-// erl's own -env NAME VALUE. Unless args say -start_epmd false, erl itself runs epmd -daemon.
+// StartErl starts erl without a shell and returns when it has booted. Its distribution is
+// registered then, if args ask for one (-name, -sname). The cookie is in the host's Home.
+// Environment variables can be set with erl's own -env NAME VALUE. Unless args say -start_epmd
+// false, erl itself runs epmd -daemon.
 func (h *Host) StartErl(ctx context.Context, args ...string) (*Erl, error) {
 	// ctx bounds the boot; the node lives on.
 	script := fmt.Sprintf("file:script(%q).", evaluatorPath)
@@ -48,9 +50,9 @@ func (h *Host) StartErl(ctx context.Context, args ...string) (*Erl, error) {
 	return e, nil
 }
 
-// Eval evaluates Erlang expressions, such as `X = node(), {X, nodes()}.`, and returns the value of the last as
-// io:format's ~0tp shows it. Variables are forgotten in between. An exception is an error that tells
-// class and reason.
+// Eval evaluates Erlang expressions, such as `X = node(), {X, nodes()}.`. It returns the value of
+// the last, as io:format shows it with ~0tp. Variables are forgotten in between. An exception is an
+// error that tells class and reason.
 func (e *Erl) Eval(ctx context.Context, expressions string) (string, error) {
 	number, err := e.ask(expressions)
 	if err != nil {

@@ -22,8 +22,9 @@ const Home = "/run/home"
 // Cookie is the Erlang cookie in Home of every host that was not given another.
 const Cookie = "virtual-lan"
 
-// HostOptions say how a host differs from the usual one, which is the zero value: one address of the network's
-// subnet, a link-local IPv6 address, a system bus, and Avahi up on IPv4 and IPv6.
+// HostOptions say how a host differs from the usual one, which is the zero value. The usual host
+// has one address of the network's subnet and a link-local IPv6 address. It has a system bus, and
+// Avahi is up on IPv4 and IPv6.
 type HostOptions struct {
 	Addresses []netip.Prefix // of eth0, instead of the subnet's next one
 	AvahiName string         // Avahi's host name; usually the host's
@@ -31,7 +32,7 @@ type HostOptions struct {
 	NoIPv4    bool           // Avahi does not use IPv4
 	NoIPv6    bool           // Avahi does not use IPv6
 	NoAvahi   bool           // Avahi is not started, but may be with Avahi.Start
-	NoBus     bool           // the bus is not started, nor is Avahi; Bus.Start and Avahi.Start do it
+	NoBus     bool           // neither bus nor Avahi is started; Bus.Start and Avahi.Start do it
 }
 
 // Host is a light host: namespaces in which commands run as on a machine of their own.
@@ -57,10 +58,11 @@ type link struct {
 // AddHost makes a host and returns when its bus and Avahi are up. name becomes the host's name,
 // without a domain; Avahi announces it as name.local.
 //
-// The host has an /etc of its own (a copy of the machine's with other hosts, hostname, resolv.conf,
-// nsswitch.conf, machine-id and avahi-daemon.conf) and an empty /run; the rest of the file system is the machine's.
-// Names in .local are resolved by mdns4_minimal (Debian: libnss-mdns), no others at all. What is there of a
-// host that did not come up goes with the network.
+// The host has an empty /run and an /etc of its own. That is a copy of the machine's with other
+// hosts, hostname, resolv.conf, nsswitch.conf, machine-id and avahi-daemon.conf. The rest of the
+// file system is the machine's. Names in .local are resolved by mdns4_minimal (Debian:
+// libnss-mdns), no others at all. What is there of a host that did not come up goes with the
+// network.
 func (n *Network) AddHost(ctx context.Context, name string, opt HostOptions) (*Host, error) {
 	p, err := n.nextPort()
 	if err != nil {
@@ -113,8 +115,8 @@ func (h *Host) startDaemons(ctx context.Context, opt HostOptions) error {
 	return h.Avahi.Start(ctx)
 }
 
-// writeFiles writes what makes a host resolve names as one on a LAN with nothing but mDNS does. name.local
-// is never in /etc/hosts: it would hide what Avahi says.
+// writeFiles writes what makes a host resolve names as one on a LAN with nothing but mDNS does.
+// name.local is never in /etc/hosts: it would hide what Avahi says.
 func (h *Host) writeFiles(opt HostOptions) error {
 	id, err := os.ReadFile("/proc/sys/kernel/random/uuid")
 	if err != nil {
@@ -141,7 +143,8 @@ func (h *Host) writeFiles(opt HostOptions) error {
 	return h.WriteFile(Home+"/.erlang.cookie", cookie, 0o400)
 }
 
-// avahiConfig returns Debian's configuration, apart from wide-area DNS, which has nobody to ask here.
+// avahiConfig returns Debian's configuration, apart from wide-area DNS, which has nobody to ask
+// here.
 func avahiConfig(opt HostOptions) string {
 	yes := map[bool]string{true: "yes", false: "no"}
 	var b strings.Builder
@@ -164,12 +167,13 @@ func (h *Host) Address() netip.Addr {
 	return h.links["eth0"].address
 }
 
-// NetNS returns the file of the host's network namespace, for setns(2). It is there until the network is closed.
+// NetNS returns the file of the host's network namespace, for setns(2). It is there until the
+// network is closed.
 func (h *Host) NetNS() string { return fmt.Sprintf("/proc/%d/ns/net", h.ns.pid()) }
 
-// Cgroup returns the name of a cgroup for what is to have one of its own on the host, such as a container. The
-// caller makes it, directly below the root of whichever hierarchies it wants it in; with all that is below it, it is
-// removed when the network is closed.
+// Cgroup returns the name of a cgroup for something on the host that has one of its own, such as a
+// container. The caller makes the cgroup, directly below the root of each hierarchy where it is
+// wanted. The network removes the cgroup, with all below, when it is closed.
 func (h *Host) Cgroup() string { return fmt.Sprintf("lan-%d", h.ns.pid()) }
 
 // Path returns where the host's file path is found from outside. Absolute symbolic links on the way
@@ -193,8 +197,8 @@ func (h *Host) DBusAddress() string {
 	return "unix:path=" + h.Path("/run/dbus/system_bus_socket")
 }
 
-// Command prepares a command on the host, with a small environment (PATH, HOME, LANG) to which the
-// caller may add. It starts in Home, as root, in a process group of its own, and is killed when ctx ends or
+// Command prepares a command on the host. The caller may add to its small environment (PATH, HOME,
+// LANG). It starts in Home, as root, in a process group of its own. It is killed when ctx ends or
 // the network is closed. The caller starts it and waits for it, as for any exec.Cmd.
 func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := h.ns.command(ctx, Home, name, args...)
@@ -202,8 +206,8 @@ func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.C
 	return cmd
 }
 
-// Output runs a command on the host to its end and returns its standard output. The error of one that
-// fails tells what it wrote to standard error.
+// Output runs a command on the host to its end and returns its standard output. The error of one
+// that fails tells what it wrote to standard error.
 func (h *Host) Output(ctx context.Context, name string, args ...string) (string, error) {
 	cmd := h.Command(ctx, name, args...)
 	var stderr bytes.Buffer
@@ -224,8 +228,8 @@ func (h *Host) AddAddress(ctx context.Context, iface string, address netip.Prefi
 	return h.ns.ip(ctx, fmt.Sprintf("addr add %v dev %s%s\n", address, iface, flags))
 }
 
-// LinkDown switches an interface ("eth0") off, as ip link does, and Avahi forgets what it saw there. Other
-// hosts' Avahis are told nothing.
+// LinkDown switches an interface ("eth0") off, as ip link does, and Avahi forgets what it saw
+// there. Other hosts' Avahis are told nothing.
 func (h *Host) LinkDown(ctx context.Context, iface string) error {
 	return h.ns.ip(ctx, "link set "+iface+" down\n")
 }
@@ -235,8 +239,8 @@ func (h *Host) LinkUp(ctx context.Context, iface string) error {
 	return h.ns.ip(ctx, "link set "+iface+" up\n")
 }
 
-// Unplug pulls the cable of an interface: it stays up and has no carrier, which Avahi does not look at
-// unless configured to (use-iff-running).
+// Unplug pulls the cable of an interface, which stays up and has no carrier. Avahi does not look at
+// that unless configured to (use-iff-running).
 func (h *Host) Unplug(ctx context.Context, iface string) error {
 	return h.setPort(ctx, iface, "down")
 }
@@ -271,7 +275,8 @@ func (h *Host) addLink(l link) string {
 	return name
 }
 
-// SetHostName gives Avahi another host name and returns when it has taken it, which a conflict may alter.
+// SetHostName gives Avahi another host name and returns when it has taken it, which a conflict may
+// alter.
 func (h *Host) SetHostName(ctx context.Context, name string) error {
 	avahi, err := h.Avahi.Process()
 	if err != nil {

@@ -66,8 +66,8 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// TestPublish has hosts find each other's services: while all is well, over a link that is down and a pulled cable, and
-// across a restart of the publishing Avahi.
+// TestPublish has hosts find each other's services while all is well. Then a link is down, a cable
+// pulled, and the publishing Avahi restarts.
 func TestPublish(t *testing.T) {
 	a, b := pair(t)
 	browse := start(t, b, "avahi-browse", "-rp", "_epmd._tcp")
@@ -197,7 +197,8 @@ func TestHost(t *testing.T) {
 	must(t, h.RemoveInterface(deadline(t), "eth0"))
 }
 
-// TestClose takes a network down and finds nothing left, not even a daemon that has left its parent.
+// TestClose takes a network down and finds nothing left, not even a daemon that has left its
+// parent.
 func TestClose(t *testing.T) {
 	before := machine(t)
 	n := lan.ForTest(t)

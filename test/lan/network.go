@@ -1,6 +1,7 @@
-// Package lan brings up a virtual LAN on one Linux machine: a bridge and light hosts around it, each with
-// network, mount and UTS namespaces, a D-Bus system bus and an avahi-daemon of its own. It is for
-// end-to-end tests and demonstrations; it needs root and the tools that [Check] looks for.
+// Package lan brings up a virtual LAN on one Linux machine: a bridge and light hosts around it,
+// each with network, mount and UTS namespaces, a D-Bus system bus and an avahi-daemon of its own.
+// It is for end-to-end tests and demonstrations; it needs root and the tools that [Check] looks
+// for.
 //
 //	n, err := lan.New(ctx, lan.DefaultSubnet)
 //	if err != nil { ... }
@@ -9,13 +10,14 @@
 //	node, err := hosts[0].StartErl(ctx, "-name", "a@hosta.local")
 //	pong, err := node.Eval(ctx, `net_adm:ping('b@hostb.local').`)
 //
-// Nothing is named, bound, mounted or routed in the machine's own namespaces. All that a network consists
-// of lives in namespaces held by one process each, which kills all that runs there when [Network.Close] is
-// called, or when the program that made it has ended in whatever way, SIGKILL included. Hosts
-// share the machine's file system except /run and /etc, its processes' ids and its clock.
+// Nothing is named, bound, mounted or routed in the machine's own namespaces. All that a network
+// consists of lives in namespaces held by one process each, which kills all that runs there when
+// [Network.Close] is called, or when the program that made it has ended in whatever way, SIGKILL
+// included. Hosts share the machine's file system except /run and /etc, its processes' ids and its
+// clock.
 //
-// All methods may be called concurrently. Contexts bound waiting, and for commands and processes their
-// life; deadlines are the caller's.
+// All methods may be called concurrently. Contexts bound waiting, and for commands and processes
+// their life; deadlines are the caller's.
 package lan
 
 import (
@@ -64,8 +66,8 @@ func New(ctx context.Context, subnet string) (*Network, error) {
 		return nil, err
 	}
 	n := &Network{subnet: prefix.Masked(), ns: ns}
-	// Without these a bridge holds multicast back until it has learned who listens, and a new port
-	// for as long as it listens for loops.
+	// Without these a bridge holds multicast back until it has learned who listens. It holds a new
+	// port back for as long as it listens for loops.
 	const bridge = "link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\nlink set br0 up\n"
 	if err := ns.ip(ctx, bridge); err != nil {
 		return nil, errors.Join(err, n.Close())
@@ -73,8 +75,8 @@ func New(ctx context.Context, subnet string) (*Network, error) {
 	return n, nil
 }
 
-// Close kills all that runs on the network's hosts and waits until it is gone, and the namespaces with it.
-// Calls after the first return nil.
+// Close kills all that runs on the network's hosts. It waits until that is gone, with the
+// namespaces. Calls after the first return nil.
 func (n *Network) Close() (err error) {
 	n.once.Do(func() { err = n.close() })
 	return err
@@ -96,8 +98,8 @@ func (n *Network) close() error {
 	return errors.Join(append(errs, n.ns.wait())...)
 }
 
-// AddHosts makes hosts with the same options at the same time. They are returned, and numbered, in the order
-// of names.
+// AddHosts makes hosts with the same options at the same time. They are returned, and numbered, in
+// the order of names.
 func (n *Network) AddHosts(ctx context.Context, opt HostOptions, names ...string) ([]*Host, error) {
 	hosts := make([]*Host, len(names))
 	group, ctx := errgroup.WithContext(ctx)
@@ -148,9 +150,9 @@ func (n *Network) nextPort() (port, error) {
 	}, nil
 }
 
-// Attach connects h to the network by one more interface, named eth0, eth1 and so on as they come, and
-// returns that name. Without addresses it gets the subnet's next one. The host may have been
-// made on another network.
+// Attach connects h to the network by one more interface and returns its name: eth0, eth1 and so
+// on. Without addresses it gets the subnet's next one. The host may have been made on another
+// network.
 func (n *Network) Attach(ctx context.Context, h *Host, addresses ...netip.Prefix) (string, error) {
 	p, err := n.nextPort()
 	if err != nil {
@@ -179,8 +181,8 @@ func (n *Network) connect(ctx context.Context, h *Host, p port, addresses []neti
 	return iface, h.LinkUp(ctx, iface)
 }
 
-// Wait asks cond, at once and then every 20 ms, until it says true, returns an error, or ctx ends. It is for
-// what tells nobody when it happens; what is the end of the sentence "waiting for ...".
+// Wait asks cond at once and then every 20 ms. It ends when cond says true or fails, or when ctx
+// ends. It is for what tells nobody when it happens. what ends the sentence "waiting for ...".
 func Wait(ctx context.Context, what string, cond func(context.Context) (bool, error)) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

@@ -22,13 +22,13 @@ type Process struct {
 	err  error
 }
 
-// Start starts a command on the host, to run until it ends, ctx does, or the network is closed.
+// Start starts a command on the host. It runs until it ends, ctx does, or the network is closed.
 func (h *Host) Start(ctx context.Context, name string, args ...string) (*Process, error) {
 	return h.StartCmd(h.Command(ctx, name, args...))
 }
 
-// StartCmd is Start for what [Host.Command] returned and the caller has changed. Standard output and
-// standard error are kept unless the caller has set them.
+// StartCmd is Start for what [Host.Command] returned and the caller has changed. Standard output
+// and standard error are kept unless the caller has set them.
 func (h *Host) StartCmd(cmd *exec.Cmd) (*Process, error) {
 	p := &Process{cmd: cmd, argv: cmd.Args[slices.Index(cmd.Args, "--")+1:], out: newOutput(), done: make(chan struct{})}
 	if cmd.Stdout == nil {
@@ -53,8 +53,8 @@ func (p *Process) wait() {
 	close(p.done)
 }
 
-// join waits until the end of all processes has been noticed. It is for a host whose anchor has gone, and kills a
-// process that entered the namespaces as they were swept.
+// join waits until the end of all processes has been noticed. It is for a host whose anchor has
+// gone. It kills a process that entered the namespaces as they were swept.
 func (h *Host) join() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -111,8 +111,8 @@ func (p *Process) end(ctx context.Context, sig os.Signal) error {
 }
 
 // WaitOutput waits until the regular expression matches the process's output, and returns the match
-// and its groups. It looks at all there is from the start on, however often it is called, and at whole lines
-// only: text of which the newline is still to come does not count before the process ends.
+// and its groups. It looks at all output from the start on, however often it is called. It looks at
+// whole lines only. Text whose newline is still to come does not count before the process ends.
 func (p *Process) WaitOutput(ctx context.Context, pattern string) ([]string, error) {
 	return p.waitOutput(ctx, 0, pattern)
 }

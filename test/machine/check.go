@@ -16,8 +16,9 @@ import (
 //go:embed check.sh
 var checkScript string
 
-// Check returns nil if this package can work here, and otherwise an error that names what is missing: what package lan
-// needs, tools (its own, and those the caller means to run), or a kernel that lets us have overlays and cgroups.
+// Check returns nil if this package can work here. Otherwise its error names what is missing. That
+// may be what package lan needs, tools, or a kernel that lets us have overlays and cgroups. Tools
+// are its own, and those that the caller means to run.
 func Check(tools ...string) error {
 	own := []string{"systemd-nspawn", "systemctl", "busctl", "setpriv", "setsid", "find", "xargs"}
 	if err := lan.Check(append(own, tools...)...); err != nil {
@@ -31,7 +32,8 @@ func Check(tools ...string) error {
 	return nil
 }
 
-// Need skips the test if [Check] finds something missing; with CI=true in the environment the test fails instead.
+// Need skips the test if [Check] finds something missing; with CI=true in the environment the test
+// fails instead.
 func Need(t lan.TB, tools ...string) {
 	t.Helper()
 	err := Check(tools...)
@@ -47,8 +49,8 @@ func Need(t lan.TB, tools ...string) {
 // bootLimit is how long a host may take to boot, on however busy a machine.
 const bootLimit = 3 * time.Minute
 
-// ForTest returns a host on a network, or, if that is nil, on one of its own, which is gone when the test ends. If the
-// test has failed, the journal is logged. tools are as for Need.
+// ForTest returns a host on a network. A nil network stands for one of its own, which is gone when
+// the test ends. If the test has failed, the journal is logged. tools are as for Need.
 func ForTest(t lan.TB, n *lan.Network, name string, opt Options, tools ...string) *Machine {
 	t.Helper()
 	Need(t, tools...)

@@ -1,14 +1,15 @@
-// Package machine brings up full hosts on one Linux machine, for end-to-end tests: systemd as PID 1, journald and all
-// that belongs to them, in a container of systemd-nspawn on an overlay over the machine's own file system. Each
-// is inside a light host of a virtual LAN of package lan, which gives it its network and takes it down.
+// Package machine brings up full hosts on one Linux machine, for end-to-end tests: systemd as PID
+// 1, journald and all that belongs to them, in a container of systemd-nspawn on an overlay over the
+// machine's own file system. Each is inside a light host of a virtual LAN of package lan, which
+// gives it its network and takes it down.
 //
 //	m := machine.ForTest(t, nil, "hosta", machine.Options{})
 //	err := m.InstallEpmd(ctx, "build/epmd", "systemd")
 //	out, err := m.Output(ctx, "systemctl", "status", "epmd.socket")
 //
-// Nothing is started on a full host but what systemd brings, the system bus, and Avahi if it is asked for. What it writes
-// is its own and gone with it. It ends when its network is closed, or when the program that made it has ended in
-// whatever way, SIGKILL included.
+// Nothing is started on a full host but what systemd brings, the system bus, and Avahi if it is
+// asked for. What it writes is its own and gone with it. It ends when its network is closed, or
+// when the program that made it has ended in whatever way, SIGKILL included.
 //
 // All methods may be called concurrently. Contexts bound waiting, and for commands their life.
 package machine
@@ -34,20 +35,23 @@ var bootScript string
 // Options say how a host differs from the usual one, which is the zero value.
 type Options struct {
 	Avahi bool // avahi-daemon runs, and is up when the host is
-	Queue int  // messages that systemd's sockets hold (net.unix.max_dgram_qlen); 0: as many as systemd wants
+	// Queue is how many messages systemd's sockets hold (net.unix.max_dgram_qlen). 0: as many as
+	// systemd wants.
+	Queue int
 }
 
 // Machine is a full host.
 type Machine struct {
-	// Link is the light host around it: its network namespace and its interfaces. Nothing runs there.
+	// Link is the light host around it: its network namespace and its interfaces. Nothing runs
+	// there.
 	Link *lan.Host
 
 	nspawn *lan.Process
 	leader int // the container's PID 1, as it is known outside
 }
 
-// New boots a host on a network and returns when all its services are up. name becomes the host's name, without
-// a domain.
+// New boots a host on a network and returns when all its services are up. name becomes the host's
+// name, without a domain.
 func New(ctx context.Context, n *lan.Network, name string, opt Options) (*Machine, error) {
 	h, err := n.AddHost(ctx, name, lan.HostOptions{NoBus: true})
 	if err != nil {
@@ -94,7 +98,7 @@ func (m *Machine) awaitBoot(ctx context.Context, opt Options) error {
 	return m.startAvahi(ctx)
 }
 
-// leaderOf returns the process that is PID 1 of the container that nspawn runs, or 0 if there is none yet.
+// leaderOf returns the process that is PID 1 of nspawn's container, or 0 if there is none yet.
 func leaderOf(nspawn int) (int, error) {
 	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", nspawn))
 	if err != nil {
@@ -113,8 +117,8 @@ func leaderOf(nspawn int) (int, error) {
 	return 0, nil
 }
 
-// awaitRunning waits for the end of the boot. A unit of the distribution that does not start in a container is none of
-// ours.
+// awaitRunning waits for the end of the boot. A unit of the distribution that does not start in a
+// container is none of ours.
 func (m *Machine) awaitRunning(ctx context.Context) error {
 	out, err := m.Command(ctx, "systemctl", "is-system-running", "--wait").CombinedOutput()
 	state := string(bytes.TrimSpace(out))
@@ -135,8 +139,8 @@ func (m *Machine) startAvahi(ctx context.Context) error {
 	})
 }
 
-// Close ends the container, without shutting it down in good order. Its network stays, and what else is left of it
-// goes with the network.
+// Close ends the container, without shutting it down in good order. Its network stays, and what
+// else is left of it goes with the network.
 func (m *Machine) Close(ctx context.Context) error { return m.nspawn.Kill(ctx) }
 
 // Console returns what systemd and its units have written to the console so far.
@@ -145,22 +149,24 @@ func (m *Machine) Console() string { return m.nspawn.Output() }
 // Leader returns the process that is PID 1 on the host, by its number outside.
 func (m *Machine) Leader() int { return m.leader }
 
-// NetNS returns the file of the host's network namespace, for setns(2). It is there until the network is closed.
+// NetNS returns the file of the host's network namespace, for setns(2). It is there until the
+// network is closed.
 func (m *Machine) NetNS() string { return m.Link.NetNS() }
 
-// Path returns where the host's file path is found from outside. Absolute symbolic links on the way lead
-// to the machine's own files.
+// Path returns where the host's file path is found from outside. Absolute symbolic links on the way
+// lead to the machine's own files.
 func (m *Machine) Path(path string) string {
 	return filepath.Join(fmt.Sprintf("/proc/%d/root", m.leader), path)
 }
 
-// Command prepares a command on the host, with a small environment (PATH, HOME, LANG) to which the caller may add.
-// It starts in /root, as root, in a session of its own, and is killed when ctx ends or the host does. The caller starts it
-// and waits for it, as for any exec.Cmd. It is in no cgroup of the host: what is to be looked at or killed as a
-// service is started with systemd-run.
+// Command prepares a command on the host. The caller may add to its small environment (PATH, HOME,
+// LANG). It starts in /root, as root, in a session of its own. It is killed when ctx ends or the
+// host does. The caller starts it and waits for it, as for any exec.Cmd. It is in no cgroup of the
+// host. systemd-run starts what is to be looked at or killed as a service.
 func (m *Machine) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	// The command is a child of nsenter, which a process needs to enter a pid namespace. In a process group
-	// that is shared with something outside, "kill 0" would end more than there is inside.
+	// The command is a child of nsenter, which a process needs to enter a pid namespace. In a
+	// process group that is shared with something outside, "kill 0" would end more than there is
+	// inside.
 	enter := []string{"-t", fmt.Sprint(m.leader), "-a", "--wd=" + m.Path("/root"), "--",
 		"setpriv", "--pdeathsig", "KILL", "setsid", "-w", name}
 	cmd := m.Link.Command(ctx, "nsenter", append(enter, args...)...)
@@ -168,8 +174,8 @@ func (m *Machine) Command(ctx context.Context, name string, args ...string) *exe
 	return cmd
 }
 
-// Output runs a command on the host to its end and returns its standard output. The error of one that fails tells what
-// it wrote to standard error.
+// Output runs a command on the host to its end and returns its standard output. The error of one
+// that fails tells what it wrote to standard error.
 func (m *Machine) Output(ctx context.Context, name string, args ...string) (string, error) {
 	cmd := m.Command(ctx, name, args...)
 	var stderr bytes.Buffer
@@ -181,8 +187,8 @@ func (m *Machine) Output(ctx context.Context, name string, args ...string) (stri
 	return string(out), nil
 }
 
-// WriteFile makes path a file with that content, in a folder that is made if need be. What was there is replaced by a
-// rename, as a package manager does it: a program that runs from it goes on.
+// WriteFile makes path a file with that content, in a folder that is made if need be. A rename
+// replaces what was there, as a package manager does it. A program that runs from it goes on.
 func (m *Machine) WriteFile(path string, content []byte, mode os.FileMode) error {
 	outside := m.Path(path)
 	if err := os.MkdirAll(filepath.Dir(outside), 0o755); err != nil {

@@ -21,8 +21,8 @@ var installed = map[string]string{
 	"sysusers/*.conf": "/usr/lib/sysusers.d",
 }
 
-// InstallEpmd puts a binary at /usr/bin/epmd, and in place of the distribution's units those in folder units, and starts
-// epmd.socket.
+// InstallEpmd puts a binary at /usr/bin/epmd and starts epmd.socket. The units in folder units take
+// the place of the distribution's.
 func (m *Machine) InstallEpmd(ctx context.Context, binary, units string) error {
 	if err := m.CopyFile("/usr/bin/epmd", binary, 0o755); err != nil {
 		return err
@@ -58,8 +58,8 @@ func (m *Machine) Show(ctx context.Context, unit, property string) (string, erro
 	return strings.TrimSuffix(out, "\n"), err
 }
 
-// MainPID returns the main process of a service, by its number on the host. It is an error if there is none, for which
-// systemd says 0.
+// MainPID returns the main process of a service, by its number on the host. It is an error if there
+// is none, for which systemd says 0.
 func (m *Machine) MainPID(ctx context.Context, unit string) (int, error) {
 	out, err := m.Show(ctx, unit, "MainPID")
 	if err != nil {
@@ -85,7 +85,8 @@ func (m *Machine) Signal(ctx context.Context, unit string, sig syscall.Signal) e
 	return err
 }
 
-// Journal returns what journalctl prints with args, after all that was logged so far has been taken in.
+// Journal returns what journalctl prints with args, after all that was logged so far has been taken
+// in.
 func (m *Machine) Journal(ctx context.Context, args ...string) (string, error) {
 	if _, err := m.Output(ctx, "journalctl", "--sync"); err != nil {
 		return "", err
