@@ -128,7 +128,7 @@ var accessPeers = []struct {
 	{true, "fd00:51::1", "fd00:51::1", answered{true, true, true}},
 	{true, "fe80::51:1%lan", "fe80::51:1%lan", answered{true, true, true}},
 	{true, "203.0.113.99", "203.0.113.99", answered{true, true, true}},
-	{true, "203.0.113.99", "198.51.100.1", answered{false, true, false}}, // another address of this host
+	{true, "203.0.113.99", "198.51.100.1", answered{false, true, false}}, // also this host
 
 	{false, "198.51.100.2", "198.51.100.1", answered{false, true, false}},
 	{false, "fd00:51::2", "fd00:51::1", answered{false, true, false}},

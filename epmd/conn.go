@@ -88,7 +88,6 @@ func (e *engine) unregister(c *conn, reason string) {
 		unix.Shutdown(c.fd, unix.SHUT_RDWR) // fails where the peer has gone, as it should
 	}
 	e.protocol.gone(c.reg, reason)
-	c.reg = nil
 }
 
 // watch tells epoll what to watch of c.

@@ -310,6 +310,9 @@ func TestEngineEnds(t *testing.T) {
 			} else {
 				s.close("the end")
 			}
+			for range 2 {
+				s.release(<-s.names) // too late: it must neither be sent nor end anything
+			}
 			refused.wantAll("")
 			part.wantAll("")
 			close(s.toy.ended)

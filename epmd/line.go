@@ -28,9 +28,9 @@ const (
 //
 //	KIND KEY=VALUE KEY=VALUE ...
 //
-//	+ node=a@hosta.local name=a host=hosta.local address=198.51.100.11 port=41237 type=normal origin=lan
+//	+ node=a@a1.local name=a host=a1.local address=198.51.100.11 port=41237 type=normal origin=lan
 //	= nodes=1 lan=on
-//	- node=a@hosta.local name=a host=hosta.local address=198.51.100.11 port=41237 origin=lan epmd=4369
+//	- node=a@a1.local name=a host=a1.local address=198.51.100.11 port=41237 origin=lan epmd=4369
 //
 // A local node is known by its name. One of another host is known by name, host and epmd. A line
 // replaces what an earlier one said of the same node, even if the full name differs.

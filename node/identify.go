@@ -82,7 +82,8 @@ func Identify(ctx context.Context, addr netip.AddrPort, prober string) (Identity
 	id, err := identifyTLS(ctx, addr, prober)
 	if errors.Is(err, errPlain) {
 		id, err = identifyPlain(ctx, addr, prober)
-		if opErr := (*net.OpError)(nil); errors.As(err, &opErr) && opErr.Op == "dial" { // it was there just now
+		// It took the first connection just now.
+		if opErr := (*net.OpError)(nil); errors.As(err, &opErr) && opErr.Op == "dial" {
 			err = fmt.Errorf("%w: then %v", ErrHungUp, err)
 		}
 	}
