@@ -11,14 +11,14 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// nodeField is one of the fields by which lines and JSON tell of a node.
+// nodeField is a field by which lines and JSON tell of a node.
 type nodeField struct {
 	key string
 	in  place
 	of  func(*registry.Node) any // nil: the field is left out
 
-	// read reads what a line has into a node. It is called in the order of the table, for values
-	// that are not empty. nil: another field reads it.
+	// read reads what a line has into a node. It is called in the order of the table,
+	// for values that are not empty. nil: another field reads it.
 	read func(n *registry.Node, s string) error
 }
 
@@ -32,7 +32,8 @@ const (
 	inJSON           // in JSON alone
 )
 
-// nodeFields are the fields of a node in the order of lines and of JSON. What they mean stands at [Line].
+// nodeFields are the fields of a node, in the order of lines and of JSON. [Line] says what they
+// mean.
 var nodeFields = []nodeField{
 	{"node", everywhere, func(n *registry.Node) any { return n.Node }, into(func(n *registry.Node) *string { return &n.Node })},
 	{"name", everywhere, func(n *registry.Node) any { return n.Name }, into(func(n *registry.Node) *string { return &n.Name })},
@@ -117,9 +118,9 @@ func lineValue(v any) string {
 	return fmt.Sprint(v)
 }
 
-// JSONFields returns the fields by which JSON tells of a node, in order, without those that are left
-// out. Their keys and meaning are those of [Line]. Values are strings, numbers, false and true for no and
-// yes, addresses, lists of these, and times.
+// JSONFields returns the fields by which JSON tells of a node, in order. What is not known is left
+// out. [Line] says what the keys mean. A value is a string, a number, an address, a list of these or
+// a time. false and true stand for no and yes.
 func JSONFields(n *registry.Node) iter.Seq2[string, any] {
 	return func(yield func(string, any) bool) {
 		for i := range nodeFields {

@@ -9,8 +9,8 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// newLAN returns as much of LAN discovery as is wanted, for an epmd on that port. It tells epmds which epmds
-// are announced.
+// newLAN returns as much of LAN discovery as is wanted, for an epmd on that port. epmds is told
+// which epmds are announced.
 func newLAN(o Options, reg *registry.Registry, port uint16, loopbackOnly bool, epmds avahi.EPMDs, log *slog.Logger) *avahi.Discovery {
 	options := avahi.Options{
 		Browse:     o.Browse,
@@ -34,7 +34,7 @@ func newLAN(o Options, reg *registry.Registry, port uint16, loopbackOnly bool, e
 	return avahi.New(reg, options, log)
 }
 
-// ownListeners returns at which addresses epmd listens, or nil if that can't be found out.
+// ownListeners returns the addresses at which epmd listens. nil: they can't be found out.
 func ownListeners(port uint16, log *slog.Logger) []netip.Addr {
 	found, err := owner.FindListeners([]uint16{port})
 	if err != nil {
