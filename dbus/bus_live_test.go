@@ -57,7 +57,8 @@ func TestBusComesLate(t *testing.T) {
 	}
 }
 
-// TestNoNameBeforeObjects holds that whoever learns of the name finds all objects, as with Type=dbus of systemd.
+// TestNoNameBeforeObjects holds that whoever learns of the name finds all objects, as with
+// Type=dbus of systemd.
 func TestNoNameBeforeObjects(t *testing.T) {
 	const nodes = 2000
 	b := startBus(t)

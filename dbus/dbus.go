@@ -1,17 +1,17 @@
-// Package dbus is the D-Bus service org.erlang.Epmd: what the registry knows, for programs of this host to see. Each
-// node is an object that tells of itself by properties and signals:
+// Package dbus is the D-Bus service org.erlang.Epmd. It shows what the registry knows to programs
+// of this host. Each node is an object with properties and signals:
 //
 //	/org/erlang/Epmd                     ObjectManager, org.erlang.Epmd.Manager
 //	/org/erlang/Epmd/a_40hosta_2elocal   org.erlang.Epmd.Node
 //
-// The interfaces are described in the files org.erlang.Epmd.*.xml. None of them changes anything.
+// The files org.erlang.Epmd.*.xml describe the interfaces. None of them changes anything.
 //
-// A [Service] has a Run that blocks until its context ends. It never gives up: while the bus is absent, or does not let it
-// have its name, it waits and tries again. It can delay neither the registry, of which it reads a subscription that is
-// cut off rather than waited for, nor anybody who asks that.
+// A [Service] has a Run that blocks until its context ends. Run never gives up: while the bus is
+// absent or refuses the name, it waits and tries again. It delays neither the registry nor anybody
+// who asks the registry: it reads a subscription, which is cut off rather than waited for.
 //
-// The order of messages can be relied on: a reply tells of what the signals before it have told, and of nothing else. So
-// whoever asks for all objects and adds up the signals that come after the reply knows them all.
+// The order of messages is reliable. A reply says what the signals before it have said, and nothing
+// else. So a program knows all objects if it asks for them and adds up the signals after the reply.
 package dbus
 
 import (
@@ -30,7 +30,7 @@ const (
 	Root = "/org/erlang/Epmd"
 )
 
-// Options are those of a Service.
+// Options are what a Service needs to know.
 type Options struct {
 	Bus bus.Address
 
@@ -56,14 +56,15 @@ func New(reg *registry.Registry, opts Options, log *slog.Logger) *Service {
 	return &Service{reg: reg, opts: opts, log: log.With("bus", opts.Bus.String())}
 }
 
-// Pauses between sessions double until one has the name, or quadruple where it is forbidden.
+// Pauses between sessions. They double until a session has the name, or quadruple while the bus
+// forbids the name.
 const (
 	firstRetry  = 20 * time.Millisecond
 	lastRetry   = time.Second
 	deniedRetry = 10 * time.Minute // the last, where the bus's policy forbids the name
 )
 
-// errDenied is why a session ends whose bus lets others own the name, but not this process.
+// errDenied is why a session ends whose bus forbids the name to this process.
 var errDenied = errors.New("the policy of the bus forbids to own the name; it has to read org.erlang.Epmd.conf: systemctl reload dbus")
 
 // Run serves until ctx ends.
@@ -94,8 +95,9 @@ func (s *Service) Run(ctx context.Context) {
 	s.on = false
 }
 
-// off notes that the name is not ours. Losing it is news, and that the bus forbids it, once: an administrator may
-// have forgotten something. Where a bus is absent nobody misses the service.
+// off notes that the name is not ours. It logs the loss of the name. It also logs once that the bus
+// forbids the name, because an administrator may have forgotten something. Nobody misses the
+// service where there is no bus.
 func (s *Service) off(reason error) {
 	denied := errors.Is(reason, errDenied)
 	switch {

@@ -156,7 +156,8 @@ func (l *log) String() string {
 	return l.text.String()
 }
 
-// serve runs a service on the bus until the test ends, and returns its registry and its log, without debug entries.
+// serve runs a service on the bus until the test ends, and returns its registry and its log,
+// without debug entries.
 func (b *testBus) serve(t *testing.T, opts dbus.Options) (*registry.Registry, *log) {
 	t.Helper()
 	reg := registry.New("hosta.local", registry.OldNames)

@@ -18,9 +18,9 @@ type object struct {
 	queued bool
 }
 
-// objects are the nodes as the bus was told of them, and what it is still to be told: of each node no more than that it
-// has come, that it has gone, or what of it has changed, whatever has happened in between. It is for one
-// goroutine.
+// objects are the nodes as the bus was told of them, and what it is still to be told. That is one
+// change for each node, whatever has happened in between: the node has come, has gone, or has other
+// properties. objects are for one goroutine.
 type objects struct {
 	byID   map[uint64]*object          // of registry.Node
 	byPath map[dbus.ObjectPath]*object // those that the bus was told of
@@ -33,7 +33,7 @@ func newObjects(port uint16) *objects {
 	return &objects{port: port, byID: make(map[uint64]*object), byPath: make(map[dbus.ObjectPath]*object)}
 }
 
-// apply takes in a change of the registry.
+// apply enters a change of the registry.
 func (o *objects) apply(ev registry.Event) {
 	if ev.Kind == registry.Down {
 		o.set(ev.Node.ID, nil)
@@ -42,7 +42,7 @@ func (o *objects) apply(ev registry.Event) {
 	}
 }
 
-// sync takes in that these, and no others, are the nodes of the registry.
+// sync enters that the registry has these nodes and no others.
 func (o *objects) sync(nodes []*registry.Node) {
 	there := make(map[uint64]bool, len(nodes))
 	for _, n := range nodes {
@@ -74,13 +74,13 @@ func (o *objects) set(id uint64, n *registry.Node) {
 	}
 }
 
-// change is what there is to tell of one object: that it is new, that it has gone, or what of it has changed.
+// change is the news of one object: it is new, it has gone, or some of its properties have changed.
 type change struct {
 	path     dbus.ObjectPath
 	was, now *registry.Node // nil before it was there, and after
 }
 
-// tell returns the next change, and from then on the bus was told of it. It returns false if there is none.
+// tell returns the next change, and counts it as told. It returns false if there is none.
 func (o *objects) tell() (change, bool) {
 	for len(o.queue) > 0 {
 		obj := o.queue[0]
@@ -133,9 +133,9 @@ func (o *objects) all() iter.Seq2[dbus.ObjectPath, *registry.Node] {
 // paths returns the paths of all objects, sorted.
 func (o *objects) paths() []dbus.ObjectPath { return slices.Sorted(maps.Keys(o.byPath)) }
 
-// lookup returns the path of the node of that full name, or of the node that is registered on this host under that alive
-// name, or "". Of several that claim a full name, those of this host come before those of others, and among these
-// who has been known for longest.
+// lookup returns the path of a node, or "". name is a full name, or the alive name of a node that
+// is registered on this host. Several nodes may claim a full name. Those of this host come first,
+// then the one known for longest.
 func (o *objects) lookup(name string) dbus.ObjectPath {
 	var best *object
 	for _, obj := range o.byPath {

@@ -9,8 +9,9 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// escape makes an element of an object path of any string: letters and digits stay, apart from a leading digit; every
-// other byte becomes _ and two hexadecimal digits, and the empty string _. So does systemd (sd_bus_path_encode(3)).
+// escape makes an element of an object path from any string, as systemd does
+// (sd_bus_path_encode(3)). Letters stay, and digits unless leading. Every other byte becomes _ and
+// two hexadecimal digits. The empty string becomes _.
 func escape(s string) string {
 	if s == "" {
 		return "_"
@@ -30,9 +31,9 @@ func escape(s string) string {
 func isLetter(c byte) bool { return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' }
 func isDigit(c byte) bool  { return '0' <= c && c <= '9' }
 
-// pathOf returns a path for a node that is not taken: that of its alive name and host, which stay the same while the node
-// lives. Two epmds of a host may have a node of the same name each; then __2 and so on follows, which escape makes
-// of nothing.
+// pathOf returns a free path for a node. The path has the node's alive name and host, which stay
+// the same while the node lives. Two epmds of a host may each have a node of that name. Then __2
+// and so on follows, which escape never returns.
 func pathOf(n *registry.Node, isTaken func(dbus.ObjectPath) bool) dbus.ObjectPath {
 	base := dbus.ObjectPath(Root + "/" + escape(n.Name+"@"+n.Host))
 	path := base

@@ -9,13 +9,13 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// property is one of an interface, and how it is found in what the interface is about.
+// property is a property of an interface. The interface describes a T.
 type property[T any] struct {
 	name string
 	of   func(T) any // of the D-Bus type that the interface's file has
 }
 
-// noUID is what the UID property is when it is not known: the user ID that is none.
+// noUID is the UID property of a node whose user is not known: the ID that no user has.
 const noUID = 1<<32 - 1
 
 // nodeProperties are those of org.erlang.Epmd.Node.
@@ -42,7 +42,7 @@ var nodeProperties = []property[*registry.Node]{
 	{"Unit", func(n *registry.Node) any { return text(holder(n).Unit) }},
 }
 
-// status is what the Manager tells.
+// status is what the Manager's properties come from.
 type status struct {
 	hostName, version, allow string
 	port                     uint16
@@ -72,7 +72,7 @@ func values[T any](properties []property[T], v T) map[string]dbus.Variant {
 	return m
 }
 
-// changes returns those properties of is that are not as those of was.
+// changes returns the properties of is that differ from those of was.
 func changes[T any](properties []property[T], was, is T) map[string]dbus.Variant {
 	m := make(map[string]dbus.Variant)
 	for _, p := range properties {
@@ -83,7 +83,7 @@ func changes[T any](properties []property[T], was, is T) map[string]dbus.Variant
 	return m
 }
 
-// holder returns the process behind a node, or one of which nothing is known.
+// holder returns the process behind a node, or an unknown one.
 func holder(n *registry.Node) registry.Holder {
 	if n.Holder == nil {
 		return registry.Holder{UID: noUID}
@@ -99,8 +99,8 @@ func addresses(n *registry.Node) []string {
 	return list
 }
 
-// text returns s as a D-Bus string can hold it: in UTF-8 and without NUL, with U+FFFD for what is neither. A bus drops
-// the connection of whoever sends another.
+// text returns s as a D-Bus string can hold it: UTF-8 without NUL, with U+FFFD for all else. A bus
+// drops the connection of a sender of anything else.
 func text(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\ufffd"), "\x00", "\ufffd")
 }

@@ -221,7 +221,8 @@ func described(t *testing.T, file string) introspect.Interface {
 	return n.Interfaces[0]
 }
 
-// TestIntrospection holds that objects have the interfaces that the files describe, and these the properties.
+// TestIntrospection holds that objects have the interfaces that the files describe, and these the
+// properties.
 func TestIntrospection(t *testing.T) {
 	b := startBus(t)
 	reg, _ := b.serve(t, dbus.Options{})
@@ -287,8 +288,8 @@ func TestHostileText(t *testing.T) {
 	}
 }
 
-// TestSamePath holds that nodes of one name at several epmds of a host are objects of their own. That at the usual port is
-// the one that is looked up.
+// TestSamePath holds that nodes of one name at several epmds of a host are objects of their own.
+// That at the usual port is the one that is looked up.
 func TestSamePath(t *testing.T) {
 	b := startBus(t)
 	reg, _ := b.serve(t, dbus.Options{Port: 4369})

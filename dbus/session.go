@@ -23,15 +23,15 @@ const (
 	signalPause   = 10 * time.Millisecond // between two times that signals are sent
 )
 
-// errBusGone is why a session ends whose bus does.
+// errBusGone is why a session ends when its bus ends.
 var errBusGone = errors.New("the bus has gone")
 
-// session is one connection to the bus, from making it to losing it. All that is told on it is told by one goroutine, so
-// that replies and signals are in order.
+// session is one connection to the bus, from making it to losing it. One goroutine sends everything
+// on it, so replies and signals are in order.
 //
-// What changes is told at once, but then not again for signalPause, and never more than signalsAtOnce signals before the
-// bus has answered a ping. What changes meanwhile is put together by objects. A bus that does not read holds up this
-// goroutine and nobody else.
+// A session sends a change at once, and the next ones after signalPause. It sends at most
+// signalsAtOnce signals before the bus has answered a ping. In the meantime objects joins what
+// changes. A bus that does not read blocks this goroutine and nobody else.
 type session struct {
 	*Service
 	ctx     context.Context
@@ -79,7 +79,7 @@ func (s *Service) session(ctx context.Context) error {
 	return c.serve()
 }
 
-// greet makes the library's connection of one to the bus.
+// greet makes a connection of the library's from one to the bus.
 func (s *session) greet(raw net.Conn) (err error) {
 	s.conn, err = dbus.NewConn(raw, dbus.WithContext(s.ctx), dbus.WithIncomingInterceptor(s.receive),
 		dbus.WithSignalHandler(dbus.NewSequentialSignalHandler()))
@@ -95,8 +95,8 @@ func (s *session) greet(raw net.Conn) (err error) {
 	return nil
 }
 
-// receive is handed each message that comes in. It keeps method calls from the library, which would answer each in a
-// goroutine of its own, in no order.
+// receive gets each message that comes in. It withholds method calls from the library, which would
+// answer each in a goroutine of its own, in no order.
 func (s *session) receive(msg *dbus.Message) {
 	switch {
 	case msg.Type == dbus.TypeMethodCall:
@@ -115,7 +115,7 @@ func (s *session) post(msg *dbus.Message) {
 	}
 }
 
-// serve takes the name, once all objects are there, and then answers and tells.
+// serve takes the name once all objects are there. Then it answers calls and sends signals.
 func (s *session) serve() error {
 	s.changes = s.reg.Subscribe()
 	defer s.changes.Close()
@@ -132,12 +132,12 @@ func (s *session) serve() error {
 	}
 }
 
-// ask calls a method of the bus, whose reply comes by s.replies.
+// ask calls a method of the bus. The reply comes by s.replies.
 func (s *session) ask(method string, args ...any) {
 	s.conn.BusObject().GoWithContext(s.ctx, busName+"."+method, 0, s.replies, args...)
 }
 
-// await waits for the next thing to happen and deals with it. While no signals may be sent, what changes is left to add up.
+// await waits for the next event and deals with it. While no signals may be sent, changes add up.
 func (s *session) await() error {
 	changed := s.changes.Ready()
 	if s.owner && time.Now().Before(s.resume) {
@@ -193,7 +193,7 @@ func (s *session) handle(msg *dbus.Message) error {
 	return nil
 }
 
-// errTaken is why there is no service though the bus would let us have it.
+// errTaken is why there is no service though the bus allows the name.
 var errTaken = errors.New("another program has the name; see busctl status " + Name)
 
 // replied deals with the reply to ask.
@@ -216,7 +216,7 @@ func (s *session) replied(call *dbus.Call) error {
 	return nil
 }
 
-// tell tells what has changed, as much of it as may be told now.
+// tell sends what has changed, as much of it as may be sent now.
 func (s *session) tell(now time.Time) error {
 	switch {
 	case !s.owner:
@@ -262,7 +262,7 @@ func (s *session) tellAll() error {
 	return s.signalChanges(Root, ifaceManager, changes(managerProperties, was, s.status))
 }
 
-// tellNobody takes what has changed as told.
+// tellNobody takes all changes as sent.
 func (s *session) tellNobody() {
 	for more := true; more; {
 		_, more = s.objects.tell()
@@ -293,7 +293,7 @@ func (s *session) tellChange(c change) error {
 	return s.signalChanges(c.path, ifaceNode, changes(nodeProperties, c.was, c.now))
 }
 
-// nodeInterfaces returns the interfaces of a node with their properties, as ObjectManager has them.
+// nodeInterfaces returns the interfaces of a node with their properties, in ObjectManager's form.
 func nodeInterfaces(n *registry.Node) map[string]map[string]dbus.Variant {
 	return map[string]map[string]dbus.Variant{ifaceNode: values(nodeProperties, n)}
 }

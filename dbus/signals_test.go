@@ -31,7 +31,8 @@ func subscribe(t *testing.T, conn *godbus.Conn) <-chan *godbus.Signal {
 // nodeProperties are what is known of a node by the values of its properties.
 type nodeProperties map[string]godbus.Variant
 
-// sum is what a client knows that has asked for all objects once and added up the signals since then.
+// sum is what a client knows that has asked for all objects once and added up the signals since
+// then.
 type sum struct {
 	nodes   map[godbus.ObjectPath]nodeProperties
 	since   godbus.Sequence // of the reply
@@ -169,7 +170,8 @@ func TestSignalsOfOneNode(t *testing.T) {
 	sum.until(t, signals, func() bool { return len(sum.nodes) == 0 })
 }
 
-// churn has nodes come, go, register anew and change, and ends with some of them and one of the name last.
+// churn has nodes come, go, register anew and change, and ends with some of them and one of the
+// name last.
 func churn(t *testing.T, reg *registry.Registry, rounds int) {
 	t.Helper()
 	there := make(map[string]*registry.Registration)

@@ -17,8 +17,8 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// A process that is replaced by execve(2) keeps its descriptors. What they are is told to the new program by
-// variables, which count for the process of that id alone and for no child of it.
+// A process that is replaced by execve(2) keeps its descriptors. These variables describe them to
+// the new program. They count for the process with that PID, and for no child of it.
 const (
 	envHandOver  = "ECLUS_HANDOVER"  // "PID STORED STATE-FD LISTEN-FD...": STORED is 1 if systemd has the state too
 	envRehearsal = "ECLUS_REHEARSAL" // the descriptor of a state: read it and say that all is well
@@ -28,14 +28,15 @@ const (
 	maxSaid       = 4096 // bytes that a rehearsing program is listened to
 )
 
-// TakesOver tells whether this process was running epmd before it was replaced by this program.
+// TakesOver reports whether this process ran epmd before this program replaced it.
 func TakesOver() bool {
 	pid, _, _ := strings.Cut(os.Getenv(envHandOver), " ")
 	return pid == strconv.Itoa(os.Getpid())
 }
 
-// Rehearse starts a program, which is to take this one's place, with the arguments that it will have, and lets
-// it read the state of reg. The error says why it is no use; it has ended in any case.
+// Rehearse starts a program with the arguments that it will have, and lets it read the state of
+// reg. The program is to take this one's place. An error says why it can't. The program has ended
+// when Rehearse returns.
 func Rehearse(ctx context.Context, program string, args []string, reg *registry.Registry) error {
 	ctx, cancel := context.WithTimeout(ctx, rehearsalTime)
 	defer cancel()
@@ -60,7 +61,7 @@ func Rehearse(ctx context.Context, program string, args []string, reg *registry.
 	return nil
 }
 
-// firstBytes keeps the first that is written to it.
+// firstBytes keeps the first bytes that are written to it.
 type firstBytes struct{ text []byte }
 
 func (b *firstBytes) Write(p []byte) (int, error) {
@@ -68,8 +69,8 @@ func (b *firstBytes) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Rehearsal does what [Rehearse] asks of the program that it starts, and tells whether it was that which was
-// asked for.
+// Rehearsal does what [Rehearse] asks of the program that it starts. It reports whether Rehearse
+// has started this program.
 func Rehearsal(stdout io.Writer) (bool, error) {
 	number := os.Getenv(envRehearsal)
 	if number == "" {
@@ -88,9 +89,11 @@ func Rehearsal(stdout io.Writer) (bool, error) {
 	return true, err
 }
 
-// HandOver replaces this program by another, which finds in [Inherit] what reg has: the connections of its nodes,
-// whose descriptors are in the registry, and the sockets that listen. store may be nil. It returns only if it
-// fails; all is as before then.
+// HandOver replaces this program by another. The other one finds by [Inherit] what reg has: the
+// connections of its nodes, whose descriptors are in the registry, and the sockets that listen.
+// store may be nil.
+//
+// HandOver returns only if it fails. Then all is as before.
 func HandOver(program string, args []string, reg *registry.Registry, store *Store, listeners []*os.File) error {
 	store.Flush()
 	state, stored, err := stateFor(reg, store)
@@ -124,8 +127,8 @@ func HandOver(program string, args []string, reg *registry.Registry, store *Stor
 	return fmt.Errorf("execute %s: %w", program, unix.Exec(program, args, env))
 }
 
-// stateFor returns the state that another program is to find: that of the store, or else a new one. stored is "1"
-// for the former.
+// stateFor returns the state for another program: that of the store, or else a new one. stored is
+// "1" for the store's.
 func stateFor(reg *registry.Registry, store *Store) (f *os.File, stored string, err error) {
 	if store != nil {
 		f, err := store.writeState()
@@ -138,7 +141,7 @@ func stateFor(reg *registry.Registry, store *Store) (f *os.File, stored string, 
 	return s.file, "0", nil
 }
 
-// setInherited says whether descriptors stay open when the program is replaced.
+// setInherited sets whether descriptors stay open when the program is replaced.
 func setInherited(fds []int, inherited bool) error {
 	flag := unix.FD_CLOEXEC
 	if inherited {
@@ -187,8 +190,8 @@ func (in *Inherited) takeOver(log *slog.Logger) error {
 	return nil
 }
 
-// takeNodes takes the connections that a state tells of, which are open here under the same descriptors. kept says
-// that systemd may have them too.
+// takeNodes takes the connections of the nodes in a state. They are open here under the same
+// descriptors. kept says that systemd may have them too.
 func (in *Inherited) takeNodes(f *os.File, kept bool, log *slog.Logger) error {
 	p, err := readState(f)
 	if err != nil {

@@ -20,8 +20,8 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// handOverTask makes a process of TestHandOverProcess: "rehearse", or how many nodes will connect, after which
-// the process is replaced by itself.
+// handOverTask makes a process of TestHandOverProcess: "rehearse", or how many nodes will connect,
+// after which the process is replaced by itself.
 const handOverTask = "ECLUS_TEST_HANDOVER"
 
 // TestHandOverProcess is no test: it is the other process of those below.
@@ -64,8 +64,8 @@ func answerOne(t *testing.T, l *net.TCPListener) {
 	io.WriteString(c, "here")
 }
 
-// handOverNodes listens, registers as many nodes as n0, n1 and so on when they connect, and hands them over when
-// standard input says so.
+// handOverNodes listens, registers as many nodes as n0, n1 and so on when they connect, and hands
+// them over when standard input says so.
 func handOverNodes(nodes int) error {
 	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -108,7 +108,8 @@ func handOverNodes(nodes int) error {
 	return errors.Join(err, conns[0].Close())
 }
 
-// TestHandOver replaces a process that has nodes. It is the same process then; those that are alive notice nothing.
+// TestHandOver replaces a process that has nodes. It is the same process then; those that are alive
+// notice nothing.
 func TestHandOver(t *testing.T) {
 	for _, withStore := range []bool{false, true} {
 		t.Run(fmt.Sprintf("store: %t", withStore), func(t *testing.T) {
@@ -177,7 +178,8 @@ func testHandOver(t *testing.T, m *manager) {
 	m.wantNothing()
 }
 
-// TestHandOverFails names a program that is not there. What was to be inherited is not left to children.
+// TestHandOverFails names a program that is not there. What was to be inherited is not left to
+// children.
 func TestHandOverFails(t *testing.T) {
 	reg := registry.New("hosta.local", registry.OldNames)
 	file, _ := connect(t)

@@ -15,8 +15,9 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// Inherited is what a process was started with, by systemd or by HandOver: sockets that listen (LISTEN_FDS, in the order of the
-// socket unit), and what an earlier process of the service had put into the fd store.
+// Inherited is what a process was started with, by systemd or by HandOver. It has sockets that
+// listen, in the order of LISTEN_FDS, and what an earlier process of the service put into the fd
+// store.
 type Inherited struct {
 	Listeners []*net.TCPListener
 	Kept      []Kept         // connections of registered nodes that are alive, in order of registration
@@ -31,8 +32,8 @@ type Inherited struct {
 // Drop closes a connection that is of no use after all.
 func (in *Inherited) Drop(k Kept) { in.end(k.FD, k.stored) }
 
-// end closes a connection that is in the fd store under that name, or not there if it is empty. Systemd has it too, so
-// that closing it alone would not end it.
+// end closes a connection, which is in the fd store under the name stored. It is not there if
+// stored is empty. systemd has the connection too, so closing it here alone would not end it.
 func (in *Inherited) end(fd int, stored string) {
 	unix.Shutdown(fd, unix.SHUT_RDWR)
 	unix.Close(fd)
@@ -55,10 +56,12 @@ type Kept struct {
 	uid    uint32
 }
 
-// Inherit takes what was inherited and takes the variables that tell of it out of the environment, so that they
-// do not reach another process. What the fd store had is checked here, before anyone is answered: a connection that
-// has ended meanwhile, or that no record is known of, is closed and logged with the reason. The error is that of a
-// socket that is no use to listen on; all is closed then.
+// Inherit takes what was inherited. It unsets the variables that describe it, so that no other
+// process sees them.
+//
+// Inherit checks what the fd store had before anyone is answered. It closes a connection that has
+// ended in the meantime or has no record, and logs the reason. It returns an error if a socket
+// can't listen. Then all is closed.
 func Inherit(log *slog.Logger) (Inherited, error) {
 	var in Inherited
 	if TakesOver() {
@@ -101,8 +104,8 @@ type descriptor struct {
 // firstFD is the first descriptor that systemd passes; see sd_listen_fds(3).
 const firstFD = 3
 
-// listenFDs returns what systemd has passed to this process, and unsets the variables that tell of it. The
-// descriptors are taken as they are, without a duplicate of any: there may be as many as the limit allows.
+// listenFDs returns what systemd has passed to this process, and unsets the variables that describe
+// it. It makes no duplicates: there may be as many descriptors as the limit allows.
 func listenFDs() []descriptor {
 	defer func() {
 		for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
@@ -129,7 +132,7 @@ func listenFDs() []descriptor {
 	return all
 }
 
-// inStore is what the fd store had: connections of nodes and the state.
+// inStore is what the fd store had: the connections of nodes and the state.
 type inStore struct {
 	state   *os.File
 	byName  map[string]descriptor // of those with a name of their own
@@ -202,7 +205,7 @@ func (in *Inherited) closeListeners() {
 	}
 }
 
-// restore makes of what was stored what it was.
+// restore rebuilds what was stored.
 func (in *Inherited) restore(stored *inStore, log *slog.Logger) {
 	for _, r := range in.readState(stored, log) {
 		d, found := stored.take(r)
@@ -223,7 +226,7 @@ func (in *Inherited) restore(stored *inStore, log *slog.Logger) {
 	}
 }
 
-// keep enters the node of a record, whose connection is d.
+// keep enters the node of a record. d is its connection.
 func (in *Inherited) keep(r record, d descriptor) {
 	in.Kept = append(in.Kept, Kept{FD: d.fd, Node: r.node(d.fd), stored: d.name, cookie: r.Cookie, uid: r.UID})
 }
@@ -234,7 +237,8 @@ func (in *Inherited) lose(r record, reason error, log *slog.Logger) {
 	in.Old = append(in.Old, r.old())
 }
 
-// readState reads the state, takes it over, and returns the records of its nodes in order of registration.
+// readState reads the state and takes it over. It returns the records of the nodes in order of
+// registration.
 func (in *Inherited) readState(stored *inStore, log *slog.Logger) []record {
 	if stored.state == nil {
 		if n := len(stored.rest()); n > 0 {
@@ -251,14 +255,14 @@ func (in *Inherited) readState(stored *inStore, log *slog.Logger) []record {
 	return p.nodes
 }
 
-// listens tells whether a descriptor is a socket that listens.
+// listens reports whether a descriptor is a socket that listens.
 func listens(fd int) bool {
 	accepts, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
 	return err == nil && accepts != 0
 }
 
-// aliveFD returns an error that says why a node's connection is not what it was when it registered: ended, or
-// with bytes to read, of which either unregisters it.
+// aliveFD returns an error if a node's connection has ended or has bytes to read. Either
+// unregisters the node.
 func aliveFD(fd int) error {
 	n, _, err := unix.Recvfrom(fd, make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
 	switch {

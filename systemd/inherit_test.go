@@ -38,7 +38,8 @@ type inheritance struct {
 	Left       []string // variables that are still in the environment
 }
 
-// TestInheritProcess is no test: it is the other process of those below. It drops the node called "drop".
+// TestInheritProcess is no test: it is the other process of those below. It drops the node called
+// "drop".
 func TestInheritProcess(t *testing.T) {
 	if os.Getenv(inheritTask) == "" {
 		return
@@ -81,8 +82,8 @@ func tellInherited(w io.Writer) Inherited {
 	return in
 }
 
-// startTest starts this program, which is to run that test alone, and returns its output and a function that
-// ends it; it ends with the test too.
+// startTest starts this program, which is to run that test alone, and returns its output and a
+// function that ends it; it ends with the test too.
 func startTest(t *testing.T, name string, files []*os.File, env ...string) (stdin io.Writer, stdout *json.Decoder, stop func()) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe", "-test.run=^"+name+"$")
@@ -114,8 +115,8 @@ func startTest(t *testing.T, name string, files []*os.File, env ...string) (stdi
 	return in, json.NewDecoder(out), stop
 }
 
-// inherit has another process inherit files of those names, which are closed here, and returns what it tells.
-// The process lives as long as the test.
+// inherit has another process inherit files of those names, which are closed here, and returns what
+// it tells. The process lives as long as the test.
 func inherit(t *testing.T, descriptors []string, files []*os.File) (told inheritance) {
 	t.Helper()
 	_, stdout, _ := startTest(t, "TestInheritProcess", files, inheritTask+"=1",
@@ -186,7 +187,8 @@ func awaitReadable(t *testing.T, f *os.File) {
 	}
 }
 
-// wantSaid reads what comes until the connection ends or, if it is to stay open, as much as is wanted.
+// wantSaid reads what comes until the connection ends or, if it is to stay open, as much as is
+// wanted.
 func wantSaid(t *testing.T, c net.Conn, want string, open bool) {
 	t.Helper()
 	if !open {
@@ -229,8 +231,8 @@ var storedTests = []stored{
 	{name: "last", open: true},
 }
 
-// TestInherit restores nodes in all states they can be in, stored under one name and found by their cookies, or
-// each under a name of its own, as an earlier epmd did.
+// TestInherit restores nodes in all states they can be in, stored under one name and found by their
+// cookies, or each under a name of its own, as an earlier epmd did.
 func TestInherit(t *testing.T) {
 	for _, old := range []bool{false, true} {
 		t.Run(fmt.Sprintf("old form: %t", old), func(t *testing.T) { testInherit(t, old) })
@@ -300,7 +302,8 @@ func testInherit(t *testing.T, oldForm bool) {
 		want.LastID = n.ID
 	}
 	want.Old = slices.Concat(want.Old, wentFirst, lost)
-	// The last node comes twice, somebody else's socket among them, and nodes in another order than theirs.
+	// The last node comes twice, somebody else's socket among them, and nodes in another order than
+	// theirs.
 	twice, twicePeer := connect(t)
 	if !oldForm { // then it can only be another one
 		want.Leaving++

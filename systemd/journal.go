@@ -34,35 +34,35 @@ const (
 	lostMessage   = "log entries lost"
 )
 
-// StderrIsJournal tells whether what is written to standard error goes to the journal as lines of text: who
-// finds it so can write entries with fields instead. See JOURNAL_STREAM in systemd.exec(5).
+// StderrIsJournal reports whether standard error goes to the journal as lines of text. Then entries
+// with fields can go there instead. See JOURNAL_STREAM in systemd.exec(5).
 func StderrIsJournal() bool {
 	is, err := journal.StderrIsJournalStream()
 	return is && err == nil
 }
 
-// Journal writes entries to the systemd journal, in its native protocol (systemd.io, "Native Journal
-// Protocol"): a datagram is an entry, in which each field is one of
+// Journal writes entries to the systemd journal in its native protocol (systemd.io, "Native Journal
+// Protocol"). A datagram is an entry. Each field of it is one of
 //
 //	NAME=value\n
 //	NAME\n  length of value, 8 bytes, little-endian  value\n     (if there is a newline in value)
 //
-// An entry too large for a datagram is in a sealed memfd, whose descriptor comes in a datagram without
-// content.
+// An entry too large for a datagram is in a sealed memfd. Its descriptor comes in a datagram
+// without content.
 //
-// Logging never waits. An entry is sent at once if the journal takes it, so that whatever ends the process the
-// journal has what was logged before. While the journal is slow or not there, up to 1 MiB of entries wait
-// until Run sends them in order; those for which there is no room are dropped, and once the journal works
-// again an entry says how many.
+// Logging never waits. If the journal takes an entry, it is sent at once. So the journal has all
+// that was logged, whatever ends the process. While the journal is slow or absent, up to 1 MiB of
+// entries wait until Run sends them in order. Further entries are dropped. Once the journal works
+// again, an entry says how many.
 //
-// Send of go-systemd's journal package waits for as long as the journal is full and can't be told not to; it has
-// one socket for the process and one path for all, and its temporary file needs a writable /dev/shm.
+// Send of go-systemd's journal package waits for as long as the journal is full. It has one socket
+// for the process and one path for all, and its temporary file needs a writable /dev/shm.
 type Journal struct {
 	path  string
 	retry time.Duration
 
-	// mu is held over sending, which never waits. A connection is closed without it: closing waits for
-	// whoever uses the connection, which may be waiting for mu.
+	// mu is held over sending, which never waits. A connection is closed without it: closing waits
+	// for whoever uses the connection, which may be waiting for mu.
 	mu     sync.Mutex
 	conn   *net.UnixConn // nil: none; set by Run alone, but for the first and the last
 	queue  [][]byte      // entries that wait
@@ -71,8 +71,8 @@ type Journal struct {
 	queued chan struct{} // holds a token while something may wait
 }
 
-// NewJournal returns a Journal that writes to the socket at path; the usual one is JournalSocket. It need not be
-// there yet.
+// NewJournal returns a Journal that writes to the socket at path, usually JournalSocket. The socket
+// need not exist yet.
 func NewJournal(path string) *Journal {
 	j := &Journal{path: path, retry: journalRetry, queued: make(chan struct{}, 1)}
 	j.conn, _ = dialJournal(path) // else Run does it
@@ -88,7 +88,8 @@ func dialJournal(path string) (*net.UnixConn, error) {
 	return conn, nil
 }
 
-// Run sends what waits for the journal, until ctx ends. Afterwards entries are still written, see Close.
+// Run sends what waits for the journal, until ctx ends. After that entries are still written (see
+// Close).
 func (j *Journal) Run(ctx context.Context) {
 	for {
 		select {
@@ -104,8 +105,8 @@ func (j *Journal) Run(ctx context.Context) {
 	}
 }
 
-// Close sends what the journal takes at once of what waits, and closes the connection. The error tells how much
-// was lost. Run has ended before.
+// Close sends as much of what waits as the journal takes at once, and closes the connection. Its
+// error says how much was lost. Run has ended before.
 func (j *Journal) Close() error {
 	conn, err := j.connect()
 	if err == nil {
@@ -120,7 +121,8 @@ func (j *Journal) Close() error {
 	return nil
 }
 
-// drain sends all that waits, with a new connection if there is none, and waits for room in the journal's socket.
+// drain sends all that waits, and waits for room in the journal's socket. It connects if there is
+// no connection.
 func (j *Journal) drain(ctx context.Context) error {
 	conn, err := j.connect()
 	if err != nil {
@@ -172,7 +174,7 @@ func (j *Journal) disconnect() {
 	conn.Close()
 }
 
-// write sends an entry or puts it behind those that wait.
+// write sends an entry, or queues it behind those that wait.
 func (j *Journal) write(entry []byte) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -192,8 +194,8 @@ func (j *Journal) write(entry []byte) {
 	}
 }
 
-// sendAll sends all that waits, and how many entries were lost. The error, never nil, is io.EOF when nothing
-// waits any more and EAGAIN when the journal takes no more at present.
+// sendAll sends all that waits, and how many entries were lost. Its error is never nil: io.EOF when
+// nothing waits any more, EAGAIN when the journal takes no more at present.
 func (j *Journal) sendAll(fd int) (err error) {
 	for err == nil {
 		err = j.sendNext(fd)
@@ -220,8 +222,8 @@ func (j *Journal) sendNext(fd int) error {
 	return err
 }
 
-// sendFirst sends the entry that has waited longest. It keeps the entry if the journal will take it later, else
-// drops it.
+// sendFirst sends the entry that has waited longest. It keeps the entry if the journal will take it
+// later, and drops it otherwise.
 func (j *Journal) sendFirst(fd int) error {
 	err := transmit(fd, j.queue[0])
 	switch err {
@@ -237,7 +239,7 @@ func (j *Journal) sendFirst(fd int) error {
 	return err
 }
 
-// transmit sends an entry without waiting. The error is the system's.
+// transmit sends an entry without waiting. It returns the system's error.
 func transmit(fd int, entry []byte) error {
 	err := unix.Sendmsg(fd, entry, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 	if err != unix.EMSGSIZE {
@@ -258,19 +260,25 @@ func transmit(fd int, entry []byte) error {
 	return unix.Sendmsg(fd, nil, unix.UnixRights(file), nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 }
 
-// Handler returns a handler that writes records of a level and above. MESSAGE= of an entry has the record's
+// Handler returns a handler that writes records of a level and above. MESSAGE= has the record's
 // message and its attributes, so that a bare journalctl(1) shows all:
 //
 //	node down: a@hosta.local at port 41233 peer=127.0.0.1:51844
 //
-// and each attribute has a field: ERLANG_NODE= (a full node name), ERLANG_NAME= (an alive name, not shown in MESSAGE=
-// behind a full one), ERLANG_PORT=, ERLANG_HOST=, ERLANG_PID=, ERLANG_UID= and ERLANG_UNIT= for "node" and so on, ERROR= for "err"; others have their key in capitals, behind those of their
-// groups: "peer" is PEER=, "a" of group "g" is G_A=. A key that is no name for a field (see systemd.journal-fields(7)),
-// or is that of one of ours, is put behind ATTR_. Beside them there are PRIORITY=, SYSLOG_IDENTIFIER=,
-// TIMESTAMP= (RFC 3339; the journal's own is of when it got the entry) and, for a record with a message.ID, MESSAGE_ID=.
+// Each attribute has a field too:
 //
-// What can't be printed is escaped as in a Go string, for journalctl writes some fields to the terminal as they
-// are; only newlines and tabs remain, and none of them in MESSAGE=.
+//	node                        ERLANG_NODE=: a full node name
+//	name                        ERLANG_NAME=: an alive name; not in MESSAGE= behind a full one
+//	port, host, pid, uid, unit  ERLANG_PORT= and so on
+//	err                         ERROR=
+//	a in group g                G_A=: any other key is in capitals, behind its groups
+//	message, 9p                 ATTR_MESSAGE=, ATTR_9P=: ours, or no name (systemd.journal-fields(7))
+//
+// Every entry has PRIORITY=, SYSLOG_IDENTIFIER= and TIMESTAMP= (RFC 3339). The journal's own time
+// is when it got the entry. A record with a message.ID has MESSAGE_ID=.
+//
+// What can't be printed is escaped as in a Go string, because journalctl writes some fields to the
+// terminal as they are. Newlines and tabs remain in fields, but not in MESSAGE=.
 func (j *Journal) Handler(level slog.Leveler) slog.Handler {
 	return journalHandler{journal: j, level: level}
 }
@@ -434,7 +442,7 @@ func appendField(entry []byte, name, value string) []byte {
 	return append(append(entry, value...), '\n')
 }
 
-// escape returns s with what can't be printed, and is not to be kept, as in a Go string.
+// escape returns s with unprintable characters as in a Go string, except those in keep.
 func escape(s, keep string) string {
 	if printable(s) {
 		return s
@@ -453,7 +461,7 @@ func escape(s, keep string) string {
 	return b.String()
 }
 
-// quote returns s, in quotes if it would not be clear where it ends.
+// quote returns s, in quotes if its end would not be clear.
 func quote(s string) string {
 	if s == "" || strings.ContainsAny(s, " =\"") || !printable(s) {
 		return strconv.Quote(s)

@@ -136,8 +136,8 @@ func parseEntry(b []byte) (map[string]string, error) {
 	return fields, nil
 }
 
-// receiveNumbers receives entries whose attribute "n" counts on from next, and the number of lost ones if it
-// has to, until as many are accounted for. It returns how many were lost.
+// receiveNumbers receives entries whose attribute "n" counts on from next, and the number of lost
+// ones if it has to, until as many are accounted for. It returns how many were lost.
 func (d *journald) receiveNumbers(next, end int) (lost int) {
 	d.t.Helper()
 	for next+lost < end {
@@ -325,8 +325,8 @@ func TestHugeEntry(t *testing.T) {
 	}
 }
 
-// TestRefusedEntry logs what can't be sent, for there is no descriptor left for its memfd: it is lost, and the
-// journal told so.
+// TestRefusedEntry logs what can't be sent, for there is no descriptor left for its memfd: it is
+// lost, and the journal told so.
 func TestRefusedEntry(t *testing.T) {
 	d := startJournald(t)
 	j := openJournal(t, d.path)
@@ -347,8 +347,8 @@ func TestRefusedEntry(t *testing.T) {
 	}
 }
 
-// TestJournalFull logs more than the socket and the backlog hold while the journal reads nothing. It would
-// not end if that were waited for.
+// TestJournalFull logs more than the socket and the backlog hold while the journal reads nothing.
+// It would not end if that were waited for.
 func TestJournalFull(t *testing.T) {
 	d := startJournald(t)
 	j := openJournal(t, d.path)
@@ -368,8 +368,8 @@ func TestJournalFull(t *testing.T) {
 	}
 }
 
-// TestJournalSlow reads while others log, for as long as it takes to be sure that all arrives, in each
-// one's order.
+// TestJournalSlow reads while others log, for as long as it takes to be sure that all arrives, in
+// each one's order.
 func TestJournalSlow(t *testing.T) {
 	d := startJournald(t)
 	j := openJournal(t, d.path)
@@ -428,8 +428,8 @@ func TestJournalRestart(t *testing.T) {
 	}
 }
 
-// TestJournalRestartFull restarts the journal while Run waits for room in its socket. What was in there is
-// gone with it; what waited is not.
+// TestJournalRestartFull restarts the journal while Run waits for room in its socket. What was in
+// there is gone with it; what waited is not.
 func TestJournalRestartFull(t *testing.T) {
 	d := startJournald(t)
 	j := openJournal(t, d.path)
@@ -453,8 +453,8 @@ func (j *Journal) waiting() int {
 	return len(j.queue)
 }
 
-// TestJournalStop ends Run while it waits for room, logs more, and closes when there is some room and when
-// there is none.
+// TestJournalStop ends Run while it waits for room, logs more, and closes when there is some room
+// and when there is none.
 func TestJournalStop(t *testing.T) {
 	for _, read := range []int{0, 2} {
 		d := startJournald(t)
@@ -502,7 +502,8 @@ func TestStderrIsJournal(t *testing.T) {
 	}
 }
 
-// TestCatalog compares the catalog with the messages that have an ID, and has journalctl(1) read it.
+// TestCatalog compares the catalog with the messages that have an ID, and has journalctl(1) read
+// it.
 func TestCatalog(t *testing.T) {
 	const catalog = "epmd.catalog"
 	text, err := os.ReadFile(catalog)

@@ -20,16 +20,16 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// A state begins with a header: what it is, and where the records begin, in 8 bytes, big-endian. A later epmd
-// reads what an earlier one wrote, and the other way round as far as keys that it does not know can be skipped.
+// A state begins with a header: stateMagic, then where the records begin, in 8 bytes, big-endian. A
+// later epmd reads what an earlier one wrote. An earlier one skips keys that it does not know.
 const (
 	stateMagic  = "eclus 1\n"
 	stateHeader = len(stateMagic) + 8
 )
 
-// record is a line of a state, in JSON: a node that registered, or, with gone, one that went or a name that
-// went earlier. What was written last about an id counts. A record without a name tells the last id that was
-// given to a node.
+// record is a line of a state, in JSON. It is a node that registered. With gone it is a node that
+// went, or a name that went earlier. The last record of an ID counts. A record without a name has
+// the last ID that was given to a node.
 type record struct {
 	ID       uint64            `json:"id,omitempty"`
 	Name     string            `json:"name"`
@@ -51,14 +51,14 @@ type record struct {
 	Mute     bool              `json:"mute,omitempty"` // it was asked and did not tell
 	Gone     bool              `json:"gone,omitempty"`
 
-	// Where the connection is. A record without a cookie is of an epmd that stored each connection under a
-	// name of its own, see oldName.
+	// Where the connection is. A record without a cookie is from an epmd that stored each
+	// connection under a name of its own (see oldName).
 	Cookie uint64 `json:"cookie,omitempty"` // SO_COOKIE of the socket
 	UID    uint32 `json:"uid"`              // user of its peer; unknownUser if the kernel did not say
 	Stored string `json:"stored,omitempty"` // FDNAME= that it has been sent with when this was written
 }
 
-// logNames returns what a log calls the node.
+// logNames returns the node's names as a log has them.
 func (r record) logNames() slog.Attr {
 	return (&registry.Node{Node: r.Node, Name: r.Name, Sure: r.Node != ""}).LogNames()
 }
@@ -78,8 +78,8 @@ func recordOf(n *registry.Node, gone bool) record {
 	return r
 }
 
-// node returns the node that was registered, as registry.Restore takes it, with its connection's present
-// descriptor.
+// node returns the node that was registered, as registry.Restore takes it. fd is the present
+// descriptor of its connection.
 func (r record) node(fd int) registry.Node {
 	n := registry.Node{
 		ID: r.ID, Name: r.Name, Port: r.Port, Type: r.Type, Told: r.Type, Protocol: r.Protocol, High: r.High, Low: r.Low,
@@ -101,10 +101,12 @@ func (r record) old() registry.Old {
 	return registry.Old{Name: r.Name, Port: r.Port, FD: r.FD, Counter: r.Counter}
 }
 
-// state is the records of a registry in a file without a name (memfd_create(2)), to which each change is
-// appended. It is in memory, and whoever holds its descriptor has all that was written, however this process
-// ended. When most of it is of the past, the records are written anew behind the old ones, the header is changed to
-// where they begin, and the old ones are given back, so that it remains the same file for good.
+// state is the records of a registry in a file without a name (memfd_create(2)). Each change is
+// appended. The file is in memory: whoever holds its descriptor has all that was written, however
+// this process ended.
+//
+// When most records are outdated, the state writes all records anew behind them. Then it changes
+// the header and gives the old part back. So the file stays the same for good.
 type state struct {
 	file *os.File
 	size int64
@@ -114,7 +116,7 @@ type state struct {
 // minFull keeps small states from being written anew all the time.
 const minFull = 1 << 20
 
-// newState returns a state of all that reg has, each node as of says.
+// newState returns a state of all that reg has. It calls of for each node.
 func newState(reg *registry.Registry, of func(*registry.Node) record) (*state, error) {
 	fd, err := unix.MemfdCreate("epmd state", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -123,11 +125,11 @@ func newState(reg *registry.Registry, of func(*registry.Node) record) (*state, e
 	return continueState(os.NewFile(uintptr(fd), "epmd state"), reg, of)
 }
 
-// unkept is the record of a node whose connection is not in the fd store.
+// unkept returns the record of a node whose connection is not in the fd store.
 func unkept(n *registry.Node) record { return recordOf(n, false) }
 
-// continueState takes over a state that there is, and writes all that reg has to it, each node as of says. f
-// is closed if that fails.
+// continueState takes over an existing state, and writes all that reg has to it. It calls of for
+// each node. It closes f if it fails.
 func continueState(f *os.File, reg *registry.Registry, of func(*registry.Node) record) (*state, error) {
 	info, err := f.Stat()
 	if err != nil {
@@ -142,7 +144,7 @@ func continueState(f *os.File, reg *registry.Registry, of func(*registry.Node) r
 	return s, nil
 }
 
-// renew writes all that reg has, which from then on is the state.
+// renew writes all that reg has, and makes that the state.
 func (s *state) renew(reg *registry.Registry, of func(*registry.Node) record) error {
 	var b bytes.Buffer
 	lines := json.NewEncoder(&b)
@@ -188,14 +190,14 @@ func (s *state) write(b []byte) error {
 	return nil
 }
 
-// past is what a state tells.
+// past is the content of a state.
 type past struct {
 	nodes  []record // that were registered, in that order
 	old    []registry.Old
 	lastID uint64 // that was given to a node
 }
 
-// readState reads a state. An error comes with what could be read before it.
+// readState reads a state. It returns what it could read, even with an error.
 func readState(f io.ReaderAt) (past, error) {
 	header := make([]byte, stateHeader)
 	if _, err := f.ReadAt(header, 0); err != nil || string(header[:len(stateMagic)]) != stateMagic {
@@ -220,7 +222,7 @@ func readState(f io.ReaderAt) (past, error) {
 	}
 }
 
-// add adds what a record tells.
+// add enters a record.
 func (p *past) add(r record, places map[uint64]int) {
 	p.lastID = max(p.lastID, r.ID)
 	i, known := places[r.ID]

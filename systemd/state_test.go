@@ -91,7 +91,8 @@ func TestReadState(t *testing.T) {
 	}
 }
 
-// FuzzReadState reads anything. What was read can be written, and is the same when it is read again.
+// FuzzReadState reads anything. What was read can be written, and is the same when it is read
+// again.
 func FuzzReadState(f *testing.F) {
 	for _, tt := range stateTests {
 		f.Add(tt.state)
@@ -197,8 +198,8 @@ func TestStateRoundTrip(t *testing.T) {
 	}
 }
 
-// TestNodeRecord sees to it that a field that the registry gets is not forgotten here: all but those that are
-// found out anew are kept.
+// TestNodeRecord sees to it that a field that the registry gets is not forgotten here: all but
+// those that are found out anew are kept.
 func TestNodeRecord(t *testing.T) {
 	n := registry.Node{
 		ID: 3, Node: "a@h", Name: "a", Extra: "x", Dist: "tls", Addresses: []netip.Addr{netip.IPv6Loopback()},
@@ -230,8 +231,8 @@ func blocks(t *testing.T, f *os.File) int64 {
 	return st.Blocks * 512
 }
 
-// TestStateRenewed records so much that the state is written anew again and again. It remains the same file, takes
-// little memory, and whoever reads it at any moment finds all.
+// TestStateRenewed records so much that the state is written anew again and again. It remains the
+// same file, takes little memory, and whoever reads it at any moment finds all.
 func TestStateRenewed(t *testing.T) {
 	startManager(t)
 	s := openStore(t, Inherited{})

@@ -10,8 +10,9 @@ import (
 // statusPause is the least time between two statuses.
 const statusPause = time.Second
 
-// KeepStatus keeps the service manager told of what status returns, until ctx ends or the service manager does
-// not want to know. It looks again when the registry has changed or changed yields, and not more often than once a second.
+// KeepStatus keeps the service manager informed of what status returns, until ctx ends. It calls
+// status when the registry has changed or changed yields, at most once a second. It returns an
+// error if the service manager can't be told.
 func KeepStatus(ctx context.Context, reg *registry.Registry, changed <-chan struct{}, status func() string) error {
 	changes := reg.Subscribe()
 	defer changes.Close()
@@ -36,7 +37,7 @@ func KeepStatus(ctx context.Context, reg *registry.Registry, changed <-chan stru
 	}
 }
 
-// pause waits and tells whether ctx goes on.
+// pause waits for d, and reports whether ctx goes on.
 func pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

@@ -19,42 +19,43 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// Names of descriptors in the fd store (FDNAME=). systemd hands all of them over in one variable,
-// LISTEN_FDNAMES, so that of a connection is as short as can be. Its record finds it by the cookie
-// of its socket.
+// Names of descriptors in the fd store (FDNAME=). systemd passes all of them in one variable,
+// LISTEN_FDNAMES. So a connection's name is as short as can be, and its record finds it by the
+// cookie of its socket.
 const (
 	nodeName  = "n"
 	stateName = "state"
 	oldPrefix = "node-" // and the node's ID: the connections that epmd stored before it knew cookies
 )
 
-// maxNames is how many bytes the names of stored descriptors may take, each with a colon: execve(2) takes at most
-// 128 KiB for a variable, and the sockets that listen have names too.
+// maxNames is how many bytes the names of stored descriptors may take, each with a colon. execve(2)
+// takes at most 128 KiB for a variable. The sockets that listen have names too.
 const maxNames = 124 << 10
 
-// maxPassed returns how many descriptors systemd can pass to a process that may have so many files open. Each of them
-// has to become a certain number. Until all have, they may need twice as many numbers.
+// maxPassed returns how many descriptors systemd can pass to a process that may have so many files
+// open. Each has to become a certain number. Until all have, they may need twice as many numbers.
 func maxPassed(files uint64) int {
 	const ownFiles = 64 // the process's others
 	return int(min(files, math.MaxInt32)-ownFiles) / 2
 }
 
-// PerUser is how many nodes of one user the store keeps unless [Options] say otherwise. systemd compares each
-// descriptor with all that it has.
+// PerUser is how many nodes of one user the store keeps, unless [Options] have another number.
+// systemd compares each new descriptor with all that it has.
 const PerUser = 4096
 
-// maxWithheld is how long the answer to a registration waits for systemd: OTP gives up after 10 s.
+// maxWithheld is how long the answer to a registration waits for systemd. OTP gives up after 10 s.
 const maxWithheld = 8 * time.Second
 
-// Store keeps the connections of registered nodes in systemd's file descriptor store, and beside them what
-// is needed to rebuild the registry: they are there when the service is started again, however it ended. See
-// sd_notify(3), FDSTORE=1, and systemd.service(5), FileDescriptorStoreMax=.
+// Store keeps the connections of registered nodes in systemd's file descriptor store, and a state
+// to rebuild the registry from. The service finds them when it is started again, however it ended.
+// See sd_notify(3), FDSTORE=1, and systemd.service(5), FileDescriptorStoreMax=.
 //
-// Keep and Release never wait. What systemd's socket does not take at once is sent by Run, up to 253
-// descriptors in a message. What is in that socket is safe: systemd reads it before it looks at how a service has
-// ended. It answers none of this, so the Store counts what it has sent, and asks systemd how many it has.
+// Keep and Release never wait. What systemd's socket does not take at once, Run sends, up to 253
+// descriptors in a message. What is in that socket is safe: systemd reads it before it looks at how
+// a service has ended. systemd answers nothing. So the Store counts what it has sent, and asks
+// systemd how many it has.
 //
-// systemd drops the connection of a node by itself (FDPOLL=1) once epmd has called shutdown(2) on it.
+// systemd drops a node's connection by itself (FDPOLL=1) once epmd has called shutdown(2) on it.
 type Store struct {
 	reg      *registry.Registry
 	log      *slog.Logger
@@ -110,7 +111,7 @@ type connection struct {
 	timer   *time.Timer
 }
 
-// shortage is why a connection is not kept though its node has had an answer.
+// shortage is why a connection is not kept, though its node has had an answer.
 type shortage uint8
 
 const (
@@ -134,8 +135,8 @@ type Options struct {
 	Changed func() // called when Shortage says something else, with a lock held; nil: nobody wants to know
 }
 
-// OpenStore returns a Store for the service that this process is, or nil if it is none. The registry has been
-// restored from inherited.
+// OpenStore returns a Store for the service that this process is. It returns nil if this process is
+// none. reg has been restored from inherited.
 func OpenStore(reg *registry.Registry, inherited Inherited, opt Options, log *slog.Logger) (*Store, error) {
 	path := os.Getenv("NOTIFY_SOCKET")
 	if path == "" {
@@ -200,8 +201,8 @@ func (s *Store) takeBack(kept []Kept) {
 	}
 }
 
-// openState continues the state that is stored, or begins one and stores it before anything else, so that
-// however little systemd keeps, it keeps that.
+// openState continues the stored state, or begins one. It stores a new one before anything else: if
+// systemd keeps little, it keeps that.
 func (s *Store) openState(stored *os.File) (err error) {
 	if stored != nil {
 		s.state, err = continueState(stored, s.reg, s.recordOf)
@@ -226,7 +227,7 @@ func (c *connection) name() string {
 	return nodeName
 }
 
-// cookieOf returns what tells a socket from all others for as long as the system runs; 0 if it can't be told.
+// cookieOf returns a number that no other socket has while the system runs; 0 if there is none.
 func cookieOf(fd int) uint64 {
 	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
 	if err != nil {
@@ -259,7 +260,7 @@ func (s *Store) recordOf(n *registry.Node) record {
 	return r
 }
 
-// writeState writes all anew, which tells of each connection whether it is stored, and returns the file.
+// writeState writes the state anew, with whether each connection is stored. It returns the file.
 func (s *Store) writeState() (*os.File, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -289,8 +290,8 @@ func (s *Store) Keep(fd int, n *registry.Node, kept func()) bool {
 	return false
 }
 
-// giveUp has a node answered that has waited for long enough. Time may have passed while this process was
-// stopped, so systemd gets another chance first.
+// giveUp has a node answered that has waited for long enough. This process may have been stopped,
+// so systemd gets another chance first.
 func (s *Store) giveUp(c *connection) {
 	s.mu.Lock()
 	answers := s.send()
@@ -303,7 +304,7 @@ func (s *Store) giveUp(c *connection) {
 	call(answers)
 }
 
-// answer returns the answer that is withheld, if there is one, which is not withheld then.
+// answer returns the withheld answer, if there is one, and forgets it.
 func (c *connection) answer() (answer []func()) {
 	if c.kept == nil {
 		return nil
@@ -320,7 +321,8 @@ func call(functions []func()) {
 	}
 }
 
-// Release forgets the connection of a node that has gone or is to go. It implements epmd.Keeper.
+// Release forgets the connection of a node that has gone, or is about to. It implements
+// epmd.Keeper.
 func (s *Store) Release(n *registry.Node) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -364,7 +366,7 @@ func (s *Store) Update(n *registry.Node) {
 	s.record(s.recordOf(n))
 }
 
-// record writes to the state, and begins a new one when most of it is of the past.
+// record writes to the state. It begins a new state when most records are outdated.
 func (s *Store) record(r record) {
 	err := s.state.append(r)
 	if err == nil && s.state.size > s.state.full {
@@ -375,7 +377,8 @@ func (s *Store) record(r record) {
 	}
 }
 
-// reserve counts a connection that is in the store or on its way there, or takes it out of the count.
+// reserve counts a connection that is in the store or on its way there (one is 1), or no longer
+// counts it (-1).
 func (s *Store) reserve(c *connection, one int) {
 	s.reserved += one
 	s.names += one * (len(c.name()) + 1)
@@ -424,7 +427,7 @@ func (s *Store) setUnfit(uid uint32, list []*connection) {
 	}
 }
 
-// promote puts connections into the queue that there was no room for and is now.
+// promote queues connections for which there was no room and now is.
 func (s *Store) promote() {
 	for uid, list := range s.unfit {
 		for len(list) > 0 && s.lack(uid) == none {

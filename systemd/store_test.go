@@ -19,7 +19,8 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// patience is how long a test waits for what must happen at once, on a machine that does other things too.
+// patience is how long a test waits for what must happen at once, on a machine that does other
+// things too.
 const patience = 30 * time.Second
 
 // manager is the service manager's side of the notify socket.
@@ -87,7 +88,8 @@ func (m *manager) receiveAll() (text string, files []*os.File) {
 	return text, files
 }
 
-// want receives a message, which must say that and bring the very file of descriptor fd, or none if that is -1.
+// want receives a message, which must say that and bring the very file of descriptor fd, or none if
+// that is -1.
 func (m *manager) want(text string, fd int) {
 	m.t.Helper()
 	got, f := m.receive()
@@ -252,7 +254,8 @@ func TestOpenStoreNobody(t *testing.T) {
 	}
 }
 
-// TestStore follows two nodes: what is stored of them and when it is removed. The state goes before all else.
+// TestStore follows two nodes: what is stored of them and when it is removed. The state goes before
+// all else.
 func TestStore(t *testing.T) {
 	m := startManager(t)
 	s := openStore(t, Inherited{})
@@ -281,7 +284,8 @@ func TestStore(t *testing.T) {
 	}
 }
 
-// TestStoreContinued is a store after a restart: the state is there already, other things are to go.
+// TestStoreContinued is a store after a restart: the state is there already, other things are to
+// go.
 func TestStoreContinued(t *testing.T) {
 	m := startManager(t)
 	first := openStore(t, Inherited{})
@@ -301,7 +305,8 @@ func TestStoreContinued(t *testing.T) {
 	}
 }
 
-// TestStoreFull keeps and releases while systemd takes nothing. What waits goes in order, and nothing before it.
+// TestStoreFull keeps and releases while systemd takes nothing. What waits goes in order, and
+// nothing before it.
 func TestStoreFull(t *testing.T) {
 	m := startManager(t)
 	s := openStore(t, Inherited{})
@@ -540,7 +545,8 @@ func (s *storeTest) awaitShortage(pattern string) {
 	}
 }
 
-// TestStoreBurst registers many nodes at once while systemd does other things: there is room for all in a few messages.
+// TestStoreBurst registers many nodes at once while systemd does other things: there is room for
+// all in a few messages.
 func TestStoreBurst(t *testing.T) {
 	const burst = 1200
 	m := startManager(t)
@@ -579,7 +585,8 @@ func TestStoreBurst(t *testing.T) {
 	m.wantNothing()
 }
 
-// TestStoreLate has nodes answered that systemd does not take in time, and stores them when it does.
+// TestStoreLate has nodes answered that systemd does not take in time, and stores them when it
+// does.
 func TestStoreLate(t *testing.T) {
 	m := startManager(t)
 	s := openStore(t, Inherited{})
@@ -604,8 +611,8 @@ func TestStoreLate(t *testing.T) {
 	}
 }
 
-// TestStoreStopped lets the time of a node pass while this process does not run, as SIGSTOP does. systemd could have
-// taken it all along, so it has it before the answer.
+// TestStoreStopped lets the time of a node pass while this process does not run, as SIGSTOP does.
+// systemd could have taken it all along, so it has it before the answer.
 func TestStoreStopped(t *testing.T) {
 	m := startManager(t)
 	s := openStore(t, Inherited{})
@@ -624,7 +631,8 @@ func TestStoreStopped(t *testing.T) {
 	}
 }
 
-// TestStoreNoRoom registers more nodes than fit. They are answered at once, and stored when systemd has dropped others.
+// TestStoreNoRoom registers more nodes than fit. They are answered at once, and stored when systemd
+// has dropped others.
 func TestStoreNoRoom(t *testing.T) {
 	m := startManager(t)
 	t.Setenv("FDSTORE", "3")
@@ -761,7 +769,8 @@ func TestStoreFiles(t *testing.T) {
 	}
 }
 
-// TestStoreMissing finds that systemd has less than it was sent: what is in doubt is sent again, and nothing else.
+// TestStoreMissing finds that systemd has less than it was sent: what is in doubt is sent again,
+// and nothing else.
 func TestStoreMissing(t *testing.T) {
 	m := startManager(t)
 	s := openStore(t, Inherited{})
@@ -792,7 +801,8 @@ func TestStoreMissing(t *testing.T) {
 	s.awaitShortage("^$")
 }
 
-// TestStoreOldForm has connections with names of their own, as an earlier epmd stored them: systemd is told when they go.
+// TestStoreOldForm has connections with names of their own, as an earlier epmd stored them: systemd
+// is told when they go.
 func TestStoreOldForm(t *testing.T) {
 	m := startManager(t)
 	f, _ := connect(t)

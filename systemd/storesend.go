@@ -33,7 +33,7 @@ const (
 	sizeUnknown                 // until it is known, for a moment
 )
 
-// send sends what can be sent now, and returns the withheld answers that may go.
+// send sends what can be sent now. It returns the withheld answers that may go.
 func (s *Store) send() (answers []func()) {
 	for {
 		more, o := s.sendOne()
@@ -46,7 +46,7 @@ func (s *Store) send() (answers []func()) {
 
 func (s *Store) idle() bool { return len(s.queue) == 0 && len(s.removals) == 0 }
 
-// sendOne sends one message if there is one to be sent. It returns the answers that may go then.
+// sendOne sends one message if there is one to send. It returns the answers that may go then.
 func (s *Store) sendOne() (answers []func(), o obstacle) {
 	if len(s.removals) > 0 {
 		if o, _ := s.try("FDSTOREREMOVE=1\nFDNAME="+s.removals[0], nil); o != nothing {
@@ -79,7 +79,7 @@ func (s *Store) sendOne() (answers []func(), o obstacle) {
 	return answers, nothing
 }
 
-// batch returns the connections of the next message: as many as there is room for.
+// batch returns the connections of the next message, as many as there is room for.
 func (s *Store) batch() ([]*connection, obstacle) {
 	if s.learning {
 		return nil, sizeUnknown
@@ -101,7 +101,7 @@ func (s *Store) batch() ([]*connection, obstacle) {
 	return batch, nothing
 }
 
-// noteSent notes that a connection was sent, or could not be. It returns its answer.
+// noteSent notes that a connection was sent, or could not be. It returns the connection's answer.
 func (s *Store) noteSent(c *connection, err error) []func() {
 	c.queued = false
 	c.message = s.messages
@@ -116,7 +116,8 @@ func (s *Store) noteSent(c *connection, err error) []func() {
 	return c.answer()
 }
 
-// try sends a message unless something is in the way. Its error is one that will not pass.
+// try sends a message unless something is in the way. It returns an error only if trying again is
+// no use.
 func (s *Store) try(text string, fds []int) (obstacle, error) {
 	var rights []byte
 	if fds != nil {
@@ -137,8 +138,8 @@ func (s *Store) try(text string, fds []int) (obstacle, error) {
 	return nothing, err
 }
 
-// Flush sends what waits for systemd, for at most 2 s. Nodes that still wait after that have no answer from this
-// process. It implements epmd.Keeper; s may be nil.
+// Flush sends what waits for systemd, for at most 2 s. Nodes that still wait after that get no
+// answer from this process. It implements epmd.Keeper; s may be nil.
 func (s *Store) Flush() {
 	if s == nil {
 		return
@@ -179,7 +180,8 @@ func (s *Store) sendLocked() (answers []func(), o obstacle, idle bool) {
 	return answers, o, s.idle()
 }
 
-// Run sends what waits for systemd, and asks it what it has, until ctx ends. Flush is called after that.
+// Run sends what waits for systemd, and asks systemd what it has, until ctx ends. Flush is called
+// after that.
 func (s *Store) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { s.conn.SetWriteDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -218,7 +220,8 @@ func (s *Store) run(ctx context.Context) error {
 	}
 }
 
-// drain waits for room in systemd's socket and sends, until nothing waits or something else is in the way.
+// drain waits for room in systemd's socket and sends. It returns when nothing waits or something
+// else is in the way.
 func (s *Store) drain() (o obstacle, err error) {
 	raw, err := s.conn.SyscallConn()
 	if err != nil {
@@ -241,7 +244,7 @@ func (s *Store) drain() (o obstacle, err error) {
 	return o, err
 }
 
-// complain logs what is not kept when that has changed in kind, or was said some time ago.
+// complain logs what is not kept, when the reason has changed or the last entry is 10 s old.
 func (s *Store) complain() {
 	text, nodes := s.shortage()
 	kind := strings.Map(func(r rune) rune {
@@ -261,7 +264,7 @@ func (s *Store) complain() {
 	s.said, s.saidAt = kind, time.Now()
 }
 
-// Shortage says what is not kept, "" if there is nothing to say, and how many nodes can be.
+// Shortage returns what is not kept, "" if nothing, and how many nodes can be kept.
 func (s *Store) Shortage() (text string, bound int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -269,7 +272,7 @@ func (s *Store) Shortage() (text string, bound int) {
 	return text, s.bound()
 }
 
-// bound returns how many nodes can be kept; negative: as many as there are.
+// bound returns how many nodes can be kept. A negative number means as many as there are.
 func (s *Store) bound() int {
 	if s.size == unknownSize {
 		return -1

@@ -26,8 +26,8 @@ const (
 	againTime = time.Minute            // before what systemd has not taken is sent once more
 )
 
-// toldSize returns FileDescriptorStoreMax= if systemd has told it, which it does from release 254 on
-// (FDSTORE=), and whether it has to be asked.
+// toldSize returns FileDescriptorStoreMax= if systemd has passed it (FDSTORE=, from release 254
+// on). It also returns whether systemd has to be asked.
 func toldSize() (size int, ask bool) {
 	size, err := strconv.Atoi(os.Getenv("FDSTORE"))
 	if err != nil {
@@ -36,8 +36,8 @@ func toldSize() (size int, ask bool) {
 	return size, false
 }
 
-// ask learns the size of the store, and then counts what systemd has whenever that is in doubt, until ctx
-// ends.
+// ask learns the size of the store. Then, until ctx ends, it counts what systemd has whenever that
+// is in doubt.
 func (s *Store) ask(ctx context.Context) {
 	s.learn(ctx)
 	s.learnLimit(ctx)
@@ -55,7 +55,7 @@ func (s *Store) ask(ctx context.Context) {
 	}
 }
 
-// learn asks systemd for the size of the store. Registrations wait for 200 ms at most.
+// learn asks systemd for the size of the store. Registrations wait for at most 200 ms.
 func (s *Store) learn(ctx context.Context) {
 	s.mu.Lock()
 	learning := s.learning
@@ -93,7 +93,8 @@ func (s *Store) learnLimit(ctx context.Context) {
 	s.changed()
 }
 
-// openLimit returns how many files this process may have open. Go has raised the limit as far as it may.
+// openLimit returns how many files this process may have open. Go has raised the limit as far as it
+// may.
 func openLimit() (uint64, error) {
 	var now unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &now); err != nil {
@@ -107,7 +108,7 @@ func softLimit(ctx context.Context) (uint64, error) {
 	return askUnit[uint64](ctx, "LimitNOFILESoft")
 }
 
-// learnt enters the size of the store. What waits is let in, or put aside, in its order.
+// learnt enters the size of the store. It lets in what waits, or puts it aside, in its order.
 func (s *Store) learnt(size int) {
 	s.mu.Lock()
 	s.learning = false
@@ -148,8 +149,8 @@ func (s *Store) pauseBefore(again bool) time.Duration {
 	return s.calm
 }
 
-// survey asks systemd how many descriptors it has, and compares. It returns how many connections are missing
-// among them, which counts if they were missing before.
+// survey asks systemd how many descriptors it has, and compares. It returns how many connections
+// systemd lacks. They count if they were missing before.
 func (s *Store) survey(ctx context.Context, before bool) (missing int) {
 	s.mu.Lock()
 	sent, ended, messages := s.sent, s.ended, s.messages
@@ -190,9 +191,10 @@ func (s *Store) setMissing(n int) {
 	}
 }
 
-// makeUp deals with connections that were sent and are not among the n descriptors in the store. Which they are is
-// not known, but that they were not there at the last good count. If the store is full, they are put aside, the
-// newest first. Otherwise all in doubt are sent again, once a minute: systemd knows those that it has.
+// makeUp deals with connections that were sent and are not among the n descriptors in the store.
+// Nobody knows which they are, but they came after the last good count. If the store is full,
+// makeUp puts them aside, the newest first. Otherwise it sends all in doubt again, once a minute:
+// systemd recognizes those that it has.
 func (s *Store) makeUp(n int) {
 	var doubtful []*connection
 	for _, c := range s.connections {
@@ -224,7 +226,8 @@ func (s *Store) makeUp(n int) {
 	}
 }
 
-// storeCount returns how many descriptors systemd has in the store once it has read all that it was sent.
+// storeCount returns how many descriptors systemd has in the store, once systemd has read all that
+// it was sent.
 func storeCount(ctx context.Context) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
@@ -235,8 +238,8 @@ func storeCount(ctx context.Context) (int, error) {
 	return int(n), err
 }
 
-// barrier waits until systemd has read what it was sent: it closes the descriptor that comes with BARRIER=1
-// then. See sd_notify_barrier(3).
+// barrier waits until systemd has read what it was sent. It sends a descriptor with BARRIER=1,
+// which systemd closes then (sd_notify_barrier(3)).
 func barrier(ctx context.Context) error {
 	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: os.Getenv("NOTIFY_SOCKET"), Net: "unixgram"})
 	if err != nil {
@@ -269,7 +272,10 @@ func barrier(ctx context.Context) error {
 	return fmt.Errorf("wait for the service manager: %w", err)
 }
 
-// askUnit asks systemd over D-Bus for a property of the service that this process is, a number.
+// askUnit asks systemd over D-Bus for a numeric property of the service that this process is.
+//
+// Package dbus of go-systemd opens two connections and subscribes to all jobs before it asks
+// anything.
 func askUnit[N uint32 | uint64](ctx context.Context, property string) (n N, err error) {
 	connect := dbus.ConnectSystemBus
 	if strings.HasPrefix(os.Getenv("NOTIFY_SOCKET"), "/run/user/") {

@@ -1,10 +1,10 @@
-// Package systemd is what ties epmd to the service manager: the sockets and the state that it is started
-// with, what it tells about itself, the connections that it leaves in the file descriptor store, and the
-// journal. Outside of systemd all of this does nothing; replacing the program (Rehearse, HandOver) works
-// anywhere.
+// Package systemd ties epmd to the service manager and the journal. It has the sockets and the
+// state that epmd is started with, the file descriptor store that keeps connections, notifications,
+// and the watchdog. Outside of systemd all of this does nothing. Replacing the program (Rehearse,
+// HandOver) works anywhere.
 //
-// Inherit and TakesOver read the environment of the process, so they are to be called early, Inherit once.
-// All else may be called concurrently. A Store and a Journal never block.
+// Inherit and TakesOver read the environment of the process. Call them early, and Inherit once. All
+// else may be called concurrently. A Store and a Journal never block.
 package systemd
 
 import (
@@ -23,16 +23,16 @@ const (
 	Stopping = daemon.SdNotifyStopping
 )
 
-// Status returns the assignment for Notify that tells in one line how it goes.
+// Status returns the assignment for Notify that describes the state in one line.
 func Status(text string) string {
 	return "STATUS=" + strings.ReplaceAll(text, "\n", " ")
 }
 
-// notifyTime is how long the service manager may take to take a datagram.
+// notifyTime is how long Notify waits for the service manager to take a datagram.
 const notifyTime = time.Second
 
-// Notify tells the service manager something, if there is one that wants to know (NOTIFY_SOCKET). It waits for
-// at most a second; go-systemd's SdNotify would wait for ever.
+// Notify sends assignments to the service manager, if there is one (NOTIFY_SOCKET). It waits for at
+// most a second. SdNotify of go-systemd would wait for ever.
 func Notify(assignments ...string) error {
 	path := os.Getenv("NOTIFY_SOCKET")
 	if path == "" {
@@ -50,7 +50,7 @@ func Notify(assignments ...string) error {
 	return nil
 }
 
-// tcpListener makes a listener of f, which it closes.
+// tcpListener makes a listener of f, and closes f.
 func tcpListener(f *os.File) (*net.TCPListener, error) {
 	defer f.Close()
 	l, err := net.FileListener(f)

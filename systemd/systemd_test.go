@@ -46,8 +46,8 @@ func TestNotifyNobody(t *testing.T) {
 	}
 }
 
-// TestKeepStatus counts how often a status is asked for: once a second however much happens, and never
-// while nothing does.
+// TestKeepStatus counts how often a status is asked for: once a second however much happens, and
+// never while nothing does.
 func TestKeepStatus(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
 	synctest.Test(t, func(t *testing.T) {

@@ -6,12 +6,14 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
-	"golang.org/x/sys/unix"
 )
 
-// Watchdog tells the service manager that this process is well for as long as alive says so, if it wants to
-// know (WatchdogSec=), until ctx ends. It asks twice as often as it has to, and gives alive no longer than that; what
-// alive has to say otherwise is handed to complain, and the service manager is left to act.
+// Watchdog tells the service manager that this process is well, until ctx ends. It does nothing
+// unless the unit has WatchdogSec=. It calls alive twice as often as it has to, and gives alive
+// half an interval.
+//
+// It hands an error of alive to complain, and tells the service manager nothing. So the service
+// manager acts.
 func Watchdog(ctx context.Context, alive func(context.Context) error, complain func(error)) error {
 	interval, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
@@ -40,9 +42,7 @@ func bounded(ctx context.Context, d time.Duration, f func(context.Context) error
 	return f(ctx)
 }
 
-// Reloading returns the assignments for Notify that tell of a reload, which Ready ends.
+// Reloading returns the assignments for Notify that begin a reload. Ready ends the reload.
 func Reloading() string {
-	var now unix.Timespec
-	unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) // fails for clocks that are not there
-	return fmt.Sprintf("%s\nMONOTONIC_USEC=%d", daemon.SdNotifyReloading, now.Nano()/1000)
+	return daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec()
 }

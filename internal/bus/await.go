@@ -19,10 +19,10 @@ const (
 
 // Await calls connect until it succeeds or ctx ends. It hands each failure to report.
 //
-// While the socket is missing, Await sleeps until somebody makes it, for as long as that takes. A
-// socket that doesn't answer may be about to, or may be left over from a bus that has gone. Await
-// tries it with pauses of 20 ms to 2 s, and then again when another socket is made. The making of
-// an abstract name can't be watched, so Await tries one every 2 s for ever.
+// While the socket is missing, Await sleeps until somebody makes it. A socket that doesn't answer
+// may do so soon, or may be left over from a bus that has gone. Await tries it with pauses of 20 ms
+// to 2 s, and then only when another socket is made. An abstract name can't be watched. Await tries
+// it every 2 s for ever.
 func (a Address) Await(ctx context.Context, connect func() error, report func(error)) error {
 	for pause := firstRetry; ; pause *= 2 {
 		watch := watchAbove(a.sockets) // before trying, so that nothing is missed
@@ -50,8 +50,8 @@ func (a Address) Await(ctx context.Context, connect func() error, report func(er
 // folderWatch reports by inotify when a folder gets a new entry or goes. A nil one never does.
 type folderWatch struct{ *os.File }
 
-// watchAbove watches the nearest existing folder above each socket. It returns nil if one of them
-// can't be watched, as an abstract name can't.
+// watchAbove watches the nearest existing folder above each socket. It returns nil if one can't be
+// watched, such as an abstract name.
 func watchAbove(sockets []string) *folderWatch {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
@@ -90,8 +90,8 @@ func (w *folderWatch) close() {
 	}
 }
 
-// wait returns nil when something has happened in a folder. It returns an error at the deadline,
-// which zero stands for never, or when ctx ends.
+// wait returns nil when something has happened in a folder. It returns an error at the deadline or
+// when ctx ends. A zero deadline is none.
 func (w *folderWatch) wait(ctx context.Context, deadline time.Time) error {
 	if w == nil {
 		select {

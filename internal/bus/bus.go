@@ -1,5 +1,5 @@
 // Package bus finds a D-Bus message bus and waits for it. It starts no goroutine and never starts a
-// bus. What is said on a connection is the caller's business.
+// bus. Callers speak D-Bus themselves.
 package bus
 
 import (
@@ -29,7 +29,7 @@ type Address struct {
 //	ADDRESS    a D-Bus address of Unix sockets, several separated by semicolons:
 //	           unix:path=/run/bus, unix:abstract=name
 //
-// An address of the environment that can't be used is no error of Parse. Err returns it, and Dial does.
+// If the environment's address can't be used, Err and Dial return why. Parse doesn't.
 func Parse(s string) (Address, error) {
 	switch s {
 	case "system":

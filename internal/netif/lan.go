@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Choose returns the indexes of the interfaces to use, in ascending order. Those are the interfaces
-// with one of the names or, without names, those that lead to a LAN.
+// Choose returns the indexes of the interfaces to use, in ascending order. They are those with one
+// of the names. Without names, they are those that lead to a LAN.
 func Choose(interfaces []Interface, names []string) []int32 {
 	if len(names) == 0 {
 		return onLAN(interfaces)
@@ -48,7 +48,7 @@ func LANAddresses(names []string) ([]netip.Addr, error) {
 //   - devices, and what is made of them: bonds, VLANs, and bridges with a device among their ports;
 //   - taps that are nobody's port;
 //   - the ends of veths, if there is nothing of the first kind. Then this is a container, and they
-//     are its way out. Elsewhere veths lead to containers, as bridges without a device do.
+//     are its way out. Elsewhere veths and bridges without a device lead to containers.
 func onLAN(interfaces []Interface) []int32 {
 	byIndex := make(map[int32]*Interface, len(interfaces))
 	devices := make(map[int32]bool) // bridges with a device among their ports
@@ -80,15 +80,15 @@ func onLAN(interfaces []Interface) []int32 {
 	return found
 }
 
-// canBeLAN reports whether an interface can lead to a LAN, whatever it is joined to. Overlays join the
-// containers of a cluster.
+// canBeLAN reports whether an interface can lead to a LAN, whatever its master is. Overlays lead to
+// the containers of a cluster.
 func canBeLAN(i Interface) bool {
 	const never = unix.IFF_LOOPBACK | unix.IFF_POINTOPOINT | unix.IFF_NOARP
 	return i.Flags&never == 0 && i.Flags&unix.IFF_MULTICAST != 0 && !slices.Contains([]string{"vxlan", "geneve"}, i.Kind)
 }
 
 // hasPorts reports whether an interface of that kind takes others as ports. A port leads nowhere by
-// itself. A VRF is a master of interfaces that remain what they are.
+// itself. A VRF is a master of another kind.
 func hasPorts(kind string) bool {
 	return slices.Contains([]string{"bridge", "bond", "team", "openvswitch"}, kind)
 }

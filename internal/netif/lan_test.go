@@ -55,7 +55,8 @@ func TestOnLAN(t *testing.T) {
 	}
 }
 
-// parseLinks reads links separated by commas: NAME [KIND [MASTER [FLAGS]]], with "-" for what is not there.
+// parseLinks reads links separated by commas: NAME [KIND [MASTER [FLAGS]]], with "-" for what is
+// not there.
 func parseLinks(text string) []Interface {
 	var links []Interface
 	for i, line := range strings.Split(text, ",") {

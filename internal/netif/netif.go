@@ -1,8 +1,8 @@
-// Package netif reads this host's network interfaces and their addresses from the kernel, and watches
-// them (rtnetlink(7)). It sees the network namespace that the caller is in.
+// Package netif reads this host's network interfaces and their addresses from the kernel, and
+// watches them (rtnetlink(7)). It sees the network namespace that the caller is in.
 //
-// A call takes as long as the kernel's answer, a few milliseconds with hundreds of interfaces. Only a
-// [Watcher] runs a goroutine.
+// A call takes as long as the kernel's answer, a few milliseconds with hundreds of interfaces. Only
+// a [Watcher] runs a goroutine.
 package netif
 
 import (
@@ -74,8 +74,8 @@ func Prefixes() ([]netip.Prefix, error) {
 	return prefixes, err
 }
 
-// Has reports whether an address is one of prefixes. The loopback interface has all addresses of its
-// subnet.
+// Has reports whether an address is one of prefixes. The loopback interface has all addresses of
+// its subnet.
 func Has(addr netip.Addr, prefixes []netip.Prefix) bool {
 	addr = addr.Unmap().WithZone("")
 	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool {

@@ -5,11 +5,11 @@ import (
 	"strings"
 )
 
-// emulator begins the names of all programs that are OTP's emulator: beam.smp, beam, beam.debug.smp.
+// emulator begins the names of OTP's emulators: beam.smp, beam, beam.debug.smp.
 const emulator = "beam"
 
-// isForeign reports whether none of the processes runs OTP's emulator. Processes whose names can't be read
-// say nothing: if that is so of all of them, it returns false.
+// isForeign reports whether no process runs OTP's emulator. It ignores processes whose names can't
+// be read. If there are no others, it returns false.
 func isForeign(pids []string) bool {
 	foreign := false
 	for _, pid := range pids {
@@ -25,7 +25,7 @@ func isForeign(pids []string) bool {
 	return foreign
 }
 
-// processesOf returns the processes in a control group, as numbers.
+// processesOf returns the PIDs in a control group.
 func processesOf(cgroup string) []string {
 	pids, err := os.ReadFile(cgroup + "/cgroup.procs")
 	if err != nil {

@@ -12,14 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errNoSocket is the error of a connection that has no socket here, or one that nobody has any more.
+// errNoSocket is the error for a connection that has no socket here, or an abandoned one.
 var errNoSocket = errors.New("no such socket")
 
 // Kernel asks the kernel about single sockets (sock_diag(7)). Its methods may not be called
 // concurrently. They never wait: the kernel has its answer ready when the question is sent.
 //
-// A [netlink.Conn] starts a goroutine for each question and each answer: 15 µs a question instead of
-// 7. Every registration has questions.
+// A [netlink.Conn] starts a goroutine for each question and each answer: 15 µs a question instead
+// of 7. Every registration has questions.
 type Kernel struct {
 	fd  int
 	seq uint32        // of the last question
@@ -38,7 +38,7 @@ func Open() (*Kernel, error) {
 // Close closes the socket.
 func (k *Kernel) Close() { unix.Close(k.fd) }
 
-// PeerUser returns the user at the other end of a TCP connection that this host has with itself.
+// PeerUser returns the user at the other end of a TCP connection. Both ends are on this host.
 func (k *Kernel) PeerUser(fd int) (uint32, error) {
 	c, err := ConnectionOf(fd)
 	if err != nil {
@@ -61,7 +61,8 @@ func ConnectionOf(fd int) (Connection, error) {
 	return Connection{Local: addrPortOf(local), Peer: addrPortOf(peer)}, nil
 }
 
-// addrPortOf returns a socket address in Go's other form; the zero one if it is not of TCP.
+// addrPortOf returns a socket address in Go's other form. It returns the zero one if sa is not of
+// TCP.
 func addrPortOf(sa unix.Sockaddr) netip.AddrPort {
 	switch sa := sa.(type) {
 	case *unix.SockaddrInet4:
@@ -99,8 +100,8 @@ func plain(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
 }
 
-// ask returns the socket that has the connection from local to peer. If there is none, it returns one
-// that listens and would accept the connection.
+// ask returns the socket of the connection from local to peer. If there is none, it returns a
+// listener that would accept the connection.
 func (k *Kernel) ask(local, peer netip.AddrPort) (sock socket, err error) {
 	if err := k.send(question(local, peer)); err != nil {
 		return sock, fmt.Errorf("ask the kernel about socket %v: %w", local, err)
@@ -127,8 +128,8 @@ func (k *Kernel) send(m netlink.Message) error {
 	return unix.Sendto(k.fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 }
 
-// receive returns the messages of the next datagram that answers the last question, at least one. They
-// are valid until the next one.
+// receive returns the messages of the next datagram that answers the last question, at least one.
+// They are valid until the next receive.
 func (k *Kernel) receive() ([]netlink.Message, error) {
 	n, _, err := unix.Recvfrom(k.fd, k.buf[:], unix.MSG_DONTWAIT)
 	if err != nil {
@@ -137,8 +138,8 @@ func (k *Kernel) receive() ([]netlink.Message, error) {
 	return parseAnswer(k.buf[:n], k.seq)
 }
 
-// parseAnswer returns the messages of a datagram about question seq, at least one, or the error that
-// it reports.
+// parseAnswer returns the messages of a datagram that answers question seq, at least one. It
+// returns the error that the datagram reports.
 func parseAnswer(b []byte, seq uint32) (messages []netlink.Message, err error) {
 	for more := true; more; more = len(b) > 0 {
 		var m netlink.Message
@@ -185,13 +186,13 @@ const (
 )
 
 // question returns the question for one socket, struct inet_diag_req_v2. Ports and addresses are
-// big-endian, all else has the byte order of the host:
+// big-endian. All else has the byte order of the host.
 //
 //	family  TCP  0  0  states   sport  dport  src  dst  interface  cookie=-1
 //	   1     1   1  1     4       2      2     16   16      4         8
 //
-// src and dst begin with the 4 bytes of an IPv4 address. An IPv4 connection of an IPv6 socket is asked
-// for as one of IPv4.
+// src and dst begin with the 4 bytes of an IPv4 address. An IPv4 connection of an IPv6 socket is
+// asked for as one of IPv4.
 func question(local, peer netip.AddrPort) netlink.Message {
 	b := make([]byte, 0, questionSize)
 	family := byte(unix.AF_INET6)

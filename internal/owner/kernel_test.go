@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What Linux 6.18 on a little-endian machine answers to question 7, from a connection over IPv4, one over IPv6, and
-// for none.
+// What Linux 6.18 on a little-endian machine answers to question 7, from a connection over IPv4,
+// one over IPv6, and for none.
 const (
 	diagHeader = "7c000000 1400 0000 07000000 7a660000 "
 	diagInet   = "02010000 9266 8c47 7f000001000000000000000000000000 7f000001000000000000000000000000 00000000" +

@@ -11,18 +11,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Listener is the process that has a socket that listens.
+// Listener is a process that has a socket that listens.
 type Listener struct {
 	Owner
 	Program string // what the process calls itself, any 15 bytes at most; empty: not known
 }
 
-// FindListener returns who would be given a connection to that address and port of this host: nil if nobody
-// listens there, at least in this network namespace. The youngest is told if several processes share the
-// socket, so that of a service rather than the service manager, which has opened it.
+// FindListener returns who would get a connection to that address and port of this host. It returns
+// nil if nobody listens there. If several processes share the socket, it returns the youngest: a
+// service rather than the service manager.
 //
-// As much is known of the process as Find finds, and it takes as long: it looks at all processes,
-// whosever they are. When ctx ends, it returns what it has. An error means that the kernel can't be asked.
+// It finds as much as Find does. It looks at the processes of all users, so it takes longer. When
+// ctx ends, it returns what it has. It returns an error if the kernel can't be asked.
 func FindListener(ctx context.Context, at netip.AddrPort) (*Listener, error) {
 	sock, err := findListening(at)
 	if errors.Is(err, errNoSocket) {
@@ -41,8 +41,8 @@ func FindListener(ctx context.Context, at netip.AddrPort) (*Listener, error) {
 	return l, nil
 }
 
-// findListening returns the socket that would accept a connection to that address. The kernel looks for it as
-// if there were a connection from port 0, from which there never is any.
+// findListening returns the socket that would accept a connection to that address. It asks for a
+// connection from port 0, which never exists. So the kernel looks for a listener.
 func findListening(at netip.AddrPort) (socket, error) {
 	kernel, err := Open()
 	if err != nil {
@@ -56,8 +56,8 @@ func findListening(at netip.AddrPort) (socket, error) {
 	return sock, err
 }
 
-// askProcess enters what /proc tells of a process: its name, and its user, who can be another than the
-// socket's. One that has ended meanwhile leaves both as they are.
+// askProcess reads a process's name and user from /proc. The user can be another than the socket's.
+// Both stay as they are if the process has ended.
 func (l *Listener) askProcess() {
 	dir := "/proc/" + strconv.Itoa(int(l.PID))
 	if name, err := os.ReadFile(dir + "/comm"); err == nil {

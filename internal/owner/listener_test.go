@@ -63,7 +63,8 @@ func TestFindListener(t *testing.T) {
 	}
 }
 
-// TestFindListenerConnected asks for a port at which there are connections, but nobody listens any more.
+// TestFindListenerConnected asks for a port at which there are connections, but nobody listens any
+// more.
 func TestFindListenerConnected(t *testing.T) {
 	l, port := listening(t, "tcp4", "127.0.0.1:0")
 	c, err := net.Dial("tcp", l.Addr().String())

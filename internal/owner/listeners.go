@@ -14,15 +14,15 @@ import (
 // tcpListen is the state of a socket that listens (TCP_LISTEN).
 const tcpListen = 10
 
-// fewPorts is up to how many ports the kernel is asked for one after the other. For more, it is asked
-// for all sockets that listen.
+// fewPorts is for how many ports FindListeners asks one by one. For more, it asks for all sockets
+// that listen.
 const fewPorts = 4
 
-// FindListeners returns the addresses at which this network namespace listens for TCP connections at
-// each of the ports, in ascending order. A port has none if nobody listens there. 0.0.0.0 and :: stand
-// for all addresses of their family: a socket on :: that takes IPv4 too has both.
+// FindListeners returns the addresses at which this network namespace listens for TCP connections
+// at each of the ports, in ascending order. A port without listeners has none. 0.0.0.0 and :: stand
+// for all addresses of their family. A socket on :: that takes IPv4 too has both.
 //
-// It asks the kernel and waits for nobody else. An error means that the kernel can't be asked.
+// It waits for nobody but the kernel. It returns an error if the kernel can't be asked.
 func FindListeners(ports []uint16) (map[uint16][]netip.Addr, error) {
 	kernel, err := Open()
 	if err != nil {
@@ -51,8 +51,8 @@ func FindListeners(ports []uint16) (map[uint16][]netip.Addr, error) {
 	return found, nil
 }
 
-// listeners adds to found where sockets of a family listen at a port, 0 being any, as far as found
-// has the port.
+// listeners adds to found where sockets of a family listen at a port. Port 0 is any. It leaves out
+// ports that found does not have.
 func (k *Kernel) listeners(family byte, port uint16, found map[uint16][]netip.Addr) error {
 	if err := k.send(listenersQuestion(family, port)); err != nil {
 		return err
@@ -71,8 +71,8 @@ func (k *Kernel) listeners(family byte, port uint16, found map[uint16][]netip.Ad
 	}
 }
 
-// listenersQuestion returns the question for all sockets of a family that listen at a port, 0 being
-// any. It is the one for a single socket, for no address and one state.
+// listenersQuestion returns the question for all sockets of a family that listen at a port. It is
+// the question for a single socket, without addresses and for one state. Port 0 is any.
 func listenersQuestion(family byte, port uint16) netlink.Message {
 	none := netip.IPv6Unspecified()
 	m := question(netip.AddrPortFrom(none, port), netip.AddrPortFrom(none, 0))
@@ -82,8 +82,8 @@ func listenersQuestion(family byte, port uint16) netlink.Message {
 	return m
 }
 
-// addListeners adds where sockets listen, as far as found has their ports. It reports whether the
-// messages are the last ones.
+// addListeners adds to found where sockets listen, for the ports that found has. It reports whether
+// the messages are the last ones.
 func addListeners(messages []netlink.Message, found map[uint16][]netip.Addr) (last bool, err error) {
 	for _, m := range messages {
 		if m.Header.Type == netlink.Done {

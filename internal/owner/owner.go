@@ -1,6 +1,6 @@
-// Package owner finds the process, the user and the systemd unit that have a TCP socket of this host. It
-// asks the kernel about sockets (sock_diag(7)) and reads /proc and the control groups. It sees the
-// network and PID namespaces that the caller is in, starts no goroutines, and works without systemd too.
+// Package owner finds the process, the user and the systemd unit that have a TCP socket of this
+// host. It asks the kernel (sock_diag(7)) and reads /proc and the control groups. It sees the
+// namespaces that the caller is in. It starts no goroutines, and works without systemd too.
 package owner
 
 import (
@@ -23,8 +23,8 @@ type Owner struct {
 	PID  int32  // 0: not known
 	UID  uint32 // whose the socket is
 
-	// Foreign says that this is no node of OTP: the process does not run OTP's emulator. If the process
-	// is not known, none does in the control group that the socket was made in.
+	// Foreign says that this is no node of OTP: the process does not run OTP's emulator. If the
+	// process is not known, no process in the socket's control group does.
 	Foreign bool
 }
 
@@ -34,14 +34,16 @@ type Connection struct {
 	Peer  netip.AddrPort // the end whose holder is asked for
 }
 
-// Find returns which process has the other end of each connection: nil where there is none on this
-// host, at least in this network namespace. The kernel tells the user of any socket. The process, the
-// youngest if several share the socket, can be told only if we are root or the same user; the unit otherwise
-// too, as long as its control group is there. Foreign is told by whichever of these is known.
+// Find returns the owner of the other end of each connection. It returns nil where nobody on this
+// host, in this network namespace, has that end.
 //
-// It looks at all processes of those users and all their open files, once for all connections: that can take
-// some milliseconds, or much longer on a host with very many, so it must not be waited for by who answers
-// lookups. When ctx ends, it returns what it has. An error means that the kernel can't be asked.
+// The kernel knows the user of any socket. Root, or the same user, can find the process. If several
+// share the socket, that is the youngest. Others find the unit too, while its control group exists.
+// Foreign comes from either.
+//
+// Find reads the open files of all processes of those users, once for all connections. It takes
+// milliseconds, or much longer with very many processes. So nobody who answers lookups may wait for
+// it. When ctx ends, it returns what it has. It returns an error if the kernel can't be asked.
 func Find(ctx context.Context, conns []Connection) ([]*Owner, error) {
 	kernel, err := Open()
 	if err != nil {
@@ -75,10 +77,10 @@ type search struct {
 	uids    map[uint32]bool   // whose they are; nil: anybody can have them
 }
 
-// chunk is how many of a process's files are looked at before it is seen whether that was enough.
+// chunk is how many files of a process the search looks at in one go.
 const chunk = 256
 
-// processes enters the PIDs of those that have the sockets. It begins with the youngest: they are asked for
+// processes enters the PIDs of the processes that have the sockets. It begins with the youngest,
 // because they have just registered.
 func (s *search) processes(ctx context.Context) {
 	proc, err := os.Open("/proc")
@@ -97,8 +99,8 @@ func (s *search) processes(ctx context.Context) {
 	}
 }
 
-// youngestFirst returns the PIDs among names in the order in which the kernel gave them, the latest first.
-// It gives PIDs in turn, and begins again with small ones after the largest; last is the latest.
+// youngestFirst returns the PIDs among names, the latest first. The kernel gives PIDs in turn, and
+// begins again with small ones after the largest. last is the latest.
 func youngestFirst(names []string, last int32) []int32 {
 	var pids []int32
 	for _, name := range names {
@@ -115,8 +117,8 @@ func youngestFirst(names []string, last int32) []int32 {
 	return pids
 }
 
-// lastPID returns the PID that the kernel gave last, the last field of /proc/loadavg. Where that can't be
-// read it returns the largest there can be.
+// lastPID returns the latest PID, which is the last field of /proc/loadavg. If that can't be read,
+// it returns the largest possible one.
 func lastPID() int32 {
 	text, err := os.ReadFile("/proc/loadavg")
 	if err != nil {
@@ -130,7 +132,7 @@ func lastPID() int32 {
 	return int32(pid)
 }
 
-// isTheirs tells whether a process is one of the users'.
+// isTheirs reports whether a process is one of the users'.
 func (s *search) isTheirs(pid string) bool {
 	if s.uids == nil {
 		return true
@@ -139,7 +141,7 @@ func (s *search) isTheirs(pid string) bool {
 	return unix.Stat("/proc/"+pid, &st) == nil && s.uids[st.Uid]
 }
 
-// files looks at all that a process has open.
+// files looks at all open files of a process.
 func (s *search) files(ctx context.Context, pid int32) {
 	dir, err := os.Open("/proc/" + strconv.Itoa(int(pid)) + "/fd")
 	if err != nil {
@@ -164,8 +166,8 @@ func (s *search) files(ctx context.Context, pid int32) {
 	}
 }
 
-// socketInode returns the inode number of a socket that a process has open, of which name is a link in
-// dir. The link's text is "socket:[INODE]"; see proc_pid_fd(5).
+// socketInode returns the inode number of a socket that a process has open. name is a link in dir
+// with the text "socket:[INODE]" (proc_pid_fd(5)).
 func socketInode(dir int, name string) (inode uint32, ok bool) {
 	var link [32]byte
 	n, err := unix.Readlinkat(dir, name, link[:])

@@ -21,9 +21,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// holderTask is the environment variable that makes a process of TestHolderProcess: "connect IP PORT", "mapped IP
-// PORT", which connects an IPv6 socket to an IPv4 address, "find LOCAL PEER", or any three words to keep the files that
-// it has inherited.
+// holderTask is the environment variable that makes a process of TestHolderProcess: "connect IP
+// PORT", "mapped IP PORT", which connects an IPv6 socket to an IPv4 address, "find LOCAL PEER", or
+// any three words to keep the files that it has inherited.
 const holderTask = "ECLUS_TEST_HOLDER"
 
 // TestHolderProcess is no test: it is the other process of those below.
@@ -168,7 +168,8 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// TestFindAtOnce finds the holders of several connections, between which are some that nobody holds.
+// TestFindAtOnce finds the holders of several connections, between which are some that nobody
+// holds.
 func TestFindAtOnce(t *testing.T) {
 	var conns []Connection
 	var want []int32
@@ -190,8 +191,8 @@ func TestFindAtOnce(t *testing.T) {
 	}
 }
 
-// TestFindGone asks for the other end of connections that have none any more, of one port where somebody
-// listens.
+// TestFindGone asks for the other end of connections that have none any more, of one port where
+// somebody listens.
 func TestFindGone(t *testing.T) {
 	h := startConnected(t, "connect", "127.0.0.1", "127.0.0.1", nil)
 	h.cmd.Process.Kill()

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setUnits enters the unit of each holder, and whether it is foreign: by its process, or if that is not known, by
-// the control group in which its socket was made.
+// setUnits enters the unit of each owner, and whether it is foreign. It goes by the process. If
+// that is not known, it goes by the control group of the socket.
 func setUnits(ctx context.Context, cgroups map[*Owner]uint64) {
 	wanted := make(map[uint64][]*Owner)
 	units := make(map[int32]string) // of processes; one can have many nodes
@@ -36,7 +36,7 @@ func setUnits(ctx context.Context, cgroups map[*Owner]uint64) {
 	}
 }
 
-// unitOfProcess returns the unit that a process runs in, or "".
+// unitOfProcess returns the unit of a process, or "".
 func unitOfProcess(pid int32) string {
 	text, err := os.ReadFile("/proc/" + strconv.Itoa(int(pid)) + "/cgroup")
 	if err != nil {
@@ -45,9 +45,9 @@ func unitOfProcess(pid int32) string {
 	return parseCgroup(string(text))
 }
 
-// parseCgroup returns the unit of a process from its /proc/PID/cgroup, which has a line for each hierarchy
-// of control groups (see cgroups(7)). systemd's are that of version 2 and, on hosts that have only version 1, the
-// one that is named for it:
+// parseCgroup returns the unit of a process from its /proc/PID/cgroup. That has a line for each
+// hierarchy of control groups (cgroups(7)). systemd uses that of version 2. On hosts with version 1
+// only, it uses the one named for it:
 //
 //	0::/system.slice/rabbitmq-server.service
 //	1:name=systemd:/system.slice/rabbitmq-server.service
@@ -68,7 +68,7 @@ func parseCgroup(text string) string {
 	return unit1
 }
 
-// unitOf returns the innermost service or scope that a control group's path goes through, or "".
+// unitOf returns the innermost service or scope in the path of a control group, or "".
 func unitOf(path string) string {
 	path = strings.TrimSuffix(path, " (deleted)") // which the kernel adds if its last process is ending
 	for path != "" {
@@ -83,8 +83,8 @@ func unitOf(path string) string {
 	return ""
 }
 
-// isUnitName tells whether a unit can have that name; see systemd.unit(5). A control group can have others:
-// users make them.
+// isUnitName reports whether a unit can have that name (systemd.unit(5)). Users can make control
+// groups with other names.
 func isUnitName(s string) bool {
 	const maxLen = 255
 	return len(s) <= maxLen && !strings.HasPrefix(s, ".") && strings.IndexFunc(s, func(r rune) bool {
@@ -92,7 +92,7 @@ func isUnitName(s string) bool {
 	}) < 0
 }
 
-// findCgroups enters what is known by control groups, by their inode numbers.
+// findCgroups enters what is known from control groups. The keys are their inode numbers.
 func findCgroups(ctx context.Context, wanted map[uint64][]*Owner) {
 	left := len(wanted)
 	_ = filepath.WalkDir(cgroupRoot(), func(path string, d fs.DirEntry, err error) error {
@@ -117,7 +117,7 @@ func findCgroups(ctx context.Context, wanted map[uint64][]*Owner) {
 	})
 }
 
-// cgroupOf returns the inode number of a control group, and whether there is none in it.
+// cgroupOf returns the inode number of a control group, and whether it contains no other.
 func cgroupOf(d fs.DirEntry) (inode uint64, isLeaf bool) {
 	info, err := d.Info()
 	if err != nil {
@@ -127,7 +127,7 @@ func cgroupOf(d fs.DirEntry) (inode uint64, isLeaf bool) {
 	return st.Ino, st.Nlink == 2 // itself and its "."
 }
 
-// cgroupRoot returns where the hierarchy of version 2 is mounted, beside those of version 1 or alone.
+// cgroupRoot returns where version 2 is mounted: alone, or beside version 1.
 func cgroupRoot() string {
 	const alone, beside = "/sys/fs/cgroup", "/sys/fs/cgroup/unified"
 	var st unix.Statfs_t
