@@ -15,9 +15,9 @@ import (
 	"github.com/goerlang/eclus/systemd"
 )
 
-// awaitHangup ends serving with ErrHandOver when SIGHUP came and the program that is now where this one was
-// started from has shown that it can go on. It returns when serving has ended. reloading says that the service
-// manager takes it to be at that still.
+// awaitHangup ends serving with ErrHandOver after a SIGHUP. Before that, the program that is now
+// where this one was started from has shown that it can go on. It returns when serving has ended.
+// If reloading is set, the service manager still takes it to be at that.
 func (s *service) awaitHangup(serving context.Context, end context.CancelCauseFunc, reloading bool) {
 	for {
 		if reloading {
@@ -56,8 +56,8 @@ func (s *service) handOver(ctx context.Context, listeners []*os.File) error {
 	if err != nil {
 		return err
 	}
-	// What is ignored stays ignored, and another SIGHUP would kill a program that has yet to say what it does
-	// about it.
+	// What is ignored stays ignored. Otherwise another SIGHUP would kill a program that does not
+	// handle it yet.
 	signal.Ignore(syscall.SIGHUP)
 	defer signal.Notify(s.hangup, syscall.SIGHUP)
 	if err := ctx.Err(); err != nil {
@@ -80,8 +80,8 @@ func listenersOf(files []*os.File) ([]*net.TCPListener, error) {
 	return lns, nil
 }
 
-// aliveCheck returns a function that looks a name up by each socket that listens, as anybody would. One whose
-// address has left the host, or has yet to come (FreeBind=), is passed over: nobody can reach it.
+// aliveCheck returns a function that looks a name up by each socket that listens. It passes over a
+// socket whose address has left the host, or has yet to come (FreeBind=). Nobody can reach that.
 func aliveCheck(lns []*net.TCPListener) func(context.Context) error {
 	var places []netip.AddrPort
 	for _, l := range lns {

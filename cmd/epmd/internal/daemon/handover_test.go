@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestAliveCheckAbsent checks a listener whose address no interface has, on a host without any.
+// TestAliveCheckAbsent checks a listener whose address no interface has.
 func TestAliveCheckAbsent(t *testing.T) {
 	if os.Geteuid() != 0 && os.Getenv("CI") != "true" {
 		t.Skip("not root")

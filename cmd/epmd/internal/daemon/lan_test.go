@@ -30,7 +30,7 @@ func (e *entries) String() string {
 	return e.text.String()
 }
 
-// TestLANNoBus runs LAN discovery on a host without a message bus, which is worth a line.
+// TestLANNoBus runs LAN discovery on a host without a message bus. That is worth a line.
 func TestLANNoBus(t *testing.T) {
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+filepath.Join(t.TempDir(), "none"))
 	var log entries
@@ -55,7 +55,7 @@ func TestLANNoBus(t *testing.T) {
 	})
 }
 
-// TestLANUnwanted has what the registry says where LAN discovery is off, or half of it.
+// TestLANUnwanted has LAN discovery off, or half of it, and reads the registry.
 func TestLANUnwanted(t *testing.T) {
 	for _, tt := range []struct {
 		options      Options

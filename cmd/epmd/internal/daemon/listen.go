@@ -16,11 +16,11 @@ import (
 	"github.com/goerlang/eclus/systemd"
 )
 
-// errTaken is the error of a port on which an epmd listens already, which is as good as listening.
+// errTaken is the error of a port on which an epmd listens already. That is as good as listening.
 var errTaken = errors.New("there is already a epmd running")
 
-// inherit returns what this process was started with. If there are no sockets among it to listen on, those
-// that the flags say are bound.
+// inherit returns what this process was started with. If it was started with no sockets, it binds
+// those of the flags.
 func inherit(ctx context.Context, o Options, log *slog.Logger) (systemd.Inherited, error) {
 	in, err := systemd.Inherit(log)
 	switch {
@@ -60,15 +60,15 @@ func bind(ctx context.Context, o Options, log *slog.Logger) ([]*net.TCPListener,
 	return bound, nil
 }
 
-// place is an address to listen on. One that is implied, not named by the user, may be absent from this
-// host: without IPv4 or IPv6, or with its loopback interface down.
+// place is an address to listen on. The host may lack one that is implied, not named by the user.
+// It may be without IPv4 or IPv6, or with its loopback interface down.
 type place struct {
 	addr    netip.Addr
 	implied bool
 }
 
-// places returns where to listen: everywhere, or on both loopback addresses and those in the list. A
-// loopback address is left out that another in the list covers.
+// places returns where to listen: everywhere, or on loopback and the list. A loopback address is
+// left out that another in the list covers.
 func places(list []netip.Addr) []place {
 	v4, v6 := netip.IPv4Unspecified(), netip.IPv6Unspecified()
 	if len(list) == 0 {
@@ -90,8 +90,8 @@ func places(list []netip.Addr) []place {
 	return all
 }
 
-// listen binds one address, IPv4 or IPv6 alone. It is plain TCP: Multipath TCP, which package net would
-// choose, costs every lookup something and gives epmd nothing.
+// listen binds one address, IPv4 or IPv6 alone. It is plain TCP. Package net would choose Multipath
+// TCP, which costs every lookup something and gives epmd nothing.
 func listen(ctx context.Context, addr netip.AddrPort) (*net.TCPListener, error) {
 	network := "tcp6"
 	if addr.Addr().Is4() {
@@ -106,7 +106,7 @@ func listen(ctx context.Context, addr netip.AddrPort) (*net.TCPListener, error) 
 	return l.(*net.TCPListener), nil
 }
 
-// bindError puts an error of listen in the words of OTP's epmd, or returns errTaken.
+// bindError puts an error of listen in the words of OTP's epmd. It may return errTaken.
 func bindError(addr netip.Addr, err error) error {
 	var errno unix.Errno
 	switch {
@@ -118,12 +118,12 @@ func bindError(addr netip.Addr, err error) error {
 	return err
 }
 
-// isAbsent tells whether an address could not be bound because the host has none of its kind.
+// isAbsent reports whether an address could not be bound because the host has none of its kind.
 func isAbsent(err error) bool {
 	return errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EPROTONOSUPPORT)
 }
 
-// isLoopbackOnly tells whether no other host can reach any of the listeners.
+// isLoopbackOnly reports whether no other host can reach any of the listeners.
 func isLoopbackOnly(listeners []*net.TCPListener) bool {
 	return !slices.ContainsFunc(listeners, func(l *net.TCPListener) bool {
 		return !l.Addr().(*net.TCPAddr).AddrPort().Addr().Unmap().IsLoopback()

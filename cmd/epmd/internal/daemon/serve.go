@@ -1,8 +1,8 @@
-// Package daemon is the list of the daemon's parts, and what begins and ends them: listening, handing over
-// to another program, LAN discovery.
+// Package daemon is the list of the daemon's parts. It begins and ends them, listens, and hands
+// over to another program.
 //
-// It binds sockets, talks to systemd, Avahi and D-Bus by their packages, and minds the signals of the process.
-// Serve blocks until the daemon ends; each part has a goroutine.
+// It binds sockets and handles the signals of the process. It uses systemd, Avahi and D-Bus by
+// their packages. Serve blocks until the daemon ends; each part has a goroutine.
 package daemon
 
 import (
@@ -42,11 +42,11 @@ import (
 	"github.com/goerlang/eclus/systemd"
 )
 
-// gcPercent lets the heap grow by half before it is collected, rather than to twice its size: most of it
-// is registrations, which stay, and lookups allocate nothing.
+// gcPercent lets the heap grow by half before a collection, rather than to twice its size. Most of
+// it is registrations, which stay. Lookups allocate nothing.
 const gcPercent = 50
 
-// envNotify is where a service manager, or the process that started a daemon, says where it listens.
+// envNotify names the socket of a service manager, or of the process that started a daemon.
 const envNotify = "NOTIFY_SOCKET"
 
 // Options are what the daemon needs to know.
@@ -81,7 +81,8 @@ type Options struct {
 	Version  string        // what this epmd calls itself
 }
 
-// Serve is the daemon: it listens, then brings up all else, until a signal or a KILL_REQ ends it. It returns nil then.
+// Serve is the daemon. It listens, then starts all else, until a signal or a KILL_REQ ends it. It
+// returns nil then.
 func Serve(ctx context.Context, o Options) error {
 	debug.SetGCPercent(gcPercent)
 	signal.Ignore(syscall.SIGPIPE) // of whoever read the log
@@ -167,7 +168,8 @@ func newService(o Options, in systemd.Inherited, hangup chan os.Signal, log *dae
 	return s
 }
 
-// makeOptional makes the parts that not everybody wants, and the journal, which tells some of them of new nodes.
+// makeOptional makes the parts that not everybody wants. It also makes the journal, which tells one
+// of them of new nodes.
 func (s *service) makeOptional(o Options, host string, lns []*net.TCPListener) {
 	log, port := s.log.Logger, s.config.Port
 	var arrived func(*registry.Node, bool)
@@ -188,8 +190,8 @@ func (s *service) makeOptional(o Options, host string, lns []*net.TCPListener) {
 	}
 }
 
-// newNode returns the epmd as a node. If the epmd listens on loopback alone, so does the node, at an address that the
-// epmd has: a host may have one loopback address alone.
+// newNode returns the epmd as a node. If the epmd listens on loopback alone, so does the node. It
+// takes an address of the epmd, as a host may have one loopback address alone.
 func newNode(o Options, s *service, lns []*net.TCPListener) *nodeserver.Server {
 	n := nodeserver.Options{
 		Registry: s.reg,
@@ -258,7 +260,7 @@ func restore(reg *registry.Registry, in *systemd.Inherited, log *slog.Logger) []
 	return restored
 }
 
-// run answers first and then does the rest, of which nothing ends the daemon.
+// run answers first, then does the rest. Nothing of the rest ends the daemon.
 func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 	alive := aliveCheck(lns)
 	g, ctx := errgroup.WithContext(ctx)
@@ -306,8 +308,8 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 	return g.Wait()
 }
 
-// answer serves until ctx ends or a KILL_REQ is granted. When SIGHUP has found another program that can go on, it
-// takes this one's place; should that fail after all, this one goes on.
+// answer serves until ctx ends or a KILL_REQ is granted. When SIGHUP has found another program that
+// can go on, that takes this one's place. If it fails after all, this one goes on.
 func (s *service) answer(ctx context.Context, lns []*net.TCPListener) error {
 	for reloading := false; ; reloading = true {
 		serving, handOver := context.WithCancelCause(ctx)

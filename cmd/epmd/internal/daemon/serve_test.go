@@ -42,7 +42,7 @@ func options(port uint16) Options {
 	}
 }
 
-// start runs a daemon until the test ends. It returns when the daemon is ready; served yields the
+// start runs a daemon until the test ends. It returns when the daemon is ready. served yields the
 // error of Serve.
 func start(t *testing.T, o Options) (client *epmd.Client, stop func(), served chan error) {
 	t.Helper()

@@ -1,7 +1,7 @@
-// Package daemonlog is where the daemon writes what happens: the journal or stderr.
+// Package daemonlog is the daemon's log: the journal or stderr.
 //
-// It writes to the journal's socket, or to stderr in a goroutine of its own. Writing an entry never blocks, Run
-// blocks until its context ends, and Close for at most a second.
+// It writes to the journal's socket, or in a goroutine to stderr. Writing an entry never blocks.
+// Run blocks until its context ends, and Close for at most a second.
 package daemonlog
 
 import (
@@ -16,8 +16,8 @@ import (
 	"github.com/goerlang/eclus/systemd"
 )
 
-// Log is where the daemon writes what happens. Writing never waits: entries that the journal, a
-// terminal or a pipe does not take wait in a bounded queue, and are dropped and counted past it.
+// Log is where the daemon writes what happens. Writing never waits. Entries that the journal, a
+// terminal or a pipe does not take wait in a bounded queue. Past it they are dropped and counted.
 type Log struct {
 	*slog.Logger
 	journal *systemd.Journal // nil: text
@@ -31,9 +31,10 @@ type Options struct {
 	Stderr io.Writer
 }
 
-// Open opens a log that says as much as OTP's epmd: with no -d what an operator must know, with one who
-// comes and goes, with two every request. It is the journal if that is where stderr leads, or if there is one and
-// a daemon has no stderr, and has who comes and goes in any case then; otherwise it is text on stderr.
+// Open opens a log that says as much as OTP's epmd. Without -d it has what an operator must know,
+// with one -d who comes and goes, with two every request. It is the journal if stderr leads there.
+// So it is if a daemon has no stderr, but a journal. The journal always has who comes and goes.
+// Otherwise the log is text on stderr.
 func Open(o Options) *Log {
 	level := slog.LevelWarn
 	switch {
@@ -55,7 +56,7 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// Run does for the log what takes time, until ctx ends, and returns nil.
+// Run does what takes time, until ctx ends, and returns nil.
 func (l *Log) Run(ctx context.Context) error {
 	if l.journal != nil {
 		l.journal.Run(ctx)
@@ -72,7 +73,7 @@ func (l *Log) Close() {
 	l.text.close()
 }
 
-// patientWriter writes to something that may block, in a goroutine of its own.
+// patientWriter writes in a goroutine of its own to something that may block.
 type patientWriter struct {
 	w     io.Writer
 	queue chan []byte // entries that wait; what comes when it is full is dropped

@@ -22,7 +22,7 @@ func TestLevels(t *testing.T) {
 	}
 }
 
-// stuck is a writer that waits for every entry until it is told to go on.
+// stuck is a writer that waits for a signal with every entry.
 type stuck struct {
 	bytes.Buffer
 	goOn chan struct{}
@@ -33,7 +33,7 @@ func (s *stuck) Write(b []byte) (int, error) {
 	return s.Buffer.Write(b)
 }
 
-// TestStuck has more entries come than wait for a terminal that takes none.
+// TestStuck has too many entries wait for a terminal that takes none.
 func TestStuck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		out := &stuck{goOn: make(chan struct{})}

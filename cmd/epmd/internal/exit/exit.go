@@ -6,4 +6,5 @@ import "fmt"
 // Status is an exit status. It is the error of a command that has said all.
 type Status int
 
+// Error returns "exit status 1".
 func (s Status) Error() string { return fmt.Sprintf("exit status %d", int(s)) }

@@ -1,6 +1,7 @@
-// Package holders finds the processes that hold the registrations of this host's nodes.
+// Package holders finds the processes behind the registrations of this host's nodes.
 //
-// Set blocks until it has asked the kernel and read /proc, or its context ends. It starts no goroutines.
+// Set blocks until it has asked the kernel and read /proc. It ends with its context. It starts no
+// goroutines.
 package holders
 
 import (
@@ -11,8 +12,8 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// Set finds the processes behind those nodes that are of this host, and tells the registry. It stops
-// looking when ctx ends, and reports whether it has looked.
+// Set finds the processes behind the nodes of this host among these. It tells the registry. It
+// stops looking when ctx ends, and reports whether it has looked.
 func Set(ctx context.Context, reg *registry.Registry, nodes []*registry.Node, log *slog.Logger) bool {
 	var local []*registry.Node
 	var conns []owner.Connection
@@ -37,13 +38,13 @@ func Set(ctx context.Context, reg *registry.Registry, nodes []*registry.Node, lo
 	return true
 }
 
-// connection returns the connection that a node of this host has registered by.
+// connection returns the connection by which a node has registered.
 func connection(reg *registry.Registry, n *registry.Node) (owner.Connection, bool) {
 	if n.Origin != registry.Local || n.PeerPort == 0 {
 		return owner.Connection{}, false
 	}
 	c, err := owner.ConnectionOf(int(n.FD))
-	// The descriptor is that of another connection by now if the node has gone.
+	// If the node has gone, another connection may have the descriptor.
 	if now := reg.Lookup(n.Name); err != nil || now == nil || now.ID != n.ID {
 		return owner.Connection{}, false
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// enter registers a node whose connection is one of this process with itself.
+// enter registers a node over a connection of this process with itself.
 func enter(t *testing.T, reg *registry.Registry, name string) *registry.Registration {
 	t.Helper()
 	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
@@ -42,7 +42,7 @@ func enter(t *testing.T, reg *registry.Registry, name string) *registry.Registra
 	return r
 }
 
-// TestOtherConnection registers a node whose descriptor is not that of a connection any more.
+// TestOtherConnection registers a node whose descriptor is no connection any more.
 func TestOtherConnection(t *testing.T) {
 	reg := registry.New("hosta.local", 0)
 	r := enter(t, reg, "a")

@@ -1,8 +1,8 @@
-// Package identify asks each node of this host for its full name. A node that is none of OTP may serve a
-// single connection, so the package also decides who may be asked.
+// Package identify asks each node of this host for its full name. A node that is none of OTP may
+// serve a single connection. So the package also decides which to ask.
 //
-// An Identifier connects to the nodes' ports on this host by TCP, for up to eight nodes at once in
-// goroutines of their own. Ask does not block; Run blocks until its context ends.
+// An Identifier connects to the nodes' ports on this host by TCP. It asks up to eight nodes at
+// once, in goroutines of their own. Ask does not block; Run blocks until its context ends.
 package identify
 
 import (
@@ -25,17 +25,17 @@ import (
 )
 
 const (
-	identifyTime   = 10 * time.Second // all that a node is given: the first TLS connection of its life takes long
+	identifyTime   = 10 * time.Second // for a node: its first TLS connection takes long
 	identifyAtOnce = 8                // nodes asked at once, if the options don't say
-	identifyCalm   = 3 * time.Second  // after so long without a new node, the free heap is given back
+	identifyCalm   = 3 * time.Second  // without a new node, then the free heap is given back
 )
 
-// Identifier asks each node that registers for its full name, once, and tells the registry. A node that is
-// none of OTP may serve a single connection, or complain of one that is broken off. So only those are asked
-// that may be of OTP: see mayAsk.
+// Identifier asks each node that registers for its full name, once. It tells the registry. A node
+// that is none of OTP may serve a single connection, or complain of a broken one. So only those are
+// asked that may be of OTP: see mayAsk.
 type Identifier struct {
 	reg    *registry.Registry
-	prober string               // the name it asks under: always the same, for a node never forgets one
+	prober string               // asks under this name: a node never forgets one
 	known  func(*registry.Node) // told of each node that was asked
 	log    *slog.Logger
 	slots  chan struct{} // one in it for each node that is being asked
@@ -46,7 +46,8 @@ type Identifier struct {
 	mute    map[holderName]struct{}
 }
 
-// arrival is a node that has come. If there was no time to look for its holder everywhere, partly is set.
+// arrival is a node that has come. partly is set if there was no time to look for its holder
+// everywhere.
 type arrival struct {
 	node   *registry.Node
 	partly bool
@@ -58,7 +59,7 @@ type holderName struct {
 	uid  uint32
 }
 
-// maxMute is how many names are remembered whose nodes were asked and did not tell.
+// maxMute is how many names are remembered whose nodes did not answer.
 const maxMute = 1024
 
 // Options are what an Identifier needs.
@@ -83,8 +84,8 @@ func New(o Options) *Identifier {
 	}
 }
 
-// Ask has a node asked that has come; partly says that there was no time to look for its holder everywhere. It does
-// not block.
+// Ask has a new node asked. partly says that there was no time to look for its holder everywhere.
+// It does not block.
 func (i *Identifier) Ask(n *registry.Node, partly bool) {
 	i.mu.Lock()
 	i.waiting = append(i.waiting, arrival{n, partly})
@@ -95,7 +96,7 @@ func (i *Identifier) Ask(n *registry.Node, partly bool) {
 	}
 }
 
-// Run returns nil when ctx has ended and no node is being asked any more. It is called once.
+// Run returns nil when ctx has ended and all questions have. It is called once.
 func (i *Identifier) Run(ctx context.Context) error {
 	var asking sync.WaitGroup
 	defer asking.Wait()
@@ -118,7 +119,7 @@ func (i *Identifier) Run(ctx context.Context) error {
 	}
 }
 
-// start begins to ask a node as soon as there is a slot for it.
+// start asks a node as soon as there is a slot.
 func (i *Identifier) start(ctx context.Context, asking *sync.WaitGroup, a arrival) {
 	select {
 	case <-ctx.Done():
@@ -138,9 +139,9 @@ func (i *Identifier) start(ctx context.Context, asking *sync.WaitGroup, a arriva
 	})
 }
 
-// mayAsk reports whether a node is to be asked for its name. Nodes of OTP register as normal ones, hidden
-// nodes too. Of what else does so, some is told by its process, and some by an earlier question: a node of
-// the same name and user, or this one, that was asked and did not tell.
+// mayAsk reports whether a node is to be asked for its name. Nodes of OTP register as normal ones,
+// hidden nodes too. Other nodes do so too. The process tells of some, an earlier question of
+// others: this node or one of the same name and user did not answer.
 func (i *Identifier) mayAsk(n *registry.Node) bool {
 	switch h := n.Holder; {
 	case n.Sure, n.Mute, n.Told != registry.Normal:
@@ -154,7 +155,7 @@ func (i *Identifier) mayAsk(n *registry.Node) bool {
 	}
 }
 
-// muteName is what is remembered of a node that does not tell its name.
+// muteName is what is remembered of a node that does not answer.
 func muteName(n *registry.Node) holderName {
 	const nobody = 1<<32 - 1
 	if n.Holder == nil {
@@ -170,7 +171,7 @@ func (i *Identifier) isMute(n *registry.Node) bool {
 	return mute
 }
 
-// identify asks a node. One that does not tell keeps the name that was put together for it.
+// identify asks a node. One that does not answer keeps the name that epmd made for it.
 func (i *Identifier) identify(ctx context.Context, n *registry.Node) {
 	id, err := i.askAt(ctx, n)
 	if err != nil {
@@ -194,8 +195,8 @@ func (i *Identifier) identify(ctx context.Context, n *registry.Node) {
 	}
 }
 
-// cutShort reports whether a question that failed did reach something that is better not asked again. That is
-// not so if nobody was there, or if the node was busy with another one.
+// cutShort reports whether a question that failed has reached something that is better not asked
+// again. That is not so if nobody was there, or if the node was busy.
 func cutShort(err error) bool {
 	var refused *node.StatusError
 	if errors.As(err, &refused) {
@@ -225,7 +226,7 @@ func (i *Identifier) setMute(n *registry.Node) {
 	}
 }
 
-// askAt asks a node at the addresses where it can be, until one answers in any way.
+// askAt asks a node at its addresses, until one answers in any way.
 func (i *Identifier) askAt(ctx context.Context, n *registry.Node) (node.Identity, error) {
 	var errs []error
 	for addr := range likelyAddresses(n.Addresses) {
@@ -241,8 +242,8 @@ func (i *Identifier) askAt(ctx context.Context, n *registry.Node) (node.Identity
 	return node.Identity{}, errors.Join(errs...)
 }
 
-// likelyAddresses yields the addresses at which a node of this host may listen: where it registered
-// from, loopback, then all that the host has.
+// likelyAddresses yields the addresses at which a node of this host may listen. First comes where
+// it registered from, then loopback, then all that the host has.
 func likelyAddresses(from []netip.Addr) iter.Seq[netip.Addr] {
 	return func(yield func(netip.Addr) bool) {
 		tried := make(map[netip.Addr]bool)
@@ -264,7 +265,8 @@ func likelyAddresses(from []netip.Addr) iter.Seq[netip.Addr] {
 	}
 }
 
-// ownAddresses returns the addresses of this host's interfaces; none if they can't be read.
+// ownAddresses returns the addresses of this host's interfaces. There are none if they can't be
+// read.
 func ownAddresses() []netip.Addr {
 	prefixes, _ := netif.Prefixes()
 	var addrs []netip.Addr

@@ -12,7 +12,7 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// asked is an acceptor that closes each connection once something has come over it.
+// asked closes each connection once something has come over it.
 type asked struct {
 	net.Listener
 	times atomic.Int32
@@ -42,8 +42,8 @@ func newAsked(t *testing.T) *asked {
 
 func (a *asked) port() uint16 { return a.Addr().(*net.TCPAddr).AddrPort().Port() }
 
-// identifying runs an Identifier until the test ends, which asks one node after the other. Those that were asked
-// come over done.
+// identifying runs an Identifier until the test ends. It asks one node at a time. Those that were
+// asked come over done.
 func identifying(t *testing.T, reg *registry.Registry) (i *Identifier, done chan *registry.Node) {
 	t.Helper()
 	done = make(chan *registry.Node, 1)
@@ -118,8 +118,8 @@ func await(t *testing.T, done <-chan *registry.Node) *registry.Node {
 	}
 }
 
-// TestIdentifyMute has a node not tell its name: it isn't asked again, nor is the next of that name and
-// user, unless that is known to be of OTP.
+// TestIdentifyMute has a node not tell its name. It isn't asked again. Nor is the next of that name
+// and user, unless it is known to be of OTP.
 func TestIdentifyMute(t *testing.T) {
 	reg := registry.New("hosta.local", registry.OldNames)
 	i, done := identifying(t, reg)
@@ -156,7 +156,7 @@ func TestIdentifyMute(t *testing.T) {
 	}
 }
 
-// TestIdentifyNobody has a port on which nobody listens: that says nothing of the node.
+// TestIdentifyNobody has a port on which nobody listens. That says nothing of the node.
 func TestIdentifyNobody(t *testing.T) {
 	reg := registry.New("hosta.local", registry.OldNames)
 	i, done := identifying(t, reg)

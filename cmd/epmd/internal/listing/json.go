@@ -21,8 +21,9 @@ const jsonVersion = 1
 //	"high":6,"low":5,"proto":0,"epmd":4369,"reachable":true}
 //
 // (here broken into three). v is jsonVersion. The other keys are those of the line protocol, see
-// [epmd.Line]. Numbers are numbers, and addresses are a list. sure, which is always there, reachable
-// and lan are true or false. user is the name that goes with uid. What is not known is left out.
+// [epmd.Line]. Numbers are numbers, and addresses are a list. sure, which is always there,
+// reachable and lan are true or false. user is the name that goes with uid. What is not known is
+// left out.
 //
 // With -watch each has a key event after v: "up", "changed" or "down". Nodes that were known before
 // are "up" too. After the nodes known already comes

@@ -21,10 +21,10 @@ import (
 //	a@hosta.local   127.0.0.1      41233  normal  local   yes        2026-03-01 12:00:00
 //	b@hostb.local   198.51.100.12  41237  hidden  lan     no         2026-03-01 12:00:02
 //
-// More columns follow if there is something in them. EPMD is the port of a node's epmd if it differs
-// from ours. PID, USER and UNIT are those of the process behind a node of this host. It shows each
-// change on a line. "+" begins that of a new node, "~" of one that changed, "-" of one that went.
-// Columns that the screen is too narrow for are left out, and names cut.
+// More columns follow if there is something in them. EPMD is the port of a node's epmd if it
+// differs from ours. PID, USER and UNIT are those of the process behind a node of this host. It
+// shows each change on a line. "+" begins that of a new node, "~" of one that changed, "-" of one
+// that went. Columns that the screen is too narrow for are left out, and names cut.
 type tablePrinter struct {
 	out    io.Writer
 	screen screen.Screen

@@ -1,7 +1,8 @@
-// Package nodeserver makes the epmd a hidden node, which tells other nodes what the epmd knows.
+// Package nodeserver makes the epmd a hidden node. It tells other nodes what the epmd knows.
 //
-// A Server registers with the epmd on this host, listens on a TCP port of its own, and has goroutines for
-// the nodes that are connected. Run blocks until its context ends. Package node speaks the protocol.
+// A Server registers with the epmd on this host and listens on a TCP port of its own. It has
+// goroutines for the nodes that are connected. Run blocks until its context ends. Package node
+// speaks the protocol.
 package nodeserver
 
 import (
@@ -22,10 +23,10 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// nodeName is the alive name of the epmd as a node, and of the process that answers there.
+// nodeName is the alive name of the epmd as a node, and of its process.
 const nodeName = "epmd"
 
-// Pauses between tries to be a node: the name may be held by the epmd before this one.
+// Pauses between tries to be a node. The epmd before this one may hold the name.
 const (
 	firstNodeRetry = time.Second
 	lastNodeRetry  = time.Minute
@@ -36,20 +37,20 @@ const (
 //	net_adm:ping(Node)
 //	gen_server:call({epmd, Node}, nodes)    a list of maps, one for each known node
 //
-// and nobody else's calls. Who has the cookie may read what anybody on this host may; nothing can be changed or run.
-// Whom -allow refuses can't connect.
+// and nobody else's calls. Who has the cookie may read what anybody on this host may. Nothing can
+// be changed or run. Whom -allow refuses can't connect.
 type Server struct {
 	reg     *registry.Registry
 	access  epmd.Access
 	port    uint16 // of the epmd
 	address string // where to listen
 	cookie  node.Cookie
-	name    string               // full; empty: nodeName@HOST, whatever the other node calls this host
+	name    string               // full; empty: as nameFor has it
 	host    func() string        // returns the first label of this host's name
 	known   func(*registry.Node) // told of this node when it has registered
 	log     *slog.Logger
 
-	peer atomic.Pointer[netip.AddrPort] // of the registration, as the epmd sees it; nil: there is none
+	peer atomic.Pointer[netip.AddrPort] // as the epmd sees it; nil: not registered
 }
 
 // Options are what a Server needs.
@@ -59,8 +60,8 @@ type Options struct {
 	Port     uint16     // of the epmd
 	Address  netip.Addr // where to listen; zero: everywhere
 	Cookie   node.Cookie
-	Name     string               // the full name; empty: epmd@HOST, whatever the other node calls this host
-	Host     func() string        // returns the first label of this host's name, whenever that is needed
+	Name     string               // full; empty: epmd@ what the other node calls this host
+	Host     func() string        // returns the first label of this host's name
 	Known    func(*registry.Node) // told of this node when it has registered
 	Log      *slog.Logger
 }
@@ -110,7 +111,7 @@ func (s *Server) Run(ctx context.Context) error {
 	return nil
 }
 
-// serve registers the node, as any other, and answers until the registration or ctx ends.
+// serve registers the node and answers until the registration or ctx ends.
 func (s *Server) serve(ctx context.Context) error {
 	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", s.address)
 	if err != nil {
@@ -120,7 +121,7 @@ func (s *Server) serve(ctx context.Context) error {
 	defer cancel(nil)
 	name := cmp.Or(s.name, nodeName+"@"+s.reg.Host())
 	alive, _, _ := strings.Cut(name, "@")
-	// As a hidden node of OTP does, it registers as a normal one.
+	// Hidden nodes of OTP register as normal ones too.
 	req := epmd.AliveReq{Port: uint16(ln.Addr().(*net.TCPAddr).Port), Type: registry.Normal, High: 6, Low: 6, Name: alive}
 	registration, err := epmd.NewLocalClient(s.port).Register(ctx, req)
 	if err != nil {
@@ -166,12 +167,12 @@ func (s *Server) introduce(req epmd.AliveReq, id registry.Identity) {
 	}
 }
 
-// fqdnTime is how long the resolver may take to tell this host's name in DNS.
+// fqdnTime is how long the resolver has for this host's name in DNS.
 const fqdnTime = 2 * time.Second
 
-// nameFor returns the name that a node of the name peer will have connected to, as nodes with short names
-// (-sname) and with long ones (-name) call the same host differently: by its first label, by the name that
-// multicast DNS has for it, by its name in DNS, or by the address that was connected to.
+// nameFor returns the name by which the node peer has called this one. Nodes call a host by its
+// first label if they have short names (-sname). With long names (-name) they call it by its name
+// in multicast DNS or DNS, or by the address that they connected to.
 func (s *Server) nameFor(peer string, local net.Addr) string {
 	if s.name != "" {
 		return s.name
@@ -192,7 +193,8 @@ func (s *Server) nameFor(peer string, local net.Addr) string {
 	return nodeName + "@" + host
 }
 
-// dnsName returns the name of this host with its domain, as "hostname -f" does, or "".
+// dnsName returns the name of this host with its domain, as "hostname -f" does. It is "" if there
+// is none.
 func dnsName() string {
 	host, err := os.Hostname()
 	if err != nil || isLong(host) {
@@ -244,7 +246,8 @@ func (s *Server) handle(c *node.Conn, m node.Message) {
 	}
 }
 
-// nodeTerm is a node as it is told to nodes. What others have named is binaries, as atoms would stay with the caller for good.
+// nodeTerm is a node as it is told to nodes. Names from others are binaries. Atoms would stay with
+// the caller for good.
 type nodeTerm struct {
 	Node      string   `erl:"node"`
 	Name      string   `erl:"name"`
@@ -274,5 +277,6 @@ func (s *Server) nodes() []nodeTerm {
 	return terms
 }
 
-// isLong reports whether a host makes its nodes' names long ones, as OTP does by the dot (or the colon of an address).
+// isLong reports whether nodes of a host have long names. As for OTP, a dot makes one, or the colon
+// of an address.
 func isLong(host string) bool { return strings.ContainsAny(host, ".:") }

@@ -86,6 +86,7 @@ func (s Screen) Columns(taken int) int {
 // Look is how a terminal shows a text: the parameter of ECMA-48's SGR.
 type Look string
 
+// The looks that texts have.
 const (
 	Plain  Look = ""
 	Bold   Look = "1"

@@ -22,6 +22,7 @@ func Errorf(format string, args ...any) error {
 	return Error{Text: fmt.Sprintf(format, args...)}
 }
 
+// Error returns the text.
 func (e Error) Error() string { return e.Text }
 
 // Unwrap returns the cause.

@@ -142,6 +142,7 @@ type Failure struct {
 	advice []string
 }
 
+// Error returns what was seen.
 func (f Failure) Error() string { return f.found }
 
 // Failed returns a Failure. What found says of others is quoted.
