@@ -31,6 +31,9 @@ func TestFindingsDoubt(t *testing.T) {
 		}
 		want := func(when string, want int) {
 			t.Helper()
+			synctest.Wait()
+			f.mu.Lock()
+			defer f.mu.Unlock()
 			if _, nodes := reg.Counts(); nodes != want || len(epmds) != want {
 				t.Errorf("%s: %d neighbours, %d epmds; want %d", when, nodes, len(epmds), want)
 			}

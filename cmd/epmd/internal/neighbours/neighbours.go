@@ -109,12 +109,12 @@ func (a *Asker) Run(ctx context.Context) error {
 	}
 	a.mu.Unlock()
 	<-ctx.Done()
-	a.asking.Wait()
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	for _, f := range a.found {
 		f.stop()
 	}
+	a.mu.Unlock() // whoever has the lock from now on finds that ctx has ended
+	a.asking.Wait()
 	a.source.Close()
 	return nil
 }
@@ -160,7 +160,7 @@ func (a *Asker) drop(f *found) {
 // ask has an epmd asked, now and from time to time. It does nothing if the host announces its
 // nodes itself.
 func (a *Asker) ask(f *found) {
-	if a.ctx == nil || a.ctx.Err() != nil || f.epmd.Announces || a.announcers[f.key()] > 0 {
+	if !a.running() || f.epmd.Announces || a.announcers[f.key()] > 0 {
 		return
 	}
 	f.stop()
@@ -183,8 +183,14 @@ func (a *Asker) ask(f *found) {
 	})
 }
 
+// running reports whether Run has begun and its context has not ended.
+func (a *Asker) running() bool { return a.ctx != nil && a.ctx.Err() == nil }
+
 // askLater sets the epmd's timer.
 func (a *Asker) askLater(f *found) {
+	if !a.running() {
+		return
+	}
 	var t *time.Timer
 	t = time.AfterFunc(askEvery, func() {
 		a.mu.Lock()
