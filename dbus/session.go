@@ -36,7 +36,7 @@ type session struct {
 	*Service
 	ctx     context.Context
 	conn    *dbus.Conn
-	inbox   chan *dbus.Message // method calls and signals about the name, in order; the bus keeps what comes when it is full
+	inbox   chan *dbus.Message // calls and signals about the name, in order; full: the bus waits
 	replies chan *dbus.Call    // of our own calls
 
 	changes *registry.Subscription
@@ -198,7 +198,7 @@ var errTaken = errors.New("another program has the name; see busctl status " + N
 
 // replied deals with the reply to ask.
 func (s *session) replied(call *dbus.Call) error {
-	if call.Method == busName+".Peer.Ping" { // also where a bus refuses it, it has read what was before
+	if call.Method == busName+".Peer.Ping" { // refused or not: what was before is read
 		s.unread, s.pinged = 0, false
 		return nil
 	}

@@ -20,7 +20,7 @@ import (
 // A process that is replaced by execve(2) keeps its descriptors. These variables describe them to
 // the new program. They count for the process with that PID, and for no child of it.
 const (
-	envHandOver  = "ECLUS_HANDOVER"  // "PID STORED STATE-FD LISTEN-FD...": STORED is 1 if systemd has the state too
+	envHandOver  = "ECLUS_HANDOVER"  // "PID STORED STATE-FD LISTEN-FD...", see stateFor
 	envRehearsal = "ECLUS_REHEARSAL" // the descriptor of a state: read it and say that all is well
 
 	rehearsed     = "eclus: rehearsed\n"

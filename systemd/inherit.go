@@ -20,7 +20,7 @@ import (
 // store.
 type Inherited struct {
 	Listeners []*net.TCPListener
-	Kept      []Kept         // connections of registered nodes that are alive, in order of registration
+	Kept      []Kept         // connections of living registered nodes, in order of registration
 	Old       []registry.Old // names that had gone, the one that went first leading
 	LastID    uint64         // that was given to a node
 
@@ -221,7 +221,7 @@ func (in *Inherited) restore(stored *inStore, log *slog.Logger) {
 		in.keep(r, d)
 	}
 	for _, d := range stored.rest() {
-		log.Debug("connection of a node that had gone", "stored", d.name) // systemd was still to be told
+		log.Debug("connection of a node that had gone", "stored", d.name) // systemd did not know
 		in.end(d.fd, d.name)
 	}
 }

@@ -27,7 +27,7 @@ const JournalSocket = "/run/systemd/journal/socket"
 const (
 	maxBacklog    = 1 << 20     // bytes of entries that wait for the journal
 	journalRetry  = time.Second // from losing the journal to looking for it again
-	journalBuffer = 8 << 20     // of the socket, as libsystemd has it; the kernel grants what it may
+	journalBuffer = 8 << 20     // of the socket, as in libsystemd; the kernel may grant less
 	identifier    = "epmd"      // SYSLOG_IDENTIFIER=
 	maxFieldName  = 64          // bytes; journald drops a field with a longer name
 	attrPrefix    = "ATTR_"     // of fields that could not have their name otherwise
@@ -272,7 +272,7 @@ func transmit(fd int, entry []byte) error {
 //	port, host, pid, uid, unit  ERLANG_PORT= and so on
 //	err                         ERROR=
 //	a in group g                G_A=: any other key is in capitals, behind its groups
-//	message, 9p                 ATTR_MESSAGE=, ATTR_9P=: ours, or no name (systemd.journal-fields(7))
+//	message, 9p                 ATTR_MESSAGE=, ATTR_9P=: ours, or no field's name
 //
 // Every entry has PRIORITY=, SYSLOG_IDENTIFIER= and TIMESTAMP= (RFC 3339). The journal's own time
 // is when it got the entry. A record with a message.ID has MESSAGE_ID=.

@@ -46,7 +46,7 @@ type record struct {
 	Address  netip.Addr        `json:"address,omitzero"`
 	PeerPort uint16            `json:"peer_port,omitempty"`
 	FD       int32             `json:"fd"`
-	Node     string            `json:"node,omitempty"` // full name; this and the next if it was asked
+	Node     string            `json:"node,omitempty"` // full name, if it was asked
 	Dist     string            `json:"dist,omitempty"`
 	Mute     bool              `json:"mute,omitempty"` // it was asked and did not tell
 	Gone     bool              `json:"gone,omitempty"`
@@ -54,8 +54,8 @@ type record struct {
 	// Where the connection is. A record without a cookie is from an epmd that stored each
 	// connection under a name of its own (see oldName).
 	Cookie uint64 `json:"cookie,omitempty"` // SO_COOKIE of the socket
-	UID    uint32 `json:"uid"`              // user of its peer; unknownUser if the kernel did not say
-	Stored string `json:"stored,omitempty"` // FDNAME= that it has been sent with when this was written
+	UID    uint32 `json:"uid"`              // user of its peer, or unknownUser
+	Stored string `json:"stored,omitempty"` // FDNAME= that it has been sent with
 }
 
 // logNames returns the node's names as a log has them.

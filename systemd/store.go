@@ -25,7 +25,7 @@ import (
 const (
 	nodeName  = "n"
 	stateName = "state"
-	oldPrefix = "node-" // and the node's ID: the connections that epmd stored before it knew cookies
+	oldPrefix = "node-" // and the node's ID: how an earlier epmd stored connections
 )
 
 // maxNames is how many bytes the names of stored descriptors may take, each with a colon. execve(2)
@@ -132,7 +132,7 @@ const (
 // Options say how a Store differs from the usual one.
 type Options struct {
 	PerUser int    // nodes of one user that are kept; 0: PerUser
-	Changed func() // called when Shortage says something else, with a lock held; nil: nobody wants to know
+	Changed func() // called with a lock held when Shortage has changed; may be nil
 }
 
 // OpenStore returns a Store for the service that this process is. It returns nil if this process is

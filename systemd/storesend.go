@@ -18,7 +18,7 @@ const perMessage = 253
 
 const (
 	flushTime   = 2 * time.Second       // that a process which ends waits for systemd
-	tooManyTime = 50 * time.Millisecond // until the kernel is asked again for room for descriptors in flight
+	tooManyTime = 50 * time.Millisecond // after ETOOMANYREFS, before the next try
 	complaints  = 10 * time.Second      // between two of one kind
 )
 

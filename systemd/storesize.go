@@ -18,10 +18,10 @@ import (
 )
 
 const (
-	learnTime = 200 * time.Millisecond // that registrations wait for the size of the store to be known
+	learnTime = 200 * time.Millisecond // that registrations wait for the store's size
 	askTime   = 10 * time.Second       // that a question to the bus may take
 	calmPause = 5 * time.Second        // after a message, before what it brought is counted
-	lookTwice = time.Second            // before it is counted again, as connections that end are dropped in a moment
+	lookTwice = time.Second            // before it is counted again: systemd drops ended ones soon
 	busyPause = 50 * time.Millisecond  // between two counts while connections wait for room
 	againTime = time.Minute            // before what systemd has not taken is sent once more
 )

@@ -94,7 +94,7 @@ func (k linkNews) learn(messages []netlink.Message) (isNews bool) {
 // link notes a message about an interface (see parseInterface). Its index, flags, name and master
 // count.
 func (k linkNews) link(m netlink.Message) bool {
-	if len(m.Data) < unix.SizeofIfInfomsg || m.Data[0] != unix.AF_UNSPEC { // a bridge reports its ports besides
+	if len(m.Data) < unix.SizeofIfInfomsg || m.Data[0] != unix.AF_UNSPEC { // as a bridge's ports
 		return false
 	}
 	index := string(m.Data[4:8])

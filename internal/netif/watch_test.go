@@ -58,7 +58,7 @@ func TestLinkNews(t *testing.T) {
 			{"link set d0 up", true},
 			{"link set d0 alias new", false},
 			{"addr add 198.51.100.1/24 dev d0", true},
-			{"addr replace 198.51.100.1/24 dev d0 valid_lft 1000 preferred_lft 900", true}, // no longer permanent
+			{"addr replace 198.51.100.1/24 dev d0 valid_lft 1000 preferred_lft 900", true},
 			{"addr replace 198.51.100.1/24 dev d0 valid_lft 1000 preferred_lft 900", false},
 			{"addr add 198.51.100.2/24 dev d0", true},
 			{"addr del 198.51.100.2/24 dev d0", true},

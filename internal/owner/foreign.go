@@ -15,7 +15,7 @@ func isForeign(pids []string) bool {
 	for _, pid := range pids {
 		name, err := os.ReadFile("/proc/" + pid + "/comm")
 		switch {
-		case err != nil: // it has ended, or is hidden, or is in another PID namespace and has number 0 here
+		case err != nil: // ended, hidden, or 0: in another PID namespace
 		case strings.HasPrefix(string(name), emulator):
 			return false
 		default:

@@ -82,7 +82,7 @@ type socket struct {
 	local, peer netip.AddrPort // the addresses without zones
 	uid         uint32         // whose it is
 	inode       uint32         // 0: nobody has it any more
-	cgroup      uint64         // inode number of the control group (version 2) in which it was made; 0: not known
+	cgroup      uint64         // inode number of its control group (version 2); 0: not known
 	v6Only      bool           // an IPv6 socket that takes no IPv4
 }
 

@@ -19,7 +19,7 @@ import (
 
 // Owner is the process that has a socket.
 type Owner struct {
-	Unit string // systemd unit that the process runs in, a service or a scope; empty: none, or not known
+	Unit string // systemd unit of the process, a service or a scope; empty: none, or not known
 	PID  int32  // 0: not known
 	UID  uint32 // whose the socket is
 

@@ -21,9 +21,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// holderTask is the environment variable that makes a process of TestHolderProcess: "connect IP
-// PORT", "mapped IP PORT", which connects an IPv6 socket to an IPv4 address, "find LOCAL PEER", or
-// any three words to keep the files that it has inherited.
+// holderTask is the environment variable that makes a process of TestHolderProcess. It is
+// "connect IP PORT" or "find LOCAL PEER". "mapped IP PORT" connects an IPv6 socket to an IPv4
+// address. Any other three words keep the inherited files open.
 const holderTask = "ECLUS_TEST_HOLDER"
 
 // TestHolderProcess is no test: it is the other process of those below.
@@ -66,7 +66,7 @@ type holder struct {
 // startHolder starts a process that ends with the test.
 func startHolder(t *testing.T, task string, attr *syscall.SysProcAttr, files ...*os.File) *holder {
 	t.Helper()
-	cmd := exec.Command("/proc/self/exe", "-test.run=^TestHolderProcess$") // can be executed by any user
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestHolderProcess$") // any user may
 	cmd.Env = append(os.Environ(), holderTask+"="+task)
 	cmd.Dir = "/"
 	cmd.Stderr = os.Stderr

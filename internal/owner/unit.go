@@ -70,12 +70,12 @@ func parseCgroup(text string) string {
 
 // unitOf returns the innermost service or scope in the path of a control group, or "".
 func unitOf(path string) string {
-	path = strings.TrimSuffix(path, " (deleted)") // which the kernel adds if its last process is ending
+	path = strings.TrimSuffix(path, " (deleted)") // the kernel adds it to an ending one
 	for path != "" {
 		slash := strings.LastIndexByte(path, '/')
 		name := path[slash+1:]
 		path = path[:max(0, slash)]
-		name = strings.TrimPrefix(name, "_") // which systemd adds where a name could be a file of the kernel's
+		name = strings.TrimPrefix(name, "_") // systemd adds it to names of the kernel's files
 		if (strings.HasSuffix(name, ".service") || strings.HasSuffix(name, ".scope")) && isUnitName(name) {
 			return strings.Clone(name)
 		}
