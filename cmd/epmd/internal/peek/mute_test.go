@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -30,8 +31,8 @@ var itemsOfProcess = []any{
 	etf.Tuple{etf.Atom("current_function"), etf.Tuple{etf.Atom("m"), etf.Atom("f"), 1}},
 }
 
-// connect starts the node and connects to it.
-func (m *muteNode) connect() *node.Conn {
+// serve runs the node until the test ends, and returns where.
+func (m *muteNode) serve() netip.AddrPort {
 	m.t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -41,8 +42,15 @@ func (m *muteNode) connect() *node.Conn {
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(m.t.Context(), ln) }()
 	m.t.Cleanup(func() { <-served })
+	return ln.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// connect starts the node and connects to it.
+func (m *muteNode) connect() *node.Conn {
+	m.t.Helper()
+	at := m.serve()
 	d := &node.Dialer{Name: "us@127.0.0.1", Cookie: "secret"}
-	c, err := d.DialAddr(m.t.Context(), "mute@127.0.0.1", ln.Addr().(*net.TCPAddr).AddrPort())
+	c, err := d.DialAddr(m.t.Context(), "mute@127.0.0.1", at)
 	if err != nil {
 		m.t.Fatal(err)
 	}
