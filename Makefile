@@ -17,7 +17,7 @@ TESTFLAGS  ?= -race
 GOTESTSUM  := gotest.tools/gotestsum@v1.13.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build demo test fuzz otp-suite fresh soak releases bench lint install uninstall unowned files deb clean
+.PHONY: build demo test check fuzz otp-suite fresh soak releases bench lint install uninstall unowned files deb clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o build/epmd ./cmd/epmd
@@ -35,6 +35,10 @@ test:
 	@$(SUDO) test/setup
 	$(SUDO) $(GO) run $(GOTESTSUM) --format testname -- -p 2 -parallel 4 -timeout 45m $(TESTFLAGS) ./...
 	test/fuzz 5s
+
+# The loop in which one works: what needs neither root nor other programs.
+check:
+	$(GO) test -short ./...
 
 fuzz:
 	test/fuzz 2m

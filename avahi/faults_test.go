@@ -13,6 +13,7 @@ import (
 	"github.com/goerlang/eclus/avahi"
 	"github.com/goerlang/eclus/registry"
 	"github.com/goerlang/eclus/test/lan"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // catchUp is how soon all is made up once Avahi is there again.
@@ -26,7 +27,7 @@ func TestAvahiRestarted(t *testing.T) {
 	b.until("a appears", node("a@hosta.example"))
 	events := b.record()
 
-	must(t, b.Avahi.Restart(within(t)))
+	wait.Must(t, b.Avahi.Restart(wait.Soon(t)))
 	began := time.Now()
 	a.register("late", 4712)
 	b.until("what was missed is made up", node("late@hosta.example"))
@@ -40,9 +41,9 @@ func TestAvahiRestarted(t *testing.T) {
 		t.Errorf("neighbours went when avahi-daemon was restarted:\n%s", got)
 	}
 
-	must(t, b.Avahi.Stop(within(t)))
+	wait.Must(t, b.Avahi.Stop(wait.Soon(t)))
 	a.reg.Unregister(gone)
-	must(t, b.Avahi.Start(within(t)))
+	wait.Must(t, b.Avahi.Start(wait.Soon(t)))
 	began = time.Now()
 	b.until("gone goes", func(nodes []*registry.Node) bool { return !node("gone@hosta.example")(nodes) })
 	t.Logf("what had gone is gone after %v", time.Since(began))
@@ -51,10 +52,10 @@ func TestAvahiRestarted(t *testing.T) {
 		t.Errorf("neighbours went when avahi-daemon was restarted:\n%s", got)
 	}
 
-	must(t, a.Avahi.Stop(within(t)))
+	wait.Must(t, a.Avahi.Stop(wait.Soon(t)))
 	b.until("all nodes of A go", count(0))
 	a.register("later", 4714)
-	must(t, a.Avahi.Start(within(t)))
+	wait.Must(t, a.Avahi.Start(wait.Soon(t)))
 	began = time.Now()
 	b.until("all nodes of A are back", count(3))
 	t.Logf("publishing Avahi restarted, made up after %v", time.Since(began))
@@ -69,15 +70,15 @@ func TestAvahiKilled(t *testing.T) {
 	browser, _ := b.browse()
 	a.register("a", 4711)
 	b.until("a appears", node("a@hosta.example"))
-	must(t, b.Avahi.Kill(within(t)))
+	wait.Must(t, b.Avahi.Kill(wait.Soon(t)))
 	b.until("a goes when Avahi doesn't come back", count(0))
 	if got := browser.State().String(); got != "LAN discovery off: avahi-daemon is not running" {
 		t.Errorf("state %q", got)
 	}
-	must(t, b.Avahi.Start(within(t)))
+	wait.Must(t, b.Avahi.Start(wait.Soon(t)))
 	b.until("a is back", node("a@hosta.example"))
-	must(t, a.Avahi.Kill(within(t)))
-	must(t, a.Avahi.Start(within(t)))
+	wait.Must(t, a.Avahi.Kill(wait.Soon(t)))
+	wait.Must(t, a.Avahi.Start(wait.Soon(t)))
 	a.register("later", 4712)
 	b.until("later appears", node("later@hosta.example"))
 }
@@ -89,10 +90,10 @@ func TestAbsentAtStart(t *testing.T) {
 	a.register("a", 4711)
 	waitState(t, "no bus", publisher.State, "no such file or directory")
 	waitState(t, "no avahi", browser.State, "avahi-daemon is not running")
-	must(t, a.Bus.Start(within(t)))
+	wait.Must(t, a.Bus.Start(wait.Soon(t)))
 	waitState(t, "bus, but no avahi", publisher.State, "avahi-daemon is not running")
-	must(t, a.Avahi.Start(within(t)))
-	must(t, b.Avahi.Start(within(t)))
+	wait.Must(t, a.Avahi.Start(wait.Soon(t)))
+	wait.Must(t, b.Avahi.Start(wait.Soon(t)))
 	began := time.Now()
 	b.until("a appears", node("a@hosta.example"))
 	t.Logf("made up after %v", time.Since(began))
@@ -106,7 +107,7 @@ func TestAbsentAtStart(t *testing.T) {
 
 func waitState(t *testing.T, what string, state func() avahi.State, want string) {
 	t.Helper()
-	must(t, lan.Wait(within(t), what, func(context.Context) (bool, error) {
+	wait.Must(t, lan.Wait(wait.Soon(t), what, func(context.Context) (bool, error) {
 		return strings.Contains(state().String(), want), nil
 	}))
 }
@@ -123,15 +124,15 @@ func TestBusRestarted(t *testing.T) {
 			if kill {
 				end = s.Bus.Kill
 			}
-			must(t, end(within(t)))
-			must(t, s.Avahi.Kill(within(t)))
+			wait.Must(t, end(wait.Soon(t)))
+			wait.Must(t, s.Avahi.Kill(wait.Soon(t)))
 		}
 		waitState(t, "publisher knows", publisher.State, "LAN discovery off")
 		waitState(t, "browser knows", browser.State, "LAN discovery off")
 		b.until("a goes", count(0))
 		for _, s := range []*side{a, b} {
-			must(t, s.Bus.Start(within(t)))
-			must(t, s.Avahi.Start(within(t)))
+			wait.Must(t, s.Bus.Start(wait.Soon(t)))
+			wait.Must(t, s.Avahi.Start(wait.Soon(t)))
 		}
 		began := time.Now()
 		b.until("a is back", node("a@hosta.example"))
@@ -150,7 +151,7 @@ func TestHostRenamed(t *testing.T) {
 	events := a.record()
 	a.register("a", 4711)
 	b.until("a appears", node("a@hosta.example"))
-	must(t, a.SetHostName(within(t), "other"))
+	wait.Must(t, a.SetHostName(wait.Soon(t), "other"))
 	b.until("a appears on the renamed host", node("a@hosta.example", func(n *registry.Node) bool { return n.Host == "other.local" }))
 	b.until("the old host's goes", count(1))
 	if a.reg.Host() != "other.local" {
@@ -244,7 +245,7 @@ func TestManyNodes(t *testing.T) {
 
 func waitCount(t *testing.T, state func() avahi.State, want avahi.State) {
 	t.Helper()
-	err := lan.Wait(within(t), fmt.Sprintf("state %+v", want), func(context.Context) (bool, error) { return state() == want, nil })
+	err := lan.Wait(wait.Soon(t), fmt.Sprintf("state %+v", want), func(context.Context) (bool, error) { return state() == want, nil })
 	if err != nil {
 		t.Fatalf("%v; it is %+v", err, state())
 	}
@@ -304,12 +305,12 @@ func TestInterfaces(t *testing.T) {
 	waitState(t, "no interface", publisher.State, "no network interface named")
 	waitState(t, "browses", browser.State, "LAN discovery on")
 
-	other, err := lan.New(within(t), lan.OtherSubnet)
-	must(t, err)
-	t.Cleanup(func() { must(t, other.Close()) })
+	other, err := lan.New(wait.Soon(t), lan.OtherSubnet)
+	wait.Must(t, err)
+	t.Cleanup(func() { wait.Must(t, other.Close()) })
 	for _, s := range []*side{a, b} {
-		_, err := other.Attach(within(t), s.Host)
-		must(t, err)
+		_, err := other.Attach(wait.Soon(t), s.Host)
+		wait.Must(t, err)
 	}
 	seen := b.until("a appears", node("a@hosta.example"))
 	for _, addr := range seen[0].Addresses {
@@ -317,9 +318,9 @@ func TestInterfaces(t *testing.T) {
 			t.Errorf("published on eth1 alone, seen at %v", addr)
 		}
 	}
-	must(t, b.RemoveInterface(within(t), "eth1"))
+	wait.Must(t, b.RemoveInterface(wait.Soon(t), "eth1"))
 	b.until("a goes with the interface", count(0))
-	must(t, a.RemoveInterface(within(t), "eth1"))
+	wait.Must(t, a.RemoveInterface(wait.Soon(t), "eth1"))
 	waitState(t, "no interface again", publisher.State, "no network interface named")
 }
 
@@ -332,7 +333,7 @@ func TestDefaultInterfaces(t *testing.T) {
 		"link set v0 master docker0", "link set v1 master docker1", "addr add 172.17.0.1/16 dev docker0",
 		"link set v0 up", "link set v1 up", "link set docker0 up", "link set docker1 up",
 	} {
-		if _, err := a.Output(within(t), "ip", strings.Fields(args)...); err != nil {
+		if _, err := a.Output(wait.Soon(t), "ip", strings.Fields(args)...); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -354,17 +355,17 @@ func TestDefaultInterfaces(t *testing.T) {
 	b.until("a appears", at(first))
 	events := b.record()
 
-	other, err := lan.New(within(t), lan.OtherSubnet)
-	must(t, err)
-	t.Cleanup(func() { must(t, other.Close()) })
+	other, err := lan.New(wait.Soon(t), lan.OtherSubnet)
+	wait.Must(t, err)
+	t.Cleanup(func() { wait.Must(t, other.Close()) })
 	for _, s := range []*side{a, b} {
-		_, err := other.Attach(within(t), s.Host)
-		must(t, err)
+		_, err := other.Attach(wait.Soon(t), s.Host)
+		wait.Must(t, err)
 	}
 	b.until("a appears on the other LAN", at(first, "203.0.113.11"))
 	waitCount(t, publisher.State, avahi.State{Instances: 2})
-	seen, err := a.Output(within(t), "avahi-browse", "-pt", "_epmd._tcp")
-	must(t, err)
+	seen, err := a.Output(wait.Soon(t), "avahi-browse", "-pt", "_epmd._tcp")
+	wait.Must(t, err)
 	for _, iface := range []string{"eth0", "eth1"} {
 		if !strings.Contains(seen, "+;"+iface+";IPv4;a\\064hosta;") {
 			t.Errorf("not published on %s:\n%s", iface, seen)
@@ -374,9 +375,9 @@ func TestDefaultInterfaces(t *testing.T) {
 		t.Errorf("published to containers:\n%s", seen)
 	}
 
-	must(t, b.RemoveInterface(within(t), "eth1"))
+	wait.Must(t, b.RemoveInterface(wait.Soon(t), "eth1"))
 	b.until("b has left the other LAN", at(first))
-	must(t, a.RemoveInterface(within(t), "eth1"))
+	wait.Must(t, a.RemoveInterface(wait.Soon(t), "eth1"))
 	a.register("late", 4712)
 	b.until("late appears", node("late@hosta.example"))
 	if got := events.String(); strings.Contains(got, "down") {
@@ -408,8 +409,8 @@ func TestWedged(t *testing.T) {
 // freeze stops a daemon until the test ends.
 func (s *side) freeze(d *lan.Daemon) {
 	p, err := d.Process()
-	must(s.t, err)
-	must(s.t, p.Signal(syscall.SIGSTOP))
+	wait.Must(s.t, err)
+	wait.Must(s.t, p.Signal(syscall.SIGSTOP))
 	s.t.Cleanup(func() { p.Signal(syscall.SIGCONT) })
 }
 
@@ -458,7 +459,7 @@ func (f foundEPMDs) Gone(avahi.Place)                  {}
 
 // await returns the next epmd whose host announces its nodes, or does not.
 func (f foundEPMDs) await(t *testing.T, announces bool) avahi.EPMD {
-	ctx := within(t)
+	ctx := wait.Soon(t)
 	for {
 		select {
 		case e := <-f:

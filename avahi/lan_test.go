@@ -18,15 +18,13 @@ import (
 	"github.com/goerlang/eclus/registry"
 	"github.com/goerlang/eclus/test/lan"
 
+	"github.com/goerlang/eclus/test/wait"
 	"golang.org/x/sys/unix"
 )
 
 // The main thread stays with the main goroutine. So no goroutine that enters a namespace runs
 // on it: the whole process would be taken to be there.
 func init() { runtime.LockOSThread() }
-
-// limit is how long anything may take here. It is far more than anything takes.
-const limit = time.Minute
 
 // side is one end of the virtual LAN: a host and what is known there.
 type side struct {
@@ -44,7 +42,7 @@ func pair(t *testing.T, opts ...lan.HostOptions) (a, b *side) {
 	opts = append(opts, lan.HostOptions{}, lan.HostOptions{})
 	sides := make([]*side, 2)
 	for i, name := range []string{"hosta", "hostb"} {
-		h, err := network.AddHost(within(t), name, opts[i])
+		h, err := network.AddHost(wait.Soon(t), name, opts[i])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -70,19 +68,6 @@ func TestMain(m *testing.M) {
 		status = 1
 	}
 	os.Exit(status)
-}
-
-func within(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 func (s *side) log() *slog.Logger {
@@ -153,7 +138,7 @@ func (s *side) browseLimited(objects, clients int) (*avahi.Browser, func()) {
 
 func (s *side) options(change []func(*avahi.Options)) avahi.Options {
 	at, err := bus.Parse(s.DBusAddress())
-	must(s.t, err)
+	wait.Must(s.t, err)
 	opts := avahi.Options{Bus: at, Port: 4369, Version: "test"}
 	for _, c := range change {
 		c(&opts)
@@ -173,7 +158,7 @@ func (s *side) register(name string, port uint16) *registry.Registration {
 func (s *side) registerOnly(name string, port uint16) *registry.Registration {
 	s.t.Helper()
 	r, err := s.reg.Register(registry.Node{Name: name, Port: port, Type: registry.Normal, High: 6, Low: 5})
-	must(s.t, err)
+	wait.Must(s.t, err)
 	s.reg.SetListens(s.reg.Node(r), []netip.Addr{netip.IPv4Unspecified()})
 	return r
 }
@@ -181,13 +166,13 @@ func (s *side) registerOnly(name string, port uint16) *registry.Registration {
 func (s *side) identify(r *registry.Registration) {
 	s.t.Helper()
 	n := s.reg.Node(r)
-	must(s.t, s.reg.Identify(n, registry.Identity{Node: n.Name + "@" + s.Name() + ".example", Dist: "tcp"}))
+	wait.Must(s.t, s.reg.Identify(n, registry.Identity{Node: n.Name + "@" + s.Name() + ".example", Dist: "tcp"}))
 }
 
 // until waits until cond holds of the neighbours of s. It returns them.
 func (s *side) until(what string, cond func([]*registry.Node) bool) []*registry.Node {
 	s.t.Helper()
-	ctx := within(s.t)
+	ctx := wait.Soon(s.t)
 	sub := s.reg.Subscribe()
 	defer sub.Close()
 	for {
@@ -316,12 +301,12 @@ func TestPublishAndBrowse(t *testing.T) {
 func start(t *testing.T, h *side, name string, args ...string) *lan.Process {
 	t.Helper()
 	p, err := h.Start(t.Context(), name, args...)
-	must(t, err)
+	wait.Must(t, err)
 	return p
 }
 
 func expect(t *testing.T, p *lan.Process, pattern string) {
 	t.Helper()
-	_, err := p.WaitOutput(within(t), pattern)
-	must(t, err)
+	_, err := p.WaitOutput(wait.Soon(t), pattern)
+	wait.Must(t, err)
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/goerlang/eclus/avahi"
 	"github.com/goerlang/eclus/test/lan"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // TestManyInterfaces has more interfaces than the bus allows connections.
@@ -24,13 +25,13 @@ func TestManyInterfaces(t *testing.T) {
 		fmt.Fprintf(&batch, "link add %s type veth peer name p%[1]s\nlink set %[1]s up\naddr add 10.%d.%d.1/24 dev %[1]s\n",
 			name, i/200, i%200)
 	}
-	must(t, a.WriteFile("/run/batch", batch.String(), 0o600))
+	wait.Must(t, a.WriteFile("/run/batch", batch.String(), 0o600))
 	// The kernel joins no more than 20 groups with one socket otherwise.
-	_, err := a.Output(within(t), "sh", "-c", "echo 1000 >/proc/sys/net/ipv4/igmp_max_memberships; ip -batch /run/batch")
-	must(t, err)
+	_, err := a.Output(wait.Soon(t), "sh", "-c", "echo 1000 >/proc/sys/net/ipv4/igmp_max_memberships; ip -batch /run/batch")
+	wait.Must(t, err)
 	// A running one would lose some of the kernel's news of so many interfaces. It never looks
 	// again.
-	must(t, a.Avahi.Start(within(t)))
+	wait.Must(t, a.Avahi.Start(wait.Soon(t)))
 	began := time.Now()
 	publisher, _ := a.publish(func(o *avahi.Options) { o.Interfaces = names })
 	a.register("a", 4711)
@@ -39,14 +40,14 @@ func TestManyInterfaces(t *testing.T) {
 	// One avahi-daemon probes on all of them.
 	patient, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	must(t, lan.Wait(patient, "the node on all interfaces", func(ctx context.Context) (bool, error) {
+	wait.Must(t, lan.Wait(patient, "the node on all interfaces", func(ctx context.Context) (bool, error) {
 		out, err := a.Output(ctx, "avahi-browse", "-pt", "_epmd._tcp")
 		return len(waitOn.FindAllString(out, -1)) == many, err
 	}))
 	t.Logf("published on %d interfaces after %v", many, time.Since(began))
-	connected, err := a.Output(within(t), "dbus-send", "--system", "--print-reply", "--dest=org.freedesktop.DBus", "/",
+	connected, err := a.Output(wait.Soon(t), "dbus-send", "--system", "--print-reply", "--dest=org.freedesktop.DBus", "/",
 		"org.freedesktop.DBus.ListNames")
-	must(t, err)
+	wait.Must(t, err)
 	if n := strings.Count(connected, `":`); n > 10 {
 		t.Errorf("%d connections to the bus:\n%s", n, connected)
 	}

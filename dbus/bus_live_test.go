@@ -10,6 +10,7 @@ import (
 
 	"github.com/goerlang/eclus/dbus"
 	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // TestBusRestarts kills and starts the bus ten times.
@@ -20,7 +21,7 @@ func TestBusRestarts(t *testing.T) {
 	awaitName(t, b.client(t))
 	for i := range 10 {
 		// The bus shows the name to others before it tells its owner.
-		eventually(t, "the service knows that it has its name", func() error {
+		wait.Until(t, "the service knows that it has its name", func() error {
 			if on := strings.Count(l.String(), "D-Bus service on"); on != i+1 {
 				return fmt.Errorf("%d entries about the name; want %d", on, i+1)
 			}
@@ -76,7 +77,7 @@ func TestNoNameBeforeObjects(t *testing.T) {
 	b.serveRegistry(t, reg, dbus.Options{})
 	select {
 	case <-came:
-	case <-time.After(patience):
+	case <-time.After(wait.Patience):
 		t.Fatal("no name")
 	}
 	if all, _ := managed(t, conn.Object(dbus.Name, dbus.Root)); len(all) != nodes {
@@ -99,7 +100,7 @@ func TestNameForbidden(t *testing.T) {
 	for range 4 { // connections come and go
 		select {
 		case <-refused:
-		case <-time.After(patience):
+		case <-time.After(wait.Patience):
 			t.Fatal("the service does not try")
 		}
 	}
@@ -122,7 +123,7 @@ func TestNameTaken(t *testing.T) {
 	}
 	reg, l := b.serve(t, dbus.Options{})
 	register(t, reg, "a")
-	eventually(t, "entry in the log", func() error {
+	wait.Until(t, "entry in the log", func() error {
 		if !strings.Contains(l.String(), "another program has the name") {
 			return godbus.ErrMsgNoObject
 		}

@@ -18,12 +18,11 @@ import (
 	"github.com/goerlang/eclus/dbus"
 	"github.com/goerlang/eclus/internal/bus"
 	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/test/wait"
+
+	"github.com/goerlang/eclus/test/need"
 )
 
-// patience is how long a test waits for what takes milliseconds.
-const patience = 30 * time.Second
-
-// testBus is a dbus-daemon of a test's own, with the rules of a system bus.
 type testBus struct {
 	dir    string
 	daemon *exec.Cmd // nil: does not run
@@ -67,9 +66,7 @@ func include(t *testing.T) string {
 // newBus returns a bus that is not started yet, with these rules beside the standard ones.
 func newBus(t *testing.T, rules string) *testBus {
 	t.Helper()
-	if _, err := exec.LookPath("dbus-daemon"); err != nil && os.Getenv("CI") != "true" {
-		t.Skip(err)
-	}
+	need.Program(t, "dbus-daemon")
 	dir, err := os.MkdirTemp("", "bus") // of a short name, as a socket's has a limit
 	if err != nil {
 		t.Fatal(err)
@@ -183,7 +180,7 @@ func (b *testBus) serveRegistry(t *testing.T, reg *registry.Registry, opts dbus.
 		cancel()
 		select {
 		case <-ended:
-		case <-time.After(patience):
+		case <-time.After(wait.Patience):
 			t.Errorf("the service does not end")
 		}
 	}
@@ -191,29 +188,10 @@ func (b *testBus) serveRegistry(t *testing.T, reg *registry.Registry, opts dbus.
 	return l, stop
 }
 
-// eventually returns when check does not return an error any more.
-func eventually(t *testing.T, what string, check func() error) {
-	t.Helper()
-	deadline := time.After(patience)
-	again := time.NewTicker(2 * time.Millisecond)
-	defer again.Stop()
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		select {
-		case <-again.C:
-		case <-deadline:
-			t.Fatalf("waited %v: %s: %v", patience, what, err)
-		}
-	}
-}
-
 // awaitName returns when somebody owns the name.
 func awaitName(t *testing.T, conn *godbus.Conn) {
 	t.Helper()
-	eventually(t, "the name is there", func() error {
+	wait.Until(t, "the name is there", func() error {
 		var owner string
 		return conn.BusObject().Call("org.freedesktop.DBus.GetNameOwner", 0, dbus.Name).Store(&owner)
 	})
@@ -230,7 +208,7 @@ func root(t *testing.T, conn *godbus.Conn) godbus.BusObject {
 func lookup(t *testing.T, conn *godbus.Conn, name string) godbus.BusObject {
 	t.Helper()
 	var path godbus.ObjectPath
-	eventually(t, "lookup of "+name, func() error {
+	wait.Until(t, "lookup of "+name, func() error {
 		return conn.Object(dbus.Name, dbus.Root).Call("org.erlang.Epmd.Manager.Lookup", 0, name).Store(&path)
 	})
 	return conn.Object(dbus.Name, path)

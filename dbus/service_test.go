@@ -18,6 +18,7 @@ import (
 
 	"github.com/goerlang/eclus/dbus"
 	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 const (
@@ -79,7 +80,7 @@ func TestNodeProperties(t *testing.T) {
 		t.Errorf("neighbour has properties\n%v; want\n%v", got, want)
 	}
 
-	eventually(t, "holder of a", func() error {
+	wait.Until(t, "holder of a", func() error {
 		local := getAll(t, lookup(t, conn, "a"), nodeInterface)
 		if local["PID"] != uint32(812) || local["UID"] != uint32(107) || local["Unit"] != "a.service" || local["Reachable"] != "yes" {
 			return fmt.Errorf("local node has properties %v", local)
@@ -103,7 +104,7 @@ func TestManagerProperties(t *testing.T) {
 		"HostName": "hosta.local", "Port": uint16(4369), "Version": "1.2.3", "Allow": "lan", "LAN": false,
 		"LANState": "LAN discovery off: avahi-daemon is not running", "LocalNodes": uint32(1), "LANNodes": uint32(1),
 	}
-	eventually(t, "properties of the manager", func() error {
+	wait.Until(t, "properties of the manager", func() error {
 		if got := getAll(t, obj, manager); !reflect.DeepEqual(got, want) {
 			return fmt.Errorf("got %v; want %v", got, want)
 		}
@@ -112,7 +113,7 @@ func TestManagerProperties(t *testing.T) {
 
 	reg.SetLAN(registry.LANState{Browsing: registry.Discovery{Wanted: true}})
 	told := make(map[string]any)
-	for deadline := time.After(patience); told["LANState"] != "LAN discovery on"; {
+	for deadline := time.After(wait.Patience); told["LANState"] != "LAN discovery on"; {
 		select {
 		case sig := <-signals:
 			if sig.Name == properties+".PropertiesChanged" && sig.Path == dbus.Root {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/goerlang/eclus/dbus"
 	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // subscribe has all signals of the service sent to a channel.
@@ -96,14 +97,14 @@ func (s *sum) add(sig *godbus.Signal) error {
 // until adds up signals until done says so.
 func (s *sum) until(t *testing.T, signals <-chan *godbus.Signal, done func() bool) {
 	t.Helper()
-	for deadline := time.After(patience); !done(); {
+	for deadline := time.After(wait.Patience); !done(); {
 		select {
 		case sig := <-signals:
 			if err := s.add(sig); err != nil {
 				t.Fatal(err)
 			}
 		case <-deadline:
-			t.Fatalf("waited %v; %d signals, %d nodes", patience, s.signals, len(s.nodes))
+			t.Fatalf("waited %v; %d signals, %d nodes", wait.Patience, s.signals, len(s.nodes))
 		}
 	}
 }
@@ -146,7 +147,7 @@ func TestSignalsOfOneNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	var changed map[string]godbus.Variant
-	for deadline := time.After(patience); changed == nil; {
+	for deadline := time.After(wait.Patience); changed == nil; {
 		select {
 		case sig := <-signals:
 			if sig.Path == path {
@@ -232,7 +233,7 @@ func TestSlowBus(t *testing.T) {
 	}
 	began := time.Now()
 	churn(t, reg, 50_000)
-	if took := time.Since(began); took > patience/2 {
+	if took := time.Since(began); took > 15*time.Second {
 		t.Errorf("50,000 changes of the registry took %v", took)
 	}
 	if err := b.daemon.Process.Signal(syscall.SIGCONT); err != nil {

@@ -1,7 +1,6 @@
 package epmd
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -9,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/goerlang/eclus/test/need"
 )
 
 // lab is two hosts on a link of their own. Each is a network namespace. Nothing of it can be seen
@@ -31,11 +32,8 @@ var (
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		want(t, errors.New("network namespaces need root"))
-	}
-	_, err := exec.LookPath("ip")
-	want(t, err)
+	need.Root(t)
+	need.Program(t, "ip")
 	l := &lab{t, fmt.Sprintf("epmd-test-%d-server", os.Getpid()), fmt.Sprintf("epmd-test-%d-peer", os.Getpid())}
 	for _, ns := range []string{l.server, l.peer} {
 		want(t, ip("netns", "add", ns))

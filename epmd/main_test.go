@@ -20,6 +20,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/goerlang/eclus/registry"
+
+	"github.com/goerlang/eclus/test/need"
 )
 
 // patience is how long a test waits for what must happen at once. The machine may do other things
@@ -532,8 +534,7 @@ func (p *peer) reset() {
 // stockEPMD starts the epmd of OTP on a port of its own. It ends with the test.
 func stockEPMD(t *testing.T, args ...string) netip.AddrPort {
 	t.Helper()
-	path, err := exec.LookPath("/usr/bin/epmd")
-	want(t, err)
+	path := need.Program(t, "/usr/bin/epmd")
 	l, err := listen("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

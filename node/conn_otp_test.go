@@ -19,6 +19,7 @@ import (
 
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/node/etf"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // finder finds nodes of any host at this one, by the epmd of that port.
@@ -108,7 +109,7 @@ func testCalls(t *testing.T, c *Conn) {
 		{module: "io", function: "format", args: []any{etf.Charlist("hello")}, class: "error", reason: "badarg"},
 	} {
 		t.Run(tt.module+":"+tt.function, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			ctx, cancel := context.WithTimeout(t.Context(), wait.Patience)
 			defer cancel()
 			got, err := c.Call(ctx, tt.module, tt.function, tt.args...)
 			if tt.class == "" {
@@ -310,8 +311,8 @@ func awaitDown(t *testing.T, m interface{ Down() <-chan Down }) Down {
 	select {
 	case d := <-m.Down():
 		return d
-	case <-time.After(patience):
-		t.Fatalf("no Down after %v", patience)
+	case <-time.After(wait.Patience):
+		t.Fatalf("no Down after %v", wait.Patience)
 		return Down{}
 	}
 }
@@ -376,8 +377,8 @@ func ended(t *testing.T, c *Conn, want error) {
 		if c.Err() == nil || want != nil && !errors.Is(c.Err(), want) {
 			t.Errorf("ended with %v; want %v", c.Err(), want)
 		}
-	case <-time.After(patience):
-		t.Fatalf("still there after %v; want %v", patience, want)
+	case <-time.After(wait.Patience):
+		t.Fatalf("still there after %v; want %v", wait.Patience, want)
 	}
 }
 
@@ -578,7 +579,7 @@ func TestServeOTP(t *testing.T) {
 		if m.From.Node != "them@127.0.0.1" || decoded(t, m.Term) != any(etf.Atom("a_message")) {
 			t.Errorf("got %+v", m)
 		}
-	case <-time.After(patience):
+	case <-time.After(wait.Patience):
 		t.Error("no message")
 	}
 	if conns := s.Conns(); len(conns) != 1 || conns[0].PeerName() != "them@127.0.0.1" {

@@ -12,6 +12,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"github.com/goerlang/eclus/test/need"
+	"github.com/goerlang/eclus/test/wait"
 	"io"
 	"math/big"
 	"net"
@@ -26,8 +28,6 @@ import (
 	"testing"
 	"time"
 )
-
-const patience = 20 * time.Second // with a node that starts or does something, on a busy machine
 
 // secure are the arguments of a node with TLS; OPTFILE stands for a file of options for its server.
 var secure = []string{"-proto_dist", "inet_tls", "-ssl_dist_optfile", "OPTFILE"}
@@ -138,10 +138,10 @@ func (n *erl) busy() int {
 // settle waits until the node is no busier than idle: until all its handshakes are over.
 func (n *erl) settle(idle int) {
 	n.t.Helper()
-	const wait = "(fun W(0) -> " + busy + "; W(I) -> case " + busy + " =< %d of true -> 0;" +
+	const settled = "(fun W(0) -> " + busy + "; W(I) -> case " + busy + " =< %d of true -> 0;" +
 		" false -> receive after 1 -> W(I - 1) end end end)(%d)"
-	if got := n.number(fmt.Sprintf(wait, idle, patience.Milliseconds())); got != 0 {
-		n.t.Fatalf("%d processes and ports in the node after %v; want at most %d", got, patience, idle)
+	if got := n.number(fmt.Sprintf(settled, idle, wait.Patience.Milliseconds())); got != 0 {
+		n.t.Fatalf("%d processes and ports in the node after %v; want at most %d", got, wait.Patience, idle)
 	}
 }
 
@@ -218,7 +218,7 @@ func startNode(t *testing.T, epmd epmdPort, level string, args []string) *erl {
 		"-kernel", "logger", fmt.Sprintf("[{handler,default,logger_std_h,#{config=>#{file=>%q}}}]", n.logPath),
 		"-eval", readEval}, args...)
 	args[0] = "-noshell" // -noinput would not read either
-	cmd := exec.Command(need(t, "erl"), args...)
+	cmd := exec.Command(need.Program(t, "erl"), args...)
 	cmd.Env = append(os.Environ(), "ERL_EPMD_PORT="+string(epmd), "HOME="+dir, "ERL_CRASH_DUMP_SECONDS=0")
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
@@ -279,7 +279,7 @@ func startEPMD(t *testing.T) epmdPort {
 	}
 	_, port, _ := net.SplitHostPort(ln.Addr().String())
 	ln.Close()
-	start(t, exec.Command(need(t, "epmd"), "-port", port, "-address", "127.0.0.1"))
+	start(t, exec.Command(need.Program(t, "epmd"), "-port", port, "-address", "127.0.0.1"))
 	e := epmdPort(port)
 	await(t, "epmd to listen", func() bool { _, err := e.names(); return err == nil })
 	return e
@@ -358,20 +358,6 @@ func newCertificate(t *testing.T) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-// need returns the path of a program. Without it the test is skipped, or fails under CI.
-func need(t *testing.T, program string) string {
-	t.Helper()
-	path, err := exec.LookPath(program)
-	if err == nil {
-		return path
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal(err)
-	}
-	t.Skip(err)
-	return ""
-}
-
 // start starts cmd and ends it with the test.
 func start(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
@@ -387,14 +373,14 @@ func start(t *testing.T, cmd *exec.Cmd) {
 // await waits until something has happened.
 func await(t *testing.T, what string, happened func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), wait.Patience)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for !happened() {
 		select {
 		case <-ctx.Done():
-			t.Fatalf("waited %v in vain for %s", patience, what)
+			t.Fatalf("waited %v in vain for %s", wait.Patience, what)
 		case <-tick.C:
 		}
 	}

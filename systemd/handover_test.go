@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // handOverTask makes a process of TestHandOverProcess: "rehearse", or how many nodes will connect,
@@ -136,7 +137,7 @@ func testHandOver(t *testing.T, m *manager) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(patience))
+		c.SetDeadline(time.Now().Add(wait.Patience))
 		wantSaid(t, c, "registered ", true)
 		peers = append(peers, c)
 	}
@@ -164,7 +165,7 @@ func testHandOver(t *testing.T, m *manager) {
 	}
 	wantSaid(t, peers[0], "n0", true)
 	wantSaid(t, peers[2], "n2", true)
-	early.SetDeadline(time.Now().Add(patience))
+	early.SetDeadline(time.Now().Add(wait.Patience))
 	wantSaid(t, early, "here", false)
 	stop()
 	if m == nil {

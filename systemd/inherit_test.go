@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // inheritTask makes a process of TestInheritProcess.
@@ -101,7 +102,7 @@ func startTest(t *testing.T, name string, files []*os.File, env ...string) (stdi
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	killer := time.AfterFunc(patience, func() { cmd.Process.Kill() })
+	killer := time.AfterFunc(wait.Patience, func() { cmd.Process.Kill() })
 	ended := false
 	stop = func() {
 		if !ended {
@@ -142,7 +143,7 @@ func connect(t *testing.T) (ours *os.File, peer *net.TCPConn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(wait.Patience))
 	accepted, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
@@ -176,7 +177,7 @@ func alsoHeld(t *testing.T, f *os.File) {
 func awaitReadable(t *testing.T, f *os.File) {
 	t.Helper()
 	err := control(f, func(fd int) error {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(patience.Milliseconds()))
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(wait.Patience.Milliseconds()))
 		if err == nil && n != 1 {
 			return os.ErrDeadlineExceeded
 		}
@@ -205,7 +206,7 @@ func wantSaid(t *testing.T, c net.Conn, want string, open bool) {
 	if n, err := c.Read(got); err == nil || !os.IsTimeout(err) {
 		t.Errorf("read %d bytes, %v; want an open connection", n, err)
 	}
-	c.SetReadDeadline(time.Now().Add(patience))
+	c.SetReadDeadline(time.Now().Add(wait.Patience))
 }
 
 // stored is a node whose connection has been kept.

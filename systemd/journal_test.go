@@ -25,6 +25,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/goerlang/eclus/internal/message"
+
+	"github.com/goerlang/eclus/test/need"
 )
 
 // journald is the journal's side of the socket.
@@ -539,13 +541,10 @@ func TestCatalog(t *testing.T) {
 // listCatalog returns what journalctl(1) knows when it has a catalog.
 func listCatalog(t *testing.T, catalog []byte) string {
 	t.Helper()
-	journalctl, err := exec.LookPath("journalctl")
-	if err != nil && os.Getenv("CI") != "true" {
-		t.Skip(err)
-	}
+	journalctl := need.Program(t, "journalctl")
 	root := t.TempDir()
 	sources := filepath.Join(root, "usr/lib/systemd/catalog")
-	err = errors.Join(err, os.MkdirAll(sources, 0o755), os.MkdirAll(filepath.Join(root, "var/lib/systemd/catalog"), 0o755),
+	err := errors.Join(os.MkdirAll(sources, 0o755), os.MkdirAll(filepath.Join(root, "var/lib/systemd/catalog"), 0o755),
 		os.WriteFile(filepath.Join(sources, "epmd.catalog"), catalog, 0o644))
 	if err != nil {
 		t.Fatal(err)

@@ -13,6 +13,8 @@ import (
 
 	"github.com/goerlang/eclus/registry"
 	"github.com/goerlang/eclus/test/lan"
+	"github.com/goerlang/eclus/test/need"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // TestLANAsNode has real nodes call the epmd of another host as a node.
@@ -55,20 +57,20 @@ func TestLANAsNode(t *testing.T) {
 func TestSystemdAsNode(t *testing.T) {
 	s := supervise(t)
 	dropIn, err := os.ReadFile("../systemd/examples/epmd.service.d/node.conf")
-	must(t, err)
-	must(t, s.WriteFile("/etc/systemd/system/epmd.service.d/node.conf", dropIn, 0o644))
+	wait.Must(t, err)
+	wait.Must(t, s.WriteFile("/etc/systemd/system/epmd.service.d/node.conf", dropIn, 0o644))
 	s.systemctl(t, "daemon-reload")
-	if err := s.Command(soon(t), "systemctl", "start", unit).Run(); err == nil {
+	if err := s.Command(wait.Soon(t), "systemctl", "start", unit).Run(); err == nil {
 		t.Error("the service starts without the cookie")
 	}
 	s.awaitJournal(t, "epmd: -node: cookie file: stat /etc/epmd.cookie: no such file or directory")
 	s.output(t, "sh", "-c", "echo secret >/tmp/cookie && install -o epmd -m 400 /tmp/cookie /etc/epmd.cookie; echo 127.0.1.1 hosta.local >>/etc/hosts")
 	s.awaitJournal(t, "epmd is a node")
-	if out, err := s.Command(soon(t), "env", "ERLANG_COOKIE=secret", "epmd", "-ping", "epmd@hosta.local").CombinedOutput(); err != nil {
+	if out, err := s.Command(wait.Soon(t), "env", "ERLANG_COOKIE=secret", "epmd", "-ping", "epmd@hosta.local").CombinedOutput(); err != nil {
 		t.Errorf("%v:\n%s", err, out)
 	}
 	s.systemctl(t, "restart", unit)
-	must(t, lan.Wait(soon(t), "a pong after the restart", func(ctx context.Context) (bool, error) {
+	wait.Must(t, lan.Wait(wait.Soon(t), "a pong after the restart", func(ctx context.Context) (bool, error) {
 		_, err := s.Output(ctx, "env", "ERLANG_COOKIE=secret", "epmd", "-ping", "epmd@hosta.local")
 		return err == nil, nil
 	}))
@@ -76,14 +78,14 @@ func TestSystemdAsNode(t *testing.T) {
 
 // TestKillAsNode kills an epmd that is a node: the node is no reason not to, but others are.
 func TestKillAsNode(t *testing.T) {
-	need(t, stockEpmd)
+	need.Program(t, stockEpmd)
 	cookie := filepath.Join(t.TempDir(), "cookie")
 	if err := os.WriteFile(cookie, []byte("secret"), 0o400); err != nil {
 		t.Fatal(err)
 	}
 	d := startEpmd(t, eclusBinary(t), "-d", "-node", "-cookie_file", cookie)
 	awaitNames(t, d.port, "epmd")
-	eventually(t, "epmd is a node", func() error {
+	wait.Until(t, "epmd is a node", func() error {
 		if log := d.output.String(); !strings.Contains(log, "epmd is a node") {
 			return errors.New(log)
 		}
@@ -100,7 +102,7 @@ func TestKillAsNode(t *testing.T) {
 	}
 	select {
 	case <-d.ended:
-	case <-time.After(patience):
+	case <-time.After(wait.Patience):
 		t.Error("still runs")
 	}
 }
@@ -110,7 +112,7 @@ func TestKillAsNode(t *testing.T) {
 func TestAsNodeNames(t *testing.T) {
 	t.Parallel()
 	h := loopback(t)
-	must(t, h.WriteFile("/etc/hosts", "127.0.0.1 localhost\n127.0.1.1 hosta.example.com hosta hosta.local\n", 0o644))
+	wait.Must(t, h.WriteFile("/etc/hosts", "127.0.0.1 localhost\n127.0.1.1 hosta.example.com hosta hosta.local\n", 0o644))
 	h.start(t, "-lan", "off", "-node")
 	h.watch(t).until(t, local("epmd@hosta.local", sure))
 	for _, tt := range []struct{ flag, name, epmd string }{
@@ -149,7 +151,7 @@ func TestAsNodeNames(t *testing.T) {
 func TestCookieAsOTP(t *testing.T) {
 	t.Parallel()
 	h := loopback(t)
-	must(t, h.WriteFile("/etc/hosts", "127.0.0.1 localhost\n127.0.1.1 hosta\n", 0o644))
+	wait.Must(t, h.WriteFile("/etc/hosts", "127.0.0.1 localhost\n127.0.1.1 hosta\n", 0o644))
 	h.start(t, "-lan", "off")
 	e := h.erl(t)
 	path := lan.Home + "/.erlang.cookie"
@@ -168,7 +170,7 @@ func TestCookieAsOTP(t *testing.T) {
 	} {
 		t.Run(strconv.Quote(tt.text), func(t *testing.T) {
 			os.Remove(h.Path(path))
-			must(t, h.WriteFile(path, tt.text, 0o400))
+			wait.Must(t, h.WriteFile(path, tt.text, 0o400))
 			got := value(t, e, "R = (catch net_kernel:start([x, shortnames])), case R of {ok, _} -> atom_to_list(erlang:get_cookie()); _ -> [] end.")
 			want := strconv.Quote(tt.want)
 			if tt.want == "" {

@@ -22,6 +22,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/test/need"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // result is what a person or a script sees of a command.
@@ -43,7 +45,7 @@ func command(t testing.TB, binary string, port uint16, args ...string) result {
 func commandEnv(t testing.TB, env []string, binary string, args ...string) result {
 	t.Helper()
 	// The command may clean up after the test.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), wait.Patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary, args...)
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "GORACE=" + goRace, "ECLUS_LAN=off"}, env...)
@@ -54,7 +56,7 @@ func commandEnv(t testing.TB, env []string, binary string, args ...string) resul
 		t.Fatal(err)
 	}
 	if ctx.Err() != nil {
-		t.Fatalf("%s %q still runs after %v", binary, args, patience)
+		t.Fatalf("%s %q still runs after %v", binary, args, wait.Patience)
 	}
 	return result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
 }
@@ -113,7 +115,7 @@ var surroundings = []struct {
 
 // TestStockCommands compares all pairs of our epmd and that of OTP, one asking, one answering.
 func TestStockCommands(t *testing.T) {
-	need(t, stockEpmd)
+	need.Program(t, stockEpmd)
 	for _, s := range surroundings {
 		commands := stockCommands
 		if s.name == "nodes" {
@@ -149,7 +151,7 @@ func (d *daemon) populate(t *testing.T, names []string, oldName string) {
 	t.Helper()
 	if oldName != "" {
 		d.register(t, oldName, 40999).Close()
-		eventually(t, "a name that has gone", func() error {
+		wait.Until(t, "a name that has gone", func() error {
 			known, err := epmd.NewLocalClient(d.port).Names(t.Context())
 			if err == nil && len(known.Nodes) > 0 {
 				err = fmt.Errorf("registered: %v", known.Nodes)
@@ -165,7 +167,7 @@ func (d *daemon) populate(t *testing.T, names []string, oldName string) {
 // TestBrokenAnswers compares what the commands say to something that closes or resets the
 // connection too soon.
 func TestBrokenAnswers(t *testing.T) {
-	need(t, stockEpmd)
+	need.Program(t, stockEpmd)
 	for _, says := range []string{"", "O", "NOEXIS"} {
 		for _, reset := range []bool{false, true} {
 			port := freePort(t)
@@ -213,7 +215,7 @@ var wrongCommands = []struct {
 }
 
 func TestWrongCommands(t *testing.T) {
-	need(t, stockEpmd)
+	need.Program(t, stockEpmd)
 	for _, tt := range wrongCommands {
 		t.Run(strings.Join(tt.args, " "), func(t *testing.T) {
 			t.Parallel()
@@ -283,7 +285,7 @@ func TestHelp(t *testing.T) {
 
 // TestStartErrors has errors that are found when all flags are right.
 func TestStartErrors(t *testing.T) {
-	need(t, stockEpmd)
+	need.Program(t, stockEpmd)
 	for _, args := range [][]string{
 		{"-address", "no,127.0.0.1"},
 		{"-address", "127.0.0.1,300.1.1.1"},
@@ -300,7 +302,7 @@ func TestStartErrors(t *testing.T) {
 
 // TestEnvironment has what OTP's epmd takes from the environment.
 func TestEnvironment(t *testing.T) {
-	need(t, stockEpmd)
+	need.Program(t, stockEpmd)
 	for _, binary := range []string{stockEpmd, eclusBinary(t)} {
 		t.Run(binary, func(t *testing.T) {
 			t.Setenv("ERL_EPMD_RELAXED_COMMAND_CHECK", "")
@@ -317,7 +319,7 @@ func TestEnvironment(t *testing.T) {
 
 // TestSecondDaemon starts an epmd where one runs.
 func TestSecondDaemon(t *testing.T) {
-	need(t, stockEpmd)
+	need.Program(t, stockEpmd)
 	for _, first := range []string{stockEpmd, eclusBinary(t)} {
 		d := startEpmd(t, first)
 		for _, second := range []string{stockEpmd, eclusBinary(t)} {
@@ -355,7 +357,7 @@ func TestKilled(t *testing.T) {
 	}
 	select {
 	case <-d.ended:
-	case <-time.After(patience):
+	case <-time.After(wait.Patience):
 		t.Fatal("still runs")
 	}
 	if status := d.cmd.ProcessState.ExitCode(); status != 0 {
@@ -385,7 +387,7 @@ func TestDaemon(t *testing.T) {
 		t.Error(err)
 	}
 	w.Close()
-	r.SetReadDeadline(time.Now().Add(patience))
+	r.SetReadDeadline(time.Now().Add(wait.Patience))
 	if _, err := r.Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("inherited pipe: %v; want %v", err, io.EOF)
 	}
@@ -416,7 +418,7 @@ func ours(t *testing.T) int {
 
 // TestDaemonAsStock compares what a daemon is as a process.
 func TestDaemonAsStock(t *testing.T) {
-	need(t, stockEpmd)
+	need.Program(t, stockEpmd)
 	seen := func(binary string) string {
 		port := freePort(t)
 		env := []string{"ERL_EPMD_PORT=" + strconv.Itoa(int(port)), "ERL_EPMD_ADDRESS=127.0.0.1", "ECLUS_BUS=off"}
@@ -446,7 +448,7 @@ func TestDaemonAsStock(t *testing.T) {
 // listenerPID returns the process that listens on a port.
 func listenerPID(t *testing.T, port uint16) int {
 	t.Helper()
-	need(t, "ss")
+	need.Program(t, "ss")
 	out, err := exec.Command("ss", "-Hltnp", fmt.Sprintf("sport = :%d", port)).Output()
 	m := regexp.MustCompile(`pid=(\d+)`).FindSubmatch(out)
 	if m == nil {
@@ -466,9 +468,9 @@ func TestDaemonStartError(t *testing.T) {
 
 // TestErlStartsEpmd lets a node start our epmd, as it would that of OTP.
 func TestErlStartsEpmd(t *testing.T) {
-	need(t, "erl")
+	need.Program(t, "erl")
 	port := freePort(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*wait.Patience)
 	defer cancel()
 	erl := exec.CommandContext(ctx, "erl", "-noshell", "-epmd", eclusBinary(t)+" -daemon", "-sname", "made_by_erl",
 		"-setcookie", "x", "-eval", `io:format("~p ~p", [is_alive(), net_adm:names()]), halt().`)
@@ -488,7 +490,7 @@ func TestErlStartsEpmd(t *testing.T) {
 
 // TestIdentified waits until a real node has been asked for its full name.
 func TestIdentified(t *testing.T) {
-	need(t, "erl")
+	need.Program(t, "erl")
 	d := startEpmd(t, eclusBinary(t))
 	erl := exec.Command("erl", "-noinput", "-start_epmd", "false", "-hidden", "-name", "asked@127.0.0.1", "-setcookie", "x")
 	erl.Env = append(os.Environ(), "HOME="+t.TempDir(), "ERL_EPMD_PORT="+strconv.Itoa(int(d.port)))
@@ -499,7 +501,7 @@ func TestIdentified(t *testing.T) {
 		erl.Process.Kill()
 		erl.Wait()
 	})
-	eventually(t, "node identified", func() error {
+	wait.Until(t, "node identified", func() error {
 		got := command(t, eclusBinary(t), d.port, "-nodes", "-json").stdout
 		for _, want := range []string{`"node":"asked@127.0.0.1"`, `"sure":true`, `"type":"hidden"`, `"dist":"tcp"`} {
 			if !strings.Contains(got, want) {
@@ -539,7 +541,7 @@ func TestNodes(t *testing.T) {
 }
 
 func TestNodesOfOther(t *testing.T) {
-	need(t, stockEpmd)
+	need.Program(t, stockEpmd)
 	d := startEpmd(t, stockEpmd)
 	got := command(t, eclusBinary(t), d.port, "-nodes")
 	if got.status != 1 || got.stdout != "" || !strings.Contains(got.stderr, strconv.Itoa(int(d.port))) {
@@ -571,7 +573,7 @@ func TestWatch(t *testing.T) {
 		})
 		var second *epmd.Registration
 		for i, want := range format.want {
-			eventually(t, fmt.Sprintf("%q printed", want), func() error {
+			wait.Until(t, fmt.Sprintf("%q printed", want), func() error {
 				if _, rest, found := strings.Cut(out.String(), want); !found {
 					return fmt.Errorf("output %q, then %q", out.String(), rest)
 				}
@@ -605,7 +607,7 @@ func TestWatchRestart(t *testing.T) {
 	})
 	want := func(o *output, pattern string) {
 		t.Helper()
-		eventually(t, pattern, func() error {
+		wait.Until(t, pattern, func() error {
 			if text := o.String(); !regexp.MustCompile(pattern).MatchString(text) {
 				return fmt.Errorf("output %q", text)
 			}
@@ -635,7 +637,7 @@ func TestWatchRestart(t *testing.T) {
 
 // TestTerminal prints a hostile name where control characters would count.
 func TestTerminal(t *testing.T) {
-	need(t, "script")
+	need.Program(t, "script")
 	d := startEpmd(t, eclusBinary(t))
 	d.register(t, "\x1b[31mred\xc2\x9b", 41000)
 	for flag, want := range map[string]string{
@@ -652,8 +654,8 @@ func TestTerminal(t *testing.T) {
 
 // TestDefaultAddresses compares where both listen when they are told or not told where.
 func TestDefaultAddresses(t *testing.T) {
-	need(t, stockEpmd)
-	need(t, "ss")
+	need.Program(t, stockEpmd)
+	need.Program(t, "ss")
 	for _, address := range []string{"", " , ", "127.0.0.1", "::1,127.0.0.2", "198.51.100.1"} {
 		t.Run(address, func(t *testing.T) {
 			t.Parallel()
@@ -674,7 +676,7 @@ func TestDefaultAddresses(t *testing.T) {
 // listensAt starts an epmd in a network namespace of its own and returns where it listens.
 func listensAt(t *testing.T, binary, address string) string {
 	t.Helper()
-	need(t, "unshare")
+	need.Program(t, "unshare")
 	const script = `
 		ip link set lo up
 		ip address add 198.51.100.1/32 dev lo
@@ -686,15 +688,13 @@ func listensAt(t *testing.T, binary, address string) string {
 		ss -Hltne | awk '{v6 = ""; for (i = 5; i <= NF; i++) if ($i ~ /^v6only/) v6 = $i; print $4, v6}' | sort
 		kill $!
 		wait $! || true`
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	need.Root(t)
+	ctx, cancel := context.WithTimeout(t.Context(), wait.Patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "unshare", "--net", "sh", "-c", script, binary, address)
 	cmd.Env = append(os.Environ(), "ECLUS_LAN=off", "ERL_EPMD_PORT=4369")
 	cmd.WaitDelay = time.Second
 	out, err := cmd.Output()
-	if err != nil && os.Getuid() != 0 && os.Getenv("CI") != "true" {
-		t.Skipf("a network namespace takes root: %v", err)
-	}
 	if err != nil {
 		t.Fatalf("unshare: %v, output %s", err, out)
 	}
@@ -758,7 +758,8 @@ func startsAt(t *testing.T, host, address string) string {
 			echo "status $? $(cat said)"
 		fi
 		[ -z "$other" ] || kill $other`
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	need.Root(t)
+	ctx, cancel := context.WithTimeout(t.Context(), wait.Patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "unshare", "--net", "sh", "-c", script, eclusBinary(t), address)
 	cmd.Dir = t.TempDir()
@@ -773,7 +774,7 @@ func startsAt(t *testing.T, host, address string) string {
 
 // TestSocketActivation starts epmd by its first caller.
 func TestSocketActivation(t *testing.T) {
-	need(t, "systemd-socket-activate")
+	need.Program(t, "systemd-socket-activate")
 	for _, args := range [][]string{{"-systemd"}, {}} {
 		for _, hosts := range [][]string{{"127.0.0.1"}, {"127.0.0.1", "::1"}} {
 			port := freePort(t)
@@ -801,13 +802,13 @@ func TestSocketActivation(t *testing.T) {
 // askAt asks the epmd at addr for names and compares the port that it tells.
 func askAt(t *testing.T, addr string, want uint32) {
 	t.Helper()
-	eventually(t, "answer from "+addr, func() error {
+	wait.Until(t, "answer from "+addr, func() error {
 		conn, err := net.Dial("tcp", addr)
 		if err != nil {
 			return err
 		}
 		defer conn.Close()
-		conn.SetDeadline(time.Now().Add(patience))
+		conn.SetDeadline(time.Now().Add(wait.Patience))
 		if _, err := conn.Write([]byte{0, 1, 'n'}); err != nil {
 			return err
 		}
@@ -827,7 +828,7 @@ func TestNotify(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	conn.SetReadDeadline(time.Now().Add(patience))
+	conn.SetReadDeadline(time.Now().Add(wait.Patience))
 	expect := func(want string) {
 		t.Helper()
 		buf := make([]byte, 4096)

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/goerlang/eclus/test/need"
+	"github.com/goerlang/eclus/test/wait"
 	"golang.org/x/sys/unix"
 )
 
@@ -35,9 +37,9 @@ var shells = map[string]func(t *testing.T, dir string, port uint16) completer{
 func install(t *testing.T, name, path string) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(completions, name))
-	must(t, err)
-	must(t, os.MkdirAll(filepath.Dir(path), 0o755))
-	must(t, os.WriteFile(path, text, 0o644))
+	wait.Must(t, err)
+	wait.Must(t, os.MkdirAll(filepath.Dir(path), 0o755))
+	wait.Must(t, os.WriteFile(path, text, 0o644))
 }
 
 func shellEnv(dir string, port uint16) []string {
@@ -50,7 +52,7 @@ func shellEnv(dir string, port uint16) []string {
 func startBash(t *testing.T, dir string, port uint16) completer {
 	install(t, "epmd.bash", filepath.Join(dir, "completions/epmd"))
 	rc := filepath.Join(dir, "bashrc")
-	must(t, os.WriteFile(rc, []byte(`
+	wait.Must(t, os.WriteFile(rc, []byte(`
 		. /usr/share/bash-completion/bash_completion
 		bind -x '"\C-x\C-p": printf "LINE<%s>\n" "$READLINE_LINE"'
 		PS1='READY> '
@@ -62,7 +64,7 @@ func startBash(t *testing.T, dir string, port uint16) completer {
 
 func startZsh(t *testing.T, dir string, port uint16) completer {
 	install(t, "_epmd", filepath.Join(dir, "functions/_epmd"))
-	must(t, os.WriteFile(filepath.Join(dir, ".zshrc"), []byte(`
+	wait.Must(t, os.WriteFile(filepath.Join(dir, ".zshrc"), []byte(`
 		fpath=($HOME/functions $fpath)
 		autoload -U compinit && compinit -u -D
 		all() { _main_complete; compstate[insert]=all; compstate[list]= }
@@ -86,7 +88,7 @@ func interactive(t *testing.T, dir string, shell *exec.Cmd) completer {
 	master, slave := openTerminal(t, unix.Winsize{Row: 24, Col: 20000})
 	shell.Dir, shell.Stdin, shell.Stdout, shell.Stderr = dir, slave, slave, slave
 	shell.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
-	must(t, shell.Start())
+	wait.Must(t, shell.Start())
 	slave.Close()
 	var out output
 	read := make(chan struct{})
@@ -102,7 +104,7 @@ func interactive(t *testing.T, dir string, shell *exec.Cmd) completer {
 	})
 	seen := 0
 	await := func(what string) (found string) {
-		eventually(t, fmt.Sprintf("%s from %s", what, shell.Args[0]), func() error {
+		wait.Until(t, fmt.Sprintf("%s from %s", what, shell.Args[0]), func() error {
 			now := out.String()
 			m := regexp.MustCompile(what).FindStringIndex(now[seen:])
 			if m == nil {
@@ -117,10 +119,10 @@ func interactive(t *testing.T, dir string, shell *exec.Cmd) completer {
 	return func(t *testing.T, line string) []string {
 		t.Helper()
 		_, err := io.WriteString(master, line+"\x1b*\x18\x10")
-		must(t, err)
+		wait.Must(t, err)
 		shown := strings.TrimSuffix(strings.TrimPrefix(await("LINE<[^>\n]*>"), "LINE<"), ">")
 		_, err = io.WriteString(master, "\x15")
-		must(t, err)
+		wait.Must(t, err)
 		if strings.TrimSpace(shown) == strings.TrimSpace(line) {
 			return nil
 		}
@@ -132,7 +134,7 @@ func runFish(_ *testing.T, dir string, port uint16) completer {
 	return func(t *testing.T, line string) []string {
 		t.Helper()
 		file, err := filepath.Abs(filepath.Join(completions, "epmd.fish"))
-		must(t, err)
+		wait.Must(t, err)
 		fish := exec.Command("fish", "--no-config", "-c", "source $argv[1]; complete -C $argv[2]", file, line)
 		fish.Env, fish.Dir = shellEnv(dir, port), dir
 		out, err := fish.CombinedOutput()
@@ -207,10 +209,10 @@ func TestCompletions(t *testing.T) {
 	}
 	for name, start := range shells {
 		t.Run(name, func(t *testing.T) {
-			need(t, name)
+			need.Program(t, name)
 			dir := t.TempDir()
-			must(t, os.Mkdir(filepath.Join(dir, "bin"), 0o755))
-			must(t, os.Symlink(eclusBinary(t), filepath.Join(dir, "bin/epmd")))
+			wait.Must(t, os.Mkdir(filepath.Join(dir, "bin"), 0o755))
+			wait.Must(t, os.Symlink(eclusBinary(t), filepath.Join(dir, "bin/epmd")))
 			complete := start(t, dir, d.port)
 			begin := time.Now()
 			for _, tt := range tests {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/goerlang/eclus/test/lan"
 	"github.com/goerlang/eclus/test/machine"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // Clients of a bus that tests run, as a user does.
@@ -22,12 +23,12 @@ var busTools = append([]string{"busctl", "gdbus", "dbus-send", "setpriv"}, tools
 func busHosts(t *testing.T, names ...string) []*host {
 	t.Helper()
 	policy, err := os.ReadFile("../dbus/org.erlang.Epmd.conf")
-	must(t, err)
+	wait.Must(t, err)
 	hosts := addHosts(t, lan.ForTest(t, busTools...), lan.HostOptions{NoBus: true}, names...)
 	for _, h := range hosts {
-		must(t, h.WriteFile("/etc/dbus-1/system.d/org.erlang.Epmd.conf", string(policy), 0o644))
-		must(t, h.Bus.Start(soon(t)))
-		must(t, h.Avahi.Start(soon(t)))
+		wait.Must(t, h.WriteFile("/etc/dbus-1/system.d/org.erlang.Epmd.conf", string(policy), 0o644))
+		wait.Must(t, h.Bus.Start(wait.Soon(t)))
+		wait.Must(t, h.Avahi.Start(wait.Soon(t)))
 	}
 	return hosts
 }
@@ -35,15 +36,15 @@ func busHosts(t *testing.T, names ...string) []*host {
 // output runs a command on the host.
 func (h *host) output(t *testing.T, args ...string) string {
 	t.Helper()
-	out, err := h.Output(soon(t), args[0], args[1:]...)
-	must(t, err)
+	out, err := h.Output(wait.Soon(t), args[0], args[1:]...)
+	wait.Must(t, err)
 	return out
 }
 
 // refused runs a command on the host that is to fail with a message that matches.
 func (h *host) refused(t *testing.T, pattern string, args ...string) {
 	t.Helper()
-	out, err := h.Output(soon(t), args[0], args[1:]...)
+	out, err := h.Output(wait.Soon(t), args[0], args[1:]...)
 	if err == nil || !regexp.MustCompile(pattern).MatchString(err.Error()) {
 		t.Errorf("%q: %s, %v; want an error that matches %q", args, out, err, pattern)
 	}
@@ -72,9 +73,9 @@ func TestLANBus(t *testing.T) {
 	a.start(t)
 	b.start(t)
 	watch, err := a.Start(t.Context(), "gdbus", "monitor", "--system", "--dest", "org.erlang.Epmd")
-	must(t, err)
-	_, err = watch.WaitOutput(soon(t), `The name org\.erlang\.Epmd is owned by`)
-	must(t, err)
+	wait.Must(t, err)
+	_, err = watch.WaitOutput(wait.Soon(t), `The name org\.erlang\.Epmd is owned by`)
+	wait.Must(t, err)
 	own := a.erl(t, "-name", "a@hosta.local")
 	other := b.erl(t, "-name", "b-1@hostb.local", "-hidden")
 	for _, signal := range []string{
@@ -84,7 +85,7 @@ func TestLANBus(t *testing.T) {
 		`(?m)^/org/erlang/Epmd/b_2d1_40hostb_2elocal: .*PropertiesChanged .*'Reachable': <'yes'>`,
 		`(?m)^/org/erlang/Epmd: .*PropertiesChanged \('org\.erlang\.Epmd\.Manager', \{.*'LANNodes': <uint32 1>`,
 	} {
-		if _, err := watch.WaitOutput(soon(t), signal); err != nil {
+		if _, err := watch.WaitOutput(wait.Soon(t), signal); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -92,11 +93,11 @@ func TestLANBus(t *testing.T) {
 	t.Run("busctl", func(t *testing.T) { testBusctl(t, a) })
 	t.Run("gdbus", func(t *testing.T) { testGdbus(t, a) })
 	t.Run("rights", func(t *testing.T) { testRights(t, a) })
-	must(t, own.Kill(soon(t)))
-	must(t, other.Stop(soon(t)))
+	wait.Must(t, own.Kill(wait.Soon(t)))
+	wait.Must(t, other.Stop(wait.Soon(t)))
 	for _, node := range []string{"a", "b_2d1"} {
-		_, err := watch.WaitOutput(soon(t), `InterfacesRemoved \(objectpath '/org/erlang/Epmd/`+node+`_40.*\['org\.erlang\.Epmd\.Node'\]`)
-		must(t, err)
+		_, err := watch.WaitOutput(wait.Soon(t), `InterfacesRemoved \(objectpath '/org/erlang/Epmd/`+node+`_40.*\['org\.erlang\.Epmd\.Node'\]`)
+		wait.Must(t, err)
 	}
 	if tree := a.output(t, "busctl", "tree", "--list", "org.erlang.Epmd"); tree != objectsOn() {
 		t.Errorf("left are\n%s", tree)
@@ -183,8 +184,8 @@ func TestLANBusRestarts(t *testing.T) {
 	a.awaitBusName(t)
 	var slowest time.Duration
 	for range 10 {
-		must(t, a.Bus.Kill(soon(t)))
-		must(t, a.Bus.Start(soon(t)))
+		wait.Must(t, a.Bus.Kill(wait.Soon(t)))
+		wait.Must(t, a.Bus.Start(wait.Soon(t)))
 		began := time.Now()
 		a.awaitBusName(t)
 		slowest = max(slowest, time.Since(began))
@@ -204,14 +205,14 @@ func TestLANBusRestarts(t *testing.T) {
 func (h *host) awaitBusName(t *testing.T) {
 	t.Helper()
 	conn, err := godbus.Connect(h.DBusAddress(), godbus.WithSignalHandler(godbus.NewSequentialSignalHandler()))
-	must(t, err)
+	wait.Must(t, err)
 	defer conn.Close()
-	must(t, conn.AddMatchSignal(godbus.WithMatchMember("NameOwnerChanged"), godbus.WithMatchArg(0, "org.erlang.Epmd")))
+	wait.Must(t, conn.AddMatchSignal(godbus.WithMatchMember("NameOwnerChanged"), godbus.WithMatchArg(0, "org.erlang.Epmd")))
 	changes := make(chan *godbus.Signal, 16)
 	conn.Signal(changes)
 	var has bool
-	must(t, conn.BusObject().CallWithContext(soon(t), "org.freedesktop.DBus.NameHasOwner", 0, "org.erlang.Epmd").Store(&has))
-	for deadline := soon(t); !has; {
+	wait.Must(t, conn.BusObject().CallWithContext(wait.Soon(t), "org.freedesktop.DBus.NameHasOwner", 0, "org.erlang.Epmd").Store(&has))
+	for deadline := wait.Soon(t); !has; {
 		select {
 		case s := <-changes:
 			has = s != nil && s.Name == "org.freedesktop.DBus.NameOwnerChanged" && len(s.Body) == 3 && s.Body[2] != ""
@@ -239,7 +240,7 @@ func TestBusActivation(t *testing.T) {
 	}
 	nodes := s.register(t, "a", 1)
 	s.systemctl(t, "restart", "dbus")
-	must(t, lan.Wait(soon(t), "the node on the new bus", func(ctx context.Context) (bool, error) {
+	wait.Must(t, lan.Wait(wait.Soon(t), "the node on the new bus", func(ctx context.Context) (bool, error) {
 		tree, _ := s.Output(ctx, "busctl", "tree", "--list", "org.erlang.Epmd")
 		return strings.Contains(tree, "/org/erlang/Epmd/a0_40"), nil
 	}))

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/goerlang/eclus/test/need"
 	"golang.org/x/sys/unix"
 )
 
@@ -484,7 +485,7 @@ type rivals struct {
 // startRivals starts both, with the same arguments.
 func startRivals(t *testing.T, forks *sync.RWMutex, args ...string) *rivals {
 	t.Helper()
-	need(t, stockEpmd)
+	need.Program(t, stockEpmd)
 	r := &rivals{
 		stock: newSide("stock", append([]string{stockEpmd}, args...)...),
 		ours:  newSide("ours", append([]string{eclusBinary(t), "-lan", "off"}, args...)...),

@@ -1,6 +1,7 @@
 package test
 
 import (
+	"github.com/goerlang/eclus/test/wait"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -21,7 +22,7 @@ var (
 func documents(t *testing.T) map[string]string {
 	t.Helper()
 	texts := map[string]string{}
-	must(t, filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
+	wait.Must(t, filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -78,7 +79,7 @@ func TestDocumentLinks(t *testing.T) {
 // columns.
 func TestDocumentLength(t *testing.T) {
 	readme, err := os.ReadFile("../README.md")
-	must(t, err)
+	wait.Must(t, err)
 	if n := strings.Count(string(readme), "\n"); n > 150 {
 		t.Errorf("README.md has %d lines; want at most 150", n)
 	}

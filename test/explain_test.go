@@ -13,6 +13,8 @@ import (
 
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/test/lan"
+	"github.com/goerlang/eclus/test/need"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // explanation is a line that the epmd of OTP does not write.
@@ -101,7 +103,7 @@ func TestExplainOther(t *testing.T) {
 
 // TestExplainUnwilling asks an epmd of OTP what it does not do.
 func TestExplainUnwilling(t *testing.T) {
-	need(t, stockEpmd)
+	need.Program(t, stockEpmd)
 	d := startEpmd(t, stockEpmd)
 	for args, want := range map[string]string{
 		"-nodes":  "an epmd that does not know -nodes, like the one of Erlang/OTP",
@@ -138,7 +140,7 @@ func TestExplainLate(t *testing.T) {
 	if err := names.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "explained", func() error {
+	wait.Until(t, "explained", func() error {
 		if got := stderr.String(); !strings.HasSuffix(got, "), which has not answered yet\n") {
 			return fmt.Errorf("stderr %q", got)
 		}
@@ -183,8 +185,8 @@ func TestExplainRedirected(t *testing.T) {
 		"table inet test { chain one { type filter hook output priority 0; tcp dport 4369 drop; }; }": "epmd: nothing listens on port 4369, and a packet filter drops connections to it",
 		"": "epmd: nothing listens on port 4369 (is epmd.socket enabled?",
 	} {
-		_, err := h.Output(soon(t), "nft", "flush ruleset; "+rules)
-		must(t, err)
+		_, err := h.Output(wait.Soon(t), "nft", "flush ruleset; "+rules)
+		wait.Must(t, err)
 		if got := firstComplaint(t, h); !strings.HasPrefix(got, want) {
 			t.Errorf("%q: got %q; want %q", rules, got, want)
 		}
@@ -195,10 +197,10 @@ func TestExplainRedirected(t *testing.T) {
 // line.
 func firstComplaint(t *testing.T, h *host) string {
 	t.Helper()
-	p, err := h.Start(soon(t), eclusBinary(t), "-nodes")
-	must(t, err)
-	defer p.Kill(soon(t))
-	line, err := p.WaitOutput(soon(t), `(?m)^(epmd: (?:port|nothing) .*)$`)
-	must(t, err)
+	p, err := h.Start(wait.Soon(t), eclusBinary(t), "-nodes")
+	wait.Must(t, err)
+	defer p.Kill(wait.Soon(t))
+	line, err := p.WaitOutput(wait.Soon(t), `(?m)^(epmd: (?:port|nothing) .*)$`)
+	wait.Must(t, err)
 	return line[1]
 }

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/goerlang/eclus/test/lan"
+	"github.com/goerlang/eclus/test/need"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // foreigners is how many nodes of each kind there are.
@@ -35,7 +37,7 @@ func TestForeignNodes(t *testing.T) {
 			var programs []*lan.Process
 			start := func(name string, args ...string) {
 				p, err := h.Start(t.Context(), name, args...)
-				must(t, err)
+				wait.Must(t, err)
 				programs = append(programs, p)
 			}
 			java := []string{"-cp", jar + ":" + dir, "JNode", cookie}
@@ -47,11 +49,11 @@ func TestForeignNodes(t *testing.T) {
 			}
 			start("java", java...)
 			for _, p := range programs[:foreigners] {
-				_, err := p.WaitOutput(soon(t), "(?m)^published$")
-				must(t, err)
+				_, err := p.WaitOutput(wait.Soon(t), "(?m)^published$")
+				wait.Must(t, err)
 			}
-			_, err := programs[foreigners].WaitOutput(soon(t), fmt.Sprintf(`(?s)(published\n.*){%d}`, foreigners))
-			must(t, err)
+			_, err := programs[foreigners].WaitOutput(wait.Soon(t), fmt.Sprintf(`(?s)(published\n.*){%d}`, foreigners))
+			wait.Must(t, err)
 			if tt.name == "eclus" {
 				h.checkTypes(t, foreigners)
 			}
@@ -64,22 +66,22 @@ func TestForeignNodes(t *testing.T) {
 				eval(t, e, fmt.Sprintf("{any, '%s'} ! {self(), {hello, [1, 2.5]}}, receive M -> M after 20000 -> silence end.", n), "{hello,[1,2.5]}")
 			}
 			for _, p := range programs[:foreigners] {
-				if err := p.Wait(soon(t)); err != nil || !strings.HasSuffix(p.Output(), "answered\nunpublished\n") {
+				if err := p.Wait(wait.Soon(t)); err != nil || !strings.HasSuffix(p.Output(), "answered\nunpublished\n") {
 					t.Errorf("a C node wrote %q, %v", p.Output(), err)
 				}
 			}
-			_, err = programs[foreigners].WaitOutput(soon(t), fmt.Sprintf(`(?s)( unpublished\n.*){%d}`, foreigners))
-			must(t, err)
+			_, err = programs[foreigners].WaitOutput(wait.Soon(t), fmt.Sprintf(`(?s)( unpublished\n.*){%d}`, foreigners))
+			wait.Must(t, err)
 			if out := programs[foreigners].Output(); strings.Contains(out, "failed") {
 				t.Errorf("a Java node wrote\n%s", out)
 			}
 			if tt.name == "eclus" {
 				start(cnode, "pinged@127.0.0.1", "127.0.0.1", cookie)
 				pinged := programs[len(programs)-1]
-				_, err := pinged.WaitOutput(soon(t), "(?m)^published$")
-				must(t, err)
+				_, err := pinged.WaitOutput(wait.Soon(t), "(?m)^published$")
+				wait.Must(t, err)
 				h.ping(t, "pinged@127.0.0.1").checkFails(t, "ping", "connected, but no pong", "Name and cookie are right")
-				if _, err := pinged.WaitOutput(soon(t), `(?m)^accepted eclus@127\.0\.0\.1$`); err != nil {
+				if _, err := pinged.WaitOutput(wait.Soon(t), `(?m)^accepted eclus@127\.0\.0\.1$`); err != nil {
 					t.Error(err)
 				}
 			}
@@ -100,7 +102,7 @@ func cookieOf(t *testing.T, e *lan.Erl) string {
 // build runs a compiler. Where it is missing, the test is skipped, unless all must be there.
 func build(t *testing.T, compiler string, args ...string) {
 	t.Helper()
-	need(t, compiler)
+	need.Program(t, compiler)
 	if out, err := exec.Command(compiler, args...).CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", compiler, err, out)
 	}

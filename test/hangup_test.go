@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // TestHangup replaces the program of an epmd that no systemd looks after. 50 nodes are registered,
@@ -32,7 +33,7 @@ func TestHangup(t *testing.T) {
 	replace(t, binary, "/bin/false")
 	d.hangup(t, "program not replaced")
 	replace(t, binary, eclusBinary(t))
-	if worst := d.hangup(t, "state restored"); worst > patience {
+	if worst := d.hangup(t, "state restored"); worst > tolerable {
 		t.Errorf("a lookup waited %v", worst)
 	}
 	if after := d.entries(t); after != before {
@@ -60,7 +61,7 @@ func (d *daemon) hangup(t *testing.T, said string) (worst time.Duration) {
 	client := epmd.NewLocalClient(d.port)
 	count := 0
 	for began := time.Now(); !strings.Contains(d.output.String(), said); count++ {
-		if time.Since(began) > patience {
+		if time.Since(began) > wait.Patience {
 			t.Fatalf("no %q in the log:\n%s", said, &d.output)
 		}
 		asked := time.Now()

@@ -3,6 +3,8 @@ package test
 import (
 	"encoding/json"
 	"fmt"
+	"github.com/goerlang/eclus/test/need"
+	"github.com/goerlang/eclus/test/wait"
 	"os"
 	"os/exec"
 	"regexp"
@@ -13,7 +15,7 @@ import (
 
 // TestHolder lists nodes with the processes that hold their names: this test, and a node.
 func TestHolder(t *testing.T) {
-	need(t, "erl")
+	need.Program(t, "erl")
 	d := startEpmd(t, eclusBinary(t), "-d")
 	first := d.register(t, "held", 41000)
 	pids := map[string]int{"held": os.Getpid()}
@@ -27,7 +29,7 @@ func TestHolder(t *testing.T) {
 		erl.Wait()
 	})
 	pids["erl"] = erl.Process.Pid
-	eventually(t, "holders listed", func() error { return checkHolders(t, d, pids) })
+	wait.Until(t, "holders listed", func() error { return checkHolders(t, d, pids) })
 
 	table := command(t, eclusBinary(t), d.port, "-nodes").stdout
 	want := fmt.Sprintf(`(?m) SINCE +PID +USER\b[^$]*^held@.*:\d\d +%d +\S+`, os.Getpid())
@@ -36,7 +38,7 @@ func TestHolder(t *testing.T) {
 	}
 	first.Close()
 	for _, text := range []string{"node up", "node down"} {
-		eventually(t, "log written", func() error {
+		wait.Until(t, "log written", func() error {
 			entry := regexp.MustCompile(fmt.Sprintf(`msg=%q name=held port=41000 peer=127\.0\.0\.1:\d+ pid=%d uid=%d\b`, text, os.Getpid(), os.Getuid()))
 			if log := d.output.String(); !entry.MatchString(log) {
 				return fmt.Errorf("the log is\n%s\nwant it to match %v", log, entry)

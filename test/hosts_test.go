@@ -22,10 +22,8 @@ import (
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/registry"
 	"github.com/goerlang/eclus/test/lan"
+	"github.com/goerlang/eclus/test/wait"
 )
-
-// limit is how long one step may take before it counts as broken, on however busy a machine.
-const limit = 3 * time.Minute
 
 // host is a host of the virtual LAN on which our epmd runs.
 type host struct {
@@ -40,8 +38,8 @@ type host struct {
 // addHosts makes hosts with the same options. No epmd runs there yet.
 func addHosts(t *testing.T, n *lan.Network, opt lan.HostOptions, names ...string) []*host {
 	t.Helper()
-	made, err := n.AddHosts(soon(t), opt, names...)
-	must(t, err)
+	made, err := n.AddHosts(wait.Soon(t), opt, names...)
+	wait.Must(t, err)
 	hosts := make([]*host, len(made))
 	for i, h := range made {
 		hosts[i] = &host{Host: h, t: t}
@@ -63,19 +61,6 @@ func pair(t *testing.T) (a, b *host) {
 // tools are what tests on the LAN run on hosts.
 var tools = []string{"erl", "avahi-browse", "avahi-publish", "avahi-set-host-name", "dbus-monitor", "dbus-send", "nft"}
 
-func soon(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // since says how long ago that was, as logs of tests have it.
 func since(begin time.Time) time.Duration { return time.Since(begin).Round(time.Millisecond) }
 
@@ -92,9 +77,9 @@ func (h *host) run(t *testing.T, program string, args ...string) {
 	cmd := h.Command(context.WithoutCancel(t.Context()), program, args...)
 	cmd.Env = append(cmd.Env, promptly)
 	p, err := h.StartCmd(cmd)
-	must(t, err)
+	wait.Must(t, err)
 	h.epmd = p
-	must(t, lan.Wait(soon(t), "epmd on "+h.Name(), func(ctx context.Context) (bool, error) {
+	wait.Must(t, lan.Wait(wait.Soon(t), "epmd on "+h.Name(), func(ctx context.Context) (bool, error) {
 		select {
 		case <-p.Done():
 			return false, fmt.Errorf("epmd on %s has ended, having written %q", h.Name(), p.Output())
@@ -111,9 +96,9 @@ func (h *host) stop(t *testing.T) {
 	if h.epmd == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), limit)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), wait.Patience)
 	defer cancel()
-	must(t, h.epmd.Stop(ctx))
+	wait.Must(t, h.epmd.Stop(ctx))
 	if err := h.epmd.Wait(ctx); err != nil {
 		t.Errorf("epmd on %s ended with %v", h.Name(), err)
 	}
@@ -123,7 +108,7 @@ func (h *host) stop(t *testing.T) {
 // kill ends epmd as a crash does.
 func (h *host) kill(t *testing.T) {
 	t.Helper()
-	must(t, h.epmd.Kill(soon(t)))
+	wait.Must(t, h.epmd.Kill(wait.Soon(t)))
 	h.inspect(t)
 }
 
@@ -199,8 +184,8 @@ func (h *host) listen(t *testing.T, port uint16) {
 		return
 	}
 	var l net.Listener
-	must(t, h.inside(func() (err error) {
-		l, err = (&net.ListenConfig{}).Listen(soon(t), "tcp", fmt.Sprintf(":%d", port))
+	wait.Must(t, h.inside(func() (err error) {
+		l, err = (&net.ListenConfig{}).Listen(wait.Soon(t), "tcp", fmt.Sprintf(":%d", port))
 		return err
 	}))
 	done := make(chan struct{})
@@ -238,8 +223,8 @@ func (h *host) registerOnly(t *testing.T, name string, port uint16) *epmd.Regist
 func (h *host) registerAs(t *testing.T, req epmd.AliveReq) *epmd.Registration {
 	t.Helper()
 	var r *epmd.Registration
-	must(t, h.inside(func() (err error) {
-		r, err = h.client().Register(soon(t), req)
+	wait.Must(t, h.inside(func() (err error) {
+		r, err = h.client().Register(wait.Soon(t), req)
 		return err
 	}))
 	h.t.Cleanup(func() { r.Close() })
@@ -253,8 +238,8 @@ func aliveReq(name string, port uint16) epmd.AliveReq {
 // erl starts a node that lives until it is ended, or the test.
 func (h *host) erl(t *testing.T, args ...string) *lan.Erl {
 	t.Helper()
-	e, err := h.StartErl(soon(t), args...)
-	must(t, err)
+	e, err := h.StartErl(wait.Soon(t), args...)
+	wait.Must(t, err)
 	return e
 }
 
@@ -267,8 +252,8 @@ func eval(t *testing.T, e *lan.Erl, expressions, want string) {
 
 func value(t *testing.T, e *lan.Erl, expressions string) string {
 	t.Helper()
-	got, err := e.Eval(soon(t), expressions)
-	must(t, err)
+	got, err := e.Eval(wait.Soon(t), expressions)
+	wait.Must(t, err)
 	return got
 }
 
@@ -304,7 +289,7 @@ const promptly = "GORACE=atexit_sleep_ms=10"
 // all right.
 func (h *host) ask(t *testing.T, args ...string) string {
 	t.Helper()
-	cmd := h.Command(soon(t), eclusBinary(t), args...)
+	cmd := h.Command(wait.Soon(t), eclusBinary(t), args...)
 	cmd.Env = append(cmd.Env, promptly)
 	out, err := cmd.Output()
 	if err != nil && cmd.ProcessState.ExitCode() != nothingListed {
@@ -348,7 +333,7 @@ func (h *host) awaitTable(t *testing.T, pattern string) {
 	t.Helper()
 	re := regexp.MustCompile(pattern)
 	var out string
-	err := lan.Wait(soon(t), fmt.Sprintf("%q in epmd -nodes on %s", pattern, h.Name()), func(context.Context) (bool, error) {
+	err := lan.Wait(wait.Soon(t), fmt.Sprintf("%q in epmd -nodes on %s", pattern, h.Name()), func(context.Context) (bool, error) {
 		out = h.ask(t, "-nodes")
 		return re.MatchString(out), nil
 	})
@@ -373,7 +358,7 @@ type watcher struct {
 func (h *host) watch(t *testing.T) *watcher {
 	t.Helper()
 	var lines *epmd.Lines
-	must(t, h.inside(func() (err error) {
+	wait.Must(t, h.inside(func() (err error) {
 		lines, err = h.client().Watch(t.Context())
 		return err
 	}))
@@ -504,7 +489,7 @@ func sure(n registry.Node) bool { return n.Sure }
 // until waits for all conditions to hold at once, and returns when the latest news came.
 func (w *watcher) until(t *testing.T, conditions ...condition) time.Time {
 	t.Helper()
-	deadline := time.After(limit)
+	deadline := time.After(wait.Patience)
 	for {
 		at, changed, missing, err := w.look(conditions)
 		if missing == "" {
@@ -516,7 +501,7 @@ func (w *watcher) until(t *testing.T, conditions ...condition) time.Time {
 		select {
 		case <-changed:
 		case <-deadline:
-			t.Fatalf("%s: not within %v: %s; what came is\n%s", w.host, limit, missing, w.history())
+			t.Fatalf("%s: not within %v: %s; what came is\n%s", w.host, wait.Patience, missing, w.history())
 		}
 	}
 }
@@ -559,8 +544,8 @@ type instance struct {
 // browse returns all instances of our type that avahi-browse finds at once.
 func (h *host) browse(t *testing.T) []instance {
 	t.Helper()
-	out, err := h.Output(soon(t), "avahi-browse", "-rpt", "_epmd._tcp")
-	must(t, err)
+	out, err := h.Output(wait.Soon(t), "avahi-browse", "-rpt", "_epmd._tcp")
+	wait.Must(t, err)
 	var found []instance
 	for line := range strings.Lines(out) {
 		if f := strings.SplitN(strings.TrimSpace(line), ";", 10); f[0] == "=" && len(f) == 10 {

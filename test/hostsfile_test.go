@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/goerlang/eclus/test/lan"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // hostsPath is where nodes of a host look for a hosts file.
@@ -20,7 +21,7 @@ const hostsPath = lan.Home + "/.hosts.erlang"
 func (h *host) awaitHosts(t *testing.T, want string) time.Time {
 	t.Helper()
 	var text []byte
-	err := lan.Wait(soon(t), "hosts "+want+" in the file on "+h.Name(), func(context.Context) (bool, error) {
+	err := lan.Wait(wait.Soon(t), "hosts "+want+" in the file on "+h.Name(), func(context.Context) (bool, error) {
 		var err error
 		text, err = os.ReadFile(h.Path(hostsPath))
 		return err == nil && strings.Join(hostLine.FindAllString(string(text), -1), " ") == want, nil
@@ -41,7 +42,7 @@ func TestLANHostsFile(t *testing.T) {
 	n := lan.ForTest(t, tools...)
 	hosts := addHosts(t, n, lan.HostOptions{}, "hosta", "hostb", "hostc")
 	a, b, c := hosts[0], hosts[1], hosts[2]
-	must(t, os.WriteFile(a.Path(hostsPath), []byte("% of a person\n"), 0o600))
+	wait.Must(t, os.WriteFile(a.Path(hostsPath), []byte("% of a person\n"), 0o600))
 	for _, h := range hosts {
 		h.start(t, "-hosts_file", hostsPath)
 	}
@@ -67,7 +68,7 @@ func TestLANHostsFile(t *testing.T) {
 		eval(t, nodes[0], "{ok, L} = file:consult(\""+hostsPath+"\"), L.", "['hostb.local','hostc.local']")
 	})
 	t.Run("dead host", func(t *testing.T) {
-		must(t, c.epmd.Signal(syscall.SIGSTOP))
+		wait.Must(t, c.epmd.Signal(syscall.SIGSTOP))
 		// A stopped process can't be ended.
 		t.Cleanup(func() { c.epmd.Signal(syscall.SIGCONT) })
 		a.stop(t)
@@ -75,7 +76,7 @@ func TestLANHostsFile(t *testing.T) {
 		a.start(t, "-hosts_file", hostsPath)
 		a.awaitTable(t, `(?m)^c@hostc\.local .* lan +no `)
 		a.awaitHosts(t, "'hostb.local'.")
-		must(t, c.epmd.Signal(syscall.SIGCONT))
+		wait.Must(t, c.epmd.Signal(syscall.SIGCONT))
 		a.awaitHosts(t, "'hostb.local'. 'hostc.local'.")
 	})
 	t.Run("end", func(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // TestSystemdIdentify has programs register as nodes of OTP do. epmd may not look at their
@@ -21,7 +22,7 @@ func TestSystemdIdentify(t *testing.T) {
 	came := make(chan struct{}, 100)
 	for i, program := range []string{"sleep", "/run/beam.smp"} {
 		var ln net.Listener
-		must(t, s.inside(func() (err error) {
+		wait.Must(t, s.inside(func() (err error) {
 			ln, err = net.Listen("tcp4", "127.0.0.1:0")
 			return err
 		}))
@@ -39,7 +40,7 @@ func TestSystemdIdentify(t *testing.T) {
 		}()
 		name := fmt.Sprint("program", i)
 		frame, err := epmd.AppendFrame(nil, aliveReq(name, uint16(ln.Addr().(*net.TCPAddr).Port)))
-		must(t, err)
+		wait.Must(t, err)
 		var bytes strings.Builder
 		for _, b := range frame {
 			fmt.Fprintf(&bytes, `\x%02x`, b)
@@ -50,7 +51,7 @@ func TestSystemdIdentify(t *testing.T) {
 	}
 	select {
 	case <-came:
-	case <-soon(t).Done():
+	case <-wait.Soon(t).Done():
 		t.Fatal("nobody was asked")
 	}
 	if asked[0].Load() != 0 || asked[1].Load() == 0 {

@@ -24,6 +24,7 @@ import (
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/registry"
 	"github.com/goerlang/eclus/test/lan"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // TestLAN has two hosts with real nodes see each other's.
@@ -46,7 +47,7 @@ func TestLAN(t *testing.T) {
 	})
 	t.Run("killed", func(t *testing.T) {
 		begin := time.Now()
-		must(t, hidden.Kill(soon(t)))
+		wait.Must(t, hidden.Kill(wait.Soon(t)))
 		at := seenB.until(t, absent("web@hosta.local"))
 		t.Logf("killed on A, gone on B after %v", at.Sub(begin).Round(time.Millisecond))
 		if found := labelled(b.browse(t), "web@hosta"); len(found) > 0 {
@@ -149,9 +150,9 @@ func testNewPort(t *testing.T, a *host, seenA, seenB *watcher, node *lan.Erl) {
 // As a service is first probed for, B would not see it either way; A's bus would.
 func testGoneAtOnce(t *testing.T, a *host) {
 	monitor, err := a.Start(t.Context(), "dbus-monitor", "--system", "interface=org.freedesktop.Avahi.EntryGroup")
-	must(t, err)
-	_, err = monitor.WaitOutput(soon(t), `member=NameLost`) // from now on it monitors
-	must(t, err)
+	wait.Must(t, err)
+	_, err = monitor.WaitOutput(wait.Soon(t), `member=NameLost`) // from now on it monitors
+	wait.Must(t, err)
 	const life = `T = erlang:monotonic_time(millisecond), {ok, _} = net_kernel:start(['%s@hosta.local', longnames]),
 		timer:sleep(105), ok = net_kernel:stop(), erlang:monotonic_time(millisecond) - T.`
 	e := a.erl(t)
@@ -162,12 +163,12 @@ func testGoneAtOnce(t *testing.T, a *host) {
 	}
 	t.Logf("%s lived for %d ms", brief, lived)
 	a.register(t, "lasting", 4002)
-	_, err = monitor.WaitOutput(soon(t), `string "lasting@hosta"`)
-	must(t, err)
+	_, err = monitor.WaitOutput(wait.Soon(t), `string "lasting@hosta"`)
+	wait.Must(t, err)
 	if shown := monitor.Output(); strings.Contains(shown, brief+"@") {
 		t.Errorf("a node that was gone after %d ms was published:\n%s", lived, shown)
 	}
-	must(t, monitor.Kill(soon(t)))
+	wait.Must(t, monitor.Kill(wait.Soon(t)))
 	checkSilent(t, e)
 }
 
@@ -178,7 +179,7 @@ func TestLANMany(t *testing.T) {
 	seen := b.watch(t)
 	first := a.register(t, "first", 4000)
 	seen.until(t, present("first@hosta.local"))
-	must(t, first.Close())
+	wait.Must(t, first.Close())
 	seen.until(t, neighbours(0))
 
 	const many = 300
@@ -192,7 +193,7 @@ func TestLANMany(t *testing.T) {
 			return nil
 		})
 	}
-	must(t, g.Wait())
+	wait.Must(t, g.Wait())
 	t.Logf("%d nodes registered within %v", many, since(begin))
 	at := seen.until(t, neighbours(many))
 	t.Logf("all seen on B after %v", at.Sub(begin).Round(time.Millisecond))
@@ -204,7 +205,7 @@ func TestLANMany(t *testing.T) {
 	}
 	begin = time.Now()
 	for _, r := range registrations {
-		must(t, r.Close())
+		wait.Must(t, r.Close())
 	}
 	at = seen.until(t, neighbours(0))
 	t.Logf("all gone on B after %v", at.Sub(begin).Round(time.Millisecond))
@@ -216,20 +217,20 @@ var outages = []struct {
 	begin, end func(*testing.T, *host)
 	silent     bool // no goodbye: what goes meanwhile stays in others' caches
 }{
-	{"Avahi stopped", func(t *testing.T, h *host) { must(t, h.Avahi.Stop(soon(t))) }, startAvahi, false},
-	{"Avahi killed", func(t *testing.T, h *host) { must(t, h.Avahi.Kill(soon(t))) }, startAvahi, true},
+	{"Avahi stopped", func(t *testing.T, h *host) { wait.Must(t, h.Avahi.Stop(wait.Soon(t))) }, startAvahi, false},
+	{"Avahi killed", func(t *testing.T, h *host) { wait.Must(t, h.Avahi.Kill(wait.Soon(t))) }, startAvahi, true},
 	{"bus stopped", func(t *testing.T, h *host) {
-		must(t, h.Bus.Stop(soon(t)))
-		must(t, h.Avahi.Kill(soon(t))) // without its bus Avahi 0.8 ends or, now and then, hangs
+		wait.Must(t, h.Bus.Stop(wait.Soon(t)))
+		wait.Must(t, h.Avahi.Kill(wait.Soon(t))) // without its bus Avahi 0.8 ends or, now and then, hangs
 	}, func(t *testing.T, h *host) {
-		must(t, h.Bus.Start(soon(t)))
+		wait.Must(t, h.Bus.Start(wait.Soon(t)))
 		startAvahi(t, h)
 	}, true},
 }
 
 func startAvahi(t *testing.T, h *host) {
 	t.Helper()
-	must(t, h.Avahi.Start(soon(t)))
+	wait.Must(t, h.Avahi.Start(wait.Soon(t)))
 }
 
 // TestLANOutages takes Avahi or its bus away from either host. EPMD goes on as if nothing had
@@ -253,7 +254,7 @@ func TestLANOutages(t *testing.T) {
 				h.awaitTable(t, `(?m)^LAN discovery off: `)
 				a.register(t, missed, 4101)
 				if h == b || !outage.silent {
-					must(t, first.Close())
+					wait.Must(t, first.Close())
 				}
 				checkLookup(t, a, missed, 4101)
 				checkLookup(t, b, "b", 4711)
@@ -276,7 +277,7 @@ func TestLANOutages(t *testing.T) {
 func checkLookup(t *testing.T, h *host, name string, port uint16) {
 	t.Helper()
 	begin := time.Now()
-	resp, err := h.lookup(soon(t), name)
+	resp, err := h.lookup(wait.Soon(t), name)
 	if err != nil || resp.Port != port {
 		t.Errorf("lookup of %s on %s: %+v, %v; want port %d", name, h.Name(), resp, err, port)
 	}
@@ -295,31 +296,31 @@ func TestLANWedged(t *testing.T) {
 		for what, d := range map[string]*lan.Daemon{"Avahi": h.Avahi, "bus": h.Bus} {
 			t.Run(what+" of "+h.Name(), func(t *testing.T) {
 				p, err := d.Process()
-				must(t, err)
+				wait.Must(t, err)
 				missed := "missed-" + what + "-" + h.Name()
-				must(t, p.Signal(syscall.SIGSTOP))
+				wait.Must(t, p.Signal(syscall.SIGSTOP))
 				r := a.register(t, missed, 4103)
 				checkLookup(t, a, missed, 4103)
-				must(t, p.Signal(syscall.SIGCONT))
+				wait.Must(t, p.Signal(syscall.SIGCONT))
 				begin := time.Now()
 				at := seen.until(t, present(missed+"@hosta.local"), present("a@hosta.local", sure))
 				t.Logf("made up on B %v after the return", at.Sub(begin).Round(time.Millisecond))
-				must(t, r.Close())
+				wait.Must(t, r.Close())
 				seen.until(t, absent(missed+"@hosta.local"))
 			})
 		}
 	}
 	t.Run("end", func(t *testing.T) {
 		p, err := a.Avahi.Process()
-		must(t, err)
-		must(t, p.Signal(syscall.SIGSTOP))
+		wait.Must(t, err)
+		wait.Must(t, p.Signal(syscall.SIGSTOP))
 		begin := time.Now()
 		a.stop(t)
 		t.Logf("epmd ended within %v", since(begin))
 		if took := time.Since(begin); took > 20*time.Second {
 			t.Errorf("epmd waited for Avahi for %v", took)
 		}
-		must(t, p.Signal(syscall.SIGCONT))
+		wait.Must(t, p.Signal(syscall.SIGCONT))
 		seen.until(t, neighbours(0))
 	})
 	checkSilent(t, node)
@@ -342,17 +343,17 @@ func TestLANLate(t *testing.T) {
 	// This bus says so when it is to activate something.
 	bus := a.NewDaemon(`(?m)^unix:`, "dbus-daemon", "--system", "--nofork", "--nopidfile", "--print-address", "--nosyslog",
 		"--systemd-activation")
-	must(t, bus.Start(soon(t)))
+	wait.Must(t, bus.Start(wait.Soon(t)))
 	a.awaitTable(t, `(?m)^LAN discovery off: .*avahi-daemon is not running`)
-	must(t, a.Avahi.Start(soon(t)))
+	wait.Must(t, a.Avahi.Start(wait.Soon(t)))
 	begin := time.Now()
 	at := seen.until(t, present("early@hosta.local"))
 	t.Logf("seen on B %v after Avahi on A came up", at.Sub(begin).Round(time.Millisecond))
-	must(t, a.Avahi.Stop(soon(t)))
+	wait.Must(t, a.Avahi.Stop(wait.Soon(t)))
 	a.awaitTable(t, `(?m)^LAN discovery off: .*avahi-daemon is not running`)
 
 	p, err := bus.Process()
-	must(t, err)
+	wait.Must(t, err)
 	const activation = `Activating .*service name='org\.freedesktop\.Avahi'`
 	if out := p.Output(); regexp.MustCompile(activation).MatchString(out) {
 		t.Errorf("Avahi was to be activated:\n%s", out)
@@ -360,8 +361,8 @@ func TestLANLate(t *testing.T) {
 	// Were it so, it would be seen.
 	_, err = a.Start(t.Context(), "dbus-send", "--system", "--print-reply", "--dest=org.freedesktop.Avahi", "/",
 		"org.freedesktop.DBus.Peer.Ping")
-	must(t, err)
-	if _, err := p.WaitOutput(soon(t), activation); err != nil {
+	wait.Must(t, err)
+	if _, err := p.WaitOutput(wait.Soon(t), activation); err != nil {
 		t.Error(err)
 	}
 }
@@ -379,7 +380,7 @@ func TestLANChanges(t *testing.T) {
 	t.Run("host name", func(t *testing.T) {
 		for _, name := range []string{"other", "hosta"} {
 			begin := time.Now()
-			must(t, a.SetHostName(soon(t), name))
+			wait.Must(t, a.SetHostName(wait.Soon(t), name))
 			at := seenB.until(t, neighbours(1), present("a@hosta.local", onHost(name+".local")))
 			t.Logf("renamed, seen on B after %v", at.Sub(begin).Round(time.Millisecond))
 			a.awaitTable(t, `1 on the LAN`)
@@ -390,12 +391,12 @@ func TestLANChanges(t *testing.T) {
 	})
 	for _, h := range []*host{a, b} {
 		t.Run("link of "+h.Name(), func(t *testing.T) {
-			must(t, h.LinkDown(soon(t), "eth0"))
+			wait.Must(t, h.LinkDown(wait.Soon(t), "eth0"))
 			missed := "missed-" + h.Name()
 			a.register(t, missed, 4102)
 			checkLookup(t, a, missed, 4102)
 			map[*host]*watcher{a: seenA, b: seenB}[h].until(t, neighbours(0))
-			must(t, h.LinkUp(soon(t), "eth0"))
+			wait.Must(t, h.LinkUp(wait.Soon(t), "eth0"))
 			begin := time.Now()
 			at := seenB.until(t, present(missed+"@hosta.local"), present("a@hosta.local", sure))
 			t.Logf("made up on B %v after the return", at.Sub(begin).Round(time.Millisecond))
@@ -420,27 +421,27 @@ func v4(want ...netip.Addr) func(registry.Node) bool {
 // testSecondInterface joins both hosts to a second LAN: what is seen there too is still one
 // neighbour.
 func testSecondInterface(t *testing.T, a, b *host, seen *watcher) {
-	second, err := lan.New(soon(t), lan.OtherSubnet)
-	must(t, err)
-	t.Cleanup(func() { must(t, second.Close()) })
+	second, err := lan.New(wait.Soon(t), lan.OtherSubnet)
+	wait.Must(t, err)
+	t.Cleanup(func() { wait.Must(t, second.Close()) })
 	for _, h := range []*host{a, b} {
-		_, err := second.Attach(soon(t), h.Host)
-		must(t, err)
+		_, err := second.Attach(wait.Soon(t), h.Host)
+		wait.Must(t, err)
 	}
 	begin := time.Now()
 	first, other := a.Address(), netip.MustParseAddr("203.0.113.11")
 	at := seen.until(t, present("a@hosta.local", v4(first, other)), neighbours(3))
 	t.Logf("four addresses after %v", at.Sub(begin).Round(time.Millisecond))
-	must(t, b.RemoveInterface(soon(t), "eth1"))
+	wait.Must(t, b.RemoveInterface(wait.Soon(t), "eth1"))
 	seen.until(t, present("a@hosta.local", v4(first)), neighbours(3))
-	must(t, a.RemoveInterface(soon(t), "eth1"))
+	wait.Must(t, a.RemoveInterface(wait.Soon(t), "eth1"))
 
 	a.stop(t)
 	seen.until(t, neighbours(0))
-	iface, err := second.Attach(soon(t), a.Host)
-	must(t, err)
-	_, err = second.Attach(soon(t), b.Host)
-	must(t, err)
+	iface, err := second.Attach(wait.Soon(t), a.Host)
+	wait.Must(t, err)
+	_, err = second.Attach(wait.Soon(t), b.Host)
+	wait.Must(t, err)
 	a.start(t, "-interface", iface)
 	seen.until(t, present("a@hosta.local", sure, v4(netip.MustParseAddr("203.0.113.13"))))
 	for _, i := range labelled(b.browse(t), "a@hosta") {
@@ -514,23 +515,23 @@ func TestLANOptions(t *testing.T) {
 func passTime(t *testing.T, from, to *host) {
 	t.Helper()
 	browse, err := to.Start(t.Context(), "avahi-browse", "-rp", "_marker._tcp")
-	must(t, err)
+	wait.Must(t, err)
 	for i := range 2 {
 		label := fmt.Sprintf("marker%d-%s", i, t.Name())
 		label = label[:min(len(label), 63)]
 		publish(t, from, label, "_marker._tcp", "1")
-		if _, err := browse.WaitOutput(soon(t), `(?m)^=;.*;marker`+strconv.Itoa(i)); err != nil {
+		if _, err := browse.WaitOutput(wait.Soon(t), `(?m)^=;.*;marker`+strconv.Itoa(i)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	must(t, browse.Kill(soon(t)))
+	wait.Must(t, browse.Kill(wait.Soon(t)))
 }
 
 // publish has avahi-publish announce a service on the host until the test ends.
 func publish(t *testing.T, h *host, label string, rest ...string) *lan.Process {
 	t.Helper()
 	p, err := h.Start(t.Context(), "avahi-publish", append([]string{"-s", label}, rest...)...)
-	must(t, err)
+	wait.Must(t, err)
 	return p
 }
 
@@ -578,11 +579,11 @@ func TestLANTwoEPMDs(t *testing.T) {
 	b.start(t)
 	seen := a.watch(t)
 	second, err := b.Start(t.Context(), eclusBinary(t), "-port", "5555")
-	must(t, err)
+	wait.Must(t, err)
 	other := epmd.NewClient(netip.MustParseAddrPort("127.0.0.1:5555"))
 	b.listen(t, 4712)
 	var registered *epmd.Registration
-	must(t, lan.Wait(soon(t), "the second epmd", func(ctx context.Context) (bool, error) {
+	wait.Must(t, lan.Wait(wait.Soon(t), "the second epmd", func(ctx context.Context) (bool, error) {
 		return b.inside(func() (err error) {
 			registered, err = other.Register(ctx, aliveReq("b", 4712))
 			return err
@@ -599,12 +600,12 @@ func TestLANTwoEPMDs(t *testing.T) {
 		t.Errorf("B takes what its other epmd announces for a neighbour:\n%s", listed)
 	}
 
-	must(t, first.Close())
+	wait.Must(t, first.Close())
 	seen.until(t, present("b@hostb.local", atEPMD(5555)), neighbours(1))
 	a.awaitHosts(t, "")
 	b.register(t, "b", 4713)
 	seen.until(t, present("b@hostb.local", atEPMD(4369), onPort(4713)), neighbours(2))
-	must(t, second.Stop(soon(t)))
+	wait.Must(t, second.Stop(wait.Soon(t)))
 	seen.until(t, present("b@hostb.local", atEPMD(4369), onPort(4713)), neighbours(1))
 	a.awaitHosts(t, "'hostb.local'.")
 }
@@ -619,9 +620,9 @@ func TestLANOwnAddress(t *testing.T) {
 	address := func(name string, addr netip.Addr) {
 		t.Helper()
 		p, err := b.Start(t.Context(), "avahi-publish", "-a", "-R", name, addr.String())
-		must(t, err)
-		_, err = p.WaitOutput(soon(t), "Established")
-		must(t, err)
+		wait.Must(t, err)
+		_, err = p.WaitOutput(wait.Soon(t), "Established")
+		wait.Must(t, err)
 	}
 	address("thatname.local", a.Address())
 	publish(t, b, "epmd of thatname", "-H", "thatname.local", "_epmd._tcp", "4369")
@@ -634,10 +635,10 @@ func TestLANOwnAddress(t *testing.T) {
 	passTime(t, b, a)
 	seen.until(t, neighbours(1))
 
-	must(t, a.AddAddress(soon(t), "eth0", netip.MustParsePrefix(address2+"/24")))
+	wait.Must(t, a.AddAddress(wait.Soon(t), "eth0", netip.MustParsePrefix(address2+"/24")))
 	seen.until(t, neighbours(0))
-	_, err := a.Output(soon(t), "ip", "addr", "del", address2+"/24", "dev", "eth0")
-	must(t, err)
+	_, err := a.Output(wait.Soon(t), "ip", "addr", "del", address2+"/24", "dev", "eth0")
+	wait.Must(t, err)
 	seen.until(t, present("moving@moving.local"), neighbours(1))
 	if lines := seen.history(); strings.Contains(lines, "thatname") {
 		t.Errorf("A has seen its own nodes on the LAN:\n%s", lines)
@@ -657,7 +658,7 @@ func TestLANForeign(t *testing.T) {
 	b.start(t)
 	seen := b.watch(t)
 	stock, err := nerves.Start(t.Context(), "epmd")
-	must(t, err)
+	wait.Must(t, err)
 	e := nerves.erl(t, "-name", "n@nerves.local")
 	publish(t, nerves, "nerves", "_epmd._tcp", "4369")
 
@@ -691,7 +692,7 @@ func TestLANForeign(t *testing.T) {
 		publishers = append(publishers, publish(t, a, x.label, append([]string{"_epmd._tcp"}, strings.Split(x.rest, " ")...)...))
 	}
 	for i, p := range publishers {
-		if _, err := p.WaitOutput(soon(t), "Established"); err != nil {
+		if _, err := p.WaitOutput(wait.Soon(t), "Established"); err != nil {
 			t.Errorf("%q: %v", announced[i].label, err)
 		}
 	}
@@ -712,7 +713,7 @@ func TestLANForeign(t *testing.T) {
 	eval(t, e, "net_adm:names().", value(t, e, "{ok, [{\"n\", "+strconv.Itoa(int(seen.node(t, "n@nerves.local").Port))+"}]}."))
 
 	t.Run("labels", func(t *testing.T) { testHostilePackets(t, n, b, seen, listed+1) })
-	must(t, stock.Kill(soon(t)))
+	wait.Must(t, stock.Kill(wait.Soon(t)))
 	checkSilent(t, e)
 }
 
@@ -720,8 +721,8 @@ func TestLANForeign(t *testing.T) {
 func checkAllShown(t *testing.T, b *host) {
 	t.Helper()
 	var raw []byte
-	must(t, b.inside(func() error {
-		conn, err := b.client().Ask(soon(t), epmd.NodesReq{})
+	wait.Must(t, b.inside(func() error {
+		conn, err := b.client().Ask(wait.Soon(t), epmd.NodesReq{})
 		if err != nil {
 			return err
 		}
@@ -754,7 +755,7 @@ var hostile = []struct{ label, target, text string }{
 func testHostilePackets(t *testing.T, n *lan.Network, b *host, seen *watcher, before int) {
 	evil := addHosts(t, n, lan.HostOptions{NoBus: true}, "evil")[0]
 	var conn *net.UDPConn
-	must(t, evil.inside(func() (err error) {
+	wait.Must(t, evil.inside(func() (err error) {
 		conn, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(198, 51, 100, 14), Port: mdnsPort})
 		return err
 	}))
@@ -762,7 +763,7 @@ func testHostilePackets(t *testing.T, n *lan.Network, b *host, seen *watcher, be
 	group := &net.UDPAddr{IP: net.IPv4(224, 0, 0, 251), Port: mdnsPort}
 	good := present("good@evil.example")
 	// What is sent as the host has just come up may be lost.
-	must(t, lan.Wait(soon(t), good.what, func(context.Context) (bool, error) {
+	wait.Must(t, lan.Wait(wait.Soon(t), good.what, func(context.Context) (bool, error) {
 		for i, x := range hostile {
 			packet := announcement(x.label, x.target, uint16(2000+i), x.text, evil.Address())
 			if _, err := conn.WriteToUDP(packet, group); err != nil {
@@ -780,7 +781,7 @@ func testHostilePackets(t *testing.T, n *lan.Network, b *host, seen *watcher, be
 		}
 	}
 	t.Logf("B lists %d nodes, %d before: %q", len(b.nodes(t)), before, slices.Sorted(maps.Keys(b.nodes(t))))
-	if _, err := b.lookup(soon(t), "nobody"); !errors.Is(err, epmd.ErrNotRegistered) {
+	if _, err := b.lookup(wait.Soon(t), "nobody"); !errors.Is(err, epmd.ErrNotRegistered) {
 		t.Errorf("lookup after all: %v", err)
 	}
 }
@@ -827,7 +828,7 @@ func TestLANLatency(t *testing.T) {
 	seenA, seenB := a.watch(t), b.watch(t)
 	node := a.erl(t)
 	browse, err := b.Start(t.Context(), "avahi-browse", "-rp", "_epmd._tcp")
-	must(t, err)
+	wait.Must(t, err)
 	var ours, theirs []time.Duration
 	for i := range 5 {
 		name := fmt.Sprintf("m%d@hosta.local", i)
@@ -839,10 +840,10 @@ func TestLANLatency(t *testing.T) {
 
 		begin := time.Now()
 		p := publish(t, a, fmt.Sprint("other", i), "_epmd._tcp", "4711")
-		_, err := browse.WaitOutput(soon(t), fmt.Sprintf("(?m)^=;.*;other%d;", i))
-		must(t, err)
+		_, err := browse.WaitOutput(wait.Soon(t), fmt.Sprintf("(?m)^=;.*;other%d;", i))
+		wait.Must(t, err)
 		theirs = append(theirs, time.Since(begin))
-		must(t, p.Stop(soon(t)))
+		wait.Must(t, p.Stop(wait.Soon(t)))
 	}
 	seenB.until(t, neighbours(0))
 	t.Logf("registered on A, seen on B with its name: median %v of %v", median(ours), ours)
@@ -914,14 +915,14 @@ func shippedBinary(t *testing.T) string {
 func switches(t *testing.T, h *host) int {
 	t.Helper()
 	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", h.epmd.Pid()))
-	must(t, err)
+	wait.Must(t, err)
 	sum := 0
 	for _, thread := range threads {
 		status, err := os.ReadFile(thread)
-		must(t, err)
+		wait.Must(t, err)
 		for _, m := range contextSwitches.FindAllStringSubmatch(string(status), -1) {
 			n, err := strconv.Atoi(m[1])
-			must(t, err)
+			wait.Must(t, err)
 			sum += n
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -19,21 +20,27 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/test/wait"
+
+	"github.com/goerlang/eclus/test/need"
 )
 
 // stockEpmd is the epmd of Erlang/OTP, as Debian has it.
 const stockEpmd = "/usr/bin/epmd"
 
-// patience is how long a test waits for what takes milliseconds.
-const patience = 20 * time.Second
-
-// goRace keeps a daemon that is checked for races from waiting a second before it exits.
 const goRace = "atexit_sleep_ms=0"
 
 // buildDir holds what TestMain has built.
 var buildDir string
 
-func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
+// TestMain builds epmd, which a short run has no use for.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if testing.Short() {
+		os.Exit(m.Run())
+	}
+	os.Exit(buildAndRun(m))
+}
 
 func buildAndRun(m *testing.M) int {
 	var err error
@@ -57,20 +64,8 @@ func buildAndRun(m *testing.M) int {
 // eclusBinary returns the path of our epmd.
 func eclusBinary(t testing.TB) string {
 	t.Helper()
+	need.Program(t, "go")
 	return filepath.Join(buildDir, "epmd")
-}
-
-// need skips the test if a program is missing; where all must be there, it fails.
-func need(t testing.TB, program string) {
-	t.Helper()
-	_, err := exec.LookPath(program)
-	switch {
-	case err == nil:
-	case os.Getenv("CI") == "true":
-		t.Fatal(err)
-	default:
-		t.Skip(err)
-	}
 }
 
 // daemon is an epmd that runs for a test.
@@ -136,7 +131,7 @@ func (d *daemon) stop(t testing.TB, sig syscall.Signal) int {
 	}
 	select {
 	case <-d.ended:
-	case <-time.After(patience):
+	case <-time.After(wait.Patience):
 		t.Fatalf("still runs after %v; output:\n%s", sig, &d.output)
 	}
 	return d.cmd.ProcessState.ExitCode()
@@ -159,36 +154,17 @@ func (d *daemon) register(t testing.TB, name string, port uint16) *epmd.Registra
 func awaitEpmd(t testing.TB, port uint16, ended <-chan struct{}, written *output) {
 	t.Helper()
 	client := epmd.NewLocalClient(port)
-	eventually(t, fmt.Sprintf("epmd answers on port %d", port), func() error {
+	wait.Until(t, fmt.Sprintf("epmd answers on port %d", port), func() error {
 		select {
 		case <-ended:
 			t.Fatalf("epmd on port %d has ended; output:\n%s", port, written)
 		default:
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		ctx, cancel := context.WithTimeout(t.Context(), wait.Patience)
 		defer cancel()
 		_, err := client.Names(ctx)
 		return err
 	})
-}
-
-// eventually returns when check does not return an error any more.
-func eventually(t testing.TB, what string, check func() error) {
-	t.Helper()
-	deadline := time.After(patience)
-	again := time.NewTicker(2 * time.Millisecond)
-	defer again.Stop()
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		select {
-		case <-again.C:
-		case <-deadline:
-			t.Fatalf("waited %v: %s: %v", patience, what, err)
-		}
-	}
 }
 
 // freePort returns a port that is free on both loopback addresses and that no other test has got.

@@ -20,6 +20,7 @@ import (
 
 	"github.com/goerlang/eclus/registry"
 	"github.com/goerlang/eclus/test/lan"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // names of the nodes that a listing shows, in order.
@@ -136,14 +137,14 @@ func TestWatchFiltered(t *testing.T) {
 	var out output
 	watch := exec.Command(eclusBinary(t), "-port", strconv.Itoa(int(d.port)), "-nodes", "mine*", "-watch")
 	watch.Stdout, watch.Stderr = &out, &out
-	must(t, watch.Start())
+	wait.Must(t, watch.Start())
 	t.Cleanup(func() {
 		watch.Process.Kill()
 		watch.Wait()
 	})
 	await := func(want string) {
 		t.Helper()
-		eventually(t, fmt.Sprintf("%q printed", want), func() error {
+		wait.Until(t, fmt.Sprintf("%q printed", want), func() error {
 			if !strings.Contains(out.String(), want) {
 				return fmt.Errorf("output %q", out.String())
 			}
@@ -171,9 +172,9 @@ func onTerminal(t *testing.T, size unix.Winsize, env []string, args ...string) s
 	cmd := exec.Command(eclusBinary(t), args...)
 	cmd.Env = append([]string{"GORACE=" + goRace}, env...)
 	cmd.Stdout, cmd.Stderr = slave, slave
-	must(t, cmd.Start())
+	wait.Must(t, cmd.Start())
 	slave.Close()
-	master.SetReadDeadline(time.Now().Add(patience))
+	master.SetReadDeadline(time.Now().Add(wait.Patience))
 	out, err := io.ReadAll(master) // until nobody has the terminal open
 	if err != nil && !errors.Is(err, syscall.EIO) {
 		t.Fatal(err)
@@ -188,13 +189,13 @@ func onTerminal(t *testing.T, size unix.Winsize, env []string, args ...string) s
 func openTerminal(t *testing.T, size unix.Winsize) (master, slave *os.File) {
 	t.Helper()
 	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	must(t, err)
-	must(t, unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0))
+	wait.Must(t, err)
+	wait.Must(t, unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0))
 	number, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
-	must(t, err)
-	must(t, unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &size))
+	wait.Must(t, err)
+	wait.Must(t, unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &size))
 	slave, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
-	must(t, err)
+	wait.Must(t, err)
 	return os.NewFile(uintptr(fd), "/dev/ptmx"), slave
 }
 
@@ -280,34 +281,34 @@ func TestLANReachable(t *testing.T) {
 			}
 		}
 	}
-	must(t, b.epmd.Signal(syscall.SIGSTOP))
+	wait.Must(t, b.epmd.Signal(syscall.SIGSTOP))
 	t.Cleanup(func() { b.epmd.Signal(syscall.SIGCONT) }) // if it has not gone on, it can't be ended
 	check("epmd stopped")
-	must(t, b.epmd.Signal(syscall.SIGCONT))
+	wait.Must(t, b.epmd.Signal(syscall.SIGCONT))
 	a.awaitTable(t, `(?m)^b@hostb\.local .* lan +yes `)
 	seen := a.watch(t)
-	must(t, b.LinkDown(soon(t), "eth0"))
+	wait.Must(t, b.LinkDown(wait.Soon(t), "eth0"))
 	checkNewLink(t, a, seen)
 	check("link down")
-	must(t, b.LinkUp(soon(t), "eth0"))
+	wait.Must(t, b.LinkUp(wait.Soon(t), "eth0"))
 	a.awaitTable(t, `(?m)^b@hostb\.local .* lan +yes `)
 }
 
 // checkNewLink gives a another link: epmd looks at once who can be reached, and finds b gone.
 func checkNewLink(t *testing.T, a *host, seen *watcher) {
 	t.Helper()
-	second, err := lan.New(soon(t), lan.OtherSubnet)
-	must(t, err)
-	t.Cleanup(func() { must(t, second.Close()) })
+	second, err := lan.New(wait.Soon(t), lan.OtherSubnet)
+	wait.Must(t, err)
+	t.Cleanup(func() { wait.Must(t, second.Close()) })
 	begin := time.Now()
-	_, err = second.Attach(soon(t), a.Host)
-	must(t, err)
+	_, err = second.Attach(wait.Soon(t), a.Host)
+	wait.Must(t, err)
 	at := seen.until(t, present("b@hostb.local", unreachable))
 	t.Logf("b is out of reach %v after another link came", at.Sub(begin).Round(time.Millisecond))
 	if took := at.Sub(begin); took > 10*time.Second { // without, once a minute
 		t.Errorf("b is out of reach only %v after another link came", took)
 	}
-	must(t, a.RemoveInterface(soon(t), "eth1"))
+	wait.Must(t, a.RemoveInterface(wait.Soon(t), "eth1"))
 }
 
 func unreachable(n registry.Node) bool { return n.Reach == registry.Unreachable }
@@ -317,7 +318,7 @@ func unreachable(n registry.Node) bool { return n.Reach == registry.Unreachable 
 func (h *host) checkQuick(t *testing.T, what string, may time.Duration, args ...string) (out string) {
 	t.Helper()
 	const slack = 300 * time.Millisecond
-	best := limit
+	best := wait.Patience
 	for i := 0; i < 5 || best > may+slack && i < 50; i++ {
 		begin := time.Now()
 		out = h.ask(t, args...)

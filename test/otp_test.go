@@ -18,6 +18,7 @@ import (
 
 	"github.com/goerlang/eclus/registry"
 	"github.com/goerlang/eclus/test/lan"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // loopback returns a host with no bus and no Avahi, where our epmd has not been started.
@@ -65,7 +66,7 @@ func TestOTP(t *testing.T) {
 				t.Errorf("listed as %+v, want %+v", got, want)
 			}
 			eval(t, nodes[k.alive], "node().", value(t, nodes["long"], "'"+k.node+"'."))
-			resp, err := h.lookup(soon(t), k.alive)
+			resp, err := h.lookup(wait.Soon(t), k.alive)
 			if err != nil || int(resp.Port) != got.Port || resp.High < 5 {
 				t.Errorf("lookup: %+v, %v; want port %d", resp, err, got.Port)
 			}
@@ -82,11 +83,11 @@ func TestOTP(t *testing.T) {
 		eval(t, nodes["long"], "net_adm:ping('nobody@127.0.0.1').", "pang")
 	})
 	t.Run("name taken", func(t *testing.T) {
-		_, err := h.StartErl(soon(t), "-name", "long@127.0.0.1")
+		_, err := h.StartErl(wait.Soon(t), "-name", "long@127.0.0.1")
 		if err == nil || !strings.Contains(err.Error(), "the name long@127.0.0.1 seems to be in use by another Erlang node") {
 			t.Errorf("a second node of a name: %v", err)
 		}
-		if resp, err := h.lookup(soon(t), "long"); err != nil || int(resp.Port) != listed["long@127.0.0.1"].Port {
+		if resp, err := h.lookup(wait.Soon(t), "long"); err != nil || int(resp.Port) != listed["long@127.0.0.1"].Port {
 			t.Errorf("lookup of the first: %+v, %v", resp, err)
 		}
 	})
@@ -95,7 +96,7 @@ func TestOTP(t *testing.T) {
 	}
 	t.Run("killed", func(t *testing.T) {
 		begin := time.Now()
-		must(t, nodes["long"].Kill(soon(t)))
+		wait.Must(t, nodes["long"].Kill(wait.Soon(t)))
 		w.until(t, gone("long@127.0.0.1"))
 		t.Logf("killed, and gone after %v", since(begin))
 		again := h.erl(t, "-name", "long@127.0.0.1")
@@ -130,13 +131,13 @@ func TestOTPWatch(t *testing.T) {
 	programs := make(map[string]*lan.Process)
 	for _, flags := range []string{"-watch", "-watch -json"} {
 		p, err := h.Start(t.Context(), eclusBinary(t), append([]string{"-nodes"}, strings.Fields(flags)...)...)
-		must(t, err)
+		wait.Must(t, err)
 		programs[flags] = p
 	}
 	want := func(flags, pattern string) {
 		t.Helper()
-		_, err := programs[flags].WaitOutput(soon(t), pattern)
-		must(t, err)
+		_, err := programs[flags].WaitOutput(wait.Soon(t), pattern)
+		wait.Must(t, err)
 	}
 	want("-watch", `(?m)^epmd on port 4369: 0 nodes, 0 on the LAN\nLAN discovery off: `)
 	want("-watch -json", `(?m)^\{"v":1,"event":"snapshot","port":4369,"nodes":0,"lan":"off","reason":"[^"]+"\}$`)
@@ -147,7 +148,7 @@ func TestOTPWatch(t *testing.T) {
 	if out := h.ask(t, "-nodes"); !regexp.MustCompile(`(?m)^a@127\.0\.0\.1 +127\.0\.0\.1 +\d+ +hidden +local +host +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d( .*)?$`).MatchString(out) {
 		t.Errorf("epmd -nodes shows\n%s", out)
 	}
-	must(t, e.Kill(soon(t)))
+	wait.Must(t, e.Kill(wait.Soon(t)))
 	want("-watch", `(?m)^- a@127\.0\.0\.1 `)
 	want("-watch -json", `(?m)^\{"v":1,"event":"down","node":"a@127\.0\.0\.1"`)
 	checkSilent(t, e)
@@ -188,7 +189,7 @@ func TestOTPRestart(t *testing.T) {
 func tlsOptions(t *testing.T, server string) string {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
+	wait.Must(t, err)
 	template := &x509.Certificate{
 		SerialNumber:          big.NewInt(1),
 		Subject:               pkix.Name{CommonName: "localhost"},
@@ -198,14 +199,14 @@ func tlsOptions(t *testing.T, server string) string {
 		BasicConstraintsValid: true,
 	}
 	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	must(t, err)
+	wait.Must(t, err)
 	private, err := x509.MarshalPKCS8PrivateKey(key)
-	must(t, err)
+	wait.Must(t, err)
 	both := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}),
 		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})...)
 	dir := t.TempDir()
 	certPath, optPath := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "options")
-	must(t, os.WriteFile(certPath, both, 0o600))
-	must(t, os.WriteFile(optPath, fmt.Appendf(nil, "[{server,[{certfile,%q},{cacertfile,%[1]q}%s]}].\n", certPath, server), 0o600))
+	wait.Must(t, os.WriteFile(certPath, both, 0o600))
+	wait.Must(t, os.WriteFile(optPath, fmt.Appendf(nil, "[{server,[{certfile,%q},{cacertfile,%[1]q}%s]}].\n", certPath, server), 0o600))
 	return optPath
 }

@@ -17,13 +17,15 @@ import (
 
 	"github.com/goerlang/eclus/test/lan"
 	"github.com/goerlang/eclus/test/machine"
+	"github.com/goerlang/eclus/test/need"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // sources returns a copy of the sources, for what builds in them.
 func sources(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	must(t, copySources(dir))
+	wait.Must(t, copySources(dir))
 	return dir
 }
 
@@ -38,7 +40,7 @@ func copySources(dir string) error {
 // runMake makes a target in a copy of the sources.
 func runMake(t *testing.T, dir string, args ...string) {
 	t.Helper()
-	need(t, "make")
+	need.Program(t, "make")
 	if out, err := exec.Command("make", append([]string{"-C", dir}, args...)...).CombinedOutput(); err != nil {
 		t.Fatalf("make %q: %v\n%s", args, err, out)
 	}
@@ -47,8 +49,8 @@ func runMake(t *testing.T, dir string, args ...string) {
 // packaged makes the package of a version and returns its path.
 func packaged(t *testing.T, version string) string {
 	t.Helper()
-	need(t, "make")
-	need(t, "dpkg-deb")
+	need.Program(t, "make")
+	need.Program(t, "dpkg-deb")
 	dir := builtOnce(t, "deb-"+version, func(dir string) error {
 		if err := errors.Join(os.Mkdir(dir, 0o755), copySources(dir)); err != nil {
 			return err
@@ -69,7 +71,7 @@ func packaged(t *testing.T, version string) string {
 // outputOf returns what a command prints, which must succeed.
 func outputOf(t *testing.T, name string, args ...string) string {
 	t.Helper()
-	need(t, name)
+	need.Program(t, name)
 	out, err := exec.Command(name, args...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s %q: %v\n%s", name, args, err, out)
@@ -81,7 +83,7 @@ func outputOf(t *testing.T, name string, args ...string) string {
 func filesBelow(t *testing.T, root string) []string {
 	t.Helper()
 	var files []string
-	must(t, fs.WalkDir(os.DirFS(root), ".", func(path string, d fs.DirEntry, err error) error {
+	wait.Must(t, fs.WalkDir(os.DirFS(root), ".", func(path string, d fs.DirEntry, err error) error {
 		if err == nil && !d.IsDir() {
 			files = append(files, path)
 		}
@@ -91,7 +93,7 @@ func filesBelow(t *testing.T, root string) []string {
 }
 
 func TestUnitsVerify(t *testing.T) {
-	need(t, "systemd-analyze")
+	need.Program(t, "systemd-analyze")
 	runtimeDir := t.TempDir()
 	for _, tt := range []struct{ manager, units string }{{"--system", "../systemd"}, {"--user", "../systemd/user"}} {
 		verify := exec.Command("systemd-analyze", "verify", tt.manager, "--man=no",
@@ -105,7 +107,7 @@ func TestUnitsVerify(t *testing.T) {
 
 func TestUnitExposure(t *testing.T) {
 	const limit = 15 // tenths
-	need(t, "systemd-analyze")
+	need.Program(t, "systemd-analyze")
 	out, err := exec.Command("systemd-analyze", "security", "--no-pager", "--offline=yes",
 		fmt.Sprint("--threshold=", limit), "../systemd/epmd.service").CombinedOutput()
 	if err != nil {
@@ -120,7 +122,7 @@ func TestManPage(t *testing.T) {
 		t.Errorf("groff says\n%s", out)
 	}
 	text, err := os.ReadFile(page)
-	must(t, err)
+	wait.Must(t, err)
 	for _, flag := range usageFlags(t) {
 		if !regexp.MustCompile(`\\` + flag + `\b`).Match(text) {
 			t.Errorf("%s is in the usage only", flag)
@@ -157,7 +159,7 @@ func TestMakeInstall(t *testing.T) {
 	}
 	for _, manager := range []string{"system", "user"} {
 		text, err := os.ReadFile(filepath.Join(root, "opt/e/lib/systemd", manager, "epmd.service"))
-		must(t, err)
+		wait.Must(t, err)
 		if !strings.Contains(string(text), "\nExecStart=/opt/e/bin/epmd -systemd\n") {
 			t.Errorf("epmd.service of %s does not run what was installed:\n%s", manager, text)
 		}
@@ -168,15 +170,15 @@ func TestMakeInstall(t *testing.T) {
 }
 
 func TestMakeDebVersion(t *testing.T) {
-	need(t, "dpkg-deb")
-	need(t, "dpkg")
+	need.Program(t, "dpkg-deb")
+	need.Program(t, "dpkg")
 	dir := sources(t)
 	root, out := t.TempDir(), t.TempDir()
 	var made []string
 	for _, version := range []string{"1.2.0-dev", "1.2.0-dev+0a1b2c3-dirty", "1.2.0-rc1", "1.2.0", "1.2.0-5-g0a1b2c3", "1.2.1-dev", "1.2.1"} {
-		must(t, os.RemoveAll(root))
-		must(t, os.MkdirAll(filepath.Join(root, "usr/share/man/man1"), 0o755))
-		must(t, os.WriteFile(filepath.Join(root, "usr/share/man/man1/epmd.1"), nil, 0o644))
+		wait.Must(t, os.RemoveAll(root))
+		wait.Must(t, os.MkdirAll(filepath.Join(root, "usr/share/man/man1"), 0o755))
+		wait.Must(t, os.WriteFile(filepath.Join(root, "usr/share/man/man1/epmd.1"), nil, 0o644))
 		deb := strings.TrimSpace(outputOf(t, filepath.Join(dir, "debian/build"), root, version, "arm64", out))
 		made = append(made, strings.TrimSpace(outputOf(t, "dpkg-deb", "-f", deb, "Version")))
 		if arch := strings.TrimSpace(outputOf(t, "dpkg-deb", "-f", deb, "Architecture")); arch != "arm64" {
@@ -227,14 +229,14 @@ func TestMakeDeb(t *testing.T) {
 	root, control := t.TempDir(), t.TempDir()
 	outputOf(t, "dpkg-deb", "-x", deb, root)
 	copyright, err := os.ReadFile(filepath.Join(root, "usr/share/doc/eclus/copyright"))
-	must(t, err)
+	wait.Must(t, err)
 	for _, module := range []string{"github.com/coreos/go-systemd/v22", "github.com/godbus/dbus/v5"} {
 		dir := strings.TrimSpace(outputOf(t, "go", "list", "-m", "-f", "{{.Dir}}", module))
 		notices, err := filepath.Glob(dir + "/[LN][IO][CT][EI]*") // LICENSE and NOTICE
-		must(t, err)
+		wait.Must(t, err)
 		for _, notice := range notices {
 			text, err := os.ReadFile(notice)
-			must(t, err)
+			wait.Must(t, err)
 			if !strings.Contains(string(copyright), string(text)) {
 				t.Errorf("no %s of %s in the package", filepath.Base(notice), module)
 			}
@@ -269,14 +271,14 @@ func TestMakeDebUmask(t *testing.T) {
 // the commit is added unless it is the release: in a repository, in a tarball of git archive, and
 // in a plain copy.
 func TestVersionOfSources(t *testing.T) {
-	need(t, "git")
+	need.Program(t, "git")
 	dir, tarball := t.TempDir(), t.TempDir()
 	for _, file := range []string{"version", ".gitattributes"} {
 		outputOf(t, "cp", "../"+file, dir)
 	}
 	// These sources may be a tarball's themselves, whose version is known.
-	must(t, os.WriteFile(filepath.Join(dir, ".version"), []byte("$Format:%(describe:tags=true)$\n$Format:%h$\n"), 0o644))
-	must(t, os.WriteFile(filepath.Join(dir, "CHANGELOG.md"), []byte("# Changes\n\n## 1.2.3\n\n## 1.2.2\n"), 0o644))
+	wait.Must(t, os.WriteFile(filepath.Join(dir, ".version"), []byte("$Format:%(describe:tags=true)$\n$Format:%h$\n"), 0o644))
+	wait.Must(t, os.WriteFile(filepath.Join(dir, "CHANGELOG.md"), []byte("# Changes\n\n## 1.2.3\n\n## 1.2.2\n"), 0o644))
 	check := func(dir, want string) {
 		t.Helper()
 		if got := strings.TrimSpace(outputOf(t, filepath.Join(dir, "version"))); !regexp.MustCompile("^" + want + "$").MatchString(got) {
@@ -306,7 +308,7 @@ func TestVersionOfSources(t *testing.T) {
 	checkBoth(`1\.2\.3`)
 	git("commit", "-qm", "t", "--allow-empty")
 	checkBoth(`1\.2\.3-1-g[0-9a-f]{7,}`)
-	must(t, os.WriteFile(filepath.Join(dir, "CHANGELOG.md"), nil, 0o644))
+	wait.Must(t, os.WriteFile(filepath.Join(dir, "CHANGELOG.md"), nil, 0o644))
 	if out, err := exec.Command(filepath.Join(dir, "version")).CombinedOutput(); err == nil {
 		t.Errorf("no entry, and yet %q", out)
 	}
@@ -314,7 +316,7 @@ func TestVersionOfSources(t *testing.T) {
 
 // TestMakeKnowsVersion makes epmd and its package of the sources alone.
 func TestMakeKnowsVersion(t *testing.T) {
-	need(t, "dpkg-deb")
+	need.Program(t, "dpkg-deb")
 	dir := sources(t)
 	want := strings.TrimSpace(outputOf(t, filepath.Join(dir, "version")))
 	runMake(t, dir, "deb")
@@ -349,8 +351,8 @@ func debian(t *testing.T, opt machine.Options) *supervised {
 // output returns what a command prints on the host.
 func (s *supervised) output(t *testing.T, name string, args ...string) string {
 	t.Helper()
-	out, err := s.Output(soon(t), name, args...)
-	must(t, err)
+	out, err := s.Output(wait.Soon(t), name, args...)
+	wait.Must(t, err)
 	return out
 }
 
@@ -360,17 +362,17 @@ func (s *supervised) dpkg(t *testing.T, args ...string) {
 	t.Helper()
 	s.output(t, "rm", "-f", "/var/lib/man-db/auto-update")
 	begin := time.Now()
-	cmd := s.Command(soon(t), "dpkg", append([]string{"--force-unsafe-io"}, args...)...)
+	cmd := s.Command(wait.Soon(t), "dpkg", append([]string{"--force-unsafe-io"}, args...)...)
 	cmd.Env = append(cmd.Env, "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive")
 	out, err := cmd.CombinedOutput()
 	t.Logf("dpkg %q after %v:\n%s", args, since(begin), out)
-	must(t, err)
+	wait.Must(t, err)
 }
 
 // install installs a package of the machine on the host.
 func (s *supervised) install(t *testing.T, deb string, options ...string) {
 	t.Helper()
-	must(t, s.CopyFile("/root/new.deb", deb, 0o644))
+	wait.Must(t, s.CopyFile("/root/new.deb", deb, 0o644))
 	s.dpkg(t, append(options, "--install", "/root/new.deb")...)
 }
 
@@ -380,7 +382,7 @@ func (s *supervised) checkVersion(t *testing.T, version string) {
 	t.Helper()
 	found := "/usr/bin/epmd"
 	for _, epmd := range append(strings.Fields(s.output(t, "sh", "-c", "ls -d /usr/lib/erlang/erts-*/bin/epmd")), found) {
-		out, err := s.Output(soon(t), epmd, "-version")
+		out, err := s.Output(wait.Soon(t), epmd, "-version")
 		if err != nil || !strings.Contains(out, " "+version+" ") && !strings.Contains(out, " "+version+"\n") {
 			t.Errorf("%s -version: %q, %v; want %s", epmd, out, err, version)
 		}
@@ -405,7 +407,7 @@ func (s *supervised) checkStock(t *testing.T) {
 	for _, file := range stockFiles {
 		s.output(t, "test", "-e", file)
 	}
-	if out, err := s.Output(soon(t), "epmd", "-version"); err == nil {
+	if out, err := s.Output(wait.Soon(t), "epmd", "-version"); err == nil {
 		t.Errorf("epmd is still ours: %q", out)
 	}
 	s.systemctl(t, "is-active", "epmd.socket")
@@ -450,7 +452,7 @@ func TestPackageLifecycle(t *testing.T) {
 // More can't be had of systemd 255 on Debian. The store is empty before units that keep less
 // replace ours.
 func TestPackageEmptiesStore(t *testing.T) {
-	need(t, "unshare")
+	need.Program(t, "unshare")
 	const (
 		stop   = "deb-systemd-invoke stop epmd.service epmd.socket"
 		clean  = "systemctl clean --what=fdstore epmd.service"
@@ -466,13 +468,13 @@ func TestPackageEmptiesStore(t *testing.T) {
 		{"prerm upgrade 2.1-1; postrm upgrade 2.1-1", nil},
 	} {
 		commands, calls := t.TempDir(), filepath.Join(t.TempDir(), "calls")
-		must(t, os.WriteFile(calls, nil, 0o644))
+		wait.Must(t, os.WriteFile(calls, nil, 0o644))
 		for _, name := range []string{"systemctl", "deb-systemd-invoke", "deb-systemd-helper", "dpkg-divert", "dpkg-query"} {
 			script := fmt.Sprintf("#!/bin/sh\necho \"%s $*\" >>%s\n", name, calls)
 			if name == "dpkg-query" {
 				script = "#!/bin/sh\nprintf 2.0-2\n"
 			}
-			must(t, os.WriteFile(filepath.Join(commands, name), []byte(script), 0o755))
+			wait.Must(t, os.WriteFile(filepath.Join(commands, name), []byte(script), 0o755))
 		}
 		script := "set -e; mount -t tmpfs tmpfs /run; mkdir -p /run/systemd/system; mount -t tmpfs tmpfs /usr/lib/erlang"
 		for part := range strings.SplitSeq(tt.scripts, "; ") {
@@ -485,7 +487,7 @@ func TestPackageEmptiesStore(t *testing.T) {
 			t.Errorf("%s: %v\n%s", tt.scripts, err, out)
 		}
 		text, err := os.ReadFile(calls)
-		must(t, err)
+		wait.Must(t, err)
 		got := slices.DeleteFunc(strings.Split(strings.TrimSpace(string(text)), "\n"), func(call string) bool {
 			return call != stop && call != clean && call != reload
 		})
@@ -496,13 +498,13 @@ func TestPackageEmptiesStore(t *testing.T) {
 }
 
 func TestPackageLAN(t *testing.T) {
-	need(t, "avahi-browse")
+	need.Program(t, "avahi-browse")
 	deb := packaged(t, "1.0.0")
 	s := debian(t, machine.Options{Avahi: true})
 	s.install(t, deb)
 	s.await(t, "StatusText", "LAN discovery on")
-	erl := s.Command(soon(t), "systemd-run", "--quiet", "--wait", "--unit=erl", "--setenv=HOME=/root", "erl", "-noinput", "-sname", "real")
-	must(t, erl.Start())
+	erl := s.Command(wait.Soon(t), "systemd-run", "--quiet", "--wait", "--unit=erl", "--setenv=HOME=/root", "erl", "-noinput", "-sname", "real")
+	wait.Must(t, erl.Start())
 	t.Cleanup(func() { _ = erl.Wait() })
 	s.awaitBrowsed(t, `;real@hosta;_epmd._tcp;.*"node=real@hosta"`)
 
@@ -528,7 +530,7 @@ func (s *supervised) awaitBrowsed(t *testing.T, pattern string) {
 	t.Helper()
 	re := regexp.MustCompile(strings.ReplaceAll(pattern, "@", `(?:@|\\064)`))
 	var out string
-	err := lan.Wait(soon(t), pattern, func(ctx context.Context) (ok bool, err error) {
+	err := lan.Wait(wait.Soon(t), pattern, func(ctx context.Context) (ok bool, err error) {
 		out, err = s.Output(ctx, "avahi-browse", "--parsable", "--resolve", "--terminate", "_epmd._tcp")
 		return re.MatchString(out), err
 	})
@@ -542,7 +544,7 @@ func erlangBase(t *testing.T, s *supervised, version string) string {
 	t.Helper()
 	root, deb := t.TempDir(), filepath.Join(t.TempDir(), "erlang-base.deb")
 	stock, err := os.ReadFile(stockEpmd)
-	must(t, err)
+	wait.Must(t, err)
 	control := "Package: erlang-base\nVersion: 9:" + version + "\nArchitecture: all\nMaintainer: Test <test@localhost>\nDescription: test\n"
 	for path, content := range map[string]string{
 		"DEBIAN/control": control,
@@ -551,18 +553,18 @@ func erlangBase(t *testing.T, s *supervised, version string) string {
 		"usr/lib/systemd/system/epmd.service":          "[Service]\nExecStart=/usr/bin/epmd -systemd\n",
 	} {
 		file := filepath.Join(root, path)
-		must(t, os.MkdirAll(filepath.Dir(file), 0o755))
-		must(t, os.WriteFile(file, []byte(content), 0o755))
+		wait.Must(t, os.MkdirAll(filepath.Dir(file), 0o755))
+		wait.Must(t, os.WriteFile(file, []byte(content), 0o755))
 	}
 	// The scripts do what those of the real one do to epmd.
 	for _, script := range []string{"prerm", "postrm"} {
-		must(t, s.CopyFile("/root/"+script, "/var/lib/dpkg/info/erlang-base."+script, 0o755))
+		wait.Must(t, s.CopyFile("/root/"+script, "/var/lib/dpkg/info/erlang-base."+script, 0o755))
 		text, err := os.ReadFile("/var/lib/dpkg/info/erlang-base." + script)
-		must(t, err)
-		must(t, os.WriteFile(filepath.Join(root, "DEBIAN", script), text, 0o755))
+		wait.Must(t, err)
+		wait.Must(t, os.WriteFile(filepath.Join(root, "DEBIAN", script), text, 0o755))
 	}
-	must(t, os.MkdirAll(filepath.Join(root, "usr/bin"), 0o755))
-	must(t, os.Symlink("../lib/erlang/erts-"+version+"/bin/epmd", filepath.Join(root, "usr/bin/epmd")))
+	wait.Must(t, os.MkdirAll(filepath.Join(root, "usr/bin"), 0o755))
+	wait.Must(t, os.Symlink("../lib/erlang/erts-"+version+"/bin/epmd", filepath.Join(root, "usr/bin/epmd")))
 	outputOf(t, "dpkg-deb", "--root-owner-group", "--build", root, deb)
 	return deb
 }
@@ -605,7 +607,7 @@ func TestPackageErlangComesAndGoes(t *testing.T) {
 func readmeCommands(t *testing.T, from, to string) (commands []string) {
 	t.Helper()
 	text, err := os.ReadFile("../README.md")
-	must(t, err)
+	wait.Must(t, err)
 	_, rest, _ := strings.Cut(string(text), from)
 	part, _, found := strings.Cut(rest, to)
 	for line := range strings.Lines(part) {
@@ -631,7 +633,7 @@ func TestInstallWithoutPackage(t *testing.T) {
 	}
 	run := func(line string) string {
 		t.Helper()
-		cmd := s.Command(soon(t), "sh", "-c", "cd /root/eclus && "+line)
+		cmd := s.Command(wait.Soon(t), "sh", "-c", "cd /root/eclus && "+line)
 		cmd.Env = append(cmd.Env, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "GOPROXY=off", "GOFLAGS="+os.Getenv("GOFLAGS"))
 		out, err := cmd.CombinedOutput()
 		if err != nil {
@@ -681,7 +683,7 @@ func TestUserUnits(t *testing.T) {
 	uid := strings.TrimSpace(s.output(t, "id", "-u", aUser))
 	runtimeDir := "/run/user/" + uid
 	manager := "[Service]\nPAMName=\nEnvironment=XDG_RUNTIME_DIR=" + runtimeDir + " HOME=/tmp\n"
-	must(t, s.WriteFile("/etc/systemd/system/user@.service.d/test.conf", []byte(manager), 0o644))
+	wait.Must(t, s.WriteFile("/etc/systemd/system/user@.service.d/test.conf", []byte(manager), 0o644))
 	s.systemctl(t, "daemon-reload")
 	s.systemctl(t, "start", "user@"+uid)
 	as := func(args ...string) string {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/goerlang/eclus/test/lan"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // peeked is what is looked at here of what -peek -json prints.
@@ -117,7 +118,7 @@ func testPeekWatch(t *testing.T, a, b *host) {
 		cmd := a.Command(t.Context(), eclusBinary(t), "-peek", "victim@hostb.local", "-watch")
 		cmd.Env = append(cmd.Env, "TERM=xterm")
 		cmd.Stdout, cmd.Stderr = slave, slave
-		must(t, cmd.Start())
+		wait.Must(t, cmd.Start())
 		slave.Close()
 		shown := make(chan string, 1)
 		frames := make(chan struct{}, 100)
@@ -141,11 +142,11 @@ func testPeekWatch(t *testing.T, a, b *host) {
 		}
 		switch end {
 		case "SIGTERM":
-			must(t, cmd.Process.Signal(syscall.SIGTERM))
+			wait.Must(t, cmd.Process.Signal(syscall.SIGTERM))
 		case "SIGINT":
-			must(t, cmd.Process.Signal(syscall.SIGINT))
+			wait.Must(t, cmd.Process.Signal(syscall.SIGINT))
 		default:
-			must(t, victim.Kill(soon(t)))
+			wait.Must(t, victim.Kill(wait.Soon(t)))
 		}
 		err := cmd.Wait()
 		if _, failed := err.(*exec.ExitError); failed != (end == "node") {
@@ -166,7 +167,7 @@ func testPeekWatch(t *testing.T, a, b *host) {
 			}
 		}
 		if end != "node" {
-			must(t, victim.Stop(soon(t)))
+			wait.Must(t, victim.Stop(wait.Soon(t)))
 		}
 	}
 }
@@ -175,7 +176,7 @@ func awaitFrame(t *testing.T, frames <-chan struct{}) {
 	t.Helper()
 	select {
 	case <-frames:
-	case <-soon(t).Done():
+	case <-wait.Soon(t).Done():
 		t.Fatal("nothing is drawn")
 	}
 }

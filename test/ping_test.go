@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/goerlang/eclus/test/lan"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // pinged is what -ping -json prints.
@@ -34,7 +35,7 @@ type pinged struct {
 // ping runs epmd -ping on the host and returns what it prints as JSON.
 func (h *host) ping(t *testing.T, node string, env ...string) pinged {
 	t.Helper()
-	cmd := h.Command(soon(t), eclusBinary(t), "-ping", node, "-json")
+	cmd := h.Command(wait.Soon(t), eclusBinary(t), "-ping", node, "-json")
 	cmd.Env = append(cmd.Env, env...)
 	out, err := cmd.Output()
 	var p pinged
@@ -96,10 +97,10 @@ func TestLANPing(t *testing.T) {
 		a.ping(t, "b@nohost.local").checkFails(t, "resolve", `"nohost\.local"`, "Nobody on the LAN")
 		a.ping(t, "b@nohost").checkFails(t, "resolve", `"nohost"`, "short name")
 		switching, err := os.ReadFile(a.Path("/etc/nsswitch.conf"))
-		must(t, err)
-		must(t, a.WriteFile("/etc/nsswitch.conf", "hosts: files dns\n", 0o644))
+		wait.Must(t, err)
+		wait.Must(t, a.WriteFile("/etc/nsswitch.conf", "hosts: files dns\n", 0o644))
 		a.ping(t, "b@hostb.local").checkFails(t, "resolve", `"hostb\.local"`, "libnss-mdns")
-		must(t, a.WriteFile("/etc/nsswitch.conf", string(switching), 0o644))
+		wait.Must(t, a.WriteFile("/etc/nsswitch.conf", string(switching), 0o644))
 	})
 	t.Run("lookup", func(t *testing.T) {
 		a.ping(t, "c@hostb.local").checkFails(t, "lookup", `"c" is not registered`, "These are: b$")
@@ -116,36 +117,36 @@ func TestLANPing(t *testing.T) {
 		if !strings.Contains(out, `"unanswered":[`) || !strings.Contains(out, `"run_queue":`) || strings.Contains(out, `"by_memory":`) {
 			t.Errorf("a peek at a node whose large answers get lost: %s", out)
 		}
-		b.Output(soon(t), "nft", "flush ruleset")
+		b.Output(wait.Soon(t), "nft", "flush ruleset")
 		if p := a.ping(t, "b@hostb.local"); !p.Pong {
 			t.Errorf("no pong without the filter: %+v", p)
 		}
 	})
 	t.Run("identify", func(t *testing.T) { testPingIdentify(t, a, b) })
 	t.Run("cookie", func(t *testing.T) {
-		must(t, a.WriteFile(lan.Home+"/wrong", "wrong\n", 0o600))
+		wait.Must(t, a.WriteFile(lan.Home+"/wrong", "wrong\n", 0o600))
 		cookieFile := a.pingArgs(t, "b@hostb.local", "-cookie_file", lan.Home+"/wrong")
 		if !strings.Contains(cookieFile, "✗ cookie") || !strings.Contains(cookieFile, "is not the node's") || strings.Contains(cookieFile, "wrong\n ") {
 			t.Errorf("wrong cookie file: %s", cookieFile)
 		}
 		a.ping(t, "b@hostb.local", "ERLANG_COOKIE=other").checkFails(t, "cookie", "cookie of ERLANG_COOKIE is not the node's", "get_cookie")
 		a.ping(t, "b@hostb.local", "HOME=/nonexistent").checkFails(t, "cookie", "no cookie", "")
-		must(t, os.Chmod(a.Path(lan.Home+"/wrong"), 0o644))
+		wait.Must(t, os.Chmod(a.Path(lan.Home+"/wrong"), 0o644))
 		if out := a.pingArgs(t, "b@hostb.local", "-cookie_file", lan.Home+"/wrong"); !strings.Contains(out, "mode 644") {
 			t.Errorf("cookie file for everybody: %s", out)
 		}
 	})
 	t.Run("suspended", func(t *testing.T) {
-		must(t, node.Signal(syscall.SIGSTOP))
+		wait.Must(t, node.Signal(syscall.SIGSTOP))
 		a.ping(t, "b@hostb.local").checkFails(t, "identify", "takes connections, but does not answer", "suspended")
-		must(t, node.Signal(syscall.SIGCONT))
+		wait.Must(t, node.Signal(syscall.SIGCONT))
 	})
 	t.Run("renamed", func(t *testing.T) {
-		must(t, b.SetHostName(soon(t), "hostb-2"))
+		wait.Must(t, b.SetHostName(wait.Soon(t), "hostb-2"))
 		seen.until(t, present("b@hostb.local", onHost("hostb-2.local")))
 		a.ping(t, "b@hostb.local").checkFails(t, "resolve", "hostb.local", `announces itself as hostb-2\.local \(198\.51\.100\.12.*\n.*renames.*\n.*-name b@hostb-2\.local`)
 		a.ping(t, "b@hostb-2.local").checkFails(t, "identify", "calls itself b@hostb.local", `hostb\.local resolves nowhere here`)
-		must(t, b.SetHostName(soon(t), "hostb"))
+		wait.Must(t, b.SetHostName(wait.Soon(t), "hostb"))
 		seen.until(t, present("b@hostb.local", onHost("hostb.local")))
 	})
 	t.Run("epmd", func(t *testing.T) {
@@ -153,7 +154,7 @@ func TestLANPing(t *testing.T) {
 		a.ping(t, "b@hostb.local").checkFails(t, "epmd", "nothing listens on 198.51.100.12:4369", "loopback only")
 		b.start(t, "-allow", "local")
 		a.ping(t, "b@hostb.local").checkFails(t, "epmd", "closes the connection without an answer", "-allow")
-		must(t, b.LinkDown(soon(t), "eth0"))
+		wait.Must(t, b.LinkDown(wait.Soon(t), "eth0"))
 		a.ping(t, "b@198.51.100.12").checkFails(t, "epmd", "no (answer|way)", "down")
 	})
 }
@@ -166,15 +167,15 @@ func testPingRejected(t *testing.T, a, b *host) {
 	a.ping(t, "b@hostb.local").checkFails(t, "epmd", "connections to 198.51.100.12:4369 are rejected", "The host is there, and a firewall rejects")
 	b.filter(t, "input", "tcp dport > 4369 "+reject)
 	a.ping(t, "b@hostb.local").checkFails(t, "connect", "connections to 198.51.100.12:.* are rejected", "The epmd answers there, so a firewall rejects")
-	b.Output(soon(t), "nft", "flush ruleset")
+	b.Output(wait.Soon(t), "nft", "flush ruleset")
 }
 
 // filter has packets of the host pass this one rule.
 func (h *host) filter(t *testing.T, hook, rule string) {
 	t.Helper()
-	_, err := h.Output(soon(t), "nft", fmt.Sprintf(
+	_, err := h.Output(wait.Soon(t), "nft", fmt.Sprintf(
 		"flush ruleset; table inet test { chain one { type filter hook %s priority 0; %s; }; }", hook, rule))
-	must(t, err)
+	wait.Must(t, err)
 }
 
 // TestPingLocalhost pings nodes of this host by names that OTP understands. One is the name of an
@@ -182,8 +183,8 @@ func (h *host) filter(t *testing.T, hook, rule string) {
 func TestPingLocalhost(t *testing.T) {
 	t.Parallel()
 	h := loopback(t)
-	must(t, h.WriteFile("/etc/hosts", "127.0.0.1 localhost\n::1 localhost ip6-localhost\n", 0o644))
-	must(t, h.WriteFile("/etc/nsswitch.conf", "hosts: files\n", 0o644))
+	wait.Must(t, h.WriteFile("/etc/hosts", "127.0.0.1 localhost\n::1 localhost ip6-localhost\n", 0o644))
+	wait.Must(t, h.WriteFile("/etc/nsswitch.conf", "hosts: files\n", 0o644))
 	h.start(t, "-lan", "off")
 	for _, node := range []string{"c@localhost", "c@hosta", "c@ip6-localhost"} {
 		e := h.erl(t, "-sname", node)
@@ -193,13 +194,13 @@ func TestPingLocalhost(t *testing.T) {
 		if node != "c@ip6-localhost" {
 			h.peek(t, node)
 		}
-		must(t, e.Stop(soon(t)))
+		wait.Must(t, e.Stop(wait.Soon(t)))
 	}
 	six := h.erl(t, "-proto_dist", "inet6_tcp", "-name", "six@::1", "-kernel", "inet_dist_use_interface", "{0,0,0,0,0,0,0,1}")
 	if p := h.ping(t, "six@localhost"); p.Pong || p.Steps[4].Found == "" || !strings.Contains(p.Steps[5].Found, "calls itself six@::1") {
 		t.Errorf("a node at one address: %+v", p)
 	}
-	must(t, six.Stop(soon(t)))
+	wait.Must(t, six.Stop(wait.Soon(t)))
 }
 
 // TestPingTLS goes the way to nodes that speak TLS. One that demands a certificate can't be talked
@@ -219,7 +220,7 @@ func TestPingTLS(t *testing.T) {
 		}
 		checkSilent(t, node)
 		h.ping(t, "tls@127.0.0.1", "ERLANG_COOKIE=other").checkFails(t, "cookie", "cookie of ERLANG_COOKIE is not the node's", "get_cookie")
-		must(t, node.Stop(soon(t)))
+		wait.Must(t, node.Stop(wait.Soon(t)))
 	}
 	strict := h.erl(t, append([]string{"-name", "strict@127.0.0.1"}, append(secure, tlsOptions(t, ",{verify,verify_peer},{fail_if_no_peer_cert,true}"))...)...)
 	h.ping(t, "strict@127.0.0.1").checkFails(t, "identify", "does not complete a handshake", "fail_if_no_peer_cert")
@@ -229,7 +230,7 @@ func TestPingTLS(t *testing.T) {
 // pingArgs runs epmd -ping for a person.
 func (h *host) pingArgs(t *testing.T, node string, args ...string) string {
 	t.Helper()
-	out, _ := h.Command(soon(t), eclusBinary(t), append([]string{"-ping", node}, args...)...).Output()
+	out, _ := h.Command(wait.Soon(t), eclusBinary(t), append([]string{"-ping", node}, args...)...).Output()
 	return string(out)
 }
 
@@ -240,14 +241,14 @@ func testPingIdentify(t *testing.T, a, b *host) {
 	a.ping(t, "mail@hostb.local").checkFails(t, "identify", ".", "no Erlang node")
 	short := b.erl(t, "-sname", "short", "-start_epmd", "false")
 	a.ping(t, "short@hostb.local").checkFails(t, "identify", "the node calls itself short@hostb$", "can't be connected")
-	must(t, short.Stop(soon(t)))
+	wait.Must(t, short.Stop(wait.Soon(t)))
 }
 
 // serve accepts connections on the host until the test ends.
 func (h *host) serve(t *testing.T, answer func(net.Conn)) (port uint16) {
 	t.Helper()
 	var ln net.Listener
-	must(t, h.inside(func() (err error) {
+	wait.Must(t, h.inside(func() (err error) {
 		ln, err = net.Listen("tcp", "0.0.0.0:0")
 		return err
 	}))
@@ -258,7 +259,7 @@ func (h *host) serve(t *testing.T, answer func(net.Conn)) (port uint16) {
 			if err != nil {
 				return
 			}
-			conn.SetDeadline(time.Now().Add(limit))
+			conn.SetDeadline(time.Now().Add(wait.Patience))
 			answer(conn)
 			conn.Close()
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/goerlang/eclus/registry"
 	"github.com/goerlang/eclus/test/lan"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // publishedTests are nodes of A, which has eth0 and eth1. They say on which interfaces B is to find
@@ -42,15 +43,15 @@ var publishedTests = []struct {
 func TestLANPublished(t *testing.T) {
 	t.Parallel()
 	a, b := pair(t)
-	second, err := lan.New(soon(t), lan.OtherSubnet)
-	must(t, err)
-	t.Cleanup(func() { must(t, second.Close()) })
+	second, err := lan.New(wait.Soon(t), lan.OtherSubnet)
+	wait.Must(t, err)
+	t.Cleanup(func() { wait.Must(t, second.Close()) })
 	for _, h := range []*host{a, b} {
-		_, err := second.Attach(soon(t), h.Host)
-		must(t, err)
+		_, err := second.Attach(wait.Soon(t), h.Host)
+		wait.Must(t, err)
 	}
 	for _, address := range []string{"203.0.113.77/24", "2001:db8::11/64"} {
-		must(t, a.AddAddress(soon(t), "eth1", netip.MustParsePrefix(address)))
+		wait.Must(t, a.AddAddress(wait.Soon(t), "eth1", netip.MustParsePrefix(address)))
 	}
 	seenA, seenB := a.watch(t), b.watch(t)
 	var g errgroup.Group
@@ -66,11 +67,11 @@ func TestLANPublished(t *testing.T) {
 			if tt.listen != "" {
 				args = append(args, "-kernel", "inet_dist_use_interface", tt.listen)
 			}
-			nodes[i], err = a.StartErl(soon(t), args...)
+			nodes[i], err = a.StartErl(wait.Soon(t), args...)
 			return err
 		})
 	}
-	must(t, g.Wait())
+	wait.Must(t, g.Wait())
 	for i, tt := range publishedTests {
 		full := fmt.Sprintf("n%d@%s", i, tt.host)
 		seenA.until(t, local(full, sure, because(tt.why)))
@@ -120,14 +121,14 @@ func because(why registry.Why) func(registry.Node) bool {
 func testAddressGoes(t *testing.T, a *host, seenA, seenB *watcher) {
 	const node = "n8@hosta.local"
 	begin := time.Now()
-	_, err := a.Output(soon(t), "ip", "addr", "del", "203.0.113.77/24", "dev", "eth1")
-	must(t, err)
+	_, err := a.Output(wait.Soon(t), "ip", "addr", "del", "203.0.113.77/24", "dev", "eth1")
+	wait.Must(t, err)
 	at := seenA.until(t, local(node, because(registry.WhyInterface)))
 	took := at.Sub(begin)
 	at = seenB.until(t, absent(node))
 	t.Logf("address gone: known after %v, gone on B after %v", took, at.Sub(begin))
 	begin = time.Now()
-	must(t, a.AddAddress(soon(t), "eth1", netip.MustParsePrefix("203.0.113.77/24")))
+	wait.Must(t, a.AddAddress(wait.Soon(t), "eth1", netip.MustParsePrefix("203.0.113.77/24")))
 	at = seenB.until(t, present(node, sure))
 	t.Logf("address back: seen on B after %v", at.Sub(begin))
 }
@@ -149,11 +150,11 @@ func TestLANRefused(t *testing.T) {
 	a.register(t, "other", 4712)
 	b.register(t, "b", 4711)
 	seenB.until(t, present("a@hosta.local"), present("other@hosta.local"))
-	usual, err := a.Output(soon(t), "cat", "/etc/avahi/avahi-daemon.conf")
-	must(t, err)
+	usual, err := a.Output(wait.Soon(t), "cat", "/etc/avahi/avahi-daemon.conf")
+	wait.Must(t, err)
 	configure := func(config string) {
-		must(t, a.WriteFile("/etc/avahi/avahi-daemon.conf", config, 0o644))
-		must(t, a.Avahi.Restart(soon(t)))
+		wait.Must(t, a.WriteFile("/etc/avahi/avahi-daemon.conf", config, 0o644))
+		wait.Must(t, a.Avahi.Restart(wait.Soon(t)))
 	}
 	for _, refusal := range refusals {
 		before := len(a.epmd.Output())
@@ -173,22 +174,22 @@ func TestLANRefused(t *testing.T) {
 	}
 	t.Run("hangs", func(t *testing.T) {
 		p, err := a.Avahi.Process()
-		must(t, err)
-		must(t, p.Signal(syscall.SIGSTOP))
+		wait.Must(t, err)
+		wait.Must(t, p.Signal(syscall.SIGSTOP))
 		a.register(t, "missed", 4713)
 		a.awaitTable(t, `(?m)^LAN discovery off: avahi-daemon does not answer`)
-		must(t, p.Signal(syscall.SIGCONT))
+		wait.Must(t, p.Signal(syscall.SIGCONT))
 		seenB.until(t, present("missed@hosta.local"))
 		a.awaitTable(t, `^epmd on port 4369: 4 nodes, 1 on the LAN\n\n`)
 	})
 	t.Run("hangs from the start", func(t *testing.T) {
 		p, err := a.Avahi.Process()
-		must(t, err)
+		wait.Must(t, err)
 		a.kill(t)
-		must(t, p.Signal(syscall.SIGSTOP))
+		wait.Must(t, p.Signal(syscall.SIGSTOP))
 		a.start(t)
 		a.awaitTable(t, `(?m)^LAN discovery off: avahi-daemon does not answer`)
-		must(t, p.Signal(syscall.SIGCONT))
+		wait.Must(t, p.Signal(syscall.SIGCONT))
 		a.awaitTable(t, `(?m)^b@hostb.local `)
 	})
 }

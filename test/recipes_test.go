@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/goerlang/eclus/test/lan"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // recipes are those of docs/clusters.md for nodes that connect by themselves.
@@ -28,10 +29,10 @@ var recipes = []struct {
 // they are short.
 func TestRecipesShown(t *testing.T) {
 	shown, err := os.ReadFile("../docs/clusters.md")
-	must(t, err)
+	wait.Must(t, err)
 	for _, r := range recipes {
 		text, err := os.ReadFile(filepath.Join("recipes", r.file))
-		must(t, err)
+		wait.Must(t, err)
 		if !strings.Contains(string(shown), "\n```"+language(r.file)+"\n"+string(text)+"```\n") {
 			t.Errorf("docs/clusters.md does not show %s as it is", r.file)
 		}
@@ -53,14 +54,14 @@ func language(file string) string {
 func TestLANRecipes(t *testing.T) {
 	lan.Need(t, "erlc", "elixirc")
 	elixir, err := exec.Command("elixir", "-e", "IO.write(:code.lib_dir(:elixir))").Output()
-	must(t, err)
+	wait.Must(t, err)
 	for _, r := range recipes {
 		t.Run(r.file, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			must(t, os.Chmod(dir, 0o755))
+			wait.Must(t, os.Chmod(dir, 0o755))
 			compile := strings.Fields(r.compile + " " + dir + " recipes/" + r.file)
-			if out, err := exec.CommandContext(soon(t), compile[0], compile[1:]...).CombinedOutput(); err != nil || len(out) > 0 {
+			if out, err := exec.CommandContext(wait.Soon(t), compile[0], compile[1:]...).CombinedOutput(); err != nil || len(out) > 0 {
 				t.Fatalf("%q: %v: %s", compile, err, out)
 			}
 			testRecipe(t, "-pa", dir, "-pa", string(elixir)+"/ebin", "-eval",
@@ -102,7 +103,7 @@ func awaitConnected(t *testing.T, e *lan.Erl, want string) {
 	t.Helper()
 	const connected = `lists:flatten(lists:join(" ", [atom_to_list(N) || N <- lists:sort(nodes())])).`
 	var got string
-	err := lan.Wait(soon(t), "nodes "+want, func(ctx context.Context) (bool, error) {
+	err := lan.Wait(wait.Soon(t), "nodes "+want, func(ctx context.Context) (bool, error) {
 		var err error
 		got, err = e.Eval(ctx, connected)
 		return strings.Trim(got, `"`) == want, err

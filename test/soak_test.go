@@ -17,6 +17,7 @@ import (
 
 	"github.com/goerlang/eclus/test/lan"
 	"github.com/goerlang/eclus/test/machine"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // TestSoakBurst has 1,200 nodes register at once, 5 times. It kills epmd the moment the last has
@@ -41,17 +42,17 @@ func TestSoakStore(t *testing.T) {
 	const nodes, users, step = 13500, 4, 250
 	bound := regexp.MustCompile("; up to ([0-9]+) are kept$")
 	s := supervise(t, "FileDescriptorStoreMax=16384")
-	_, _ = s.lookup(soon(t), "nobody")
+	_, _ = s.lookup(wait.Soon(t), "nobody")
 	s.await(t, "StatusText", bound.String())
 	kept, err := strconv.Atoi(bound.FindStringSubmatch(s.show(t, "StatusText"))[1])
-	must(t, err)
+	wait.Must(t, err)
 	s.fill(t, nodes, min(nodes, kept), users, step)
 }
 
 // TestSoakIDs fills the store as it is shipped with nodes whose IDs have ten digits.
 func TestSoakIDs(t *testing.T) {
 	s := supervise(t)
-	_, _ = s.lookup(soon(t), "nobody")
+	_, _ = s.lookup(wait.Soon(t), "nobody")
 	s.skipIDs(t, 1e9)
 	s.crash(t)
 	s.fill(t, 8191, 8191, 3, 250)
@@ -62,14 +63,14 @@ func TestSoakIDs(t *testing.T) {
 func (s *supervised) skipIDs(t *testing.T, last int) {
 	t.Helper()
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", s.outside(t, s.mainPID(t))))
-	must(t, err)
+	wait.Must(t, err)
 	for _, file := range files {
 		if to, _ := os.Readlink(file); strings.HasPrefix(to, "/memfd:epmd state") {
 			f, err := os.OpenFile(file, os.O_WRONLY|os.O_APPEND, 0)
-			must(t, err)
+			wait.Must(t, err)
 			defer f.Close()
 			_, err = fmt.Fprintf(f, `{"id":%d,"name":"","gone":true}`+"\n", last)
-			must(t, err)
+			wait.Must(t, err)
 			return
 		}
 	}
@@ -84,14 +85,14 @@ func (s *supervised) fill(t *testing.T, count, kept, users, step int) {
 	for len(all) < count {
 		n := min(step, count-len(all))
 		uid := 10000 + len(all)*users/count
-		b, err := s.registerAtOnce(soon(t), uid, fmt.Sprint("n", len(all), "-"), n)
-		must(t, err)
+		b, err := s.registerAtOnce(wait.Soon(t), uid, fmt.Sprint("n", len(all), "-"), n)
+		wait.Must(t, err)
 		for _, err := range b.errs {
 			t.Fatal(err)
 		}
 		defer b.leave()
 		all = append(all, b.nodes...)
-		must(t, lan.Wait(soon(t), fmt.Sprint(len(all), " nodes in the store"), func(ctx context.Context) (bool, error) {
+		wait.Must(t, lan.Wait(wait.Soon(t), fmt.Sprint(len(all), " nodes in the store"), func(ctx context.Context) (bool, error) {
 			got, err := s.Show(ctx, unit, "NFileDescriptorStore")
 			return got == strconv.Itoa(min(len(all), kept)+1), err
 		}))
@@ -103,7 +104,7 @@ func (s *supervised) fill(t *testing.T, count, kept, users, step int) {
 	}
 	begin := time.Now()
 	pid := s.mainPID(t)
-	s.endBy(t, func() { must(t, syscall.Kill(s.outside(t, pid), syscall.SIGKILL)) })
+	s.endBy(t, func() { wait.Must(t, syscall.Kill(s.outside(t, pid), syscall.SIGKILL)) })
 	t.Logf("%d nodes, of which %d are kept: another epmd after %v", len(all), kept, time.Since(begin).Round(time.Millisecond))
 	known := s.known(t)
 	all = slices.DeleteFunc(all, func(n *raw) bool { _, is := known[n.name]; return !is })
@@ -117,13 +118,13 @@ func (s *supervised) fill(t *testing.T, count, kept, users, step int) {
 func (s *supervised) cpu(t *testing.T) time.Duration {
 	t.Helper()
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.Leader()))
-	must(t, err)
+	wait.Must(t, err)
 	_, rest, _ := strings.Cut(string(stat), ") ")
 	fields := strings.Fields(rest)
 	var ticks int64
 	for _, f := range fields[11:13] { // utime and stime, of 10 ms each
 		n, err := strconv.ParseInt(f, 10, 64)
-		must(t, err)
+		wait.Must(t, err)
 		ticks += n
 	}
 	return time.Duration(ticks) * 10 * time.Millisecond

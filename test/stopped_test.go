@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // TestStopped stops epmd, lets a client end its request and its connection at once, and lets epmd
@@ -46,7 +47,7 @@ func TestStopped(t *testing.T) {
 			}
 			resume()
 			if !tt.reset {
-				conn.SetReadDeadline(time.Now().Add(patience))
+				conn.SetReadDeadline(time.Now().Add(wait.Patience))
 				if _, err := io.ReadAll(conn); err != nil && !strings.Contains(err.Error(), "reset") {
 					t.Error(err)
 				}
@@ -69,7 +70,7 @@ func TestStoppedForLong(t *testing.T) {
 	over := time.NewTimer(3 * time.Second)
 	<-over.C
 	resume()
-	conn.SetReadDeadline(time.Now().Add(patience))
+	conn.SetReadDeadline(time.Now().Add(wait.Patience))
 	if answer, err := io.ReadAll(conn); err != nil || len(answer) != 4 {
 		t.Errorf("answer %x, %v; want 4 bytes", answer, err)
 	}
@@ -86,7 +87,7 @@ func stopper(t *testing.T, d *daemon) (pause, resume func()) {
 	pause = func() {
 		t.Helper()
 		signal(syscall.SIGSTOP)
-		eventually(t, "epmd is stopped", func() error {
+		wait.Until(t, "epmd is stopped", func() error {
 			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", d.cmd.Process.Pid))
 			if err == nil && !strings.Contains(string(stat), ") T ") {
 				err = fmt.Errorf("state %s", stat)
@@ -117,7 +118,7 @@ func send(t *testing.T, conn *net.TCPConn, b []byte) {
 // awaitNames waits until these names are registered, which are separated by spaces.
 func awaitNames(t *testing.T, port uint16, want string) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("%q registered", want), func() error {
+	wait.Until(t, fmt.Sprintf("%q registered", want), func() error {
 		names, err := epmd.NewLocalClient(port).Names(t.Context())
 		if err != nil {
 			return err

@@ -17,6 +17,7 @@ import (
 
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/test/machine"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // outside returns the number by which a process of the host is known here.
@@ -28,13 +29,13 @@ func (s *supervised) outside(t *testing.T, pid int) int {
 	}
 	host := space(fmt.Sprint(s.Leader()))
 	found, err := filepath.Glob("/proc/[0-9]*")
-	must(t, err)
+	wait.Must(t, err)
 	for _, dir := range found {
 		status, _ := os.ReadFile(dir + "/status")
 		number := filepath.Base(dir)
 		if space(number) == host && regexp.MustCompile(fmt.Sprintf(`(?m)^NSpid:.*\t%d$`, pid)).Match(status) {
 			n, err := strconv.Atoi(number)
-			must(t, err)
+			wait.Must(t, err)
 			return n
 		}
 	}
@@ -118,11 +119,11 @@ func TestSystemdBurst(t *testing.T) {
 // burstAndKill checks that nothing is lost of a burst that is followed by a kill.
 func (s *supervised) burstAndKill(t *testing.T, count int) time.Duration {
 	t.Helper()
-	_, _ = s.lookup(soon(t), "nobody") // starts epmd
+	_, _ = s.lookup(wait.Soon(t), "nobody") // starts epmd
 	pid := s.mainPID(t)
-	b, err := s.registerAtOnce(soon(t), 0, "burst", count)
-	must(t, err)
-	s.endBy(t, func() { must(t, syscall.Kill(s.outside(t, pid), syscall.SIGKILL)) })
+	b, err := s.registerAtOnce(wait.Soon(t), 0, "burst", count)
+	wait.Must(t, err)
+	s.endBy(t, func() { wait.Must(t, syscall.Kill(s.outside(t, pid), syscall.SIGKILL)) })
 	defer b.leave()
 	for _, err := range b.errs {
 		t.Error(err)

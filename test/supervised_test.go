@@ -25,6 +25,7 @@ import (
 	"github.com/goerlang/eclus/registry"
 	"github.com/goerlang/eclus/test/lan"
 	"github.com/goerlang/eclus/test/machine"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // units is the folder of our unit files.
@@ -52,7 +53,7 @@ func superviseOn(t *testing.T, n *lan.Network, name string, opt machine.Options,
 	t.Helper()
 	s := &supervised{machine.ForTest(t, n, name, opt, "systemd-run", "erl")}
 	s.configure(t, lines...)
-	must(t, s.InstallEpmd(soon(t), shipped(t, "test"), units))
+	wait.Must(t, s.InstallEpmd(wait.Soon(t), shipped(t, "test"), units))
 	return s
 }
 
@@ -60,7 +61,7 @@ func superviseOn(t *testing.T, n *lan.Network, name string, opt machine.Options,
 func (s *supervised) configure(t *testing.T, lines ...string) {
 	t.Helper()
 	text := "[Service]\n" + strings.Join(lines, "\n") + "\n"
-	must(t, s.WriteFile("/etc/systemd/system/epmd.service.d/test.conf", []byte(text), 0o644))
+	wait.Must(t, s.WriteFile("/etc/systemd/system/epmd.service.d/test.conf", []byte(text), 0o644))
 	s.systemctl(t, "daemon-reload")
 }
 
@@ -86,14 +87,14 @@ func builtOnce(t *testing.T, name string, build func(path string) error) string 
 	t.Helper()
 	path := filepath.Join(buildDir, name)
 	made, _ := builds.LoadOrStore(name, sync.OnceValue(func() error { return build(path) }))
-	must(t, made.(func() error)())
+	wait.Must(t, made.(func() error)())
 	return path
 }
 
 func (s *supervised) systemctl(t *testing.T, args ...string) {
 	t.Helper()
-	_, err := s.Output(soon(t), "systemctl", args...)
-	must(t, err)
+	_, err := s.Output(wait.Soon(t), "systemctl", args...)
+	wait.Must(t, err)
 }
 
 // kill ends epmd as a crash does, and returns without waiting for what systemd makes of it.
@@ -107,8 +108,8 @@ func (s *supervised) signal(t *testing.T, sig syscall.Signal) {
 // show returns a property of the service.
 func (s *supervised) show(t *testing.T, property string) string {
 	t.Helper()
-	value, err := s.Show(soon(t), unit, property)
-	must(t, err)
+	value, err := s.Show(wait.Soon(t), unit, property)
+	wait.Must(t, err)
 	return value
 }
 
@@ -117,7 +118,7 @@ func (s *supervised) await(t *testing.T, property, pattern string) {
 	t.Helper()
 	re := regexp.MustCompile(pattern)
 	var value string
-	err := lan.Wait(soon(t), fmt.Sprintf("%s of %s to match %q", property, unit, pattern), func(ctx context.Context) (ok bool, err error) {
+	err := lan.Wait(wait.Soon(t), fmt.Sprintf("%s of %s to match %q", property, unit, pattern), func(ctx context.Context) (ok bool, err error) {
 		value, err = s.Show(ctx, unit, property)
 		return re.MatchString(value), err
 	})
@@ -129,8 +130,8 @@ func (s *supervised) await(t *testing.T, property, pattern string) {
 // mainPID returns epmd's process.
 func (s *supervised) mainPID(t *testing.T) int {
 	t.Helper()
-	pid, err := s.MainPID(soon(t), unit)
-	must(t, err)
+	pid, err := s.MainPID(wait.Soon(t), unit)
+	wait.Must(t, err)
 	return pid
 }
 
@@ -138,9 +139,9 @@ func (s *supervised) mainPID(t *testing.T) int {
 func (s *supervised) checkRuns(t *testing.T, binary string) {
 	t.Helper()
 	want, err := os.ReadFile(binary)
-	must(t, err)
+	wait.Must(t, err)
 	got, err := os.ReadFile(s.Path(fmt.Sprintf("/proc/%d/exe", s.mainPID(t))))
-	must(t, err)
+	wait.Must(t, err)
 	if string(got) != string(want) {
 		t.Errorf("%s runs another binary than %s", unit, binary)
 	}
@@ -151,7 +152,7 @@ func (s *supervised) awaitJournal(t *testing.T, pattern string, args ...string) 
 	t.Helper()
 	re := regexp.MustCompile(pattern)
 	var out string
-	err := lan.Wait(soon(t), fmt.Sprintf("%q in the journal", pattern), func(ctx context.Context) (ok bool, err error) {
+	err := lan.Wait(wait.Soon(t), fmt.Sprintf("%q in the journal", pattern), func(ctx context.Context) (ok bool, err error) {
 		out, err = s.Journal(ctx, append([]string{"-u", unit}, args...)...)
 		return re.MatchString(out), err
 	})
@@ -189,8 +190,8 @@ func (s *supervised) register(t *testing.T, prefix string, count int) []*raw {
 	t.Helper()
 	nodes := make([]*raw, count)
 	for i := range nodes {
-		n, err := s.tryRegister(soon(t), fmt.Sprint(prefix, i), uint16(20000+i))
-		must(t, err)
+		n, err := s.tryRegister(wait.Soon(t), fmt.Sprint(prefix, i), uint16(20000+i))
+		wait.Must(t, err)
 		t.Cleanup(n.leave)
 		nodes[i] = n
 	}
@@ -268,8 +269,8 @@ func (s *supervised) lookup(ctx context.Context, name string) (port uint16, err 
 func (s *supervised) known(t *testing.T) map[string]registry.Node {
 	t.Helper()
 	known := make(map[string]registry.Node)
-	must(t, s.inside(func() error {
-		lines, err := s.client().Nodes(soon(t))
+	wait.Must(t, s.inside(func() error {
+		lines, err := s.client().Nodes(wait.Soon(t))
 		if err != nil {
 			return err
 		}
@@ -402,7 +403,7 @@ func (s *supervised) endBy(t *testing.T, f func()) {
 	t.Helper()
 	before := s.show(t, "InvocationID")
 	f()
-	must(t, lan.Wait(soon(t), "another epmd", func(ctx context.Context) (bool, error) {
+	wait.Must(t, lan.Wait(wait.Soon(t), "another epmd", func(ctx context.Context) (bool, error) {
 		out, err := s.Output(ctx, "systemctl", "show", "-P", "InvocationID", "-P", "SubState", unit)
 		return !strings.Contains(out, before) && strings.Contains(out, "running"), err
 	}))
@@ -433,13 +434,13 @@ func (s *supervised) startErl(t *testing.T, count int) []*raw {
 	for i := range nodes {
 		name := fmt.Sprint("erl", i)
 		// Without a cookie of their own they would race to make one.
-		_, err := s.Output(soon(t), "systemd-run", "--collect", "--quiet", "--unit="+name, "--setenv=HOME=/root",
+		_, err := s.Output(wait.Soon(t), "systemd-run", "--collect", "--quiet", "--unit="+name, "--setenv=HOME=/root",
 			"erl", "-noinput", "-name", name+"@127.0.0.1", "-setcookie", "supervised")
-		must(t, err)
+		wait.Must(t, err)
 		nodes[i] = &raw{name: name, ended: make(chan struct{})}
 	}
 	for _, n := range nodes {
-		must(t, lan.Wait(soon(t), n.name, func(context.Context) (bool, error) {
+		wait.Must(t, lan.Wait(wait.Soon(t), n.name, func(context.Context) (bool, error) {
 			known, found := s.known(t)[n.name]
 			n.port, n.creation = known.Port, known.Creation
 			return found, nil
@@ -486,7 +487,7 @@ func (s *supervised) entries(ctx context.Context, id string) ([]entry, error) {
 // the first. The name may be empty.
 func (s *supervised) awaitEntry(t *testing.T, id, node string) (found entry) {
 	t.Helper()
-	must(t, lan.Wait(soon(t), "entry "+id+" about "+node, func(ctx context.Context) (bool, error) {
+	wait.Must(t, lan.Wait(wait.Soon(t), "entry "+id+" about "+node, func(ctx context.Context) (bool, error) {
 		all, err := s.entries(ctx, id)
 		for _, e := range all {
 			if e.Name == node {

@@ -20,6 +20,7 @@ import (
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/test/lan"
 	"github.com/goerlang/eclus/test/machine"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 func TestSystemdActivation(t *testing.T) {
@@ -27,7 +28,7 @@ func TestSystemdActivation(t *testing.T) {
 	if state := s.show(t, "ActiveState"); state != "inactive" {
 		t.Errorf("before the first lookup the service is %s, want inactive", state)
 	}
-	if _, err := s.lookup(soon(t), "nobody"); !errors.Is(err, epmd.ErrNotRegistered) {
+	if _, err := s.lookup(wait.Soon(t), "nobody"); !errors.Is(err, epmd.ErrNotRegistered) {
 		t.Errorf("the first lookup: %v, want %v", err, epmd.ErrNotRegistered)
 	}
 	s.await(t, "ActiveState", "^active$")
@@ -41,7 +42,7 @@ func TestSystemdActivation(t *testing.T) {
 		s.systemctl(t, "stop", "epmd.socket", unit)
 		<-nodes[1].ended
 		var refused syscall.Errno
-		if _, err := s.lookup(soon(t), "a1"); !errors.As(err, &refused) || refused != syscall.ECONNREFUSED {
+		if _, err := s.lookup(wait.Soon(t), "a1"); !errors.As(err, &refused) || refused != syscall.ECONNREFUSED {
 			t.Errorf("lookup after the stop: %v, want %v", err, syscall.ECONNREFUSED)
 		}
 		s.systemctl(t, "start", "epmd.socket")
@@ -73,20 +74,20 @@ func TestSystemdNothingLost(t *testing.T) {
 			}
 		}},
 		{"upgrade", 1, func(t *testing.T) {
-			must(t, s.CopyFile("/usr/bin/epmd", newer, 0o755))
+			wait.Must(t, s.CopyFile("/usr/bin/epmd", newer, 0o755))
 			s.systemctl(t, "restart", unit)
 			s.checkRuns(t, newer)
 		}},
 		{"reload", 1, func(t *testing.T) {
-			must(t, s.CopyFile("/usr/bin/epmd", newest, 0o755))
+			wait.Must(t, s.CopyFile("/usr/bin/epmd", newest, 0o755))
 			s.checkSameProcess(t, func() { s.systemctl(t, "reload", unit) })
 			s.checkRuns(t, newest)
 		}},
 		{"reload with a program that can't start", 0, func(t *testing.T) {
-			must(t, s.CopyFile("/usr/bin/epmd", "/bin/false", 0o755))
+			wait.Must(t, s.CopyFile("/usr/bin/epmd", "/bin/false", 0o755))
 			s.checkSameProcess(t, func() {
 				// It may well say that it has not worked.
-				_ = s.Command(soon(t), "systemctl", "reload", unit).Run()
+				_ = s.Command(wait.Soon(t), "systemctl", "reload", unit).Run()
 				s.awaitJournal(t, "program not replaced")
 			})
 		}},
@@ -109,7 +110,7 @@ const (
 func TestSystemdDeadWhileDown(t *testing.T) {
 	s := supervise(t, held)
 	nodes := s.register(t, "node", 10)
-	must(t, s.WriteFile(heldBy, nil, 0o644))
+	wait.Must(t, s.WriteFile(heldBy, nil, 0o644))
 	s.kill(t)
 	s.await(t, "SubState", "^start-pre$")
 	living := nodes[:5]
@@ -118,19 +119,19 @@ func TestSystemdDeadWhileDown(t *testing.T) {
 	}
 	answer := make(chan error, 1)
 	go func() {
-		_, err := s.lookup(soon(t), nodes[9].name)
+		_, err := s.lookup(wait.Soon(t), nodes[9].name)
 		answer <- err
 	}()
-	_, err := s.Output(soon(t), "rm", heldBy)
-	must(t, err)
+	_, err := s.Output(wait.Soon(t), "rm", heldBy)
+	wait.Must(t, err)
 	if err := <-answer; !errors.Is(err, epmd.ErrNotRegistered) {
 		t.Errorf("lookup of a node that died while epmd was down: %v, want %v", err, epmd.ErrNotRegistered)
 	}
 	s.checkOnly(t, living...)
 
 	t.Run("name is free", func(t *testing.T) {
-		again, err := s.tryRegister(soon(t), nodes[9].name, 1)
-		must(t, err)
+		again, err := s.tryRegister(wait.Soon(t), nodes[9].name, 1)
+		wait.Must(t, err)
 		defer again.leave()
 		if want := nodes[9].creation + 1; again.creation != want {
 			t.Errorf("creation %d, want %d", again.creation, want)
@@ -225,14 +226,14 @@ func TestSystemdUnanswered(t *testing.T) {
 	}
 	registered := make(chan outcome, 1)
 	go func() {
-		n, err := s.tryRegister(soon(t), "slow", 4711)
+		n, err := s.tryRegister(wait.Soon(t), "slow", 4711)
 		registered <- outcome{n, err}
 	}()
 	s.await(t, "NFileDescriptorStore", "^2$") // the node and the state
 	s.configure(t)
 	s.kill(t)
 	got := <-registered
-	must(t, got.err)
+	wait.Must(t, got.err)
 	defer got.node.leave()
 	s.checkOnly(t, got.node)
 }
@@ -240,7 +241,7 @@ func TestSystemdUnanswered(t *testing.T) {
 func TestSystemdQuickRestart(t *testing.T) {
 	s := supervise(t)
 	for i := range 200 {
-		n, err := s.tryRegister(soon(t), "again", 4711)
+		n, err := s.tryRegister(wait.Soon(t), "again", 4711)
 		if err != nil {
 			t.Fatalf("start %d: %v", i, err)
 		}
@@ -281,7 +282,7 @@ func TestSystemdWatchdog(t *testing.T) {
 
 func TestSystemdSecurity(t *testing.T) {
 	s := supervise(t)
-	out, err := s.Output(soon(t), "systemd-analyze", "security", "--no-pager", "--threshold=15", unit)
+	out, err := s.Output(wait.Soon(t), "systemd-analyze", "security", "--no-pager", "--threshold=15", unit)
 	if err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
@@ -349,7 +350,7 @@ type catalogEntry struct {
 func readCatalog(t *testing.T) []catalogEntry {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(units, "epmd.catalog"))
-	must(t, err)
+	wait.Must(t, err)
 	var entries []catalogEntry
 	for _, part := range strings.Split(string(text), "\n-- ")[1:] {
 		id, rest, _ := strings.Cut(part, "\n")
@@ -371,13 +372,13 @@ func TestSystemdCatalog(t *testing.T) {
 	s := superviseOn(t, n, "hosta", machine.Options{Avahi: true}, "Environment=ECLUS_ALLOW=local")
 	other := addHosts(t, n, lan.HostOptions{}, "other")[0]
 	node := s.register(t, "twice", 1)[0]
-	if _, err := s.tryRegister(soon(t), "twice0", 1); err == nil {
+	if _, err := s.tryRegister(wait.Soon(t), "twice0", 1); err == nil {
 		t.Error("a name was registered twice")
 	}
 	node.leave()
 	s.startErl(t, 1)
-	must(t, other.inside(func() error {
-		_, err := epmd.NewClient(netip.AddrPortFrom(s.Link.Address(), epmd.DefaultPort)).Lookup(soon(t), "nobody")
+	wait.Must(t, other.inside(func() error {
+		_, err := epmd.NewClient(netip.AddrPortFrom(s.Link.Address(), epmd.DefaultPort)).Lookup(wait.Soon(t), "nobody")
 		if !cutOff(err) && !errors.Is(err, epmd.ErrNoAnswer) {
 			t.Errorf("a lookup from another host: %v", err)
 		}
@@ -387,8 +388,8 @@ func TestSystemdCatalog(t *testing.T) {
 	s.awaitEntry(t, neighbourUp, "neighbour")
 	named := publish(t, other, "says more", "_epmd._tcp", "4711", "node=neighbour@real.example")
 	s.awaitEntry(t, neighbourNamed, "neighbour")
-	must(t, seen.Kill(soon(t)))
-	must(t, named.Kill(soon(t)))
+	wait.Must(t, seen.Kill(wait.Soon(t)))
+	wait.Must(t, named.Kill(wait.Soon(t)))
 	s.awaitEntry(t, neighbourDown, "neighbour")
 	s.crash(t)
 
@@ -396,7 +397,7 @@ func TestSystemdCatalog(t *testing.T) {
 	for _, explained := range readCatalog(t) {
 		known[explained.id] = true
 		var entries []map[string]any
-		must(t, lan.Wait(soon(t), "entry "+explained.id, func(ctx context.Context) (bool, error) {
+		wait.Must(t, lan.Wait(wait.Soon(t), "entry "+explained.id, func(ctx context.Context) (bool, error) {
 			out, err := s.Journal(ctx, "-o", "json", "-u", unit, "MESSAGE_ID="+explained.id)
 			entries = nil
 			for line := range strings.Lines(out) {
@@ -418,8 +419,8 @@ func TestSystemdCatalog(t *testing.T) {
 				want = strings.ReplaceAll(want, "@"+field+"@", value)
 			}
 			cursor, _ := e["__CURSOR"].(string)
-			shown, err := s.Journal(soon(t), "-x", "-o", "short", "-n", "1", "--cursor="+cursor)
-			must(t, err)
+			shown, err := s.Journal(wait.Soon(t), "-x", "-o", "short", "-n", "1", "--cursor="+cursor)
+			wait.Must(t, err)
 			shown = regexp.MustCompile(`(?m)^░░ ?`).ReplaceAllString(shown, "")
 			if _, body, _ := strings.Cut(want, "\n\n"); !strings.Contains(shown, strings.TrimSpace(body)) {
 				t.Errorf("journalctl -x shows\n%s\nwant\n%s", shown, body)
@@ -442,9 +443,9 @@ func TestSystemdStory(t *testing.T) {
 	b := superviseOn(t, n, "hostb", machine.Options{Avahi: true})
 	b.checkOnly(t) // starts it
 	const full = "story@hosta.local"
-	_, err := a.Output(soon(t), "systemd-run", "--collect", "--quiet", "--unit=story", "--setenv=HOME=/root",
+	_, err := a.Output(wait.Soon(t), "systemd-run", "--collect", "--quiet", "--unit=story", "--setenv=HOME=/root",
 		"erl", "-noinput", "-name", full, "-setcookie", "supervised")
-	must(t, err)
+	wait.Must(t, err)
 	onA := []string{"ERLANG_NAME=story", "PEER=127.0.0.1:", "ERLANG_UNIT=story.service"}
 	onB := []string{"ERLANG_NAME=story", "ERLANG_HOST=hosta.local", "PEER=" + a.Link.Address().String()}
 	a.awaitStory(t, full, `node (up|named): story@hosta\.local at port \d+`, onA...)
@@ -464,8 +465,8 @@ func TestSystemdStory(t *testing.T) {
 func (s *supervised) awaitStory(t *testing.T, node, message string, fields ...string) {
 	t.Helper()
 	s.awaitJournal(t, message, "-o", "cat", "-n", "1", "ERLANG_NODE="+node)
-	export, err := s.Journal(soon(t), "-u", unit, "-o", "export", "-n", "1", "ERLANG_NODE="+node)
-	must(t, err)
+	export, err := s.Journal(wait.Soon(t), "-u", unit, "-o", "export", "-n", "1", "ERLANG_NODE="+node)
+	wait.Must(t, err)
 	for _, field := range fields {
 		if !strings.Contains(export, "\n"+field) {
 			t.Errorf("no %s in\n%s", field, export)
@@ -478,13 +479,13 @@ func (s *supervised) awaitStory(t *testing.T, node, message string, fields ...st
 func TestSystemdServices(t *testing.T) {
 	s := supervise(t)
 	nodes := s.startErl(t, 2)
-	must(t, lan.Wait(soon(t), "the unit of erl1 in epmd -nodes", func(ctx context.Context) (bool, error) {
+	wait.Must(t, lan.Wait(wait.Soon(t), "the unit of erl1 in epmd -nodes", func(ctx context.Context) (bool, error) {
 		out, err := s.Output(ctx, "epmd", "-nodes")
 		return regexp.MustCompile(`erl1.*\sroot\s.*\serl1\.service`).MatchString(out), err
 	}))
 	s.checkSameProcess(t, func() {
 		s.systemctl(t, "stop", "erl0")
-		must(t, lan.Wait(soon(t), "erl0 to go", func(context.Context) (bool, error) {
+		wait.Must(t, lan.Wait(wait.Soon(t), "erl0 to go", func(context.Context) (bool, error) {
 			_, found := s.known(t)["erl0"]
 			return !found, nil
 		}))
@@ -500,7 +501,7 @@ func TestSystemdLAN(t *testing.T) {
 	a := superviseOn(t, n, "hosta", machine.Options{Avahi: true})
 	b := superviseOn(t, n, "hostb", machine.Options{Avahi: true})
 	b.checkOnly(t) // starts it
-	must(t, a.inside(func() error {
+	wait.Must(t, a.inside(func() error {
 		l, err := net.Listen("tcp", ":20000") // or node0 is not published
 		if err == nil {
 			t.Cleanup(func() { l.Close() })
@@ -510,7 +511,7 @@ func TestSystemdLAN(t *testing.T) {
 	a.register(t, "node", 1)
 	appears := func() {
 		t.Helper()
-		must(t, lan.Wait(soon(t), "node0 on hostb", func(context.Context) (bool, error) {
+		wait.Must(t, lan.Wait(wait.Soon(t), "node0 on hostb", func(context.Context) (bool, error) {
 			found, ok := b.known(t)["node0"]
 			return ok && found.Host == "hosta.local" && found.Port == 20000, nil
 		}))

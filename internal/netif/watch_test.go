@@ -3,7 +3,6 @@ package netif
 import (
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
 	"runtime"
 	"testing"
@@ -11,14 +10,14 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/goerlang/eclus/test/need"
 )
 
 // inNetNS runs f in a network namespace of its own, which has a loopback interface only.
 func inNetNS(t *testing.T, f func() error) {
 	t.Helper()
-	if os.Geteuid() != 0 && os.Getenv("CI") != "true" {
-		t.Skip("not root")
-	}
+	need.Root(t)
 	errs := make(chan error)
 	go func() {
 		runtime.LockOSThread() // for good: the thread ends with its network namespace

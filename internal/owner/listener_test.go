@@ -2,6 +2,7 @@ package owner
 
 import (
 	"context"
+	"github.com/goerlang/eclus/test/need"
 	"net"
 	"net/netip"
 	"os"
@@ -86,7 +87,7 @@ func TestFindListenerConnected(t *testing.T) {
 
 // TestFindListenerOtherUser finds a process of another user than the socket that it has inherited.
 func TestFindListenerOtherUser(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	l, port := listening(t, "tcp4", "127.0.0.1:0")
 	file, err := l.(*net.TCPListener).File()
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/goerlang/eclus/test/need"
 	"golang.org/x/sys/unix"
 )
 
@@ -120,18 +121,6 @@ func findHolder(t *testing.T, c Connection) *Owner {
 	return holders[0]
 }
 
-// needRoot skips the test where it can't be another user.
-func needRoot(t *testing.T) {
-	t.Helper()
-	switch {
-	case os.Geteuid() == 0:
-	case os.Getenv("CI") == "true":
-		t.Fatal("not root")
-	default:
-		t.Skip("not root")
-	}
-}
-
 // nobody is a user other than root.
 const nobody = 65534
 
@@ -156,7 +145,7 @@ func TestFind(t *testing.T) {
 			want := Owner{Foreign: true, UID: uint32(os.Geteuid()), Unit: unitOfProcess(int32(os.Getpid()))}
 			var attr *syscall.SysProcAttr
 			if tt.nobody {
-				needRoot(t)
+				need.Root(t)
 				attr, want.UID = asNobody(), nobody
 			}
 			h := startConnected(t, tt.how, tt.listen, tt.to, attr)
@@ -269,7 +258,7 @@ func TestYoungestFirst(t *testing.T) {
 
 // TestFindUnprivileged looks, as a user of no rights, for a process of root's in a unit.
 func TestFindUnprivileged(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	unit := fmt.Sprintf("eclus-test-%d.scope", os.Getpid())
 	h := startConnected(t, "connect", "127.0.0.1", "127.0.0.1", inCgroup(t, unit))
 	want := Owner{Foreign: true, PID: int32(h.cmd.Process.Pid), UID: 0, Unit: unit}

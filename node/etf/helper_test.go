@@ -2,7 +2,6 @@ package etf
 
 import (
 	"encoding/hex"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -23,20 +22,6 @@ func unhex(t testing.TB, s string) []byte {
 		t.Fatal(err)
 	}
 	return b
-}
-
-// need returns the path of a program. Without the program the test is skipped, and fails under CI.
-func need(t *testing.T, program string) string {
-	t.Helper()
-	path, err := exec.LookPath(program)
-	if err == nil {
-		return path
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal(err)
-	}
-	t.Skip(err)
-	return ""
 }
 
 // start starts cmd and ends it with the test.

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"flag"
 	"fmt"
+	"github.com/goerlang/eclus/test/need"
 	"io"
 	"maps"
 	"math"
@@ -113,7 +114,7 @@ func startTerms(t *testing.T) *termPeer {
 		t.Fatal(err)
 	}
 	load := fmt.Sprintf("{ok, M, B} = compile:file(%q, [binary]), code:load_binary(M, %[1]q, B), M:main().", source)
-	cmd := exec.Command(need(t, "erl"), "-noinput", "-boot", "start_clean", "-eval", load)
+	cmd := exec.Command(need.Program(t, "erl"), "-noinput", "-boot", "start_clean", "-eval", load)
 	cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -55,9 +56,12 @@ type TB interface {
 }
 
 // Need skips the test if [Check] finds something missing; with CI=true in the environment the test
-// fails instead.
+// fails instead. go test -short skips all.
 func Need(t TB, tools ...string) {
 	t.Helper()
+	if short := flag.Lookup("test.short"); short != nil && short.Value.String() == "true" {
+		t.Skipf("not in a short run")
+	}
 	err := Check(tools...)
 	switch {
 	case err == nil:

@@ -16,23 +16,15 @@ import (
 	"time"
 
 	"github.com/goerlang/eclus/test/lan"
+	"github.com/goerlang/eclus/test/wait"
 )
-
-// limit is how long anything may take before it counts as broken, on however busy a machine.
-const limit = 30 * time.Second
-
-func deadline(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
-	t.Cleanup(cancel)
-	return ctx
-}
 
 // pair returns two usual hosts on a network of the test's own.
 func pair(t *testing.T) (a, b *lan.Host) {
 	t.Helper()
 	n := lan.ForTest(t, "avahi-publish", "avahi-browse", "avahi-set-host-name", "erl")
 	begin := time.Now()
-	hosts, err := n.AddHosts(deadline(t), lan.HostOptions{}, "hosta", "hostb")
+	hosts, err := n.AddHosts(wait.Soon(t), lan.HostOptions{}, "hosta", "hostb")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,14 +46,7 @@ func start(t *testing.T, h *lan.Host, name string, args ...string) *lan.Process 
 
 func expect(t *testing.T, p *lan.Process, pattern string) {
 	t.Helper()
-	if _, err := p.WaitOutput(deadline(t), pattern); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
+	if _, err := p.WaitOutput(wait.Soon(t), pattern); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -78,25 +63,25 @@ func TestPublish(t *testing.T) {
 	expect(t, browse, `(?m)^=;eth0;IPv6;x;`)
 
 	// B's Avahi drops what it saw on an interface that has lost its carrier.
-	must(t, b.LinkDown(deadline(t), "eth0"))
+	wait.Must(t, b.LinkDown(wait.Soon(t), "eth0"))
 	expect(t, browse, `(?m)^-;eth0;IPv4;x;`)
-	must(t, b.LinkUp(deadline(t), "eth0"))
+	wait.Must(t, b.LinkUp(wait.Soon(t), "eth0"))
 	expect(t, browse, `(?ms)^-;eth0;IPv4;x;.*^=;eth0;IPv4;x;`)
 
 	// What is published while B hears nothing is asked for when B's Avahi begins anew.
-	must(t, b.Unplug(deadline(t), "eth0"))
+	wait.Must(t, b.Unplug(wait.Soon(t), "eth0"))
 	late := start(t, a, "avahi-publish", "-s", "late", "_epmd._tcp", "4712")
 	expect(t, late, `Established`)
 	if strings.Contains(browse.Output(), ";late;") {
 		t.Error("a service was seen without a cable")
 	}
-	must(t, b.Plug(deadline(t), "eth0"))
-	must(t, b.Avahi.Restart(deadline(t)))
+	wait.Must(t, b.Plug(wait.Soon(t), "eth0"))
+	wait.Must(t, b.Avahi.Restart(wait.Soon(t)))
 	again := start(t, b, "avahi-browse", "-rp", "_epmd._tcp")
 	expect(t, again, `(?m)^=;eth0;IPv4;late;`)
 
-	must(t, a.Avahi.Restart(deadline(t)))
-	must(t, publish.Stop(deadline(t)))
+	wait.Must(t, a.Avahi.Restart(wait.Soon(t)))
+	wait.Must(t, publish.Stop(wait.Soon(t)))
 	start(t, a, "avahi-publish", "-s", "y", "_epmd._tcp", "4713")
 	after := start(t, b, "avahi-browse", "-rp", "_epmd._tcp")
 	expect(t, after, `(?m)^=;eth0;IPv4;y;`)
@@ -105,10 +90,10 @@ func TestPublish(t *testing.T) {
 // TestNodes connects two real nodes through mDNS names and the stock epmd.
 func TestNodes(t *testing.T) {
 	a, b := pair(t)
-	nodeA, err := a.StartErl(deadline(t), "-name", "a@hosta.local")
-	must(t, err)
-	nodeB, err := b.StartErl(deadline(t), "-name", "b@hostb.local")
-	must(t, err)
+	nodeA, err := a.StartErl(wait.Soon(t), "-name", "a@hosta.local")
+	wait.Must(t, err)
+	nodeB, err := b.StartErl(wait.Soon(t), "-name", "b@hostb.local")
+	wait.Must(t, err)
 	tests := []struct{ expressions, want string }{
 		{"net_adm:ping('b@hostb.local').", "pong"},
 		{"X = nodes(),\n{X, node()}.", "{['b@hostb.local'],'a@hosta.local'}"},
@@ -116,23 +101,23 @@ func TestNodes(t *testing.T) {
 		{"os:getenv(\"HOME\").", `"/run/home"`},
 	}
 	for _, tt := range tests {
-		if got, err := nodeA.Eval(deadline(t), tt.expressions); got != tt.want || err != nil {
+		if got, err := nodeA.Eval(wait.Soon(t), tt.expressions); got != tt.want || err != nil {
 			t.Errorf("%s evaluates to %s, %v; want %s", tt.expressions, got, err, tt.want)
 		}
 	}
 	for _, bad := range []string{"exit(oops).", "foo(", "throw(oops)."} {
-		if got, err := nodeA.Eval(deadline(t), bad); err == nil {
+		if got, err := nodeA.Eval(wait.Soon(t), bad); err == nil {
 			t.Errorf("%s evaluates to %s, want an error", bad, got)
 		}
 	}
-	must(t, nodeB.Kill(deadline(t)))
-	err = lan.Wait(deadline(t), "node down", func(ctx context.Context) (bool, error) {
+	wait.Must(t, nodeB.Kill(wait.Soon(t)))
+	err = lan.Wait(wait.Soon(t), "node down", func(ctx context.Context) (bool, error) {
 		nodes, err := nodeA.Eval(ctx, "nodes().")
 		return nodes == "[]", err
 	})
-	must(t, err)
-	must(t, nodeA.Stop(deadline(t)))
-	if err := nodeA.Wait(deadline(t)); err != nil {
+	wait.Must(t, err)
+	wait.Must(t, nodeA.Stop(wait.Soon(t)))
+	if err := nodeA.Wait(wait.Soon(t)); err != nil {
 		t.Errorf("a node that was stopped ended with %v", err)
 	}
 }
@@ -140,12 +125,12 @@ func TestNodes(t *testing.T) {
 // TestHostName gives two hosts one name in Avahi, and then takes it away.
 func TestHostName(t *testing.T) {
 	a, b := pair(t)
-	must(t, b.SetHostName(deadline(t), "hosta"))
+	wait.Must(t, b.SetHostName(wait.Soon(t), "hosta"))
 	avahi, err := b.Avahi.Process()
-	must(t, err)
+	wait.Must(t, err)
 	expect(t, avahi, `Host name is hosta-2\.local`)
-	must(t, b.SetHostName(deadline(t), "other"))
-	out, err := a.Output(deadline(t), "avahi-resolve", "-4n", "other.local")
+	wait.Must(t, b.SetHostName(wait.Soon(t), "other"))
+	out, err := a.Output(wait.Soon(t), "avahi-resolve", "-4n", "other.local")
 	if want := b.Address().String(); err != nil || !strings.Contains(out, want) {
 		t.Errorf("avahi-resolve other.local: %q, %v; want %s", out, err, want)
 	}
@@ -154,20 +139,20 @@ func TestHostName(t *testing.T) {
 // TestHost looks at what a host is made of.
 func TestHost(t *testing.T) {
 	n := lan.ForTest(t)
-	other, err := lan.New(deadline(t), lan.OtherSubnet)
-	must(t, err)
-	t.Cleanup(func() { must(t, other.Close()) })
-	h, err := n.AddHost(deadline(t), "hosta", lan.HostOptions{
+	other, err := lan.New(wait.Soon(t), lan.OtherSubnet)
+	wait.Must(t, err)
+	t.Cleanup(func() { wait.Must(t, other.Close()) })
+	h, err := n.AddHost(wait.Soon(t), "hosta", lan.HostOptions{
 		Addresses: []netip.Prefix{netip.MustParsePrefix("198.51.100.77/24"), netip.MustParsePrefix("2001:db8::7/64")},
 		NoBus:     true,
 	})
-	must(t, err)
-	if eth1, err := other.Attach(deadline(t), h); eth1 != "eth1" || err != nil {
+	wait.Must(t, err)
+	if eth1, err := other.Attach(wait.Soon(t), h); eth1 != "eth1" || err != nil {
 		t.Errorf("second interface is %q, %v; want eth1", eth1, err)
 	}
-	must(t, h.WriteFile("/run/greeting", "hello", 0o644))
-	must(t, h.LinkDown(deadline(t), "eth0"))
-	must(t, h.LinkUp(deadline(t), "eth0"))
+	wait.Must(t, h.WriteFile("/run/greeting", "hello", 0o644))
+	wait.Must(t, h.LinkDown(wait.Soon(t), "eth0"))
+	wait.Must(t, h.LinkUp(wait.Soon(t), "eth0"))
 	tests := []struct{ command, want string }{
 		{"hostname", `^hosta\n$`},
 		{"echo $HOME; pwd", `^/run/home\n/run/home\n$`},
@@ -181,20 +166,20 @@ func TestHost(t *testing.T) {
 		{"ls /run/dbus /run/avahi-daemon", `^/run/dbus:\n$`},
 	}
 	for _, tt := range tests {
-		got, _ := h.Output(deadline(t), "sh", "-c", tt.command) // grep and ls are to fail
+		got, _ := h.Output(wait.Soon(t), "sh", "-c", tt.command) // grep and ls are to fail
 		if !regexp.MustCompile(tt.want).MatchString(got) {
 			t.Errorf("%s prints %q, want %q", tt.command, got, tt.want)
 		}
 	}
-	must(t, h.Bus.Start(deadline(t)))
-	must(t, h.Avahi.Start(deadline(t)))
-	if err := h.Avahi.Start(deadline(t)); err == nil {
+	wait.Must(t, h.Bus.Start(wait.Soon(t)))
+	wait.Must(t, h.Avahi.Start(wait.Soon(t)))
+	if err := h.Avahi.Start(wait.Soon(t)); err == nil {
 		t.Error("Avahi was started twice")
 	}
-	must(t, h.Bus.Restart(deadline(t)))
-	must(t, h.Avahi.Restart(deadline(t)))
-	must(t, other.Close())
-	must(t, h.RemoveInterface(deadline(t), "eth0"))
+	wait.Must(t, h.Bus.Restart(wait.Soon(t)))
+	wait.Must(t, h.Avahi.Restart(wait.Soon(t)))
+	wait.Must(t, other.Close())
+	wait.Must(t, h.RemoveInterface(wait.Soon(t), "eth0"))
 }
 
 // TestClose takes a network down and finds nothing left, not even a daemon that has left its
@@ -202,9 +187,9 @@ func TestHost(t *testing.T) {
 func TestClose(t *testing.T) {
 	before := machine(t)
 	n := lan.ForTest(t)
-	h, err := n.AddHost(deadline(t), "hosta", lan.HostOptions{})
-	must(t, err)
-	if _, err := h.Output(deadline(t), "epmd", "-daemon"); err != nil {
+	h, err := n.AddHost(wait.Soon(t), "hosta", lan.HostOptions{})
+	wait.Must(t, err)
+	if _, err := h.Output(wait.Soon(t), "epmd", "-daemon"); err != nil {
 		t.Fatal(err)
 	}
 	namespaces := childNamespaces(t, os.Getpid())
@@ -212,17 +197,17 @@ func TestClose(t *testing.T) {
 	if pids := inside(t, namespaces); len(namespaces) != 2 || len(pids) != 5 {
 		t.Errorf("processes %v in namespaces %v, want 5 in 2", pids, namespaces)
 	}
-	must(t, n.Close())
+	wait.Must(t, n.Close())
 	if pids := inside(t, namespaces); len(pids) != 0 {
 		t.Errorf("processes %v left", pids)
 	}
 	if after := machine(t); after != before {
 		t.Errorf("before:\n%s\nafter:\n%s", before, after)
 	}
-	if _, err := h.Output(deadline(t), "true"); !errors.Is(err, lan.ErrClosed) {
+	if _, err := h.Output(wait.Soon(t), "true"); !errors.Is(err, lan.ErrClosed) {
 		t.Errorf("command on a closed network: %v, want %v", err, lan.ErrClosed)
 	}
-	if _, err := n.AddHost(deadline(t), "late", lan.HostOptions{}); !errors.Is(err, lan.ErrClosed) {
+	if _, err := n.AddHost(wait.Soon(t), "late", lan.HostOptions{}); !errors.Is(err, lan.ErrClosed) {
 		t.Errorf("host on a closed network: %v, want %v", err, lan.ErrClosed)
 	}
 }
@@ -231,12 +216,12 @@ func TestClose(t *testing.T) {
 func TestKilled(t *testing.T) {
 	lan.Need(t)
 	before := machine(t)
-	cmd := exec.CommandContext(deadline(t), os.Args[0])
+	cmd := exec.CommandContext(wait.Soon(t), os.Args[0])
 	cmd.Env = append(os.Environ(), victim+"=1")
 	cmd.Stderr = os.Stderr
 	stdout, err := cmd.StdoutPipe()
-	must(t, err)
-	must(t, cmd.Start())
+	wait.Must(t, err)
+	wait.Must(t, cmd.Start())
 	if line, err := bufio.NewReader(stdout).ReadString('\n'); err != nil {
 		t.Fatalf("victim says %q, %v", line, err)
 	}
@@ -244,11 +229,11 @@ func TestKilled(t *testing.T) {
 	if pids := inside(t, namespaces); len(namespaces) != 2 || len(pids) != 5 {
 		t.Errorf("processes %v in namespaces %v, want 5 in 2", pids, namespaces)
 	}
-	must(t, cmd.Process.Kill())
+	wait.Must(t, cmd.Process.Kill())
 	if err := cmd.Wait(); err == nil {
 		t.Error("victim ended before it was killed")
 	}
-	must(t, lan.Wait(deadline(t), "empty namespaces", func(context.Context) (bool, error) {
+	wait.Must(t, lan.Wait(wait.Soon(t), "empty namespaces", func(context.Context) (bool, error) {
 		return len(inside(t, namespaces)) == 0, nil
 	}))
 	if after := machine(t); after != before {
@@ -271,7 +256,7 @@ func TestMain(m *testing.M) {
 
 // waitForDeath brings up a host, says so, and waits to be killed.
 func waitForDeath() error {
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	ctx, cancel := context.WithTimeout(context.Background(), wait.Patience)
 	defer cancel()
 	n, err := lan.New(ctx, lan.DefaultSubnet)
 	if err != nil {
@@ -293,11 +278,11 @@ func waitForDeath() error {
 func machine(t *testing.T) string {
 	t.Helper()
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	must(t, err)
+	wait.Must(t, err)
 	links, err := net.Interfaces()
-	must(t, err)
+	wait.Must(t, err)
 	names, err := filepath.Glob("/run/netns/*")
-	must(t, err)
+	wait.Must(t, err)
 	return fmt.Sprintf("%s%v\n%v", mounts, links, names)
 }
 
@@ -305,9 +290,9 @@ func machine(t *testing.T) string {
 func childNamespaces(t *testing.T, pid int) map[string]bool {
 	t.Helper()
 	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	must(t, err)
+	wait.Must(t, err)
 	own, err := os.Readlink("/proc/self/ns/net")
-	must(t, err)
+	wait.Must(t, err)
 	namespaces := make(map[string]bool)
 	for _, list := range lists {
 		children, _ := os.ReadFile(list) // the thread may have ended
@@ -324,7 +309,7 @@ func childNamespaces(t *testing.T, pid int) map[string]bool {
 func inside(t *testing.T, namespaces map[string]bool) (pids []string) {
 	t.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/ns/net")
-	must(t, err)
+	wait.Must(t, err)
 	for _, file := range files {
 		if id, err := os.Readlink(file); err == nil && namespaces[id] {
 			pids = append(pids, strings.Split(file, "/")[2])

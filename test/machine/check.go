@@ -36,6 +36,7 @@ func Check(tools ...string) error {
 // fails instead.
 func Need(t lan.TB, tools ...string) {
 	t.Helper()
+	lan.Need(t, tools...)
 	err := Check(tools...)
 	switch {
 	case err == nil:

@@ -14,21 +14,8 @@ import (
 
 	"github.com/goerlang/eclus/test/lan"
 	"github.com/goerlang/eclus/test/machine"
+	"github.com/goerlang/eclus/test/wait"
 )
-
-// deadline bounds a step that takes a second or two.
-func deadline(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
 
 func TestBoot(t *testing.T) {
 	machine.Need(t)
@@ -45,14 +32,14 @@ func TestBoot(t *testing.T) {
 		{"pwd", "/root"},
 	} {
 		argv := strings.Fields(tt.command)
-		got, err := m.Output(deadline(t), argv[0], argv[1:]...)
+		got, err := m.Output(wait.Soon(t), argv[0], argv[1:]...)
 		if err != nil || strings.TrimSpace(got) != tt.want {
 			t.Errorf("%s: %q, %v; want %q", tt.command, got, err, tt.want)
 		}
 	}
-	neighbour, err := n.AddHost(deadline(t), "hostb", lan.HostOptions{})
-	must(t, err)
-	out, err := neighbour.Output(deadline(t), "avahi-resolve", "-4n", "hosta.local")
+	neighbour, err := n.AddHost(wait.Soon(t), "hostb", lan.HostOptions{})
+	wait.Must(t, err)
+	out, err := neighbour.Output(wait.Soon(t), "avahi-resolve", "-4n", "hosta.local")
 	if _, address, _ := strings.Cut(strings.TrimSpace(out), "\t"); err != nil || address != m.Link.Address().String() {
 		t.Errorf("the neighbour resolves hosta.local to %q, %v; want %v", out, err, m.Link.Address())
 	}
@@ -60,8 +47,8 @@ func TestBoot(t *testing.T) {
 
 func TestFiles(t *testing.T) {
 	m := machine.ForTest(t, nil, "hosta", machine.Options{})
-	must(t, m.WriteFile("/etc/new/folder/file", []byte("content"), 0o640))
-	got, err := m.Output(deadline(t), "cat", "/etc/new/folder/file")
+	wait.Must(t, m.WriteFile("/etc/new/folder/file", []byte("content"), 0o640))
+	got, err := m.Output(wait.Soon(t), "cat", "/etc/new/folder/file")
 	if err != nil || got != "content" {
 		t.Errorf("on the host the file has %q, %v", got, err)
 	}
@@ -72,16 +59,16 @@ func TestFiles(t *testing.T) {
 
 func TestUnits(t *testing.T) {
 	m := machine.ForTest(t, nil, "hosta", machine.Options{}, "systemd-run")
-	_, err := m.Output(deadline(t), "systemd-run", "--unit=sleeper", "sleep", "infinity")
-	must(t, err)
-	pid, err := m.MainPID(deadline(t), "sleeper.service")
-	must(t, err)
+	_, err := m.Output(wait.Soon(t), "systemd-run", "--unit=sleeper", "sleep", "infinity")
+	wait.Must(t, err)
+	pid, err := m.MainPID(wait.Soon(t), "sleeper.service")
+	wait.Must(t, err)
 	if comm, err := os.ReadFile(m.Path(fmt.Sprintf("/proc/%d/comm", pid))); err != nil || string(comm) != "sleep\n" {
 		t.Errorf("process %d is %q, %v; want sleep", pid, comm, err)
 	}
-	_, err = m.Output(deadline(t), "systemctl", "stop", "sleeper")
-	must(t, err)
-	if pid, err := m.MainPID(deadline(t), "sleeper.service"); !errors.Is(err, machine.ErrNotRunning) {
+	_, err = m.Output(wait.Soon(t), "systemctl", "stop", "sleeper")
+	wait.Must(t, err)
+	if pid, err := m.MainPID(wait.Soon(t), "sleeper.service"); !errors.Is(err, machine.ErrNotRunning) {
 		t.Errorf("process of a unit that was stopped: %d, %v; want %v", pid, err, machine.ErrNotRunning)
 	}
 }
@@ -89,18 +76,18 @@ func TestUnits(t *testing.T) {
 // TestCommandEnds has a command that its context ends, and with it the process on the host.
 func TestCommandEnds(t *testing.T) {
 	m := machine.ForTest(t, nil, "hosta", machine.Options{})
-	ctx, cancel := context.WithCancel(deadline(t))
+	ctx, cancel := context.WithCancel(wait.Soon(t))
 	cmd := m.Command(ctx, "sh", "-c", "echo $$; exec sleep infinity")
 	stdout, err := cmd.StdoutPipe()
-	must(t, err)
-	must(t, cmd.Start())
+	wait.Must(t, err)
+	wait.Must(t, cmd.Start())
 	pid, err := bufio.NewReader(stdout).ReadString('\n')
-	must(t, err)
+	wait.Must(t, err)
 	cancel()
 	if err := cmd.Wait(); err == nil {
 		t.Error("the command has succeeded")
 	}
-	must(t, lan.Wait(deadline(t), "process "+pid+" to go", func(context.Context) (bool, error) {
+	wait.Must(t, lan.Wait(wait.Soon(t), "process "+pid+" to go", func(context.Context) (bool, error) {
 		_, err := os.Stat(m.Path("/proc/" + strings.TrimSpace(pid)))
 		return errors.Is(err, os.ErrNotExist), nil
 	}))
@@ -109,12 +96,12 @@ func TestCommandEnds(t *testing.T) {
 // TestKilled has a program make a host and die, and looks at what is left of it.
 func TestKilled(t *testing.T) {
 	machine.Need(t)
-	cmd := exec.CommandContext(deadline(t), os.Args[0])
+	cmd := exec.CommandContext(wait.Soon(t), os.Args[0])
 	cmd.Env = append(os.Environ(), victim+"=1")
 	cmd.Stderr = os.Stderr
 	stdout, err := cmd.StdoutPipe()
-	must(t, err)
-	must(t, cmd.Start())
+	wait.Must(t, err)
+	wait.Must(t, cmd.Start())
 	var cgroup string
 	var leader int
 	if _, err := fmt.Fscanln(stdout, &cgroup, &leader); err != nil {
@@ -123,11 +110,11 @@ func TestKilled(t *testing.T) {
 	if left := cgroups(t, cgroup); len(left) == 0 {
 		t.Errorf("no cgroup %s while the host is there", cgroup)
 	}
-	must(t, cmd.Process.Kill())
+	wait.Must(t, cmd.Process.Kill())
 	if err := cmd.Wait(); err == nil {
 		t.Error("victim ended before it was killed")
 	}
-	must(t, lan.Wait(deadline(t), "host to go", func(context.Context) (bool, error) {
+	wait.Must(t, lan.Wait(wait.Soon(t), "host to go", func(context.Context) (bool, error) {
 		_, err := os.Stat(fmt.Sprintf("/proc/%d", leader))
 		return errors.Is(err, os.ErrNotExist) && len(cgroups(t, cgroup)) == 0, nil
 	}))
@@ -139,7 +126,7 @@ func cgroups(t *testing.T, name string) []string {
 	var all []string
 	for _, pattern := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
 		found, err := filepath.Glob(filepath.Join(pattern, name))
-		must(t, err)
+		wait.Must(t, err)
 		all = append(all, found...)
 	}
 	return all

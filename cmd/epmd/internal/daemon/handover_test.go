@@ -3,19 +3,18 @@ package daemon
 import (
 	"context"
 	"net"
-	"os"
 	"runtime"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/goerlang/eclus/test/need"
 )
 
 // TestAliveCheckAbsent checks a listener whose address no interface has.
 func TestAliveCheckAbsent(t *testing.T) {
-	if os.Geteuid() != 0 && os.Getenv("CI") != "true" {
-		t.Skip("not root")
-	}
+	need.Root(t)
 	errs := make(chan error)
 	go func() {
 		runtime.LockOSThread() // for good: the thread ends with its network namespace
