@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -8,7 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/internal/owner"
+	"github.com/goerlang/eclus/registry"
 )
 
 func TestDescribe(t *testing.T) {
@@ -84,3 +87,71 @@ func TestIfLate(t *testing.T) {
 type writer func([]byte)
 
 func (w writer) Write(b []byte) (int, error) { w(b); return len(b), nil }
+
+// serve runs an epmd of ours at an address and returns its port. Without IPv6 the test is skipped.
+func serve(t *testing.T, at string) uint16 {
+	t.Helper()
+	l, err := net.Listen("tcp", at)
+	if err != nil {
+		t.Skipf("no address: %v", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	server := epmd.NewServer(epmd.Config{Registry: registry.New("hosta.local", registry.OldNames)})
+	go func() { served <- server.Serve(ctx, l.(*net.TCPListener)) }()
+	t.Cleanup(func() {
+		cancel()
+		<-served
+	})
+	return l.Addr().(*net.TCPAddr).AddrPort().Port()
+}
+
+// explained returns what is explained of the epmd at a port.
+func explained(t *testing.T, port uint16, f Fault) string {
+	t.Helper()
+	var stderr strings.Builder
+	(&Explainer{Port: port, Unwilling: "an epmd that says no", Stderr: &stderr}).Explain(t.Context(), f)
+	return stderr.String()
+}
+
+// TestUnwilling explains what an epmd did not do that answers other questions.
+func TestUnwilling(t *testing.T) {
+	got := explained(t, serve(t, "127.0.0.1:0"), Unanswered)
+	if !strings.HasSuffix(got, "), an epmd that says no\n") {
+		t.Errorf("got %q", got)
+	}
+}
+
+// TestBetter finds an epmd behind what nodes ask first.
+func TestBetter(t *testing.T) {
+	port := serve(t, "[::1]:0")
+	l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		t.Skipf("port taken: %v", err)
+	}
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conn.Close()
+		}
+	}()
+	defer l.Close()
+	want := fmt.Sprintf("\nepmd: an epmd answers on [::1]:%d, but nodes look for it on 127.0.0.1:%[1]d first\n", port)
+	got := explained(t, port, Unanswered)
+	if !strings.Contains(got, string(Unanswered)) || !strings.HasSuffix(got, want) {
+		t.Errorf("got %q; want it to end in %q", got, want)
+	}
+}
+
+// TestNobody explains a port on which nobody listens, and says how to start an epmd there.
+func TestNobody(t *testing.T) {
+	want := "epmd: nothing listens on port 1 (is epmd.socket enabled? start one with: epmd -port 1 -daemon)\n"
+	for _, f := range []Fault{Unreachable, Unanswered, late} {
+		if got := explained(t, 1, f); got != want {
+			t.Errorf("%s: got %q; want %q", f, got, want)
+		}
+	}
+}

@@ -53,3 +53,40 @@ func TestListens(t *testing.T) {
 		t.Errorf("listens at %v, want nowhere", got)
 	}
 }
+
+// TestListensLater has a node register before it listens.
+func TestListensLater(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := l.Addr().(*net.TCPAddr).AddrPort()
+	l.Close()
+	reg := registry.New("hosta.local", registry.OldNames)
+	changes := reg.Subscribe()
+	defer changes.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ended := make(chan error, 1)
+	go func() { ended <- New(Options{Registry: reg, Log: slog.New(slog.DiscardHandler)}).Run(ctx) }()
+	defer func() {
+		cancel()
+		<-ended
+	}()
+	if _, err := reg.Register(registry.Node{Name: "a", Port: at.Port(), FD: -1}); err != nil {
+		t.Fatal(err)
+	}
+	await := func(what string, is func(*registry.Node) bool) {
+		t.Helper()
+		for !is(reg.Lookup("a")) {
+			if _, err := changes.Next(ctx); err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+		}
+	}
+	await("nobody listens", func(n *registry.Node) bool { return n.Listens != nil && len(n.Listens) == 0 })
+	if l, err = net.Listen("tcp4", at.String()); err != nil {
+		t.Skipf("port taken: %v", err)
+	}
+	defer l.Close()
+	await("the node listens", func(n *registry.Node) bool { return slices.Contains(n.Listens, at.Addr()) })
+}
