@@ -13,13 +13,16 @@ const statusPause = time.Second
 // KeepStatus keeps the service manager informed of what status returns, until ctx ends. It calls
 // status when the registry has changed or changed yields, at most once a second. It returns an
 // error if the service manager can't be told.
-func KeepStatus(ctx context.Context, reg *registry.Registry, changed <-chan struct{}, status func() string) error {
+func (m *Manager) KeepStatus(ctx context.Context, reg *registry.Registry, changed <-chan struct{}, status func() string) error {
+	if m == nil {
+		return nil
+	}
 	changes := reg.Subscribe()
 	defer changes.Close()
 	changes.Take()
 	for said := ""; ; {
 		if now := status(); now != said {
-			if err := Notify(Status(now)); err != nil {
+			if err := m.Notify(Status(now)); err != nil {
 				return err
 			}
 			said = now

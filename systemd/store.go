@@ -356,8 +356,11 @@ func (s *Store) Release(n *registry.Node) {
 	}
 }
 
-// Update notes that more is known of a node, if it is still registered.
+// Update notes that more is known of a node, if it is still registered. s may be nil.
 func (s *Store) Update(n *registry.Node) {
+	if s == nil {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if now := s.reg.Lookup(n.Name); now == nil || now.ID != n.ID {

@@ -181,8 +181,11 @@ func (s *Store) sendLocked() (answers []func(), o obstacle, idle bool) {
 }
 
 // Run sends what waits for systemd, and asks systemd what it has, until ctx ends. Flush is called
-// after that.
+// after that. s may be nil.
 func (s *Store) Run(ctx context.Context) error {
+	if s == nil {
+		return nil
+	}
 	stop := context.AfterFunc(ctx, func() { s.conn.SetWriteDeadline(time.Unix(1, 0)) })
 	defer stop()
 	g, ctx := errgroup.WithContext(ctx)
@@ -264,8 +267,12 @@ func (s *Store) complain() {
 	s.said, s.saidAt = kind, time.Now()
 }
 
-// Shortage returns what is not kept, "" if nothing, and how many nodes can be kept.
+// Shortage returns what is not kept, "" if nothing, and how many nodes can be kept. A negative
+// number means as many as there are. s may be nil.
 func (s *Store) Shortage() (text string, bound int) {
+	if s == nil {
+		return "", -1
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	text, _ = s.shortage()

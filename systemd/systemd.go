@@ -31,14 +31,25 @@ func Status(text string) string {
 // notifyTime is how long Notify waits for the service manager to take a datagram.
 const notifyTime = time.Second
 
-// Notify sends assignments to the service manager, if there is one (NOTIFY_SOCKET). It waits for at
-// most a second. SdNotify of go-systemd would wait for ever.
-func Notify(assignments ...string) error {
-	path := os.Getenv("NOTIFY_SOCKET")
-	if path == "" {
+// Manager is the service manager that wants to know how this process is. A nil Manager is none: its
+// methods do nothing and return nil.
+type Manager struct{ socket string }
+
+// NewManager returns the service manager of the environment (NOTIFY_SOCKET), or nil.
+func NewManager() *Manager {
+	if path := os.Getenv("NOTIFY_SOCKET"); path != "" {
+		return &Manager{path}
+	}
+	return nil
+}
+
+// Notify sends assignments to the service manager. It waits for at most a second. SdNotify of
+// go-systemd would wait for ever.
+func (m *Manager) Notify(assignments ...string) error {
+	if m == nil {
 		return nil
 	}
-	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: m.socket, Net: "unixgram"})
 	if err != nil {
 		return fmt.Errorf("notify service manager: %w", err)
 	}

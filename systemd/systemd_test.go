@@ -1,6 +1,8 @@
 package systemd
 
 import (
+	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -41,19 +43,27 @@ func TestListenerNotTCP(t *testing.T) {
 
 func TestNotifyNobody(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
-	if err := Notify(Ready, Status("a\nb")); err != nil {
-		t.Error(err)
+	none := NewManager()
+	alive := func(context.Context) error { return errors.New("asked") }
+	if err := errors.Join(none.Notify(Ready, Status("a\nb")), none.KeepStatus(t.Context(), nil, nil, nil),
+		none.Watchdog(t.Context(), alive, func(err error) { t.Error(err) })); none != nil || err != nil {
+		t.Errorf("manager %v, %v; want none", none, err)
 	}
 }
 
 // TestKeepStatus counts how often a status is asked for: once a second however much happens, and
 // never while nothing does.
 func TestKeepStatus(t *testing.T) {
-	t.Setenv("NOTIFY_SOCKET", "")
+	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "notify"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer manager.Close()
+	t.Setenv("NOTIFY_SOCKET", manager.LocalAddr().String())
 	synctest.Test(t, func(t *testing.T) {
 		reg := registry.New("hosta.local", 10)
 		asked := 0
-		go KeepStatus(t.Context(), reg, nil, func() string { asked++; return "fine" })
+		go NewManager().KeepStatus(t.Context(), reg, nil, func() string { asked++; return "fine" })
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		if asked != 1 {

@@ -14,7 +14,10 @@ import (
 //
 // It hands an error of alive to complain, and tells the service manager nothing. So the service
 // manager acts.
-func Watchdog(ctx context.Context, alive func(context.Context) error, complain func(error)) error {
+func (m *Manager) Watchdog(ctx context.Context, alive func(context.Context) error, complain func(error)) error {
+	if m == nil {
+		return nil
+	}
 	interval, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
 		return fmt.Errorf("watchdog: %w", err)
@@ -27,7 +30,7 @@ func Watchdog(ctx context.Context, alive func(context.Context) error, complain f
 			return nil
 		} else if err != nil {
 			complain(err)
-		} else if err := Notify(daemon.SdNotifyWatchdog); err != nil {
+		} else if err := m.Notify(daemon.SdNotifyWatchdog); err != nil {
 			return err
 		}
 		if !pause(ctx, interval/2) {

@@ -21,14 +21,14 @@ import (
 func (s *service) awaitHangup(serving context.Context, end context.CancelCauseFunc, reloading bool) {
 	for {
 		if reloading {
-			_ = systemd.Notify(systemd.Ready) // if it does not hear that, it hears nothing
+			_ = s.manager.Notify(systemd.Ready) // if it does not hear that, it hears nothing
 		}
 		select {
 		case <-serving.Done():
 			return
 		case <-s.hangup:
 		}
-		_ = systemd.Notify(systemd.Reloading())
+		_ = s.manager.Notify(systemd.Reloading())
 		reloading = true
 		err := s.rehearse(serving)
 		if serving.Err() != nil {

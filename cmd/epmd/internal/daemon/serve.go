@@ -97,7 +97,7 @@ func Serve(ctx context.Context, o Options) error {
 		return nil
 	}
 	if err != nil {
-		_ = systemd.Notify(systemd.Status(err.Error()))
+		_ = systemd.NewManager().Notify(systemd.Status(err.Error()))
 		return err
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
@@ -122,7 +122,8 @@ type service struct {
 	bus     *dbus.Service      // nil: not wanted
 	node    *nodeserver.Server // nil: not wanted
 	journal *journal.Journal
-	store   *systemd.Store // nil: not a service of systemd
+	manager *systemd.Manager // nil: nobody wants to know how this process is
+	store   *systemd.Store   // nil: not a service of systemd
 	log     *daemonlog.Log
 
 	daemon   bool           // another process waits for this one to listen
@@ -148,6 +149,7 @@ func newService(o Options, in systemd.Inherited, hangup chan os.Signal, log *dae
 		listens:  listening.New(listening.Options{Registry: reg, Interfaces: o.Interfaces, Log: log.Logger}),
 		log:      log,
 		daemon:   o.Daemon,
+		manager:  systemd.NewManager(),
 		shortage: make(chan struct{}, 1),
 		args:     o.Args,
 		hangup:   hangup,
@@ -233,9 +235,7 @@ func (s *service) shortageChanged() {
 
 // known is told of a node that was asked who it is.
 func (s *service) known(n *registry.Node) {
-	if s.store != nil {
-		s.store.Update(n)
-	}
+	s.store.Update(n)
 }
 
 // restore enters what earlier processes had registered.
@@ -265,12 +265,16 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 	alive := aliveCheck(lns)
 	g, ctx := errgroup.WithContext(ctx)
 	s.log.Info("listening", "addresses", addresses(lns))
+	parent := s.manager
+	if s.daemon {
+		s.manager = nil // the parent listens until it has been told once
+	}
 	g.Go(func() error { return s.answer(ctx, lns) })
-	if err := systemd.Notify(systemd.Ready, systemd.Status(s.status())); err != nil {
+	if err := parent.Notify(systemd.Ready, systemd.Status(s.status())); err != nil {
 		s.log.Warn("service manager not told", "err", err)
 	}
 	if s.daemon {
-		os.Unsetenv(envNotify) // whoever listened there is gone
+		os.Unsetenv(envNotify)
 	}
 	background := func(name string, f func(context.Context) error) {
 		g.Go(func() error {
@@ -297,14 +301,10 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 	}
 	background("epmds of the LAN no longer asked", s.others.Run)
 	background("LAN discovery ended", func(ctx context.Context) error { s.lan.Run(ctx); return nil })
-	if _, supervised := os.LookupEnv(envNotify); supervised {
-		background("status no longer told", s.tell)
-		background("watchdog ended", func(ctx context.Context) error { return systemd.Watchdog(ctx, alive, s.unwell) })
-	}
+	background("status no longer told", s.tell)
+	background("watchdog ended", func(ctx context.Context) error { return s.manager.Watchdog(ctx, alive, s.unwell) })
 	background("log no longer written", s.log.Run)
-	if s.store != nil {
-		background("registrations no longer kept", s.store.Run)
-	}
+	background("registrations no longer kept", s.store.Run)
 	return g.Wait()
 }
 
@@ -349,10 +349,10 @@ func (s *service) checkReach(ctx context.Context) error {
 }
 
 func (s *service) tell(ctx context.Context) error {
-	if err := systemd.KeepStatus(ctx, s.reg, s.shortage, s.status); err != nil {
+	if err := s.manager.KeepStatus(ctx, s.reg, s.shortage, s.status); err != nil {
 		return err
 	}
-	return systemd.Notify(systemd.Stopping)
+	return s.manager.Notify(systemd.Stopping)
 }
 
 func (s *service) unwell(err error) { s.log.Error("epmd does not answer itself", "err", err) }
@@ -361,9 +361,6 @@ func (s *service) unwell(err error) { s.log.Error("epmd does not answer itself",
 func (s *service) status() string {
 	local, neighbours := s.reg.Counts()
 	text := fmt.Sprintf("%s registered, %d on the LAN; %s", screen.Counted(local, "node"), neighbours, s.reg.LAN())
-	if s.store == nil {
-		return text
-	}
 	shortage, bound := s.store.Shortage()
 	switch {
 	case shortage != "":
