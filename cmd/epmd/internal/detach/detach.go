@@ -102,7 +102,7 @@ func start(ctx context.Context, port uint16, args []string) error {
 	}
 	ended := make(chan error, 1)
 	go func() {
-		ended <- cmp.Or(leader.Wait(), awaitChild())
+		ended <- cmp.Or(leader.Wait(), awaitDaemon(leader.Process.Pid))
 		conn.WriteTo([]byte(endedLine), conn.LocalAddr()) // after all that the daemon has notified
 	}()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
@@ -130,10 +130,11 @@ func spawn(args, env []string, attr *syscall.SysProcAttr) (*exec.Cmd, error) {
 	return cmd, cmd.Start()
 }
 
-// awaitChild waits until a process has ended that another started as this one's child.
-func awaitChild() error {
+// awaitDaemon waits until the daemon has ended. The process leader started the daemon as a child of
+// this one. Both are in the process group that has the leader's id. Other children are not.
+func awaitDaemon(leader int) error {
 	var status unix.WaitStatus
-	_, err := unix.Wait4(-1, &status, 0, nil)
+	_, err := unix.Wait4(-leader, &status, 0, nil)
 	switch {
 	case err != nil:
 		return err

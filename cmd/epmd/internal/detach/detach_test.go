@@ -2,9 +2,11 @@ package detach
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -14,6 +16,7 @@ import (
 	"github.com/goerlang/eclus/cmd/epmd/internal/exit"
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // envTest is set for the processes that Detach starts in a test. Its value is what the daemon
@@ -96,6 +99,20 @@ func TestRunning(t *testing.T) {
 	isDaemon, err := Detach(t.Context(), l.Addr().(*net.TCPAddr).AddrPort().Port(), []string{"epmd", "-daemon"}, os.LookupEnv)
 	if isDaemon || err != nil {
 		t.Errorf("got %v, %v", isDaemon, err)
+	}
+}
+
+// TestAwaitDaemon has another child end while a daemon is awaited. A second Detach must not lose its
+// children to the first.
+func TestAwaitDaemon(t *testing.T) {
+	other := exec.Command(os.Args[0], "-test.run=^$")
+	wait.Must(t, other.Start())
+	const nobody = 1 << 30 // above any process id
+	if err := awaitDaemon(nobody); !errors.Is(err, unix.ECHILD) {
+		t.Errorf("awaited a daemon that is not there: %v", err)
+	}
+	if err := other.Wait(); errors.Is(err, unix.ECHILD) {
+		t.Errorf("the other child was taken: %v", err)
 	}
 }
 
