@@ -260,6 +260,7 @@ func TestEngineStop(t *testing.T) {
 	checkLeaks(t)
 	s := serveToy(t, engineConfig{})
 	s.ask("kbye").wantAll("627965")
+	eventually(t, "the engine ends", func() bool { return s.cause() != nil }) // after its answer
 	s.finish()
 	if !errors.Is(s.cause(), errToy) {
 		t.Errorf("the engine ended by %v; want %v", s.cause(), errToy)
