@@ -221,7 +221,8 @@ var outages = []struct {
 	{"Avahi killed", func(t *testing.T, h *host) { wait.Must(t, h.Avahi.Kill(wait.Soon(t))) }, startAvahi, true},
 	{"bus stopped", func(t *testing.T, h *host) {
 		wait.Must(t, h.Bus.Stop(wait.Soon(t)))
-		wait.Must(t, h.Avahi.Kill(wait.Soon(t))) // without its bus Avahi 0.8 ends or, now and then, hangs
+		// Without its bus Avahi 0.8 ends or, now and then, hangs.
+		wait.Must(t, h.Avahi.Kill(wait.Soon(t)))
 	}, func(t *testing.T, h *host) {
 		wait.Must(t, h.Bus.Start(wait.Soon(t)))
 		startAvahi(t, h)
