@@ -119,8 +119,8 @@ func lineValue(v any) string {
 }
 
 // JSONFields returns the fields by which JSON tells of a node, in order. What is not known is left
-// out. [Line] says what the keys mean. A value is a string, a number, an address, a list of these or
-// a time. false and true stand for no and yes.
+// out. [Line] says what the keys mean. A value is a string, a number, an address, a list of these
+// or a time. false and true stand for no and yes.
 func JSONFields(n *registry.Node) iter.Seq2[string, any] {
 	return func(yield func(string, any) bool) {
 		for i := range nodeFields {

@@ -85,13 +85,31 @@ func (s *source) checkDeclarations() {
 			if lines := s.line(d.End()) - s.line(d.Pos()) + 1; lines > maxLines {
 				s.errorf(d.Pos(), "%s has %d lines", d.Name.Name, lines)
 			}
-			s.checkComment(d.Name, d.Doc)
+			if isPublic(d) {
+				s.checkComment(d.Name, d.Doc)
+			}
 		case *ast.GenDecl:
 			for _, spec := range d.Specs {
 				s.checkSpec(d, spec)
 			}
 		}
 	}
+}
+
+// isPublic reports whether a function is no method, or one of an exported type.
+func isPublic(d *ast.FuncDecl) bool {
+	if d.Recv == nil {
+		return true
+	}
+	of := d.Recv.List[0].Type
+	if pointer, ok := of.(*ast.StarExpr); ok {
+		of = pointer.X
+	}
+	if generic, ok := of.(*ast.IndexExpr); ok {
+		of = generic.X
+	}
+	name, ok := of.(*ast.Ident)
+	return ok && name.IsExported()
 }
 
 func (s *source) checkSpec(d *ast.GenDecl, spec ast.Spec) {

@@ -102,8 +102,8 @@ func TestRunning(t *testing.T) {
 	}
 }
 
-// TestAwaitDaemon has another child end while a daemon is awaited. A second Detach must not lose its
-// children to the first.
+// TestAwaitDaemon has another child end while a daemon is awaited. A second Detach must not lose
+// its children to the first.
 func TestAwaitDaemon(t *testing.T) {
 	other := exec.Command(os.Args[0], "-test.run=^$")
 	wait.Must(t, other.Start())
