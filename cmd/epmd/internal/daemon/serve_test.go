@@ -13,25 +13,39 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/goerlang/eclus/cmd/epmd/internal/daemonlog"
 	"github.com/goerlang/eclus/cmd/epmd/internal/stockerror"
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/registry"
 	"github.com/goerlang/eclus/systemd"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // loopback is where the daemons of the tests listen.
 var loopback = []netip.Addr{netip.MustParseAddr("127.0.0.1")}
 
-// freePort returns a port on which nobody listens.
+// freePort returns a port for the test alone. A socket that does not listen holds it until the test
+// ends: the kernel gives the port to nobody who takes any. A daemon can listen there all the same.
 func freePort(t *testing.T) uint16 {
 	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	family, everywhere := unix.AF_INET6, unix.Sockaddr(new(unix.SockaddrInet6)) // and IPv4
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if errors.Is(err, unix.EAFNOSUPPORT) {
+		family, everywhere = unix.AF_INET, new(unix.SockaddrInet4)
+		fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).AddrPort().Port()
+	wait.Must(t, err)
+	t.Cleanup(func() { unix.Close(fd) })
+	wait.Must(t, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
+	wait.Must(t, unix.Bind(fd, everywhere))
+	at, err := unix.Getsockname(fd)
+	wait.Must(t, err)
+	if v4, ok := at.(*unix.SockaddrInet4); ok {
+		return uint16(v4.Port)
+	}
+	return uint16(at.(*unix.SockaddrInet6).Port)
 }
 
 // options returns those of a daemon that another process started, without LAN discovery.
