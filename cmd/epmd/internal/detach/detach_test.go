@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -23,7 +24,19 @@ import (
 // notifies.
 const envTest = "DETACH_TEST"
 
+// waits is notified until nobody reads it any more.
+const waits = "STATUS=waits"
+
+// envEnd is set for processes that end in some way.
+const envEnd = "DETACH_END"
+
 func TestMain(m *testing.M) {
+	switch os.Getenv(envEnd) {
+	case "status":
+		os.Exit(7)
+	case "signal":
+		unix.Kill(os.Getpid(), unix.SIGKILL)
+	}
 	if notify, isOurs := os.LookupEnv(envTest); isOurs {
 		os.Exit(daemon(notify))
 	}
@@ -43,7 +56,11 @@ func daemon(notify string) int {
 	if wrong := attached(); wrong != "" {
 		notify = "STATUS=" + wrong
 	}
-	fmt.Fprint(conn, notify)
+	_, err = fmt.Fprint(conn, notify)
+	for err == nil && notify == waits {
+		time.Sleep(time.Millisecond)
+		_, err = fmt.Fprint(conn, notify)
+	}
 	return 3
 }
 
