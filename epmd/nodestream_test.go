@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/goerlang/eclus/registry"
+
+	"github.com/goerlang/eclus/test/need"
 )
 
 // next returns the next line of an answer.
@@ -194,6 +196,7 @@ func TestStreamLimit(t *testing.T) {
 
 // TestSubscriberCutOff has a subscriber that reads nothing while much happens.
 func TestSubscriberCutOff(t *testing.T) {
+	need.Time(t)
 	t.Parallel() // it takes as long as the time limit of a subscriber
 	s := serve(t, Config{})
 	p := dialSlow(t, s.addr)

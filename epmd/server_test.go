@@ -16,6 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/goerlang/eclus/registry"
+
+	"github.com/goerlang/eclus/test/need"
 )
 
 // answerTests are requests of a connection each, and the answer up to the close. The epmd has the
@@ -463,6 +465,7 @@ func TestWaitingLimitWithNodes(t *testing.T) {
 // TestPacketTimeout ends those who say nothing for too long, and nobody else. A pause as long as
 // the time-out is not too long.
 func TestPacketTimeout(t *testing.T) {
+	need.Time(t)
 	checkLeaks(t)
 	s := serve(t, Config{PacketTimeout: time.Second})
 	node, refused, slow := dial(t, s.addr), dial(t, s.addr), dial(t, s.addr)
@@ -494,6 +497,7 @@ func TestPacketTimeout(t *testing.T) {
 // TestPacketTimeoutStopped lets a client go on in time, while the server is stopped for longer
 // than the time-out.
 func TestPacketTimeoutStopped(t *testing.T) {
+	need.Time(t)
 	checkLeaks(t)
 	s := serve(t, Config{PacketTimeout: time.Millisecond})
 	p := dial(t, s.addr)

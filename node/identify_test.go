@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/goerlang/eclus/test/need"
 )
 
 const prober = "eclus@probing.host"
@@ -140,6 +142,7 @@ func TestIdentifySlowly(t *testing.T) {
 }
 
 func TestIdentifyEnds(t *testing.T) {
+	need.Time(t)
 	drip := func(start string) func(net.Conn) { // begins well, and then a byte now and then
 		return func(c net.Conn) {
 			_, err := c.Write(unhex(t, start))

@@ -18,6 +18,8 @@ import (
 
 	"github.com/goerlang/eclus/registry"
 	"github.com/goerlang/eclus/test/wait"
+
+	"github.com/goerlang/eclus/test/need"
 )
 
 // manager is the service manager's side of the notify socket.
@@ -365,6 +367,7 @@ func TestStoreRunEnds(t *testing.T) {
 
 // TestStoreFlush sends what waits without Run, unless systemd still takes nothing.
 func TestStoreFlush(t *testing.T) {
+	need.Time(t)
 	(*Store)(nil).Flush()
 	m := startManager(t)
 	s := openStore(t, Inherited{})
@@ -388,6 +391,7 @@ func TestStoreFlush(t *testing.T) {
 
 // TestStoreFlushBesideRun flushes in vain while Run waits too: Run goes on all the same.
 func TestStoreFlushBesideRun(t *testing.T) {
+	need.Time(t)
 	m := startManager(t)
 	s := openStore(t, Inherited{})
 	m.receive()
@@ -631,6 +635,7 @@ func TestStoreStopped(t *testing.T) {
 // TestStoreNoRoom registers more nodes than fit. They are answered at once, and stored when systemd
 // has dropped others.
 func TestStoreNoRoom(t *testing.T) {
+	need.Time(t)
 	m := startManager(t)
 	t.Setenv("FDSTORE", "3")
 	s := openStore(t, Inherited{})

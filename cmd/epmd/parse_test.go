@@ -235,7 +235,8 @@ func TestCheckFiles(t *testing.T) {
 		{"-node", "ERLANG_COOKIE=SECRET", ""},
 		{"-node", "ERLANG_COOKIE=SECRÉT", "-node: cookie in ERLANG_COOKIE: "},
 		{"-ping a@b -cookie_file " + empty + "/x", "", "-cookie_file |not a directory"},
-		{"-ping a@b -cookie_file " + open, "", ""}, // the way to the node says what is wrong with it
+		// The way to the node says what is wrong with it.
+		{"-ping a@b -cookie_file " + open, "", ""},
 	} {
 		c, err := parse(strings.Fields(tt.args), environ(tt.env))
 		wait.Must(t, err)

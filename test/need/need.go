@@ -20,6 +20,12 @@ func Program(tb testing.TB, name string) string {
 	return path
 }
 
+// Time is for a test that takes seconds.
+func Time(tb testing.TB) {
+	tb.Helper()
+	notShort(tb)
+}
+
 // Root is for what only root may do.
 func Root(tb testing.TB) {
 	tb.Helper()

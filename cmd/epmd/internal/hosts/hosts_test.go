@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"github.com/goerlang/eclus/registry"
+
+	"github.com/goerlang/eclus/test/need"
 )
 
 const (
@@ -330,6 +332,7 @@ func TestHostsFileFullDisk(t *testing.T) {
 // TestHostsFileRemoved removes the file, the link to it and its folder's entry, and edits it.
 // It finds the file right again soon, though no host comes or goes.
 func TestHostsFileRemoved(t *testing.T) {
+	need.Time(t)
 	dir := t.TempDir()
 	link, path := filepath.Join(dir, "link"), filepath.Join(dir, "hosts")
 	if err := os.Symlink("hosts", link); err != nil {
@@ -421,6 +424,7 @@ var manyHosts = func() (list []string) {
 
 // TestHostsFileKilled kills the writer of a hosts file at any moment. What is there is whole.
 func TestHostsFileKilled(t *testing.T) {
+	need.Time(t)
 	path := filepath.Join(t.TempDir(), "hosts")
 	for round := range 50 {
 		cmd := exec.Command(os.Args[0], "-test.run", "^TestHostsFileWriter$")

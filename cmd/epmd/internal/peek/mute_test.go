@@ -13,6 +13,8 @@ import (
 
 	"github.com/goerlang/eclus/node"
 	"github.com/goerlang/eclus/node/etf"
+
+	"github.com/goerlang/eclus/test/need"
 )
 
 // muteNode is a node of ours that answers some calls as its processes do.
@@ -141,6 +143,7 @@ func (m *muteNode) calls(name string) (n int) {
 // TestPeekUnanswered looks at a node of 300 processes. One never answers, and the node never says
 // how much memory it has. All else is shown, and what got no answer is asked for once.
 func TestPeekUnanswered(t *testing.T) {
+	need.Time(t)
 	t.Parallel()
 	m := &muteNode{t: t, infos: slices.Repeat([]any{itemsOfProcess}, 300)}
 	m.infos[150] = nil
@@ -187,6 +190,7 @@ func checkUnanswered(t *testing.T, out []byte, inJSON bool) {
 
 // TestPeekDeaf looks at a node that ceases to answer, and does again.
 func TestPeekDeaf(t *testing.T) {
+	need.Time(t)
 	t.Parallel()
 	m := &muteNode{t: t, infos: []any{itemsOfProcess}}
 	v := &view{peeker: newPeeker(m.connect())}

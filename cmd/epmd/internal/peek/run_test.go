@@ -12,6 +12,8 @@ import (
 	"github.com/goerlang/eclus/cmd/epmd/internal/way"
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/registry"
+
+	"github.com/goerlang/eclus/test/need"
 )
 
 // serveEPMD runs an epmd of ours with a node named mute at a port. It returns the epmd's port.
@@ -52,6 +54,7 @@ func peekAt(t *testing.T, name string, port uint16, inJSON bool) (stdout, stderr
 
 // TestPeek goes the way to a node, which does not say how much memory it has, and shows it.
 func TestPeek(t *testing.T) {
+	need.Time(t)
 	t.Parallel()
 	m := &muteNode{t: t, infos: []any{itemsOfProcess}}
 	port := serveEPMD(t, m.serve().Port())
