@@ -2,10 +2,12 @@ package explain
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -88,13 +90,9 @@ type writer func([]byte)
 
 func (w writer) Write(b []byte) (int, error) { w(b); return len(b), nil }
 
-// serve runs an epmd of ours at an address and returns its port. Without IPv6 the test is skipped.
-func serve(t *testing.T, at string) uint16 {
+// serve runs an epmd of ours at a listener and returns its port.
+func serve(t *testing.T, l net.Listener) uint16 {
 	t.Helper()
-	l, err := net.Listen("tcp", at)
-	if err != nil {
-		t.Skipf("no address: %v", err)
-	}
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	server := epmd.NewServer(epmd.Config{Registry: registry.New("hosta.local", registry.OldNames)})
@@ -104,6 +102,26 @@ func serve(t *testing.T, at string) uint16 {
 		<-served
 	})
 	return l.Addr().(*net.TCPAddr).AddrPort().Port()
+}
+
+// twoListeners holds one port of both loopback addresses. A port that is taken at one of them is
+// left for another.
+func twoListeners(t *testing.T) (l4, l6 net.Listener) {
+	t.Helper()
+	for range 100 {
+		var port uint16
+		l4, port = listener(t)
+		l6, err := net.Listen("tcp6", fmt.Sprintf("[::1]:%d", port))
+		if err == nil {
+			return l4, l6
+		}
+		l4.Close()
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			t.Fatal(err)
+		}
+	}
+	t.Fatal("100 ports are taken")
+	return nil, nil
 }
 
 // explained returns what is explained of the epmd at a port.
@@ -116,7 +134,8 @@ func explained(t *testing.T, port uint16, f Fault) string {
 
 // TestUnwilling explains what an epmd did not do that answers other questions.
 func TestUnwilling(t *testing.T) {
-	got := explained(t, serve(t, "127.0.0.1:0"), Unanswered)
+	l, _ := listener(t)
+	got := explained(t, serve(t, l), Unanswered)
 	if !strings.HasSuffix(got, "), an epmd that says no\n") {
 		t.Errorf("got %q", got)
 	}
@@ -124,11 +143,8 @@ func TestUnwilling(t *testing.T) {
 
 // TestBetter finds an epmd behind what nodes ask first.
 func TestBetter(t *testing.T) {
-	port := serve(t, "[::1]:0")
-	l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", port))
-	if err != nil {
-		t.Skipf("port taken: %v", err)
-	}
+	l, behind := twoListeners(t)
+	port := serve(t, behind)
 	go func() {
 		for {
 			conn, err := l.Accept()

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/test/wait"
+	"golang.org/x/sys/unix"
 )
 
 // TestListens has a node that listens on loopback, and one that doesn't.
@@ -54,14 +56,24 @@ func TestListens(t *testing.T) {
 	}
 }
 
+// claim binds a socket to a port of loopback, which nobody else gets from then on. The socket
+// listens from the call of listen.
+func claim(t *testing.T) (at netip.AddrPort, listen func()) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	wait.Must(t, err)
+	t.Cleanup(func() { unix.Close(fd) })
+	loopback := [4]byte{127, 0, 0, 1}
+	wait.Must(t, unix.Bind(fd, &unix.SockaddrInet4{Addr: loopback}))
+	name, err := unix.Getsockname(fd)
+	wait.Must(t, err)
+	at = netip.AddrPortFrom(netip.AddrFrom4(loopback), uint16(name.(*unix.SockaddrInet4).Port))
+	return at, func() { wait.Must(t, unix.Listen(fd, 8)) }
+}
+
 // TestListensLater has a node register before it listens.
 func TestListensLater(t *testing.T) {
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	at := l.Addr().(*net.TCPAddr).AddrPort()
-	l.Close()
+	at, listen := claim(t)
 	reg := registry.New("hosta.local", registry.OldNames)
 	changes := reg.Subscribe()
 	defer changes.Close()
@@ -84,9 +96,6 @@ func TestListensLater(t *testing.T) {
 		}
 	}
 	await("nobody listens", func(n *registry.Node) bool { return n.Listens != nil && len(n.Listens) == 0 })
-	if l, err = net.Listen("tcp4", at.String()); err != nil {
-		t.Skipf("port taken: %v", err)
-	}
-	defer l.Close()
+	listen()
 	await("the node listens", func(n *registry.Node) bool { return slices.Contains(n.Listens, at.Addr()) })
 }
