@@ -138,17 +138,3 @@ func TestGoesOn(t *testing.T) {
 		t.Errorf("wrote %q", got)
 	}
 }
-
-// TestTextNeverJournal has a daemon whose stderr was given. It logs there, as text.
-func TestTextNeverJournal(t *testing.T) {
-	var out bytes.Buffer
-	l := Open(Options{Daemon: true, Stderr: &out})
-	if err := l.Run(t.Context()); err != nil {
-		t.Error(err)
-	}
-	l.Warn("text")
-	l.Close()
-	if !strings.Contains(out.String(), "level=WARN msg=text\n") {
-		t.Errorf("wrote %q", out.String())
-	}
-}
