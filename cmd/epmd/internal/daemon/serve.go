@@ -355,7 +355,7 @@ func (s *service) tell(ctx context.Context) error {
 	return s.manager.Notify(systemd.Stopping)
 }
 
-func (s *service) unwell(err error) { s.log.Error("epmd does not answer itself", "err", err) }
+func (s *service) unwell(err error) { s.log.Error("self-check failed", "err", err) }
 
 // status says in a line how it goes.
 func (s *service) status() string {

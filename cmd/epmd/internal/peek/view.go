@@ -229,7 +229,7 @@ func (v *view) renderBusiest(b *bytes.Buffer, k *peeked) {
 		fmt.Fprintf(b, "\nbusiest processes %s\n", noAnswer)
 		return
 	}
-	fmt.Fprintf(b, "\nbusiest of %d processes that were looked at, of %d\n", k.Sampled, k.Processes.Count)
+	fmt.Fprintf(b, "\nbusiest processes (%d of %d sampled)\n", k.Sampled, k.Processes.Count)
 	head := fmt.Sprintf("%-12s %9s %9s %12s  %-14s %s", "by", "memory", "messages", "reductions", "pid", "name, or what it is in")
 	fmt.Fprintln(b, v.screen.Paint(head, screen.Bold))
 	for _, kind := range []struct {

@@ -366,7 +366,7 @@ func (w *Way) authenticate(ctx context.Context) (string, error) {
 	case err != nil:
 		return "", w.identifyFailure(err)
 	}
-	return fmt.Sprintf("that of %s is right", w.from), nil
+	return fmt.Sprintf("the cookie in %s is right", w.from), nil
 }
 
 // dialer connects as the node that has been identified demands.
