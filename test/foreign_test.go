@@ -24,7 +24,9 @@ func TestForeignNodes(t *testing.T) {
 	cnode := filepath.Join(dir, "cnode")
 	build(t, "gcc", "-Wall", "-D_REENTRANT", "-o", cnode, "foreign/cnode.c", "-lei", "-lpthread")
 	const jar = "/usr/share/java/OtpErlang.jar"
-	build(t, "ecj", "-proc:none", "-source", "11", "-target", "11", "-cp", jar, "-d", dir, "foreign/JNode.java")
+	// Debian 13's ecj looks for its compiler in the jar of Debian 12.
+	const compiler = "/usr/share/java/eclipse-jdt-core-compiler-batch.jar:/usr/share/java/eclipse-jdt-core.jar"
+	build(t, "java", "-cp", compiler, "org.eclipse.jdt.internal.compiler.batch.Main", "-proc:none", "-source", "11", "-target", "11", "-cp", jar, "-d", dir, "foreign/JNode.java")
 	for _, tt := range []struct{ name, epmd string }{{"eclus", eclusBinary(t)}, {"stock", stockEpmd}} {
 		t.Run(tt.name, func(t *testing.T) {
 			h := loopback(t)
