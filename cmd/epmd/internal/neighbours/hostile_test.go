@@ -26,10 +26,10 @@ import (
 type lan struct {
 	*Asker
 	reg *registry.Registry
-	log bytes.Buffer
 	end func() // returns when Run has
 
 	mu    sync.Mutex
+	log   bytes.Buffer
 	names []epmd.NamedPort
 	err   error
 	takes time.Duration // to answer
@@ -38,7 +38,7 @@ type lan struct {
 
 func newLAN() *lan {
 	l := &lan{reg: registry.New("hostb.local", 0)}
-	l.Asker = New(Options{Registry: l.reg, Log: slog.New(slog.NewTextHandler(&l.log, nil)), Names: l.answer})
+	l.Asker = New(Options{Registry: l.reg, Log: slog.New(slog.NewTextHandler(l, nil)), Names: l.answer})
 	return l
 }
 
@@ -71,6 +71,35 @@ func (l *lan) answer(ctx context.Context, _ netip.AddrPort) (epmd.Names, error) 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return epmd.Names{Nodes: l.names}, l.err
+}
+
+// Write takes what is logged.
+func (l *lan) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.log.Write(b)
+}
+
+// logged returns what has been logged since the last call.
+func (l *lan) logged() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer l.log.Reset()
+	return l.log.String()
+}
+
+// take has all epmds take that long to answer from now on.
+func (l *lan) take(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.takes = d
+}
+
+// questions returns how often an epmd has been asked.
+func (l *lan) questions() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.asked
 }
 
 // say has all epmds answer so from now on.
@@ -138,15 +167,15 @@ func TestSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLAN().run(t)
 		l.say(nil, "a")
-		l.takes = askTimeout - time.Second
+		l.take(askTimeout - time.Second)
 		l.Found(at(0), epmdOf(0))
-		l.want(t, "not yet", l.takes-1)
+		l.want(t, "not yet", askTimeout-time.Second-1)
 		l.want(t, "in time", 1, "a@host0.local")
-		l.takes = askTimeout + 1
+		l.take(askTimeout + 1)
 		l.want(t, "late once", askEvery+askTimeout, "a@host0.local")
 		l.want(t, "late twice", askEvery+askTimeout)
-		if l.asked != 3 {
-			t.Errorf("asked %d times, want 3", l.asked)
+		if got := l.questions(); got != 3 {
+			t.Errorf("asked %d times, want 3", got)
 		}
 	})
 }
@@ -163,15 +192,15 @@ func TestGoneMeanwhile(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := newLAN().run(t)
 				l.say(nil, "a")
-				l.takes = time.Second
+				l.take(time.Second)
 				for range 3 {
 					l.Found(at(0), epmdOf(0))
 				}
 				synctest.Wait()
 				goes(l)
 				l.want(t, name, 10*askEvery)
-				if l.asked != 1 {
-					t.Errorf("asked %d times, want once", l.asked)
+				if got := l.questions(); got != 1 {
+					t.Errorf("asked %d times, want once", got)
 				}
 			})
 		})
@@ -185,7 +214,7 @@ func TestEnds(t *testing.T) {
 		l.say(nil, "a")
 		l.Found(at(0), epmdOf(0))
 		l.want(t, "found", 0, "a@host0.local")
-		l.takes = time.Second
+		l.take(time.Second)
 		l.Found(at(1), epmdOf(1))
 		synctest.Wait()
 		l.end()
@@ -193,8 +222,8 @@ func TestEnds(t *testing.T) {
 		l.Found(at(2), epmdOf(2))
 		l.Gone(at(0))
 		l.want(t, "later", 10*askEvery)
-		if l.asked != 2 {
-			t.Errorf("asked %d times, want twice", l.asked)
+		if got := l.questions(); got != 2 {
+			t.Errorf("asked %d times, want twice", got)
 		}
 	})
 }
@@ -204,19 +233,15 @@ func TestHostileAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLAN().run(t)
 		l.say(nil, "good", "a@b", "\x1b[31m", "x\nlevel=ERROR", strings.Repeat("n", 255))
-		l.names = append(l.names, epmd.NamedPort{Name: "port0"})
+		l.names = append(l.names, epmd.NamedPort{Name: "port0"}) // nobody is asked yet
 		l.Found(at(0), epmdOf(0))
 		l.want(t, "hostile", 0, "good@host0.local")
-		if got := l.log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "bad answer from an epmd on the LAN") {
+		if got := l.logged(); strings.Contains(got, "\x1b") || strings.Count(got, "\n") != 1 || !strings.Contains(got, "bad answer from an epmd on the LAN") {
 			t.Errorf("logged %q", got)
 		}
-		l.log.Reset()
 		l.after(2*askEvery + 1)
-		if got := l.log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "withheld=9") {
+		if got := l.logged(); strings.Contains(got, "\x1b") || strings.Count(got, "\n") != 1 || !strings.Contains(got, "withheld=9") {
 			t.Errorf("logged after a minute: %q", got)
-		}
-		if strings.Contains(l.log.String(), "\x1b") {
-			t.Errorf("the log has control characters: %q", l.log.String())
 		}
 	})
 }
@@ -239,7 +264,7 @@ func TestHugeAnswer(t *testing.T) {
 		l.say(nil, "more")
 		l.Found(at(1), other)
 		l.after(0)
-		if got := l.log.String(); !strings.Contains(got, "LAN node left out") || !strings.Contains(got, "more than 512 nodes of one host") {
+		if got := l.logged(); !strings.Contains(got, "LAN node left out") || !strings.Contains(got, "more than 512 nodes of one host") {
 			t.Errorf("logged %q", got)
 		}
 	})
