@@ -47,11 +47,11 @@ const acceptPause = 100 * time.Millisecond
 // accept takes all connections that are there. It returns an error if the listener no longer
 // listens.
 func (e *engine) accept(listener int) error {
-	time.Sleep(e.delayAccept)
 	for e.ctx.Err() == nil {
 		fd, peer, err := acceptPeer(listener)
 		switch err {
 		case nil:
+			time.Sleep(e.delayAccept) // -delay_accept, for each connection
 			e.begin(fd, peer)
 		case unix.EAGAIN:
 			return nil

@@ -12,6 +12,10 @@ import (
 	"time"
 
 	"github.com/goerlang/eclus/registry"
+
+	"github.com/goerlang/eclus/test/wait"
+
+	"github.com/goerlang/eclus/test/need"
 )
 
 // fakeEPMD returns a Client of something that reads one request and gives that answer.
@@ -85,7 +89,7 @@ func testClient(t *testing.T, strict, relaxed netip.AddrPort) {
 		t.Error(err)
 	}
 	old.Close()
-	eventually(t, "both are unregistered", func() bool {
+	wait.True(t, "both are unregistered", func() bool {
 		names, err := c.Names(t.Context())
 		return err == nil && len(names.Nodes) == 0
 	})
@@ -142,7 +146,7 @@ func testClientRelaxed(t *testing.T, c *Client) {
 		if err != nil {
 			t.Errorf("registration ended with %v", err)
 		}
-	case <-time.After(patience):
+	case <-time.After(wait.Patience):
 		t.Error("the registration has not ended")
 	}
 	if _, err := c.Lookup(t.Context(), "a"); !errors.Is(err, ErrNotRegistered) {
@@ -231,7 +235,7 @@ func TestLocalClient(t *testing.T) {
 		t.Errorf("over IPv4: %v", err)
 	}
 	l, err := listen("[::1]:0")
-	want(t, err)
+	need.Possible(t, err)
 	defer l.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)

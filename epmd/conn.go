@@ -11,7 +11,7 @@ type conn struct {
 	caller
 	generation uint32       // tells it from earlier ones of its descriptor; 0: not in the table
 	reg        registration // nil: waiting, or new
-	wait       *wait        // nil: registered, or new
+	wait       *waiter      // nil: registered, or new
 }
 
 // freshConn returns a conn for a new connection. It is the last one again unless that has stayed.

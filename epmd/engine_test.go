@@ -12,6 +12,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // toy is a protocol of requests that begin with a letter:
@@ -111,8 +113,8 @@ func (s *toyServer) finish() {
 		if err != nil {
 			s.tb.Errorf("run returned %v", err)
 		}
-	case <-time.After(patience):
-		s.tb.Fatalf("run has not returned after %v", patience)
+	case <-time.After(wait.Patience):
+		s.tb.Fatalf("run has not returned after %v", wait.Patience)
 	}
 	s.close("the end")
 }
@@ -133,8 +135,8 @@ func (s *toyServer) wantGone(want string) {
 		if got != want {
 			s.tb.Errorf("gone %q; want %q", got, want)
 		}
-	case <-time.After(patience):
-		s.tb.Fatalf("still not gone after %v: %q", patience, want)
+	case <-time.After(wait.Patience):
+		s.tb.Fatalf("still not gone after %v: %q", wait.Patience, want)
 	}
 }
 
@@ -179,12 +181,12 @@ func TestEngineStates(t *testing.T) {
 					p = s.ask(tt.request)
 				}
 				p.wantText(tt.answer)
-				eventually(t, "it is in that state", func() bool { return s.state() == tt.want })
+				wait.True(t, "it is in that state", func() bool { return s.state() == tt.want })
 				end.do(p)
 				if tt.registered {
 					s.wantGone("a: " + end.reason)
 				}
-				eventually(t, "nothing is left", func() bool { return s.state() == state{} })
+				wait.True(t, "nothing is left", func() bool { return s.state() == state{} })
 			})
 		}
 	}
@@ -200,7 +202,7 @@ func TestEngineUnsent(t *testing.T) {
 			defer s.finish()
 			p := dialSlow(t, s.addr)
 			p.send([]byte{0, 1, req[0]})
-			eventually(t, "a part is unsent", func() bool { return s.state().unsent > 0 })
+			wait.True(t, "a part is unsent", func() bool { return s.state().unsent > 0 })
 			if whole := s.state().unsent == len(s.big); whole != (req == "b") {
 				t.Errorf("%d bytes are kept of %d", s.state().unsent, len(s.big))
 			}
@@ -208,7 +210,7 @@ func TestEngineUnsent(t *testing.T) {
 			if got := p.all(); !bytes.Equal(got, s.big) {
 				t.Errorf("got %d bytes; want %d", len(got), len(s.big))
 			}
-			eventually(t, "nothing is left", func() bool { return s.state() == state{} })
+			wait.True(t, "nothing is left", func() bool { return s.state() == state{} })
 		})
 	}
 }
@@ -260,7 +262,7 @@ func TestEngineStop(t *testing.T) {
 	checkLeaks(t)
 	s := serveToy(t, engineConfig{})
 	s.ask("kbye").wantAll("627965")
-	eventually(t, "the engine ends", func() bool { return s.cause() != nil }) // after its answer
+	wait.True(t, "the engine ends", func() bool { return s.cause() != nil }) // after its answer
 	s.finish()
 	if !errors.Is(s.cause(), errToy) {
 		t.Errorf("the engine ended by %v; want %v", s.cause(), errToy)
@@ -300,7 +302,7 @@ func TestEngineEnds(t *testing.T) {
 			withheld := s.ask("ww")
 			refused.wantText("no")
 			part.send([]byte{0})
-			eventually(t, "all are there", func() bool { return s.state() == state{conns: 4, nodes: 2, waiting: 2, withheld: 1} })
+			wait.True(t, "all are there", func() bool { return s.state() == state{conns: 4, nodes: 2, waiting: 2, withheld: 1} })
 			s.end(nil)
 			if err := <-s.ended; err != nil {
 				t.Errorf("run returned %v", err)

@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"github.com/goerlang/eclus/registry"
+
+	"github.com/goerlang/eclus/test/need"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // ports returns that port at addresses.
@@ -26,7 +29,7 @@ func ports(port uint16, addrs ...string) (list []netip.AddrPort) {
 func silent(t *testing.T, at netip.AddrPort) {
 	t.Helper()
 	l, err := listen(at.String())
-	want(t, err)
+	need.Possible(t, err)
 	t.Cleanup(func() { l.Close() })
 }
 
@@ -87,8 +90,9 @@ func anyNames(errs []*AddrError, addr, naming string) bool {
 // as the name of this host, or nowhere.
 func TestFinder(t *testing.T) {
 	s := serve(t, Config{})
-	_, err := s.client.Register(t.Context(), AliveReq{Port: 4711, High: 6, Low: 5, Type: registry.Normal, Name: "a"})
-	want(t, err)
+	a, err := s.client.Register(t.Context(), AliveReq{Port: 4711, High: 6, Low: 5, Type: registry.Normal, Name: "a"})
+	wait.Must(t, err)
+	defer a.Close()
 	f := &Finder{Port: s.addr.Port(), Host: "hosta.lab.example", Resolve: func(_ context.Context, host string) ([]netip.Addr, error) {
 		var addrs []netip.Addr
 		switch host {

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"testing"
+
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // chunks is a script for several connections at once. The two lowest bits of what tell the
@@ -74,7 +76,7 @@ func FuzzServer(f *testing.F) {
 			}
 		}
 		if want := (state{}); s.state() != want || s.streaming() != 0 || openFiles(t) > files {
-			eventually(t, "nothing is left", func() bool {
+			wait.True(t, "nothing is left", func() bool {
 				return s.state() == want && s.streaming() == 0 && openFiles(t) <= files
 			})
 		}

@@ -16,6 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/goerlang/eclus/registry"
+
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // keeper keeps copies of descriptors until it is told to release them, as systemd does.
@@ -94,7 +96,7 @@ func (k *keeper) happened() string {
 // await waits until Keep was called for that node. It returns the function that says it is kept.
 func (k *keeper) await(name string) (kept func()) {
 	k.tb.Helper()
-	eventually(k.tb, name+" is to be kept", func() bool {
+	wait.True(k.tb, name+" is to be kept", func() bool {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		kept = k.kept[name]
@@ -155,7 +157,7 @@ func TestKeep(t *testing.T) {
 	refused.read(6)
 	dial(t, s.addr).register("b", 5)
 	p.Close()
-	eventually(t, "the node has gone", func() bool { return k.happened() == "keep a, keep b, release a" })
+	wait.True(t, "the node has gone", func() bool { return k.happened() == "keep a, keep b, release a" })
 }
 
 // TestRelease ends registrations while somebody else has their connections too. The peer must see
@@ -175,10 +177,10 @@ func TestRelease(t *testing.T) {
 			p := dial(t, s.addr)
 			p.register(name, 6)
 			end(p, name)
-			eventually(t, "it is released", func() bool {
+			wait.True(t, "it is released", func() bool {
 				return strings.HasSuffix(k.happened(), "keep "+name+", release "+name)
 			})
-			eventually(t, "its connection is gone", func() bool { return s.state() == state{} && s.watched() == 0 })
+			wait.True(t, "its connection is gone", func() bool { return s.state() == state{} && s.watched() == 0 })
 			s.stillAnswers()
 		})
 	}
@@ -201,7 +203,7 @@ func TestWithheld(t *testing.T) {
 	if n, err := p.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("read %d bytes, %v, before the node is kept", n, err)
 	}
-	p.SetReadDeadline(time.Now().Add(patience))
+	p.SetReadDeadline(time.Now().Add(wait.Patience))
 	kept()
 	want := AliveResp{Wide: true, Creation: k.reg.Lookup("a").Creation}.Append(nil)
 	if got := p.read(6); string(got) != string(want) {
@@ -210,7 +212,7 @@ func TestWithheld(t *testing.T) {
 	kept() // says nothing new
 	p.wantOpen()
 	p.Close()
-	eventually(t, "the node has gone", func() bool { return k.happened() == "keep a, release a" })
+	wait.True(t, "the node has gone", func() bool { return k.happened() == "keep a, release a" })
 }
 
 // TestWithheldFlush ends a server while nodes are not kept. Those kept at the last moment have
@@ -246,10 +248,10 @@ func TestWithheldEnds(t *testing.T) {
 	gone.ask(AliveReq{High: 6, Name: "gone"})
 	kept := k.await("gone")
 	gone.Close()
-	eventually(t, "it is released", func() bool { return k.happened() == "keep gone, release gone" })
+	wait.True(t, "it is released", func() bool { return k.happened() == "keep gone, release gone" })
 	next := dial(t, s.addr)
 	next.send([]byte{0})
-	eventually(t, "another connection is there", func() bool { return s.state().waiting == 1 })
+	wait.True(t, "another connection is there", func() bool { return s.state().waiting == 1 })
 	kept()
 	next.wantOpen()
 	if s.reg.Lookup("gone") != nil {
@@ -266,7 +268,7 @@ func TestServeEndsKept(t *testing.T) {
 	a, waiting := dial(t, s.addr), dial(t, s.addr)
 	a.register("a", 6)
 	waiting.send([]byte{0})
-	eventually(t, "both are there", func() bool { return s.state().conns == 2 })
+	wait.True(t, "both are there", func() bool { return s.state().conns == 2 })
 	s.cancel()
 	if err := s.wait(); err != nil {
 		t.Errorf("Serve returned %v", err)
@@ -325,7 +327,7 @@ func TestRestored(t *testing.T) {
 	wide.wantAll("")
 	stopNode(t, s, "narrow")
 	narrow.wantAll("")
-	eventually(t, "all have gone", func() bool { return s.state() == state{} && len(reg.Local()) == 0 })
+	wait.True(t, "all have gone", func() bool { return s.state() == state{} && len(reg.Local()) == 0 })
 }
 
 // TestRestoredWithheld takes a node over that is neither kept nor answered. It is answered once
@@ -350,7 +352,7 @@ func TestRestoredWithheld(t *testing.T) {
 	if n, err := p.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("read %d bytes, %v, before the node is kept", n, err)
 	}
-	p.SetReadDeadline(time.Now().Add(patience))
+	p.SetReadDeadline(time.Now().Add(wait.Patience))
 	s.stillAnswers()
 	kept()
 	if got := p.read(6); got[1] != 0 {
@@ -368,8 +370,8 @@ func handOver(t *testing.T, s *Server, end context.CancelCauseFunc, ended <-chan
 		if !errors.Is(err, ErrHandOver) {
 			t.Fatalf("Serve returned %v; want ErrHandOver", err)
 		}
-	case <-time.After(patience):
-		t.Fatalf("Serve has not returned after %v", patience)
+	case <-time.After(wait.Patience):
+		t.Fatalf("Serve has not returned after %v", wait.Patience)
 	}
 	return s.HandOver()
 }
@@ -398,13 +400,13 @@ func TestHandOver(t *testing.T) {
 			p.register(fmt.Sprintf("n%d%d", round, i), 6)
 			nodes = append(nodes, p)
 			free.Close()
-			eventually(t, "a descriptor is free", func() bool { return reg.Lookup("free") == nil })
+			wait.True(t, "a descriptor is free", func() bool { return reg.Lookup("free") == nil })
 		}
 		watcher, waiting := dial(t, addr), dial(t, addr)
 		watcher.ask(WatchReq{})
 		watcher.read(4)
 		waiting.send([]byte{0})
-		eventually(t, "one waits", func() bool {
+		wait.True(t, "one waits", func() bool {
 			s.engine.mu.Lock()
 			defer s.engine.mu.Unlock()
 			return s.engine.waiting.list.Len() == 1
@@ -432,7 +434,7 @@ func TestHandOver(t *testing.T) {
 		p.wantAll("7700a1114d000006000500036e30300000")
 	}
 	nodes[3].Close()
-	eventually(t, "a node has gone", func() bool { return reg.Lookup("n11") == nil })
+	wait.True(t, "a node has gone", func() bool { return reg.Lookup("n11") == nil })
 	cancel()
 	if err := <-ended; err != nil {
 		t.Errorf("Serve returned %v", err)

@@ -22,11 +22,9 @@ import (
 	"github.com/goerlang/eclus/registry"
 
 	"github.com/goerlang/eclus/test/need"
-)
 
-// patience is how long a test waits for what must happen at once. The machine may do other things
-// too.
-const patience = 30 * time.Second
+	"github.com/goerlang/eclus/test/wait"
+)
 
 // The test binary is a server or a client of its own where a test needs one in another process:
 // with a limit on open files, or in another network namespace.
@@ -139,7 +137,7 @@ func startServerProcess(t *testing.T, prefix []string, env ...string) (addr neti
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	killer := time.AfterFunc(2*patience, func() { cmd.Process.Kill() })
+	killer := time.AfterFunc(2*wait.Patience, func() { cmd.Process.Kill() })
 	ended := false
 	stop = func() error {
 		if ended {
@@ -148,7 +146,7 @@ func startServerProcess(t *testing.T, prefix []string, env ...string) (addr neti
 		ended = true
 		stdin.Close()
 		defer killer.Stop()
-		killer.Reset(patience)
+		killer.Reset(wait.Patience)
 		if err := cmd.Wait(); err != nil {
 			return fmt.Errorf("%w: %s", err, stderr.String())
 		}
@@ -190,7 +188,7 @@ func exchange(local, remote string, req Request) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	dialer := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(addr, 0)), Timeout: patience}
+	dialer := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(addr, 0)), Timeout: wait.Patience}
 	conn, err := dialer.Dial("tcp", remote)
 	if err != nil {
 		return false, err
@@ -203,7 +201,7 @@ func exchange(local, remote string, req Request) (bool, error) {
 	if _, err := conn.Write(frame); err != nil && !isReset(err) {
 		return false, err
 	}
-	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(wait.Patience)); err != nil {
 		return false, err
 	}
 	n, err := conn.Read(make([]byte, 1))
@@ -229,37 +227,13 @@ func listen(addr string) (*net.TCPListener, error) {
 	return l.(*net.TCPListener), nil
 }
 
-// want ends a test that lacks something. It skips the test, or fails it where everything must be
-// there.
-func want(tb testing.TB, err error) {
-	tb.Helper()
-	if err == nil {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		tb.Fatal(err)
-	}
-	tb.Skip(err)
-}
-
-// eventually waits until cond holds.
-func eventually(tb testing.TB, what string, cond func() bool) {
-	tb.Helper()
-	for deadline := time.Now().Add(patience); !cond(); {
-		if time.Now().After(deadline) {
-			tb.Fatalf("still not so after %v: %s", patience, what)
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
-
 // checkLeaks fails the test if more goroutines or descriptors are there at its end than now. It
 // looks when all else has been cleaned up.
 func checkLeaks(tb testing.TB) {
 	tb.Helper()
 	goroutines, files := runtime.NumGoroutine(), openFiles(tb)
 	tb.Cleanup(func() {
-		for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(wait.Patience); ; time.Sleep(time.Millisecond) {
 			g, f := runtime.NumGoroutine(), openFiles(tb)
 			if g <= goroutines && f <= files {
 				return
@@ -343,8 +317,8 @@ func (s *testServer) wait() error {
 	select {
 	case err := <-s.ended:
 		return err
-	case <-time.After(patience):
-		s.tb.Fatalf("Serve has not returned after %v", patience)
+	case <-time.After(wait.Patience):
+		s.tb.Fatalf("Serve has not returned after %v", wait.Patience)
 		return nil
 	}
 }
@@ -418,13 +392,13 @@ func setBuffer(which int) func(_, _ string, raw syscall.RawConn) error {
 
 func dialWith(tb testing.TB, addr netip.AddrPort, dialer net.Dialer) *peer {
 	tb.Helper()
-	dialer.Timeout = patience
+	dialer.Timeout = wait.Patience
 	conn, err := dialer.Dial("tcp", addr.String())
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(wait.Patience)); err != nil {
 		tb.Fatal(err)
 	}
 	return &peer{conn.(*net.TCPConn), tb}
@@ -505,7 +479,7 @@ func (p *peer) wantOpen() {
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		p.tb.Errorf("read %d bytes, %v; want an open connection", n, err)
 	}
-	p.SetReadDeadline(time.Now().Add(patience))
+	p.SetReadDeadline(time.Now().Add(wait.Patience))
 }
 
 // register registers a node and returns the creation it is given, in hex.
@@ -549,7 +523,7 @@ func stockEPMD(t *testing.T, args ...string) netip.AddrPort {
 		cmd.Process.Kill()
 		cmd.Wait()
 	})
-	eventually(t, "the epmd of OTP answers", func() bool {
+	wait.True(t, "the epmd of OTP answers", func() bool {
 		_, err := NewClient(addr).Names(t.Context())
 		return err == nil
 	})

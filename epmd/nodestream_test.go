@@ -13,6 +13,8 @@ import (
 	"github.com/goerlang/eclus/registry"
 
 	"github.com/goerlang/eclus/test/need"
+
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // next returns the next line of an answer.
@@ -93,14 +95,14 @@ func TestNodesSlow(t *testing.T) {
 	s.addNodes(5000, "x")
 	p := dialSlow(t, s.addr)
 	p.ask(NodesReq{})
-	eventually(t, "it is being answered", func() bool { return s.streaming() == 1 })
+	wait.True(t, "it is being answered", func() bool { return s.streaming() == 1 })
 	for range 100 {
 		s.stillAnswers()
 	}
 	if got := strings.Count(string(p.all()), "\n+ ") + 1; got != 5000 {
 		t.Errorf("%d nodes; want 5000", got)
 	}
-	eventually(t, "nothing is left", func() bool { return s.streaming() == 0 })
+	wait.True(t, "nothing is left", func() bool { return s.streaming() == 0 })
 }
 
 func TestWatch(t *testing.T) {
@@ -150,7 +152,7 @@ func TestWatch(t *testing.T) {
 	if err := lines.Close(); err != nil {
 		t.Error(err)
 	}
-	eventually(t, "the subscription has ended", func() bool { return s.streaming() == 0 })
+	wait.True(t, "the subscription has ended", func() bool { return s.streaming() == 0 })
 }
 
 // TestWatchInPieces subscribes with a request that comes in two parts.
@@ -159,7 +161,7 @@ func TestWatchInPieces(t *testing.T) {
 	s := serve(t, Config{})
 	p := dial(t, s.addr)
 	p.send([]byte{0})
-	eventually(t, "the first part has come", func() bool { return s.state().waiting == 1 })
+	wait.True(t, "the first part has come", func() bool { return s.state().waiting == 1 })
 	p.sendHex("01 57")
 	if got, want := string(p.read(4+17)), "\x00\x00\x11\x11= nodes=0 lan=on\n"; got != want {
 		t.Errorf("got %q; want %q", got, want)
@@ -188,7 +190,7 @@ func TestStreamLimit(t *testing.T) {
 	nodes.ask(NodesReq{})
 	nodes.wantAll("00001111")
 	peers[0].reset()
-	eventually(t, "a subscriber has gone", func() bool { return s.streaming() == maxStreams-1 })
+	wait.True(t, "a subscriber has gone", func() bool { return s.streaming() == maxStreams-1 })
 	again := dial(t, s.addr)
 	again.ask(WatchReq{})
 	again.read(4)
@@ -201,7 +203,7 @@ func TestSubscriberCutOff(t *testing.T) {
 	s := serve(t, Config{})
 	p := dialSlow(t, s.addr)
 	p.ask(WatchReq{})
-	eventually(t, "it has subscribed", func() bool { return s.streaming() == 1 })
+	wait.True(t, "it has subscribed", func() bool { return s.streaming() == 1 })
 	for range 8192 { // twice as many changes, with long lines
 		reg, err := s.reg.Register(registry.Node{Name: strings.Repeat("x", 255)})
 		if err != nil {
@@ -209,7 +211,7 @@ func TestSubscriberCutOff(t *testing.T) {
 		}
 		s.reg.Unregister(reg)
 	}
-	eventually(t, "it has been cut off", func() bool {
+	wait.True(t, "it has been cut off", func() bool {
 		s.stillAnswers()
 		return s.streaming() == 0
 	})

@@ -15,8 +15,8 @@ type waiting struct {
 	timer  *time.Timer // calls expire; nil while no connection has a time limit
 }
 
-// wait is what is known of such a connection.
-type wait struct {
+// waiter is what is known of such a connection.
+type waiter struct {
 	part    []byte // of its request
 	unsent  []byte // of its answer
 	memory  int    // bytes that unsent keeps: those that have gone are part of them
@@ -50,12 +50,12 @@ func (w *waiting) stopTimer() {
 
 // await makes c wait unless it does, and returns what is known of that. If too many wait, the
 // oldest give way.
-func (e *engine) await(c *conn) *wait {
+func (e *engine) await(c *conn) *waiter {
 	if c.wait != nil {
 		return c.wait
 	}
 	e.enter(c)
-	c.wait = &wait{active: time.Now()}
+	c.wait = &waiter{active: time.Now()}
 	c.wait.place = e.waiting.list.PushBack(c)
 	for e.waiting.list.Len() > e.maxWaiting() {
 		e.end(e.waiting.oldest(), "")

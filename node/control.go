@@ -170,8 +170,8 @@ func (c *Conn) reply(control etf.Tuple) error {
 	return c.answer(m)
 }
 
-// gotMessage is for {SEND, ”, To}, {SEND_SENDER, From, To} and {REG_SEND, From, ”, ToName}. Each
-// may have a trace token.
+// gotMessage is for {SEND, Unused, To}, {SEND_SENDER, From, To} and {REG_SEND, From, Unused,
+// ToName}. Each may have a trace token.
 func (c *Conn) gotMessage(msg control) error {
 	var t etf.Tuple
 	if err := msg.unmarshal(&t); err != nil {

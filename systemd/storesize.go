@@ -84,7 +84,9 @@ func (s *Store) learnLimit(ctx context.Context) {
 	defer cancel()
 	files, err := s.limit(ctx)
 	if err != nil {
-		s.log.Debug("LimitNOFILE= unknown", "err", err)
+		if ctx.Err() == nil {
+			s.log.Warn("LimitNOFILE= unknown, taken for what this process may open", "files", s.files, "err", err)
+		}
 		return
 	}
 	s.mu.Lock()

@@ -20,6 +20,14 @@ func Program(tb testing.TB, name string) string {
 	return path
 }
 
+// Possible is for what a machine may refuse, such as a listener on IPv6: err is its refusal.
+func Possible(tb testing.TB, err error) {
+	tb.Helper()
+	if err != nil {
+		lacks(tb, err)
+	}
+}
+
 // Time is for a test that takes seconds.
 func Time(tb testing.TB) {
 	tb.Helper()

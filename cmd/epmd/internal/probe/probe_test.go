@@ -29,7 +29,7 @@ func TestAdvice(t *testing.T) {
 		pong          error
 		small, large  error
 		foreign       bool // a node that runs no functions
-		library       bool // a node of erl_interface
+		cNode         bool // a node of erl_interface
 		step          string
 		found, advice string
 	}{
@@ -38,7 +38,7 @@ func TestAdvice(t *testing.T) {
 		{name: "reset", pong: reset, step: "ping", found: "reset", advice: "closed after the cookie"},
 		{name: "first message", pong: node.ErrFirstMessage, step: "ping", advice: "distribution header"},
 		{name: "no pong", pong: node.ErrPang, step: "ping", advice: "does not take us for a node"},
-		{name: "no pong from a C node", pong: context.DeadlineExceeded, library: true, step: "ping", found: "connected, but no pong", advice: "C or Java"},
+		{name: "no pong from a C node", pong: context.DeadlineExceeded, cNode: true, step: "ping", found: "connected, but no pong", advice: "C or Java"},
 		{name: "large answer lost", large: context.DeadlineExceeded, step: "large", found: "8 kB does not arrive", advice: "(?s)MTU.*ping -M do"},
 		{name: "large answer closes", large: reset, step: "large", found: "reset", advice: "has closed the connection"},
 		{name: "large answer wrong", large: errors.New("got 7 bytes"), step: "large", found: "got 7 bytes"},
@@ -52,7 +52,7 @@ func TestAdvice(t *testing.T) {
 			if w.Identity.Flags = node.Spawn; tt.foreign {
 				w.Identity.Flags = 0
 			}
-			if tt.library {
+			if tt.cNode {
 				w.Answer.Type = registry.CNode
 			}
 			p := &prober{way: w, ping: func(context.Context, *node.Conn) error { return tt.pong }}
