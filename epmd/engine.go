@@ -78,7 +78,7 @@ type engineConfig struct {
 	log         *slog.Logger
 	files       int           // bounds the connections; see Config.Files
 	silence     time.Duration // how long a connection with a time limit may say nothing
-	delayAccept time.Duration // before each round of accepting
+	delayAccept time.Duration // before each new connection is looked at
 	delayWrite  time.Duration // before each answer
 	kept        bool          // registered connections are kept: they outlive the engine
 }

@@ -62,7 +62,7 @@ type Config struct {
 	// DefaultPacketTimeout.
 	PacketTimeout time.Duration
 
-	DelayAccept time.Duration // before each round of accepting, to simulate a busy server
+	DelayAccept time.Duration // before each new connection is looked at, to simulate a busy server
 	DelayWrite  time.Duration // before each answer, to simulate a busy server
 
 	// Files bounds the connections. At most Files-64 nodes can be registered, or Files/2 if that

@@ -24,7 +24,7 @@ const (
 // to 2 s, and then only when another socket is made. An abstract name can't be watched. Await tries
 // it every 2 s for ever.
 func (a Address) Await(ctx context.Context, connect func() error, report func(error)) error {
-	for pause := firstRetry; ; pause *= 2 {
+	for pause := firstRetry; ; pause = min(2*pause, 2*lastRetry) {
 		watch := watchAbove(a.sockets) // before trying, so that nothing is missed
 		err := connect()
 		if err == nil || ctx.Err() != nil {

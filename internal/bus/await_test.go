@@ -2,10 +2,12 @@ package bus
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -77,4 +79,24 @@ func TestAwaitUnwatched(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+}
+
+// TestAwaitForLong has nobody make an abstract name for an hour. Await tries it every 2 s, and no
+// more often later.
+func TestAwaitForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		tries := 0
+		a := Address{name: "test", sockets: []string{"@nobody"}}
+		err := a.Await(ctx, func() error {
+			if tries++; tries > 2000 {
+				cancel()
+			}
+			return errors.New("nobody listens")
+		}, func(error) {})
+		if err == nil || tries < 1800 || tries > 1810 {
+			t.Errorf("%d tries in an hour, %v; want 1 each 2 s", tries, err)
+		}
+	})
 }
