@@ -259,6 +259,9 @@ func TestHugeAnswer(t *testing.T) {
 		if got := len(l.after(0)); got != registry.MaxNeighboursPerHost {
 			t.Errorf("%d nodes, want %d", got, registry.MaxNeighboursPerHost)
 		}
+		if got := l.logged(); !strings.Contains(got, "LAN nodes left out") || strings.Count(got, "\n") != 1 {
+			t.Errorf("logged %q", got)
+		}
 		other := epmdOf(0)
 		other.Addr = netip.AddrPortFrom(testAddr, 6000)
 		l.say(nil, "more")

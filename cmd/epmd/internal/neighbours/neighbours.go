@@ -256,8 +256,12 @@ func (a *Asker) answered(f *found, names []epmd.NamedPort, err error) {
 // tell enters the nodes that an epmd has told of. It takes back those that the epmd tells of no
 // longer.
 func (a *Asker) tell(f *found, names []epmd.NamedPort) {
+	if len(names) > registry.MaxNeighboursPerHost {
+		names = names[:registry.MaxNeighboursPerHost]
+		a.warn("LAN nodes left out", f, "cut", registry.ErrTooManyOfHost)
+	}
 	now := make(map[string]struct{})
-	for _, p := range names[:min(len(names), registry.MaxNeighboursPerHost)] {
+	for _, p := range names {
 		n, err := nodeOf(f.epmd, p)
 		if err != nil {
 			a.warn("bad answer from an epmd on the LAN", f, f.epmd.Host, err)
