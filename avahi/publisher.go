@@ -128,7 +128,7 @@ func (p *publishSession) resync() {
 	if p.changes != nil {
 		p.changes.Close()
 	}
-	p.changes = p.part.reg.Subscribe()
+	p.changes = p.part.reg.SubscribeLocal()
 	p.take()
 }
 

@@ -6,8 +6,6 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/goerlang/eclus/registry"
 )
@@ -15,12 +13,6 @@ import (
 // epmdPort is where an epmd listens unless its TXT record says otherwise. An instance that says
 // nothing but this SRV port stands for an epmd.
 const epmdPort = 4369
-
-// Limits on names, in bytes.
-const (
-	maxName    = 255 // a full node name
-	maxDNSName = 253
-)
 
 // record is a service instance that was found and resolved. Nothing in it has been checked.
 type record struct {
@@ -63,7 +55,7 @@ func parse(r record) (kind, registry.Node, error) {
 		Origin:   registry.LAN,
 	}
 	switch {
-	case !validHost(n.Host):
+	case !registry.ValidHost(n.Host):
 		return 0, n, fmt.Errorf("host name %q", r.host)
 	case r.port == 0:
 		return 0, n, errors.New("port 0")
@@ -125,11 +117,11 @@ func named(n registry.Node, name string) (registry.Node, error) {
 	if !strings.Contains(name, "@") {
 		full = name + "@" + n.Host
 	}
-	alive, host, _ := strings.Cut(full, "@")
-	if len(full) > maxName || !registry.ValidName(alive) || !isNodeHost(host) {
+	if !registry.ValidNode(full) {
 		return n, fmt.Errorf("node name %q", name)
 	}
-	n.Name, n.Node = alive, full
+	n.Node = full
+	n.Name, _, _ = strings.Cut(full, "@")
 	return n, nil
 }
 
@@ -153,41 +145,6 @@ func readText(text [][]byte) map[string]string {
 		}
 	}
 	return values
-}
-
-// isNodeHost reports whether s can be the host part of a node name. OTP takes the characters
-// from "!" to "ÿ". Here they must be printable too.
-func isNodeHost(s string) bool {
-	return printable(s) && !strings.ContainsFunc(s, func(r rune) bool { return r > 'ÿ' })
-}
-
-// printable reports whether s can be shown. It is not empty, is UTF-8, and has no spaces, no at
-// sign, and nothing that does harm on a terminal.
-func printable(s string) bool {
-	if s == "" || !utf8.ValidString(s) {
-		return false
-	}
-	for _, r := range s {
-		if !unicode.IsPrint(r) || unicode.IsSpace(r) || r == '@' {
-			return false
-		}
-	}
-	return true
-}
-
-// validHost reports whether s can be the DNS name of a host, without the dot at its end. Avahi
-// writes a dot or backslash within a label with a backslash. No host has such a name.
-func validHost(s string) bool {
-	labels := strings.Split(s, ".")
-	if len(s) > maxDNSName || len(labels) < 2 || !printable(s) || strings.Contains(s, `\`) {
-		return false
-	}
-	for _, label := range labels {
-		if label == "" || len(label) > maxLabel {
-			return false
-		}
-	}
-	return true
 }
 
 // usable reports whether another host can be reached at that address. A link-local one needs

@@ -204,7 +204,7 @@ func TestSubscriberCutOff(t *testing.T) {
 	p := dialSlow(t, s.addr)
 	p.ask(WatchReq{})
 	wait.True(t, "it has subscribed", func() bool { return s.streaming() == 1 })
-	for range 8192 { // twice as many changes, with long lines
+	for range 32768 { // twice as many changes, with long lines
 		reg, err := s.reg.Register(registry.Node{Name: strings.Repeat("x", 255)})
 		if err != nil {
 			t.Fatal(err)

@@ -19,18 +19,6 @@ const (
 	WhyInterface Why = "interface" // it listens on addresses that no interface to a LAN has
 )
 
-// ValidName reports whether OTP takes an alive name. It has at least one character, and only
-// letters, digits, "_" and "-" of ASCII.
-func ValidName(name string) bool {
-	for i := range len(name) {
-		c := name[i] | 0x20
-		if (c < 'a' || c > 'z') && (name[i] < '0' || name[i] > '9') && name[i] != '_' && name[i] != '-' {
-			return false
-		}
-	}
-	return name != ""
-}
-
 // IsLoopbackHost reports whether the host part of a node name leads everybody to themselves.
 // localhost and its like do, and loopback addresses.
 func IsLoopbackHost(host string) bool {

@@ -6,7 +6,7 @@ import (
 )
 
 // maxPending is how many changes wait for a subscriber. If there are more, it begins anew.
-const maxPending = 8192
+const maxPending = 32768
 
 // EventKind tells what happened to a node.
 type EventKind uint8
@@ -35,7 +35,7 @@ type Event struct {
 // Batch is what has happened since a subscriber last looked.
 type Batch struct {
 	// Anew says that Nodes is all that is known. What was told before counts no more. The first
-	// batch is so, and any before which more than 8,192 changes had waited.
+	// batch is so, and any before which more than 32,768 changes had waited.
 	Anew  bool
 	Nodes []*Node // if Anew; local ones in order of registration first
 
@@ -49,14 +49,20 @@ type Subscription struct {
 	r       *Registry
 	ready   chan struct{} // holds one token while there is something to take
 	pending []Event       // guarded by r.mu
+	local   bool          // it is told of nodes of this host alone
 	anew    bool          // guarded by r.mu; nothing is pending then
 	lan     bool          // guarded by r.mu; the state of LAN discovery is news
 }
 
 // Subscribe returns a Subscription. Its first batch holds all nodes. It must be closed when
 // nobody reads it any more.
-func (r *Registry) Subscribe() *Subscription {
-	s := &Subscription{r: r, ready: make(chan struct{}, 1), anew: true, lan: true}
+func (r *Registry) Subscribe() *Subscription { return r.subscribe(false) }
+
+// SubscribeLocal is Subscribe for the nodes of this host alone. Neighbours don't wake the reader.
+func (r *Registry) SubscribeLocal() *Subscription { return r.subscribe(true) }
+
+func (r *Registry) subscribe(local bool) *Subscription {
+	s := &Subscription{r: r, ready: make(chan struct{}, 1), local: local, anew: true, lan: true}
 	s.wake()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -73,12 +79,19 @@ func (r *Registry) Nodes() []*Node {
 
 // nodes is Nodes for a caller that holds r.mu.
 func (r *Registry) nodes() []*Node {
-	nodes := make([]*Node, 0, len(r.local)+len(r.neighbours))
-	for reg := r.oldest; reg != nil; reg = reg.newer {
-		nodes = append(nodes, reg.node)
-	}
+	nodes := r.localNodes(len(r.neighbours))
 	for _, n := range r.neighbours {
 		nodes = append(nodes, n)
+	}
+	return nodes
+}
+
+// localNodes returns the nodes of this host in order of registration, with room for more. The
+// caller holds r.mu.
+func (r *Registry) localNodes(more int) []*Node {
+	nodes := make([]*Node, 0, len(r.local)+more)
+	for reg := r.oldest; reg != nil; reg = reg.newer {
+		nodes = append(nodes, reg.node)
 	}
 	return nodes
 }
@@ -92,7 +105,10 @@ func (s *Subscription) Take() Batch {
 	s.r.mu.Lock()
 	defer s.r.mu.Unlock()
 	b := Batch{Anew: s.anew, Events: s.pending}
-	if s.anew {
+	switch {
+	case s.anew && s.local:
+		b.Nodes = s.r.localNodes(0)
+	case s.anew:
 		b.Nodes = s.r.nodes()
 	}
 	if s.lan {
@@ -135,7 +151,9 @@ func (r *Registry) changed(e Event) {
 		r.localVersion.Add(1)
 	}
 	for s := range r.subscriptions {
-		s.add(e)
+		if !s.local || e.Node.Origin == Local {
+			s.add(e)
+		}
 	}
 }
 

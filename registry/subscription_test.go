@@ -42,6 +42,35 @@ func TestSubscribe(t *testing.T) {
 	}
 }
 
+// TestSubscribeLocal has a subscriber that wants to know of the nodes of this host alone.
+func TestSubscribeLocal(t *testing.T) {
+	r := New(testHost, OldNames)
+	a := register(t, r, "a", 6)
+	far := Node{Node: "c@hostb.local", Name: "c", Host: "hostb.local", Origin: LAN}
+	if err := r.SetNeighbour(far); err != nil {
+		t.Fatal(err)
+	}
+	s := r.SubscribeLocal()
+	defer s.Close()
+	if b := taken(s, true); !b.Anew || !slices.Equal(b.Nodes, []*Node{r.Node(a)}) || b.LAN == nil {
+		t.Errorf("first batch %+v; want node a and LAN state", b)
+	}
+	r.RemoveNeighbour(far.NeighbourKey())
+	if err := r.SetNeighbour(far); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-s.Ready():
+		t.Errorf("a neighbour woke the reader: %+v", s.Take())
+	default:
+	}
+	r.SetLAN(LANState{Browsing: Discovery{Wanted: true}})
+	b := register(t, r, "b", 6)
+	if got := taken(s, true); got.Anew || !slices.Equal(got.Events, []Event{{Up, r.Node(b)}}) || got.LAN == nil {
+		t.Errorf("took %+v; want node b and LAN state", got)
+	}
+}
+
 // taken takes what there is. Ready must have yielded if that is anything.
 func taken(s *Subscription, ready bool) Batch {
 	select {

@@ -60,7 +60,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	w.again = time.NewTimer(lastLook)
 	defer w.again.Stop()
 	w.readAddresses()
-	changes := w.reg.Subscribe()
+	changes := w.reg.SubscribeLocal()
 	defer changes.Close()
 	for {
 		select {
@@ -108,7 +108,7 @@ func (w *Watcher) take(b registry.Batch) {
 
 // look finds out where nodes of this host listen, if nobody has looked yet.
 func (w *Watcher) look(nodes []*registry.Node) {
-	nodes = slices.DeleteFunc(nodes, func(n *registry.Node) bool { return n.Origin != registry.Local || n.Listens != nil })
+	nodes = slices.DeleteFunc(nodes, func(n *registry.Node) bool { return n.Listens != nil })
 	if len(nodes) > 0 && w.find(nodes) {
 		w.pause = firstLook
 		w.again.Reset(w.pause)
