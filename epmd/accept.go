@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -33,6 +34,10 @@ func control(f *os.File, op func(fd int) error) error {
 	if err != nil {
 		return err
 	}
+	return controlRaw(raw, op)
+}
+
+func controlRaw(raw syscall.RawConn, op func(fd int) error) error {
 	var opErr error
 	if err := raw.Control(func(fd uintptr) { opErr = op(int(fd)) }); err != nil {
 		return err

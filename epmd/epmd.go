@@ -50,8 +50,14 @@ type (
 	DumpReq  struct{} // DUMP_REQ: the same for debugging, with names that have gone
 	KillReq  struct{} // KILL_REQ: end the daemon
 	NodesReq struct{} // every known node, as lines; see Line
-	WatchReq struct{} // the same, and then every change as it happens
 )
+
+// WatchReq asks for every known node, and then for every change as it happens. An epmd that asks
+// another says who it is:
+//
+//	tag=87  hello
+//	  1     as text   bytes
+type WatchReq struct{ Hello *PeerHello } // nil: any other program asks
 
 // Append implements Request.
 func (NamesReq) Append(dst []byte) []byte { return append(dst, byte(TagNames)) }
@@ -66,7 +72,13 @@ func (KillReq) Append(dst []byte) []byte { return append(dst, byte(TagKill)) }
 func (NodesReq) Append(dst []byte) []byte { return append(dst, byte(TagNodes)) }
 
 // Append implements Request.
-func (WatchReq) Append(dst []byte) []byte { return append(dst, byte(TagWatch)) }
+func (r WatchReq) Append(dst []byte) []byte {
+	dst = append(dst, byte(TagWatch))
+	if r.Hello == nil {
+		return dst
+	}
+	return r.Hello.appendRequest(dst)
+}
 
 // AppendFrame appends req as it is sent, with its length before it. If it is longer than
 // MaxRequest, AppendFrame returns dst as it was, and an error.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -20,6 +21,7 @@ const (
 	NodeKnown   LineKind = '+' // a node that is known, is new or has changed
 	NodeGone    LineKind = '-' // a node that is known no longer
 	SnapshotEnd LineKind = '=' // WatchReq only: all that follows is a change
+	PeerName    LineKind = '*' // between hosts only: which epmd answers; see PeerHello
 )
 
 // Line is a line of the answer to NodesReq and WatchReq. Before the lines stands the port of the
@@ -82,6 +84,11 @@ func (l Line) Get(key string) string {
 		}
 	}
 	return ""
+}
+
+// has reports whether there is a field of that key.
+func (l Line) has(key string) bool {
+	return slices.ContainsFunc(l.Fields, func(f Field) bool { return f.Key == key })
 }
 
 // Append appends the line, its newline included, to dst.

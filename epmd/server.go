@@ -80,6 +80,19 @@ type Config struct {
 
 	// Restored are registered nodes to begin with. Serve takes them over.
 	Restored []Restored
+
+	// Hello returns what this epmd says of itself to peers: its version and id. It must not block.
+	// nil: it says nothing but the name of its host.
+	Hello func() PeerHello
+
+	// Asked is told of each peer of another host that watches this one and says who it is. It must
+	// not block. nil: nobody wants to know.
+	Asked func(PeerAsk)
+
+	// LinkOf returns the name of the interface that has a local address, and all addresses of that
+	// interface without zones. A link-local address has its zone. "" means that no interface has
+	// the address. nil: the kernel is asked, at most once a second.
+	LinkOf func(local netip.Addr) (link string, addrs []netip.Addr)
 }
 
 // Server is an epmd. It answers from the registry alone and waits for nothing else, connections

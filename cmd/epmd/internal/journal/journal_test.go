@@ -292,7 +292,7 @@ func TestJournalUnlogged(t *testing.T) {
 
 // TestJournalBehind has more happen at once than is kept.
 func TestJournalBehind(t *testing.T) {
-	const many = 9000
+	const many = 20000
 	reg := registry.New("hosta.local", 0)
 	var log eventLog
 	if _, err := reg.Register(registry.Node{Name: "before", FD: -1}); err != nil {
@@ -314,5 +314,5 @@ func TestJournalBehind(t *testing.T) {
 	_ = j.Run(ctx)
 	awaitLines(t, &log,
 		"msg=\"changes of nodes not logged: too many at once\"\n",
-		"msg=\"node up\" name=a port=8999 peer=\"\"\n")
+		"msg=\"node up\" name=a port=19999 peer=\"\"\n")
 }
