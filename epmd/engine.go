@@ -114,7 +114,7 @@ func (e *engine) open(ctx context.Context, stop context.CancelCauseFunc, listene
 		defer l.Close() // a copy is served
 	}
 	e.ctx, e.stop = ctx, stop
-	e.streams.running = make(map[string]int)
+	e.streams.running = make(map[any]int)
 	e.withheld = make(map[registration]withheld)
 	if err := e.limitFiles(); err != nil {
 		return err

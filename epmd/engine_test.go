@@ -56,7 +56,7 @@ func (y *toy) handle(_ caller, req []byte) answer {
 	case 'b', 'B':
 		return answer{out: y.big, shared: req[0] == 'b'}
 	case 's':
-		return answer{stream: &stream{"toy", func(ctx context.Context, conn *os.File) {
+		return answer{stream: &stream{shares: []share{{"toy", 1}}, run: func(ctx context.Context, conn *os.File) {
 			conn.Write(text)
 			<-ctx.Done()
 			conn.Close()
@@ -247,13 +247,13 @@ func TestEngineStream(t *testing.T) {
 	s := serveToy(t, engineConfig{})
 	p := s.ask("ssee")
 	p.wantText("see")
-	if got := s.state(); got != (state{}) || s.streams.sum != 1 {
-		t.Errorf("state %+v and %d streams; want one stream alone", got, s.streams.sum)
+	if got := s.state(); got != (state{}) || s.streams.others != 1 {
+		t.Errorf("state %+v and %d streams; want one stream alone", got, s.streams.others)
 	}
 	s.finish()
 	p.wantAll("")
-	if s.streams.sum != 0 {
-		t.Errorf("%d streams are left", s.streams.sum)
+	if s.streams.others != 0 {
+		t.Errorf("%d streams are left", s.streams.others)
 	}
 }
 

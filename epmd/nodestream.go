@@ -40,10 +40,11 @@ func (s *Server) nodeStream(from caller, follow bool) *stream {
 		peer:     from.peer,
 		log:      s.log,
 	}
+	requests := "nodes"
 	if follow {
-		return &stream{"watch", ns.run}
+		requests = "watch"
 	}
-	return &stream{"nodes", ns.run}
+	return &stream{shares: []share{{requests, maxStreams}}, reserve: true, run: ns.run}
 }
 
 // run sends the snapshot and, if it is to follow, every change. It ends with ctx, when the peer

@@ -81,8 +81,7 @@ func watchPeer(ctx context.Context, addr netip.AddrPort, frame []byte, alive Kee
 	if err != nil {
 		return nil, err
 	}
-	s := &PeerStream{Addr: addr, conn: conn.(*net.TCPConn), lines: bufio.NewReaderSize(conn, MaxPeerLine)}
-	s.Local = s.conn.LocalAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
+	s := newPeerStream(conn.(*net.TCPConn), addr)
 	release := context.AfterFunc(ctx, func() { s.Close() })
 	if err = s.SetKeepAlive(alive); err == nil {
 		err = s.begin(frame)
@@ -95,6 +94,14 @@ func watchPeer(ctx context.Context, addr netip.AddrPort, frame []byte, alive Kee
 		return nil, err
 	}
 	return s, nil
+}
+
+func newPeerStream(conn *net.TCPConn, addr netip.AddrPort) *PeerStream {
+	return &PeerStream{
+		Addr:  addr,
+		Local: conn.LocalAddr().(*net.TCPAddr).AddrPort().Addr().Unmap(),
+		conn:  conn, lines: bufio.NewReaderSize(conn, MaxPeerLine),
+	}
 }
 
 // begin sends the request and reads the answer up to its first line.

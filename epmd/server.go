@@ -101,6 +101,7 @@ type Server struct {
 	cfg    Config
 	log    *slog.Logger
 	engine *engine
+	feeds  *feeds
 
 	// What follows is guarded by the engine's lock.
 	links        links
@@ -121,7 +122,7 @@ func NewServer(cfg Config) *Server {
 	if cfg.PacketTimeout == 0 {
 		cfg.PacketTimeout = DefaultPacketTimeout
 	}
-	s := &Server{cfg: cfg, log: cfg.Log}
+	s := &Server{cfg: cfg, log: cfg.Log, feeds: newFeeds(cfg)}
 	s.engine = &engine{
 		protocol: s,
 		engineConfig: engineConfig{
@@ -158,7 +159,9 @@ func (s *Server) handle(from caller, req []byte) answer {
 	case TagNames:
 		s.debug("names asked for", from)
 		return answer{out: s.names(), shared: true}
-	case TagAlive, TagDump, TagKill, TagStop, TagNodes, TagWatch:
+	case TagNodes, TagWatch:
+		return s.handleNodes(from, tag == TagWatch, req)
+	case TagAlive, TagDump, TagKill, TagStop:
 	default:
 		s.engine.complain(from, "unknown request", "tag", int(tag))
 		return answer{}
@@ -184,9 +187,30 @@ func (s *Server) handleLocal(from caller, tag Tag, req []byte) answer {
 		reg := s.cfg.Registry
 		return answer{out: appendDump(nil, uint32(s.cfg.Port), reg.Local(), reg.Old()), shared: true}
 	}
-	s.debug("nodes asked for", from)
-	return answer{stream: s.nodeStream(from, tag == TagWatch)}
+	return answer{}
 }
+
+// handleNodes answers a NodesReq or WatchReq. Programs of this host get all that is known. Other
+// hosts, and an epmd that says it is one, get this host's own nodes.
+func (s *Server) handleNodes(from caller, follow bool, req []byte) answer {
+	var hello *PeerHello
+	if follow {
+		var err error
+		if hello, err = parseHello(string(req[1:])); err != nil {
+			s.engine.complain(from, "bad request", "err", err)
+			return answer{}
+		}
+	}
+	s.debug("nodes asked for", from)
+	if from.local && hello == nil {
+		return answer{stream: s.nodeStream(from, follow)}
+	}
+	return answer{stream: s.peerStream(from, follow, hello)}
+}
+
+// LinksChanged says that interfaces or addresses of this host may have changed. Streams to peers
+// ask Config.LinkOf anew. Without it they do so when a node has changed. It does not block.
+func (s *Server) LinksChanged() { s.feeds.linksChanged() }
 
 func (s *Server) handlePort(from caller, req []byte) answer {
 	name, err := portReqName(req)
@@ -369,14 +393,17 @@ func (s *Server) Serve(ctx context.Context, listeners ...*net.TCPListener) error
 	if s.cfg.Keeper != nil {
 		s.cfg.Keeper.Flush()
 	}
-	switch cause := context.Cause(ctx); {
-	case errors.Is(context.Cause(parent), ErrHandOver):
+	defer s.feeds.wait()
+	if errors.Is(context.Cause(parent), ErrHandOver) {
+		s.feeds.close(false)
 		s.engine.leave()
 		return ErrHandOver
-	case errors.Is(cause, ErrKilled):
+	}
+	s.feeds.close(s.cfg.Keeper == nil)
+	s.engine.close("epmd ends")
+	if errors.Is(context.Cause(ctx), ErrKilled) {
 		err = ErrKilled
 	}
-	s.engine.close("epmd ends")
 	return err
 }
 

@@ -334,7 +334,7 @@ func TestServeEnds(t *testing.T) {
 func (s *testServer) streaming() int {
 	s.engine.mu.Lock()
 	defer s.engine.mu.Unlock()
-	return s.engine.streams.sum
+	return s.engine.streams.reserving + s.engine.streams.others
 }
 
 // TestListenerBreaks shuts the listening socket down beneath the server, which has a subscriber.

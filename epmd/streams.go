@@ -8,41 +8,63 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxStreams is how many streams of one share there may be.
+// maxStreams is how many streams of a kind the programs of this host may have.
 const maxStreams = 128
+
+// share is a number of streams that are counted together.
+type share struct {
+	of   any // what they have in common: comparable
+	most int
+}
 
 // stream says how a connection goes on that has a goroutine of its own.
 type stream struct {
-	share string // streams of one share are counted together
-	run   func(ctx context.Context, conn *os.File)
+	shares  []share // it takes a place in each
+	reserve bool    // it may have one of the descriptors that nodes never get
+	run     func(ctx context.Context, conn *os.File)
 }
 
 // streams counts those that are running.
 type streams struct {
-	running map[string]int // by share
-	sum     int
-	ended   sync.WaitGroup
+	running   map[any]int // by what a share has in common
+	reserving int         // those that may use the reserve
+	others    int
+	ended     sync.WaitGroup
 }
 
-// add counts n more streams of a share.
-func (s *streams) add(share string, n int) {
-	s.running[share] += n
-	s.sum += n
+// add counts n more of a stream's kind.
+func (s *streams) add(st *stream, n int) {
+	for _, sh := range st.shares {
+		if s.running[sh.of] += n; s.running[sh.of] == 0 {
+			delete(s.running, sh.of)
+		}
+	}
+	if st.reserve {
+		s.reserving += n
+	} else {
+		s.others += n
+	}
 }
 
 // beyondReserve returns how many streams are not in the reserve.
-func (s *streams) beyondReserve() int { return max(0, s.sum-reservedStreams) }
+func (s *streams) beyondReserve() int { return s.others + max(0, s.reserving-reservedStreams) }
 
-// roomForStream reports whether there may be another stream of a share.
-func (e *engine) roomForStream(share string) bool {
-	full := e.streams.sum >= reservedStreams && e.roomToRegister() != nil
-	return e.ctx.Err() == nil && e.streams.running[share] < maxStreams && !full
+// roomForStream reports whether there may be another stream of that kind. If not, it returns how
+// many there are.
+func (e *engine) roomForStream(s *stream) (count int, ok bool) {
+	for _, sh := range s.shares {
+		if count = e.streams.running[sh.of]; count >= sh.most {
+			return count, false
+		}
+	}
+	reserved := s.reserve && e.streams.reserving < reservedStreams
+	return count, e.ctx.Err() == nil && (reserved || e.roomToRegister() == nil)
 }
 
 // startStream hands a connection over to a goroutine, which closes it.
 func (e *engine) startStream(c *conn, s *stream) {
-	if !e.roomForStream(s.share) {
-		e.complain(c.caller, "subscriber refused: too many", "subscribers", e.streams.running[s.share])
+	if count, ok := e.roomForStream(s); !ok {
+		e.complain(c.caller, "subscriber refused: too many", "subscribers", count)
 		e.end(c, "")
 		return
 	}
@@ -50,12 +72,12 @@ func (e *engine) startStream(c *conn, s *stream) {
 		e.watch(unix.EPOLL_CTL_DEL, c, 0)
 	}
 	e.remove(c)
-	e.streams.add(s.share, 1)
-	conn := os.NewFile(uintptr(c.fd), "subscriber")
+	e.streams.add(s, 1)
+	fd := c.fd // the next connection may get c
 	e.streams.ended.Go(func() {
-		s.run(e.ctx, conn)
+		s.run(e.ctx, os.NewFile(uintptr(fd), "subscriber"))
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		e.streams.add(s.share, -1)
+		e.streams.add(s, -1)
 	})
 }

@@ -1,0 +1,462 @@
+package epmd
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"maps"
+	"net/netip"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/goerlang/eclus/registry"
+)
+
+// A feed is what all peers on one link are told. It follows the registry, renders each change
+// once, and keeps a log of them that its streams read at their own pace:
+//
+//	registry ── feed ── chunk ── chunk ── chunk ── (the next)
+//	                      │        └ a stream
+//	                      └ another stream, and a snapshot
+//
+// A chunk never changes and points to the next one. So the log lives for as long as somebody has
+// yet to read it, and no longer. A stream that is behind by more than maxBehind events is cut off.
+
+const (
+	maxBehind  = 32768    // events
+	chunkBytes = 16 << 10 // about: what a stream writes at once
+	minRedraw  = 1024     // events at least before a snapshot is rendered anew
+
+	farewellTimeout = time.Second // that streams have to send what is left when the server ends
+)
+
+// Why streams end.
+var (
+	errOver  = errors.New("the server ends")
+	errMoved = errors.New("the local address has moved to another interface")
+)
+
+// feeds has the feed of each link on which peers watch.
+type feeds struct {
+	reg    *registry.Registry
+	linkOf func(local netip.Addr) (link string, addrs []netip.Addr)
+	hello  func() PeerHello
+	turns  chan struct{} // has room for those that write now
+
+	mu       sync.Mutex // guards what follows, and all of each feed
+	byLink   map[string]*feed
+	over     bool
+	farewell *time.Timer
+	running  sync.WaitGroup
+}
+
+// newFeeds leaves a processor to lookups if there are several.
+func newFeeds(cfg Config) *feeds {
+	fs := &feeds{
+		reg: cfg.Registry, linkOf: cfg.LinkOf, hello: cfg.Hello,
+		turns:  make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1)),
+		byLink: make(map[string]*feed),
+	}
+	if fs.linkOf == nil {
+		fs.linkOf = new(interfaces).linkOf
+	}
+	if fs.hello == nil {
+		fs.hello = func() PeerHello { return PeerHello{} }
+	}
+	return fs
+}
+
+// appendHello appends the line that says which epmd this is.
+func (fs *feeds) appendHello(dst []byte, host string) []byte {
+	h := fs.hello()
+	h.Host = host
+	return Line{PeerName, h.fields()}.Append(dst)
+}
+
+// link returns the link of a local address. An address that no interface has is one by itself.
+func (fs *feeds) link(local netip.Addr) (link string, addrs []netip.Addr) {
+	if link, addrs = fs.linkOf(local); link == "" {
+		return local.String(), []netip.Addr{local.WithZone("")}
+	}
+	return link, addrs
+}
+
+// join makes p a stream of its link's feed.
+func (fs *feeds) join(p *peerStream) (start, error) {
+	link, addrs := fs.link(p.local)
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if fs.over {
+		return start{}, errOver
+	}
+	f := fs.byLink[link]
+	if f == nil {
+		f = newFeed(fs, link, addrs)
+		fs.byLink[link] = f
+		f.resubscribe()
+		fs.running.Go(f.follow)
+	}
+	p.feed = f
+	f.streams[p] = struct{}{}
+	return f.start(p), nil
+}
+
+// leave ends what join began. The last stream ends the feed.
+func (fs *feeds) leave(p *peerStream) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	f := p.feed
+	if f == nil {
+		return
+	}
+	delete(f.streams, p)
+	if len(f.streams) == 0 && !f.over {
+		delete(fs.byLink, f.link)
+		f.end()
+	}
+}
+
+// linksChanged has all feeds look at the addresses of their links.
+func (fs *feeds) linksChanged() {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for _, f := range fs.byLink {
+		select {
+		case f.looks <- struct{}{}:
+		default: // it is about to look
+		}
+	}
+}
+
+// close ends all feeds, and lets no stream begin any more. If peers are to forget the nodes, they
+// are told so. They have a second to read that. Else the streams end at once.
+func (fs *feeds) close(forget bool) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.over = true
+	ended := slices.Collect(maps.Values(fs.byLink))
+	clear(fs.byLink)
+	for _, f := range ended {
+		if forget {
+			f.forget()
+		}
+		f.end()
+	}
+	if !forget {
+		cutAll(ended)
+		return
+	}
+	fs.farewell = time.AfterFunc(farewellTimeout, func() {
+		fs.mu.Lock()
+		defer fs.mu.Unlock()
+		cutAll(ended)
+	})
+}
+
+func cutAll(list []*feed) {
+	for _, f := range list {
+		for p := range f.streams {
+			p.cutOff(errOver)
+		}
+	}
+}
+
+// wait returns when all feeds have ended. Their streams have ended before.
+func (fs *feeds) wait() {
+	fs.running.Wait()
+	if fs.farewell != nil {
+		fs.farewell.Stop()
+	}
+}
+
+// feed is what the peers on a link are told.
+type feed struct {
+	feeds *feeds
+	link  string
+	looks chan struct{} // holds a token when the addresses may be others
+	ended chan struct{}
+	over  bool // ended is closed
+
+	changes *registry.Subscription
+	addrs   []netip.Addr // of the link
+	host    string
+	told    map[string]toldNode // by alive name
+	streams map[*peerStream]struct{}
+
+	scratch  []byte // the line rendered last
+	out      []byte // lines that are in no chunk yet
+	events   uint64 // so far
+	last     *chunk
+	snapshot *snapshot // nil: none, or one that is too old
+	checked  uint64    // up to how many events no stream is too far behind
+	drawn    int       // how many snapshots were rendered
+}
+
+// toldNode is a node as peers know it.
+type toldNode struct {
+	node *registry.Node
+	line string
+}
+
+// chunk is some lines, one for each event.
+type chunk struct {
+	lines  []byte
+	events uint64        // up to its end
+	ready  chan struct{} // closed when next is set
+	next   *chunk        // nil once ready: the feed has ended
+}
+
+// snapshot is lines for all nodes, as they were at the end of a chunk.
+type snapshot struct {
+	pieces [][]byte
+	at     *chunk
+}
+
+// start is where a stream begins: it sends the snapshot, then the chunks from there up to the last.
+type start struct {
+	host     string
+	snapshot *snapshot
+	last     *chunk
+	nodes    int // that are known then
+}
+
+func newFeed(fs *feeds, link string, addrs []netip.Addr) *feed {
+	return &feed{
+		feeds: fs, link: link, addrs: addrs,
+		looks:   make(chan struct{}, 1),
+		ended:   make(chan struct{}),
+		host:    fs.reg.Host(),
+		told:    make(map[string]toldNode),
+		streams: make(map[*peerStream]struct{}),
+		last:    &chunk{ready: make(chan struct{})},
+	}
+}
+
+// follow renders changes until the feed ends.
+func (f *feed) follow() {
+	for ready := f.update(false); ready != nil; {
+		look := false
+		select {
+		case <-f.ended:
+		case <-f.looks:
+			look = true
+		case <-ready:
+		}
+		ready = f.update(look)
+	}
+}
+
+// update renders what has happened. If the addresses are to be looked at, so are all streams. It
+// returns the channel that yields at the next change, or nil if the feed has ended.
+func (f *feed) update(look bool) <-chan struct{} {
+	f.feeds.mu.Lock()
+	defer f.feeds.mu.Unlock()
+	if f.over {
+		return nil
+	}
+	if f.readLink(look) {
+		f.changes.Close()
+		f.resubscribe()
+	}
+	b := f.changes.Take()
+	if b.Anew {
+		f.sync(b.Nodes)
+	}
+	for _, e := range b.Events {
+		f.apply(e)
+	}
+	f.flush()
+	f.cutSlow()
+	return f.changes.Ready()
+}
+
+// resubscribe looks at all nodes.
+func (f *feed) resubscribe() {
+	f.changes = f.feeds.reg.SubscribeLocal()
+	f.sync(f.changes.Take().Nodes)
+	f.flush()
+}
+
+// readLink reads the addresses of the link. It reports whether they are others than before. While
+// no interface has the address of any stream, they stay as they were. If all is set, readLink cuts
+// off the streams whose address another interface has now.
+func (f *feed) readLink(all bool) (changed bool) {
+	seen := make(map[netip.Addr]bool)
+	var now []netip.Addr
+	for p := range f.streams {
+		if seen[p.local] {
+			continue
+		}
+		seen[p.local] = true
+		link, addrs := f.feeds.linkOf(p.local)
+		switch {
+		case link == f.link:
+			now = addrs
+		case link != "" && all:
+			f.cutMoved(p.local)
+		}
+		if now != nil && !all {
+			break
+		}
+	}
+	if now == nil || slices.Equal(now, f.addrs) {
+		return false
+	}
+	f.addrs = now
+	return true
+}
+
+// cutMoved cuts off the streams that have a local address.
+func (f *feed) cutMoved(local netip.Addr) {
+	for p := range f.streams {
+		if p.local == local {
+			p.cutOff(errMoved)
+		}
+	}
+}
+
+// sync tells of the difference between all nodes and what peers know.
+func (f *feed) sync(nodes []*registry.Node) {
+	here := make(map[string]bool, len(nodes))
+	for _, n := range nodes {
+		here[n.Name] = true
+	}
+	for name := range f.told {
+		if !here[name] {
+			f.gone(name)
+		}
+	}
+	for _, n := range nodes {
+		f.known(n)
+	}
+}
+
+// apply tells of a change.
+func (f *feed) apply(e registry.Event) {
+	if e.Kind != registry.Down {
+		f.known(e.Node)
+	} else if t, ok := f.told[e.Node.Name]; ok && t.node.ID == e.Node.ID {
+		f.gone(e.Node.Name)
+	}
+}
+
+// known tells of a node, unless peers know it so. It takes back one that they can't reach.
+func (f *feed) known(n *registry.Node) {
+	if n.Host != f.host {
+		f.rename(n.Host)
+	}
+	line := appendPeerNode(f.scratch[:0], n, f.addrs)
+	f.scratch = line
+	was, told := f.told[n.Name]
+	switch {
+	case len(line) > 0 && string(line) != was.line:
+		f.told[n.Name] = toldNode{n, string(line)}
+		f.add(line)
+	case len(line) > 0:
+		f.told[n.Name] = toldNode{n, was.line}
+	case told:
+		f.gone(n.Name)
+	}
+}
+
+// gone tells that a node has gone.
+func (f *feed) gone(name string) {
+	line := appendPeerGone(nil, f.told[name].node)
+	delete(f.told, name)
+	f.add(line)
+}
+
+// forget tells that all nodes have gone.
+func (f *feed) forget() {
+	for name := range f.told {
+		f.gone(name)
+	}
+	f.flush()
+}
+
+// rename tells that this host has another name. Its nodes are others for those who know them.
+func (f *feed) rename(host string) {
+	for name := range f.told {
+		f.gone(name)
+	}
+	f.host = host
+	f.add(f.feeds.appendHello(nil, host))
+	f.flush()
+	f.snapshot = nil // it has the old name
+}
+
+// add adds a line to the log.
+func (f *feed) add(line []byte) {
+	f.out = append(f.out, line...)
+	f.events++
+	if len(f.out) >= chunkBytes {
+		f.flush()
+	}
+}
+
+// flush gives the lines to the streams.
+func (f *feed) flush() {
+	if len(f.out) == 0 {
+		return
+	}
+	c := &chunk{lines: bytes.Clone(f.out), events: f.events, ready: make(chan struct{})}
+	f.out = f.out[:0]
+	f.last.next = c
+	close(f.last.ready)
+	f.last = c
+}
+
+// end has the streams end once they have read all.
+func (f *feed) end() {
+	f.over = true
+	f.changes.Close()
+	close(f.last.ready)
+	close(f.ended)
+}
+
+// start returns where a stream begins.
+func (f *feed) start(p *peerStream) start {
+	if s := f.snapshot; s == nil || f.events-s.at.events > max(minRedraw, uint64(len(f.told))) {
+		f.snapshot = f.draw()
+	}
+	p.events.Store(f.snapshot.at.events)
+	return start{f.host, f.snapshot, f.last, len(f.told)}
+}
+
+// draw renders all nodes, in order of registration.
+func (f *feed) draw() *snapshot {
+	f.drawn++
+	nodes := make([]toldNode, 0, len(f.told))
+	for _, t := range f.told {
+		nodes = append(nodes, t)
+	}
+	slices.SortFunc(nodes, func(a, b toldNode) int { return cmp.Compare(a.node.ID, b.node.ID) })
+	s := &snapshot{at: f.last}
+	var piece []byte
+	for _, t := range nodes {
+		if len(piece)+len(t.line) > chunkBytes {
+			s.pieces, piece = append(s.pieces, piece), nil
+		}
+		piece = append(piece, t.line...)
+	}
+	s.pieces = append(s.pieces, piece)
+	return s
+}
+
+// cutSlow cuts off the streams that are too far behind.
+func (f *feed) cutSlow() {
+	if f.events-f.checked <= maxBehind {
+		return
+	}
+	f.checked = f.events
+	for p := range f.streams {
+		at := p.events.Load()
+		if f.events-at > maxBehind {
+			p.cutOff(errBehind)
+		} else {
+			f.checked = min(f.checked, at)
+		}
+	}
+}
