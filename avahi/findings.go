@@ -45,7 +45,7 @@ type findings struct {
 }
 
 func newFindings(reg *registry.Registry, epmds EPMDs) *findings {
-	return &findings{nodes: reg.NewSource(), epmds: epmds, seen: make(map[Place]int)}
+	return &findings{nodes: reg.NewSource(registry.Announced), epmds: epmds, seen: make(map[Place]int)}
 }
 
 // found notes an epmd.

@@ -53,6 +53,7 @@ func parse(r record) (kind, registry.Node, error) {
 		EPMDPort: epmdPort,
 		Type:     registry.Normal,
 		Origin:   registry.LAN,
+		Via:      registry.ViaMDNS,
 	}
 	switch {
 	case !registry.ValidHost(n.Host):

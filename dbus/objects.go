@@ -25,7 +25,7 @@ type objects struct {
 	byID   map[uint64]*object          // of registry.Node
 	byPath map[dbus.ObjectPath]*object // those that the bus was told of
 	queue  []*object                   // those to tell of, the one that changed first leading
-	counts [2]uint32                   // of those that the bus was told of, by registry.Origin
+	counts [registry.Origins]uint32    // of those that the bus was told of, by registry.Origin
 	port   uint16                      // of this epmd
 }
 

@@ -53,6 +53,7 @@ var nodeFields = []nodeField{
 	{"low", known, func(n *registry.Node) any { return onlyIf(n.High != 0, n.Low) }, number("low", func(n *registry.Node) *uint16 { return &n.Low })},
 	{"proto", known, func(n *registry.Node) any { return onlyIf(n.High != 0, n.Protocol) }, number("proto", func(n *registry.Node) *uint8 { return &n.Protocol })},
 	{"epmd", everywhere, func(n *registry.Node) any { return ifAny(n.EPMDPort) }, number("epmd", func(n *registry.Node) *uint16 { return &n.EPMDPort })},
+	{"via", known, func(n *registry.Node) any { return ifAny(n.Via) }, into(func(n *registry.Node) *string { return &n.Via })},
 	{"reachable", known, reachable, readReachable},
 	{"lan", known, func(n *registry.Node) any { return onlyIf(n.Why != "", false) }, readLAN},
 	{"why", known, func(n *registry.Node) any { return ifAny(string(n.Why)) }, readWhy},
@@ -170,8 +171,10 @@ func readType(n *registry.Node, s string) error {
 }
 
 func readOrigin(n *registry.Node, s string) error {
-	if s == registry.LAN.String() {
-		n.Origin = registry.LAN
+	for _, o := range []registry.Origin{registry.LAN, registry.Peer} {
+		if s == o.String() {
+			n.Origin = o
+		}
 	}
 	return nil
 }

@@ -47,14 +47,15 @@ const (
 //	addresses  if there is more than one: all, with commas
 //	port       distribution port
 //	type       normal or hidden
-//	origin     local or lan
+//	origin     local, lan, or peer: elsewhere, known by the address of its epmd
 //	creation   in decimal, if known
 //	dist       tcp or tls, if known
 //	since      when it was registered or first seen, RFC 3339 in UTC
 //	sure       no: node was put together from name and host
 //	high, low  distribution versions spoken, if known
 //	proto      if high is there: 0 for TCP/IPv4, as ALIVE2_REQ has it
-//	epmd       port of the epmd that it is registered with; LAN nodes only
+//	epmd       port of the epmd that it is registered with; neighbours only
+//	via        how a neighbour is known: mdns, epmd (its own says so) or a nodes file's name
 //	reachable  yes or no: the epmd of its host answers and has it; missing until it was asked
 //	lan        no: no other host can reach it, and none is told of it; local nodes only
 //	why        if lan=no is there: the reason, see [registry.Why]

@@ -33,19 +33,30 @@ func (t NodeType) String() string {
 // Origin tells where a node was registered.
 type Origin uint8
 
-// A node registered here, or another host announced it.
+// Origins. A node that isn't Local is a neighbour.
 const (
-	Local Origin = iota
-	LAN
+	Local Origin = iota // registered here
+	LAN                 // of another host of the LAN
+	Peer                // elsewhere: its epmd is known by a configured address
+	numOrigins
 )
 
-// String returns "local" or "lan".
+// Origins is how many origins there are.
+const Origins = int(numOrigins)
+
+// String returns "local", "lan" or "peer".
 func (o Origin) String() string {
-	if o == LAN {
-		return "lan"
+	if o >= numOrigins {
+		return fmt.Sprintf("Origin(%d)", uint8(o))
 	}
-	return "local"
+	return [...]string{"local", "lan", "peer"}[o]
 }
+
+// What [Node.Via] has beside the name of a nodes file.
+const (
+	ViaMDNS = "mdns" // it is announced
+	ViaEPMD = "epmd" // the epmd of its host says so
+)
 
 // Reach says whether a node can be reached from here. The epmd of its host knows.
 type Reach uint8
@@ -89,6 +100,7 @@ type Node struct {
 	FD        int32        // descriptor number of its connection; local nodes only, for DUMP_REQ
 	Holder    *Holder      // the process behind its connection; local nodes only, nil: not known
 	Port      uint16       // distribution port
+	Via       string       // how it is known: ViaMDNS, ViaEPMD or a nodes file's name; neighbours only
 	EPMDPort  uint16       // where the epmd of its host listens; neighbours only
 	PeerPort  uint16       // of its end of its connection, at Addresses[0]; local nodes only
 	High, Low uint16       // distribution versions spoken; 0: not known
@@ -96,6 +108,7 @@ type Node struct {
 	Told      NodeType     // as in ALIVE2_REQ, for PORT2_RESP; local nodes only
 	Protocol  uint8        // 0: TCP/IPv4, as ALIVE2_REQ has it
 	Origin    Origin
+	Rank      Rank // of the source that it is known from; neighbours only
 	Reach     Reach
 	Sure      bool // Node is what the node calls itself, not put together from Name and Host
 	Mute      bool // it was asked for its full name and did not tell; local nodes only

@@ -20,8 +20,9 @@ import (
 
 // Limits on what comes from other hosts. Anybody on the network can announce anything.
 const (
-	MaxNeighbours        = 4096 // LAN nodes in all
-	MaxNeighboursPerHost = 512  // LAN nodes of one host
+	MaxNeighbours        = 4096  // Announced nodes in all
+	MaxNeighboursPerHost = 512   // Announced nodes of one host
+	MaxTold              = 16384 // Told nodes in all, counted apart
 )
 
 // OldNames is how many names the stock epmd remembers after their nodes have gone.
@@ -35,6 +36,7 @@ const (
 var (
 	ErrNameTaken         = errors.New("name taken")
 	ErrTooManyNeighbours = fmt.Errorf("more than %d nodes on the LAN", MaxNeighbours)
+	ErrTooManyTold       = fmt.Errorf("more than %d nodes told of by other hosts' epmds", MaxTold)
 	ErrTooManyOfHost     = fmt.Errorf("more than %d nodes of one host", MaxNeighboursPerHost)
 )
 
@@ -56,7 +58,8 @@ type Registry struct {
 	maxOld   int
 
 	neighbours map[NeighbourKey]*Node
-	perHost    map[string]int
+	ranked     [2]int         // how many of them have each Rank
+	perHost    map[string]int // how many of them are Announced
 
 	subscriptions map[*Subscription]struct{}
 
@@ -98,9 +101,11 @@ func New(host string, maxOld int) *Registry {
 		subscriptions: make(map[*Subscription]struct{}),
 	}
 	r.sightings = &sightings{
-		reg:     r,
-		nodes:   make(map[NeighbourKey][]*sighting),
-		refused: make(map[NeighbourKey]struct{}),
+		reg:   r,
+		nodes: make(map[NeighbourKey][]*sighting),
+	}
+	for rank := range r.sightings.refused {
+		r.sightings.refused[rank] = make(map[NeighbourKey]struct{})
 	}
 	return r
 }
@@ -325,50 +330,94 @@ func (r *Registry) SetHolder(n *Node, h *Holder) {
 
 // SetNeighbour enters a node of another host or changes what is known of it. The NeighbourKey
 // makes the node: its full name may become known later, or change. Since remains when it was
-// first seen, and Reach what SetReach entered. SetNeighbour returns ErrTooManyNeighbours or
-// ErrTooManyOfHost for a new node past the limits.
+// first seen. So does Reach, unless the node is Told: then Reach is what the node has.
+//
+// For a node past the limits SetNeighbour returns ErrTooManyNeighbours, ErrTooManyOfHost or
+// ErrTooManyTold. What was known of the node stays.
 func (r *Registry) SetNeighbour(n Node) error {
+	_, err := r.setNeighbour(n)
+	return err
+}
+
+// setNeighbour is SetNeighbour. It also reports whether that made room for another node.
+func (r *Registry) setNeighbour(n Node) (room bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	key := n.NeighbourKey()
-	n.Origin = LAN
+	if n.Origin == Local {
+		n.Origin = LAN
+	}
 	was := r.neighbours[key]
-	if was == nil {
-		return r.addNeighbour(key, n)
+	if was == nil || was.Rank != n.Rank {
+		if err := r.place(&n); err != nil {
+			return false, err
+		}
 	}
-	n.ID, n.Since, n.Reach = was.ID, was.Since, was.Reach
+	switch {
+	case was == nil:
+		r.lastID++
+		n.ID, n.Since = r.lastID, time.Now()
+		if n.Rank != Told {
+			n.Reach = Unchecked
+		}
+		r.enter(key, Event{Up, &n})
+		return false, nil
+	case n.Rank != Told:
+		n.Reach = was.Reach
+	}
+	n.ID, n.Since = was.ID, was.Since
 	if !reflect.DeepEqual(&n, was) {
-		r.neighbours[key] = &n
-		r.changed(Event{Changed, &n})
+		r.leave(was)
+		r.enter(key, Event{Changed, &n})
 	}
-	return nil
+	return n.Rank != was.Rank, nil
 }
 
-func (r *Registry) addNeighbour(key NeighbourKey, n Node) error {
-	if len(r.neighbours) >= MaxNeighbours {
-		return fmt.Errorf("neighbour %q of %q: %w", n.Node, n.Host, ErrTooManyNeighbours)
+// place returns an error if there is no place for one more neighbour like n.
+func (r *Registry) place(n *Node) error {
+	var err error
+	switch {
+	case n.Rank == Told && r.ranked[Told] >= MaxTold:
+		err = ErrTooManyTold
+	case n.Rank == Announced && r.ranked[Announced] >= MaxNeighbours:
+		err = ErrTooManyNeighbours
+	case n.Rank == Announced && r.perHost[n.Host] >= MaxNeighboursPerHost:
+		err = ErrTooManyOfHost
+	default:
+		return nil
 	}
-	if r.perHost[n.Host] >= MaxNeighboursPerHost {
-		return fmt.Errorf("neighbour %q of %q: %w", n.Node, n.Host, ErrTooManyOfHost)
+	return fmt.Errorf("neighbour %q of %q: %w", n.Node, n.Host, err)
+}
+
+// enter enters and counts a neighbour.
+func (r *Registry) enter(key NeighbourKey, e Event) {
+	r.neighbours[key] = e.Node
+	r.ranked[e.Node.Rank]++
+	if e.Node.Rank == Announced {
+		r.perHost[key.Host]++
 	}
-	r.lastID++
-	n.ID = r.lastID
-	n.Since = time.Now()
-	n.Reach = Unchecked
-	r.neighbours[key] = &n
-	r.perHost[n.Host]++
-	r.changed(Event{Up, &n})
-	return nil
+	r.changed(e)
+}
+
+// leave counts a neighbour no more.
+func (r *Registry) leave(n *Node) {
+	r.ranked[n.Rank]--
+	if n.Rank != Announced {
+		return
+	}
+	if r.perHost[n.Host]--; r.perHost[n.Host] == 0 {
+		delete(r.perHost, n.Host)
+	}
 }
 
 // SetReach enters whether a neighbour can be reached. Nothing happens if n has gone or was seen
-// anew.
+// anew, or if it is Told: the source knows then.
 func (r *Registry) SetReach(n *Node, reach Reach) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	key := n.NeighbourKey()
 	now := r.neighbours[key]
-	if now == nil || now.ID != n.ID || now.Reach == reach {
+	if now == nil || now.ID != n.ID || now.Rank == Told || now.Reach == reach {
 		return
 	}
 	m := *now
@@ -386,9 +435,7 @@ func (r *Registry) RemoveNeighbour(key NeighbourKey) {
 		return
 	}
 	delete(r.neighbours, key)
-	if r.perHost[key.Host]--; r.perHost[key.Host] == 0 {
-		delete(r.perHost, key.Host)
-	}
+	r.leave(n)
 	r.changed(Event{Down, n})
 }
 

@@ -15,9 +15,19 @@ const maxSightings = 64
 // maxAmends is how many refused nodes are tried again when one goes.
 const maxAmends = 16
 
+// Rank says how much the word of a source counts.
+type Rank uint8
+
+// Ranks. What the epmd of a node's host tells wins over all that is announced.
+const (
+	Announced Rank = iota // others say so, or the epmd was asked once: mDNS, NAMES_REQ, a file
+	Told                  // the epmd of its host says so over a stream, and whether it can be reached
+)
+
 // Source tells of neighbours: mDNS, another host's epmd, a file. Several sources may tell of
 // one node. The registry makes one neighbour of it. Make a Source with NewSource.
 type Source struct {
+	rank Rank
 	all  *sightings
 	seen map[any]*sighting // guarded by all.mu, as gen
 	gen  int
@@ -35,27 +45,30 @@ type sightings struct {
 
 	mu       sync.Mutex
 	nodes    map[NeighbourKey][]*sighting // the latest news last
-	refused  map[NeighbourKey]struct{}    // for which there is no place among the neighbours
+	refused  [2]map[NeighbourKey]struct{} // by Rank: for which there is no place among the neighbours
 	prefixes []netip.Prefix
 }
 
 // NewSource returns a source that has told of nothing.
-func (r *Registry) NewSource() *Source {
-	return &Source{all: r.sightings, seen: make(map[any]*sighting)}
+func (r *Registry) NewSource(rank Rank) *Source {
+	return &Source{rank: rank, all: r.sightings, seen: make(map[any]*sighting)}
 }
 
 // See enters what the source says of a node under a key. It replaces what the source said under
 // that key before. Keys are comparable and the source's own.
 //
-// All sightings of a node add their addresses. For the rest the latest one counts in which the
-// node itself tells its full name. If there is none, the latest counts.
+// If there are Told sightings of a node, others don't count. All that count add their addresses.
+// Told ones keep their order, reachable ones leading. For the rest the latest one counts in which
+// the node itself tells its full name. If there is none, the latest counts. A Told node is
+// reachable if one sighting says so.
 //
-// See returns ErrTooManyNeighbours or ErrTooManyOfHost if there is no place for the node. The
-// node gets one when another goes.
+// See returns ErrTooManyNeighbours, ErrTooManyOfHost or ErrTooManyTold if there is no place for
+// the node. The node gets one when another goes.
 func (s *Source) See(key any, n Node) error {
 	m := s.all
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	n.Rank = s.rank
 	was := s.seen[key]
 	if was != nil && reflect.DeepEqual(was.node, n) {
 		was.gen = s.gen
@@ -136,41 +149,66 @@ func (r *Registry) SetLANPrefixes(prefixes []netip.Prefix) {
 	}
 }
 
-// settle enters what all sources say of a neighbour now.
+// settle enters what all sources say of a neighbour now. The error says why it has not the place
+// that it should have.
 func (m *sightings) settle(k NeighbourKey) error {
-	if len(m.nodes[k]) > 0 {
-		return m.enter(k)
+	is, room, err := m.enter(k)
+	if !is {
+		m.reg.RemoveNeighbour(k)
 	}
-	delete(m.nodes, k)
-	delete(m.refused, k)
-	m.reg.RemoveNeighbour(k)
-	m.amend()
-	return nil
-}
-
-// enter enters a neighbour, or remembers that it has no place.
-func (m *sightings) enter(k NeighbourKey) error {
-	err := m.reg.SetNeighbour(m.merge(m.nodes[k]))
-	if err != nil {
-		m.refused[k] = struct{}{}
-	} else {
-		delete(m.refused, k)
+	if len(m.nodes[k]) == 0 {
+		delete(m.nodes, k)
+	}
+	if !is || room {
+		m.amend()
 	}
 	return err
 }
 
+// enter enters a neighbour. It reports whether there is a place for it, and whether it has left
+// another to others.
+func (m *sightings) enter(k NeighbourKey) (is, room bool, err error) {
+	for _, rank := range []Rank{Told, Announced} {
+		var refused error
+		if all := ofRank(m.nodes[k], rank); !is && len(all) > 0 {
+			room, refused = m.reg.setNeighbour(m.merge(all))
+			is = refused == nil
+		}
+		if refused == nil {
+			delete(m.refused[rank], k)
+			continue
+		}
+		m.refused[rank][k] = struct{}{}
+		err = cmp.Or(err, refused)
+	}
+	return is, room, err
+}
+
+// ofRank returns the sightings of sources of that rank.
+func ofRank(all []*sighting, rank Rank) []*sighting {
+	of := make([]*sighting, 0, len(all))
+	for _, s := range all {
+		if s.node.Rank == rank {
+			of = append(of, s)
+		}
+	}
+	return of
+}
+
 // amend tries again some of the nodes that have no place.
 func (m *sightings) amend() {
-	tries := 0
-	for k := range m.refused {
-		if tries++; tries > maxAmends {
-			return
+	for rank := range m.refused {
+		tries := 0
+		for k := range m.refused[rank] {
+			if tries++; tries > maxAmends {
+				break
+			}
+			_, _, _ = m.enter(k)
 		}
-		_ = m.enter(k)
 	}
 }
 
-// merge makes one node of the sightings of it.
+// merge makes one node of the sightings of it, which are of one rank.
 func (m *sightings) merge(all []*sighting) Node {
 	n := all[len(all)-1].node
 	// What the node's own host says outweighs guesses.
@@ -179,13 +217,46 @@ func (m *sightings) merge(all []*sighting) Node {
 			n = all[i].node
 		}
 	}
+	if n.Rank == Told {
+		slices.SortStableFunc(all, m.compareTold)
+		n.Reach = all[0].node.Reach
+	}
 	n.Addresses = nil
 	for _, s := range all {
 		n.Addresses = append(n.Addresses, s.node.Addresses...)
+		if s.node.Origin == LAN {
+			n.Origin = LAN
+		}
+	}
+	if n.Rank == Told {
+		n.Addresses = unique(n.Addresses)
+		return n
 	}
 	slices.SortFunc(n.Addresses, m.compareAddresses)
 	n.Addresses = slices.Compact(n.Addresses)
 	return n
+}
+
+// unique drops addresses that are there already.
+func unique(addrs []netip.Addr) []netip.Addr {
+	var list []netip.Addr
+	for _, a := range addrs {
+		if !slices.Contains(list, a) {
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
+// compareTold puts sightings that say Reachable first, and then those over the better address.
+func (m *sightings) compareTold(a, b *sighting) int {
+	if a.node.Reach != b.node.Reach {
+		return cmp.Compare(a.node.Reach, b.node.Reach)
+	}
+	if len(a.node.Addresses) == 0 || len(b.node.Addresses) == 0 {
+		return cmp.Compare(len(b.node.Addresses), len(a.node.Addresses))
+	}
+	return m.compareAddresses(a.node.Addresses[0], b.node.Addresses[0])
 }
 
 // compareAddresses puts what is on the same link before what is not. Of each it puts IPv4

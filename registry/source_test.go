@@ -32,7 +32,7 @@ func show(changes *Subscription) string {
 func TestSource(t *testing.T) {
 	r := New("hostb.local", 0)
 	changes := begun(r)
-	mdns, file := r.NewSource(), r.NewSource()
+	mdns, file := r.NewSource(Announced), r.NewSource(Announced)
 	see := func(s *Source, key string, n Node) {
 		t.Helper()
 		if err := s.See(key, n); err != nil {
@@ -95,7 +95,7 @@ func TestSource(t *testing.T) {
 // of them is this host's own.
 func TestSourcePrefixes(t *testing.T) {
 	r := New("hostb.local", 0)
-	source := r.NewSource()
+	source := r.NewSource(Announced)
 	for i, addr := range []string{"203.0.113.1", "2001:db8:1::1", "172.17.0.1", "2001:db8::1", "192.0.2.1", "fe80::1%eth0"} {
 		if err := source.See(i, lanNode("a", 1, addr)); err != nil {
 			t.Fatal(err)
@@ -130,7 +130,7 @@ func TestSourcePrefixes(t *testing.T) {
 
 func TestSourceBound(t *testing.T) {
 	r := New("hostb.local", 0)
-	source := r.NewSource()
+	source := r.NewSource(Announced)
 	for i := range 1000 {
 		if err := source.See(i, lanNode("a", uint16(i+1), "192.0.2.1")); err != nil {
 			t.Fatal(err)
@@ -145,7 +145,7 @@ func TestSourceBound(t *testing.T) {
 // others go.
 func TestSourceRefused(t *testing.T) {
 	r := New("hostb.local", 0)
-	source := r.NewSource()
+	source := r.NewSource(Announced)
 	const more = 100
 	for i := range MaxNeighboursPerHost + more {
 		err := source.See(i, lanNode(fmt.Sprint("n", i), 1, "192.0.2.1"))
@@ -154,12 +154,12 @@ func TestSourceRefused(t *testing.T) {
 		}
 	}
 	for i := range more {
-		if _, n := r.Counts(); n != MaxNeighboursPerHost || len(r.sightings.refused) != more-i {
-			t.Errorf("%d neighbours, %d refused after %d have gone", n, len(r.sightings.refused), i)
+		if _, n := r.Counts(); n != MaxNeighboursPerHost || len(r.sightings.refused[Announced]) != more-i {
+			t.Errorf("%d neighbours, %d refused after %d have gone", n, len(r.sightings.refused[Announced]), i)
 		}
 		source.Lose(i)
 	}
-	if _, n := r.Counts(); n != MaxNeighboursPerHost || len(r.sightings.refused) != 0 {
-		t.Errorf("%d neighbours, %d refused", n, len(r.sightings.refused))
+	if _, n := r.Counts(); n != MaxNeighboursPerHost || len(r.sightings.refused[Announced]) != 0 {
+		t.Errorf("%d neighbours, %d refused", n, len(r.sightings.refused[Announced]))
 	}
 }

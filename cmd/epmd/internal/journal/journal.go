@@ -211,7 +211,7 @@ func (j *Journal) writeOne(ev registry.Event) {
 	} else {
 		j.named[n.ID] = fullName(n)
 	}
-	if n.Origin == registry.LAN {
+	if n.Origin != registry.Local {
 		e := neighbourEntries[ev.Kind]
 		j.log.With(e.id.Attr()).Info(e.text, neighbourAttrs(n)...)
 	} else {

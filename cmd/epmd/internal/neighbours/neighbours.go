@@ -85,7 +85,7 @@ type Options struct {
 // New returns an Asker that asks nobody before Run.
 func New(o Options) *Asker {
 	a := &Asker{
-		source:     o.Registry.NewSource(),
+		source:     o.Registry.NewSource(registry.Announced),
 		names:      o.Names,
 		log:        o.Log,
 		say:        throttle.New(),
@@ -298,6 +298,7 @@ func nodeOf(e avahi.EPMD, p epmd.NamedPort) (registry.Node, error) {
 		Addresses: []netip.Addr{e.Addr.Addr()},
 		Type:      registry.Normal,
 		Origin:    registry.LAN,
+		Via:       registry.ViaEPMD,
 	}
 	switch {
 	case !registry.ValidName(p.Name):

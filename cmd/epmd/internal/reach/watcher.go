@@ -121,13 +121,14 @@ func (w *Watcher) take(b registry.Batch) {
 }
 
 // changed takes note of what has become of a neighbour. That it can be reached is no news here.
+// Nodes of which their host's epmd tells over a stream are nobody's to check.
 func (w *Watcher) changed(e registry.Event) {
 	n := e.Node
-	if n.Origin != registry.LAN {
+	if n.Origin == registry.Local {
 		return
 	}
 	epmd := w.epmds[epmdKeyOf(n)]
-	if e.Kind == registry.Down {
+	if e.Kind == registry.Down || n.Rank == registry.Told {
 		w.remove(n)
 		return
 	}
