@@ -69,10 +69,24 @@ type Options struct {
 
 	// EPMDs, if not nil, is told which epmds are announced. For browsing.
 	EPMDs EPMDs
+
+	// Streams, if not nil, reports whose nodes are known already. For browsing.
+	Streams Streams
+}
+
+// Streams knows which hosts' epmds tell their nodes over a stream. The instances of their nodes
+// are not resolved.
+type Streams interface {
+	// Streamed reports whether there is a stream from the host. The host is a label, as in
+	// NAME@HOST. Streamed must not block.
+	Streamed(host string) bool
 }
 
 // Discovery is LAN discovery, as much of it as is wanted.
-type Discovery struct{ runs []func(context.Context) }
+type Discovery struct {
+	runs    []func(context.Context)
+	browser *browser // nil: not wanted
+}
 
 // New returns a Discovery of the nodes in reg. It also tells reg what this host is called on
 // the network.
@@ -83,9 +97,19 @@ func New(reg *registry.Registry, opts Options, log *slog.Logger) *Discovery {
 		d.runs = append(d.runs, newPublisher(b, opts, log).Run)
 	}
 	if opts.Browse {
-		d.runs = append(d.runs, newBrowser(b, opts, log).Run)
+		d.browser = newBrowser(b, opts, log)
+		d.runs = append(d.runs, d.browser.Run)
 	}
 	return d
+}
+
+// StreamsChanged tells browsing to ask Options.Streams anew. A host whose nodes were told over
+// a stream has them in the registry by now: what was resolved of it is forgotten. StreamsChanged
+// does not block.
+func (d *Discovery) StreamsChanged() {
+	if d.browser != nil {
+		d.browser.streamsChanged()
+	}
 }
 
 // Run publishes and browses until ctx ends. It returns when what was published is withdrawn.

@@ -53,6 +53,18 @@ func (b *browser) Run(ctx context.Context) {
 	b.run(ctx, func(ctx context.Context, s *session) error { return b.browse(ctx, s, known, say) })
 }
 
+// streamsChanged has the instances reviewed.
+func (b *browser) streamsChanged() {
+	if s := b.present.Load(); s != nil {
+		s.mail.post(func() error {
+			if s.onStreams != nil {
+				s.onStreams()
+			}
+			return nil
+		})
+	}
+}
+
 // browse is one session of Run.
 func (b *browser) browse(ctx context.Context, s *session, known *findings, say *throttle.Throttle) error {
 	bs := &browseSession{
@@ -66,7 +78,7 @@ func (b *browser) browse(ctx context.Context, s *session, known *findings, say *
 	known.doubt(rebirth)
 	defer known.doubt(absence)
 	b.on(s)
-	s.onSignal = bs.signal
+	s.onSignal, s.onStreams = bs.signal, bs.reviewAll
 	bs.readdress()
 	bs.start(s.interfaces)
 	return bs.follow()
@@ -239,9 +251,35 @@ func (b *browseSession) browsed(sig signal) error {
 	case sig.member == "ItemNew" && it == nil && flags&(flagLocal|flagOurOwn) == 0:
 		it = &foundInstance{Place: p}
 		b.instances[p] = it
-		b.resolve(it)
+		b.review(it)
 	}
 	return nil
+}
+
+// review resolves an instance, or ends that if its host tells its nodes over a stream.
+func (b *browseSession) review(it *foundInstance) {
+	streamed := it.streamed(b.part.opts.Streams)
+	switch {
+	case streamed && it.elem != nil:
+		b.full.Remove(it.elem)
+		it.elem = nil
+	case streamed:
+		b.lost(it)
+	case it.client == nil && it.elem == nil && it.timer == nil && it.tries < maxResolveTries:
+		b.resolve(it)
+	}
+}
+
+func (b *browseSession) reviewAll() {
+	for _, it := range b.instances {
+		b.review(it)
+	}
+}
+
+// streamed reports whether the instance is called NAME@HOST, and HOST gives a stream.
+func (it *foundInstance) streamed(streams Streams) bool {
+	_, host, found := strings.Cut(it.Label, "@")
+	return found && streams != nil && streams.Streamed(host)
 }
 
 // drop forgets an instance that has gone.
@@ -450,7 +488,10 @@ func (b *browseSession) learn(it *foundInstance, kind kind, n registry.Node) {
 	if kind == kindNode {
 		b.see(it, n)
 	} else {
-		b.known.found(it.Place, EPMD{n.Host, netip.AddrPortFrom(n.Addresses[0], n.Port), kind == kindHost})
+		b.known.found(it.Place, EPMD{
+			Host: n.Host, Interface: interfaceName(it.Interface), Announces: kind == kindHost,
+			Addrs: []netip.AddrPort{netip.AddrPortFrom(n.Addresses[0], n.Port)},
+		})
 	}
 }
 

@@ -442,11 +442,11 @@ func TestForeign(t *testing.T) {
 			t.Errorf("%+v is not among %s", want, describe(nodes))
 		}
 	}
-	if e := epmds.await(t, false); e.Host != "hosta.local" || e.Addr.Port() != 4369 || !e.Addr.Addr().IsValid() {
+	if e := epmds.await(t, false); e.Host != "hosta.local" || len(e.Addrs) == 0 || e.Addrs[0].Port() != 4369 {
 		t.Errorf("found the epmd %+v", e)
 	}
 	a.publish()
-	if e := epmds.await(t, true); e.Host != "hosta.local" || e.Addr.Port() != 4369 {
+	if e := epmds.await(t, true); e.Host != "hosta.local" || e.Interface != "eth0" || len(e.Addrs) == 0 || e.Addrs[0].Port() != 4369 {
 		t.Errorf("found %+v, which announces its nodes", e)
 	}
 }

@@ -18,14 +18,18 @@ type Place struct {
 // EPMD is an epmd that another host announces.
 type EPMD struct {
 	Host      string
-	Addr      netip.AddrPort
-	Announces bool // the host announces its nodes itself
+	Interface string // on which it was seen
+	Announces bool   // the host announces its nodes itself
+
+	// Addrs are the addresses of the host that can be used on that interface, at least one.
+	// The best comes first: IPv4 on-link, IPv6 on-link, others, link-local IPv6 last.
+	Addrs []netip.AddrPort
 }
 
 // EPMDs is told which epmds are announced. It must not block. One goroutine at a time calls its
 // methods.
 type EPMDs interface {
-	// Found tells of an epmd, and again when something about it changes.
+	// Found tells of an epmd, and again when something about it changes: its addresses, say.
 	Found(Place, EPMD)
 
 	// Gone says that nothing is announced there any more.

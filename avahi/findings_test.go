@@ -27,7 +27,7 @@ func TestFindingsDoubt(t *testing.T) {
 			if err := f.nodes.See(at, n); err != nil {
 				t.Error(err)
 			}
-			f.found(at, EPMD{"hosta.local", netip.MustParseAddrPort("192.0.2.1:4369"), false})
+			f.found(at, EPMD{Host: "hosta.local", Addrs: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:4369")}})
 		}
 		want := func(when string, want int) {
 			t.Helper()

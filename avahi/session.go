@@ -36,6 +36,7 @@ type session struct {
 	addresses  map[int32][]netip.Addr // without zones
 	links      *netif.Watcher
 	onSignal   func(signal) error // what isn't for the session itself
+	onStreams  func()             // other hosts give streams now; nil: nobody wants to know
 }
 
 func (s *session) close() {

@@ -265,7 +265,7 @@ func TestHugeAnswer(t *testing.T) {
 			t.Errorf("logged %q", got)
 		}
 		other := epmdOf(0)
-		other.Addr = netip.AddrPortFrom(testAddr, 6000)
+		other.Addrs = []netip.AddrPort{netip.AddrPortFrom(testAddr, 6000)}
 		l.say(nil, "more")
 		l.Found(at(1), other)
 		l.after(0)
@@ -340,7 +340,7 @@ func TestOverTheNetwork(t *testing.T) {
 	a := New(Options{Registry: reg, Log: slog.New(slog.DiscardHandler)})
 	ended := make(chan error, 1)
 	go func() { ended <- a.Run(ctx) }()
-	a.Found(at(0), avahi.EPMD{Host: "hosta.local", Addr: listener.Addr().(*net.TCPAddr).AddrPort()})
+	a.Found(at(0), avahi.EPMD{Host: "hosta.local", Addrs: []netip.AddrPort{listener.Addr().(*net.TCPAddr).AddrPort()}})
 	wait.True(t, "the node is told", func() bool { return len(reg.Nodes()) > 0 })
 	if nodes := reg.Nodes(); len(nodes) != 1 || nodes[0].Node != "a@hosta.local" || nodes[0].Port != 4711 {
 		t.Errorf("got %v", nodes)

@@ -56,6 +56,8 @@ type key struct {
 	port uint16
 }
 
+func keyOf(e avahi.EPMD) key { return key{e.Host, e.Addrs[0].Port()} }
+
 // found is an epmd in one place.
 type found struct {
 	at       avahi.Place
@@ -67,7 +69,7 @@ type found struct {
 	fails    int // in a row
 }
 
-func (f *found) key() key { return key{f.epmd.Host, f.epmd.Addr.Port()} }
+func (f *found) key() key { return keyOf(f.epmd) }
 
 // told names a node that an epmd has told of.
 type told struct {
@@ -124,7 +126,7 @@ func (a *Asker) Found(at avahi.Place, e avahi.EPMD) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	f := a.found[at]
-	if f != nil && (f.epmd.Announces != e.Announces || f.key() != key{e.Host, e.Addr.Port()}) {
+	if f != nil && (f.epmd.Announces != e.Announces || f.key() != keyOf(e)) {
 		a.drop(f)
 		f = nil
 	}
@@ -172,7 +174,7 @@ func (a *Asker) ask(f *found) {
 		return
 	}
 	f.asking = true
-	addr := f.epmd.Addr
+	addr := f.epmd.Addrs[0]
 	a.asking.Go(func() {
 		ctx, cancel := context.WithTimeout(a.ctx, askTimeout)
 		defer cancel()
@@ -294,8 +296,8 @@ func nodeOf(e avahi.EPMD, p epmd.NamedPort) (registry.Node, error) {
 		Name:      p.Name,
 		Host:      e.Host,
 		Port:      p.Port,
-		EPMDPort:  e.Addr.Port(),
-		Addresses: []netip.Addr{e.Addr.Addr()},
+		EPMDPort:  e.Addrs[0].Port(),
+		Addresses: []netip.Addr{e.Addrs[0].Addr()},
 		Type:      registry.Normal,
 		Origin:    registry.LAN,
 		Via:       registry.ViaEPMD,

@@ -26,7 +26,7 @@ func at(i int) avahi.Place { return avahi.Place{Interface: 2, Label: fmt.Sprint(
 
 // epmdOf returns the epmd of that number, on a host of its own.
 func epmdOf(i int) avahi.EPMD {
-	return avahi.EPMD{Host: fmt.Sprintf("host%d.local", i), Addr: netip.AddrPortFrom(testAddr, uint16(5000+i))}
+	return avahi.EPMD{Host: fmt.Sprintf("host%d.local", i), Addrs: []netip.AddrPort{netip.AddrPortFrom(testAddr, uint16(5000+i))}}
 }
 
 // announced returns an epmd whose host announces its nodes itself.
@@ -59,7 +59,7 @@ func TestAskLimit(t *testing.T) {
 		}
 		synctest.Wait()
 		other := announced(epmdOf(1))
-		other.Addr = netip.AddrPortFrom(testAddr, 4369)
+		other.Addrs = []netip.AddrPort{netip.AddrPortFrom(testAddr, 4369)}
 		steps := []struct {
 			name        string
 			do          func()
@@ -96,7 +96,7 @@ func TestAskLimit(t *testing.T) {
 }
 
 func TestNodeOf(t *testing.T) {
-	e := avahi.EPMD{Host: "hosta.local", Addr: netip.AddrPortFrom(testAddr, 4369)}
+	e := avahi.EPMD{Host: "hosta.local", Addrs: []netip.AddrPort{netip.AddrPortFrom(testAddr, 4369)}}
 	n, err := nodeOf(e, epmd.NamedPort{Name: "a", Port: 9100})
 	if err != nil || n.Node != "a@hosta.local" || n.Port != 9100 || n.Sure || n.Addresses[0] != testAddr {
 		t.Errorf("got %+v, %v", n, err)
