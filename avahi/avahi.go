@@ -2,7 +2,7 @@
 // hosts. It speaks DNS-SD by way of avahi-daemon, over the D-Bus system bus.
 //
 // Discovery has two parts. Publishing keeps one service instance of type _epmd._tcp for each
-// node that is registered, and one for the host. Browsing finds the instances of others. It
+// node that is registered, and one for the host: at most 256 on each interface. Browsing finds the instances of others. It
 // enters their nodes into the registry as neighbours. The registry is also told how both parts
 // are doing.
 //
@@ -40,6 +40,10 @@ const (
 	ServiceType = "_epmd._tcp"
 	Domain      = "local"
 )
+
+// HostSubtype is the subtype under which a host's own instance is announced beside ServiceType.
+// By it, hosts are found before hundreds of instances are read.
+const HostSubtype = "_eclus._sub." + ServiceType
 
 // Options are those of a Discovery.
 type Options struct {

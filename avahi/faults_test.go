@@ -224,22 +224,34 @@ func TestGoneAtOnce(t *testing.T) {
 	}
 }
 
+// TestManyNodes has more nodes than are announced. Those that go make room.
 func TestManyNodes(t *testing.T) {
 	a, b := pair(t)
 	publisher, stop := a.publish()
 	b.browse()
 	waitState(t, "publisher is up", publisher.State, "LAN discovery on")
 	began := time.Now()
+	var registrations []*registry.Registration
 	for i := range 300 {
-		a.register(fmt.Sprintf("n%d", i), uint16(5000+i))
+		registrations = append(registrations, a.register(fmt.Sprintf("n%d", i), uint16(5000+i)))
 	}
-	waitCount(t, publisher.State, avahi.State{Instances: 301})
-	t.Logf("300 nodes established after %v", time.Since(began))
-	b.until("all 300 appear", count(300))
-	t.Logf("300 nodes seen after %v", time.Since(began))
+	waitCount(t, publisher.State, avahi.State{Instances: 256, Unannounced: 45})
+	t.Logf("256 instances established after %v", time.Since(began))
+	b.until("255 nodes appear", count(255))
+	t.Logf("255 nodes seen after %v", time.Since(began))
+	if got := a.reg.LAN().Publishing.Unannounced; got != 45 {
+		t.Errorf("%d nodes are said not to be announced, want 45", got)
+	}
+	for _, r := range registrations[:50] {
+		a.reg.Unregister(r)
+	}
+	waitCount(t, publisher.State, avahi.State{Instances: 251})
+	b.until("the others appear", func(nodes []*registry.Node) bool {
+		return len(nodes) == 250 && node("n299@hosta.example")(nodes)
+	})
 	began = time.Now()
 	stop()
-	t.Logf("300 nodes withdrawn in %v", time.Since(began))
+	t.Logf("250 nodes withdrawn in %v", time.Since(began))
 	b.until("all go", count(0))
 }
 

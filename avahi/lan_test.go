@@ -272,6 +272,8 @@ func TestPublishAndBrowse(t *testing.T) {
 	b.browse()
 	show := start(t, b, "avahi-browse", "-rp", "_epmd._tcp")
 	expect(t, show, `(?m)^=;eth0;IPv4;hosta;_epmd\._tcp;local;hosta\.local;198\.51\.100\.\d+;4369;.*"eclus=test".*`)
+	hosts := start(t, b, "avahi-browse", "-p", avahi.HostSubtype)
+	expect(t, hosts, `(?m)^\+;eth0;IPv4;hosta;`)
 
 	began := time.Now()
 	r := a.register("a", 4711)
@@ -294,6 +296,10 @@ func TestPublishAndBrowse(t *testing.T) {
 	b.until("a is back", node("a@hosta.example", onPort(4712)))
 	stop()
 	expect(t, show, `(?m)^-;eth0;IPv4;hosta;`)
+	expect(t, hosts, `(?m)^-;eth0;IPv4;hosta;`)
+	if strings.Contains(hosts.Output(), "064") {
+		t.Errorf("a node was announced as a host:\n%s", hosts.Output())
+	}
 	b.until("the publisher's farewell", count(0))
 }
 

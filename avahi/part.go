@@ -22,8 +22,9 @@ type part struct {
 	log   *slog.Logger
 
 	// maxObjects is how many objects each connection has at most. maxClients is how many
-	// connections a session has. Only tests change them.
-	maxObjects, maxClients int
+	// connections a session has. maxInstances is how many instances are announced on a link.
+	// Only tests change them.
+	maxObjects, maxClients, maxInstances int
 
 	doing   atomic.Pointer[state]
 	silent  atomic.Bool // no answer comes from avahi-daemon or the bus
@@ -38,8 +39,9 @@ type state struct {
 	// many found ones are resolved. They count anew for each interface and IP version.
 	Instances int
 
-	// Waiting is how many more there are for which Avahi's limits leave no place.
-	Waiting int
+	// Waiting is how many more there are for which Avahi's limits leave no place. Unannounced
+	// is how many of this host's there are beyond maxInstances.
+	Waiting, Unannounced int
 }
 
 // starting is why a part is off that has yet to run.
@@ -51,7 +53,7 @@ func newPart(name string, b *board, slot *registry.Discovery, opts Options, log 
 		opts.Bus = bus.System()
 	}
 	p := &part{board: b, slot: slot, reg: b.reg, opts: opts, log: log.With("part", name),
-		maxObjects: maxObjects, maxClients: maxClients}
+		maxObjects: maxObjects, maxClients: maxClients, maxInstances: maxInstances}
 	p.doing.Store(&state{Off: starting})
 	b.parts = append(b.parts, p)
 	return p
@@ -176,7 +178,7 @@ func (b *board) post(p *part, s state) {
 	if was := p.doing.Swap(&s); *was == s {
 		return
 	}
-	p.slot.Off, p.slot.Waiting = s.Off, s.Waiting
+	p.slot.Off, p.slot.Waiting, p.slot.Unannounced = s.Off, s.Waiting, s.Unannounced
 	b.reg.SetLAN(b.lan)
 	if s.Off == "" {
 		b.said = ""

@@ -22,6 +22,10 @@ const (
 // redial is how long after a failure another connection is tried.
 const redial = 10 * time.Second
 
+// maxInstances is how many instances are announced on a link at most, the host's own included.
+// Each device of the LAN has to read them. Other hosts with Eclus learn of all nodes without.
+const maxInstances = 256
+
 // maxRenames is how many names are tried for an instance whose name is taken.
 const maxRenames = 100
 
@@ -147,13 +151,15 @@ func (p *publishSession) take() {
 func (p *publishSession) publishDue(timer *time.Timer) {
 	if !p.dialNext.IsZero() && !time.Now().Before(p.dialNext) {
 		p.dialNext = time.Time{}
-		p.fill()
 	}
-	next := p.dialNext
+	var next time.Time
 	for _, l := range p.links {
-		if due := l.publishDue(); next.IsZero() || !due.IsZero() && due.Before(next) {
-			next = due
+		if due := l.publishDue(); !due.IsZero() {
+			next = earlier(next, due)
 		}
+	}
+	if !p.dialNext.IsZero() {
+		next = earlier(next, p.dialNext)
 	}
 	timer.Stop()
 	if !next.IsZero() {
@@ -181,20 +187,12 @@ func (p *publishSession) connection() *client {
 	return c
 }
 
-// fill gives places to instances that wait for one.
-func (p *publishSession) fill() {
-	for _, l := range p.links {
-		for e := first(l.full); e != nil && l.place(e); e = first(l.full) {
-		}
-	}
-}
-
-// sayFull says once that not all is published. Avahi has limits, and so have we.
+// sayFull says once that not all is published, because Avahi has limits.
 func (p *publishSession) sayFull() {
 	if !p.saidFull {
 		p.saidFull = true
 		p.part.log.Warn("more nodes than Avahi takes: not all are published everywhere",
-			"limit", p.part.maxObjects, "limit of all interfaces", p.part.maxObjects*p.part.maxClients)
+			"limit of all interfaces", p.part.maxObjects*p.part.maxClients)
 	}
 }
 
@@ -246,7 +244,12 @@ func (p *publishSession) state() (s state, begun bool) {
 	reaches, used := false, false
 	for _, l := range p.links {
 		s.Instances = max(s.Instances, l.established)
-		s.Waiting = max(s.Waiting, l.full.Len())
+		switch {
+		case !l.hasRoom():
+			s.Unannounced = max(s.Unannounced, l.due.Len())
+		case l.full:
+			s.Waiting = max(s.Waiting, l.due.Len())
+		}
 		reach := l.reaches(l.host)
 		reaches, used = reaches || reach, used || reach && !l.unused
 	}

@@ -30,8 +30,8 @@ func TestMadeGone(t *testing.T) {
 		p.placed = 1
 		p.drop(e)
 		p.made(e, c, reply{err: dbus.Error{Name: name}})
-		if p.placed != 0 || c.objects != 0 || c.limit != 1 || p.full.Len() != 0 {
-			t.Errorf("%s: %d placed, %d objects of %d, %d wait; want 0, 0 of 1, 0", name, p.placed, c.objects, c.limit, p.full.Len())
+		if p.placed != 0 || c.objects != 0 || c.limit != 1 || p.due.Len() != 0 {
+			t.Errorf("%s: %d placed, %d objects of %d, %d wait; want 0, 0 of 1, 0", name, p.placed, c.objects, c.limit, p.due.Len())
 		}
 		if log.Len() > 0 {
 			t.Errorf("%s: said %s", name, &log)
@@ -47,8 +47,8 @@ func TestSinceFuture(t *testing.T) {
 		var next time.Time
 		due := func(want int) {
 			t.Helper()
-			if next = p.publishDue(); p.full.Len() != want {
-				t.Errorf("%d are due, want %d", p.full.Len(), want)
+			if next = p.publishDue(); p.due.Len() != want {
+				t.Errorf("%d are due, want %d", p.due.Len(), want)
 			}
 		}
 		now := time.Now()
@@ -71,4 +71,30 @@ func TestSinceFuture(t *testing.T) {
 			t.Errorf("all are due after %v, want %v", took, patience)
 		}
 	})
+}
+
+// TestTurns takes each turn as soon as it comes.
+func TestTurns(t *testing.T) {
+	var turns turns
+	began := time.Now()
+	now := began
+	take := func(count int) time.Duration {
+		for range count {
+			if next := turns.next(); next.After(now) {
+				now = next
+			}
+			turns.take(now)
+		}
+		return now.Sub(began)
+	}
+	if got := take(burst); got != 0 {
+		t.Errorf("the first %d took %v, want nothing", burst, got)
+	}
+	if got := take(100); got != 100*pace {
+		t.Errorf("100 more took %v, want %v", got, 100*pace)
+	}
+	now = now.Add(time.Hour)
+	if got, want := take(burst+1), 100*pace+time.Hour+pace; got != want {
+		t.Errorf("%d after an hour are done at %v, want %v", burst+1, got, want)
+	}
 }

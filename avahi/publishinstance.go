@@ -38,13 +38,10 @@ func (p *publishLink) place(e *publishedInstance) bool {
 		e.wait(nil)
 		return false
 	}
-	var c *client
-	if p.placed < p.all.part.maxObjects {
-		c = p.all.connection()
-	}
-	if c == nil {
-		if e.queue != p.full {
-			e.wait(p.full)
+	c := p.all.connection()
+	if p.full = c == nil; p.full {
+		if e.queue != p.due {
+			e.wait(p.due)
 		}
 		p.all.sayFull()
 		return false
@@ -112,6 +109,10 @@ func (p *publishLink) announce(e *publishedInstance) {
 	svc := e.announced
 	e.client.call(e.group, ifaceGroup, "AddService", added, p.iface, int32(goavahi.ProtoUnspec), uint32(0),
 		svc.label, ServiceType, Domain, "", svc.port, svc.text)
+	if e.node == nil {
+		e.client.call(e.group, ifaceGroup, "AddServiceSubtype", nil, p.iface, int32(goavahi.ProtoUnspec), uint32(0),
+			svc.label, ServiceType, Domain, HostSubtype)
+	}
 	e.client.call(e.group, ifaceGroup, "Commit", nil)
 }
 
@@ -206,7 +207,6 @@ func (p *publishLink) free(e *publishedInstance) {
 	}
 	if e.client != nil {
 		p.unplace(e)
-		p.all.fill()
 	}
 }
 

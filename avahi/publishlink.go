@@ -22,9 +22,11 @@ type publishLink struct {
 	// Every instance waits in at most one of these.
 	fresh  *list.List // until settle is over
 	unsure *list.List // for what is still to be known, until patience is over
-	full   *list.List // for Avahi to have a place
+	due    *list.List // for a place, and for its turn
+	turns  turns
 
-	placed      int // instances that have one of Avahi's places
+	placed      int  // instances that have one of Avahi's places
+	full        bool // Avahi had no place for the last one
 	established int
 
 	// Avahi says nothing of an interface that it does not use.
@@ -38,7 +40,7 @@ func newPublishLink(all *publishSession, iface int32) *publishLink {
 		all: all, log: all.part.log.With("interface", all.session.names[iface]), iface: iface,
 		addrs:     all.session.addresses[iface],
 		instances: make(map[uint64]*publishedInstance),
-		fresh:     list.New(), unsure: list.New(), full: list.New(),
+		fresh:     list.New(), unsure: list.New(), due: list.New(),
 	}
 	p.host = &publishedInstance{link: p}
 	p.lookAgain = firstLookAgain
@@ -82,7 +84,8 @@ func (p *publishLink) resync(nodes []*registry.Node) {
 			p.drop(e)
 		}
 	}
-	for _, n := range nodes {
+	oldestFirst := slices.SortedFunc(slices.Values(nodes), func(a, b *registry.Node) int { return a.Since.Compare(b.Since) })
+	for _, n := range oldestFirst {
 		p.up(n)
 	}
 }
@@ -121,9 +124,11 @@ func (p *publishLink) consider(e *publishedInstance) {
 		p.withdraw(e)
 	case e.client != nil:
 		p.update(e)
-	case e.queue == p.full, e.node != nil && age < settle:
-	case e.node == nil, e.node.Sure && e.node.Listens != nil, age >= patience:
+	case e.queue != nil && e.queue == p.due, e.node != nil && age < settle:
+	case e.node == nil:
 		p.place(e)
+	case e.node.Sure && e.node.Listens != nil, age >= patience:
+		e.wait(p.due)
 	case e.queue != p.unsure:
 		e.wait(p.unsure)
 	}
@@ -184,15 +189,68 @@ func (p *publishLink) publishDue() (next time.Time) {
 		p.consider(e)
 	}
 	for e := first(p.unsure); e != nil && !now.Before(e.since.Add(patience)); e = first(p.unsure) {
-		p.place(e)
+		e.wait(p.due)
 	}
+	next = p.placeDue(now)
 	if e := first(p.unsure); e != nil {
-		next = e.since.Add(patience)
+		next = earlier(next, e.since.Add(patience))
 	}
-	if e := first(p.fresh); e != nil && (next.IsZero() || e.since.Add(settle).Before(next)) {
-		next = e.since.Add(settle)
+	if e := first(p.fresh); e != nil {
+		next = earlier(next, e.since.Add(settle))
 	}
 	return next
+}
+
+// placeDue gives places to instances that wait for one, as far as there are places and it is
+// their turn. It returns when the next one's turn is; zero: turns are not what they wait for.
+func (p *publishLink) placeDue(now time.Time) (next time.Time) {
+	for e := first(p.due); e != nil && p.hasRoom(); e = first(p.due) {
+		if next := p.turns.next(); next.After(now) {
+			return next
+		}
+		if !p.place(e) {
+			break
+		}
+		p.turns.take(now)
+	}
+	return time.Time{}
+}
+
+// hasRoom reports whether another node may be announced. The host's own instance has its place.
+func (p *publishLink) hasRoom() bool {
+	nodes := p.placed
+	if p.host.client != nil {
+		nodes--
+	}
+	return nodes < p.all.part.maxInstances-1
+}
+
+// turns paces what is announced on one link. A burst of new instances costs every avahi-daemon
+// on the link far less if it comes bit by bit. The zero turns is ready.
+type turns struct{ used time.Time } // when all turns taken are paid for, at one a pace
+
+// At most burst instances are announced at once, and one every pace after that.
+const (
+	burst = 8
+	pace  = 50 * time.Millisecond
+)
+
+// next returns when the next turn is. It may have been already.
+func (t *turns) next() time.Time { return t.used.Add(-(burst - 1) * pace) }
+
+func (t *turns) take(now time.Time) {
+	if t.used.Before(now) {
+		t.used = now
+	}
+	t.used = t.used.Add(pace)
+}
+
+// earlier returns the earlier one of two times. Zero is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // first returns the instance at the head of a queue, or nil.

@@ -16,6 +16,10 @@ type Discovery struct {
 	Wanted  bool
 	Off     string // why the part is off; empty: it is on, or not wanted
 	Waiting int    // service instances for which Avahi's limits leave no place
+
+	// Unannounced is how many nodes mDNS leaves out, because a host announces at most 256
+	// instances on each link. Hosts with Eclus know these nodes all the same.
+	Unannounced int
 }
 
 func (d Discovery) on() bool { return d.Wanted && d.Off == "" }
@@ -51,6 +55,8 @@ func (l LANState) String() string {
 		return "LAN discovery on, but no other hosts are looked for: " + l.Browsing.Off
 	case waiting > 0:
 		return fmt.Sprintf("LAN discovery on, %d past Avahi's limits", waiting)
+	case l.Publishing.Unannounced > 0:
+		return fmt.Sprintf("LAN discovery on, %d nodes not announced by mDNS", l.Publishing.Unannounced)
 	}
 	return "LAN discovery on"
 }

@@ -7,6 +7,7 @@ import (
 
 func TestLANState(t *testing.T) {
 	on, gone, busy := Discovery{Wanted: true}, Discovery{Wanted: true, Off: "Avahi has gone"}, Discovery{Wanted: true, Waiting: 7}
+	many := Discovery{Wanted: true, Unannounced: 9}
 	private := Discovery{Off: "-allow local"}
 	for _, tt := range []struct {
 		name              string
@@ -25,6 +26,7 @@ func TestLANState(t *testing.T) {
 		{"only browsing, off", LANState{Discovery{}, gone}, "Avahi has gone", "", "off: Avahi has gone", ","},
 		{"only publishing, off", LANState{gone, Discovery{}}, "Avahi has gone", "", "off: Avahi has gone", ","},
 		{"none wanted", LANState{Discovery{Off: "-lan off"}, Discovery{}}, "-lan off", "", "off: -lan off", ","},
+		{"many nodes", LANState{many, on}, "", "", "on, 9 nodes not announced by mDNS", "Avahi"},
 		{"past the limits", LANState{on, busy}, "", "", "on, 7 past Avahi's limits", "off"},
 	} {
 		if got := tt.lan.Off(); got != tt.off {
