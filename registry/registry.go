@@ -7,6 +7,7 @@
 package registry
 
 import (
+	crand "crypto/rand"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -43,6 +44,7 @@ var (
 // Registry is what is known. Make one with New.
 type Registry struct {
 	mu       sync.RWMutex
+	id       [16]byte
 	host     string
 	lanAddrs []netip.Addr // of this host, on interfaces to a LAN
 	lan      LANState
@@ -104,6 +106,7 @@ func New(host string, maxOld int) *Registry {
 		reg:   r,
 		nodes: make(map[NeighbourKey][]*sighting),
 	}
+	_, _ = crand.Read(r.id[:]) // it never fails
 	for rank := range r.sightings.refused {
 		r.sightings.refused[rank] = make(map[NeighbourKey]struct{})
 	}
@@ -159,6 +162,20 @@ func (r *Registry) LastID() uint64 {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.lastID
+}
+
+// PeerID returns the id by which other epmds tell this one from all others. New makes a random one.
+func (r *Registry) PeerID() [16]byte {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.id
+}
+
+// SetPeerID enters the id that an earlier process had, whose registrations are restored.
+func (r *Registry) SetPeerID(id [16]byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.id = id
 }
 
 // RestoreOld enters a name that went with an earlier process. The name that went first comes

@@ -628,3 +628,14 @@ func BenchmarkRegister(b *testing.B) {
 		r.Unregister(register(b, r, "a", 6))
 	}
 }
+
+// TestPeerID has two registries differ, until one goes on where another ended.
+func TestPeerID(t *testing.T) {
+	a, b := New("hosta.local", OldNames), New("hosta.local", OldNames)
+	if a.PeerID() == b.PeerID() || a.PeerID() == [16]byte{} {
+		t.Errorf("ids %x and %x; want two", a.PeerID(), b.PeerID())
+	}
+	if b.SetPeerID(a.PeerID()); a.PeerID() != b.PeerID() {
+		t.Errorf("ids %x and %x; want one", a.PeerID(), b.PeerID())
+	}
+}

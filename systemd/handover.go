@@ -197,7 +197,7 @@ func (in *Inherited) takeNodes(f *os.File, kept bool, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	in.Old, in.LastID = p.old, p.lastID
+	in.Old, in.LastID, in.PeerID = p.old, p.lastID, p.peerID
 	for _, r := range p.nodes {
 		d := descriptor{int(r.FD), r.Stored}
 		if r.Cookie == 0 && kept {

@@ -73,6 +73,7 @@ func handOverNodes(nodes int) error {
 		return err
 	}
 	reg := registry.New("hosta.local", registry.OldNames)
+	reg.SetPeerID(peerID)
 	reg.RestoreOld(registry.Old{Name: "old", Port: 5, FD: 6, Counter: 7})
 	store, err := OpenStore(reg, Inherited{}, Options{}, slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -152,7 +153,7 @@ func testHandOver(t *testing.T, m *manager) {
 	if err := stdout.Decode(&got); err != nil {
 		t.Fatal(err)
 	}
-	want := inheritance{Listeners: []string{addr}, Kept: []string{"1 n0", "3 n2"}, LastID: 3, State: m != nil}
+	want := inheritance{Listeners: []string{addr}, Kept: []string{"1 n0", "3 n2"}, LastID: 3, PeerID: peerID, State: m != nil}
 	if m != nil {
 		want.Leaving = 1
 	}

@@ -23,6 +23,7 @@ type Inherited struct {
 	Kept      []Kept         // connections of living registered nodes, in order of registration
 	Old       []registry.Old // names that had gone, the one that went first leading
 	LastID    uint64         // that was given to a node
+	PeerID    [16]byte       // see registry.PeerID; zero: there was no state, or one without it
 
 	state      *os.File // that is in the fd store; nil: none
 	superseded []string // names in the fd store of what is of no use any more
@@ -251,7 +252,7 @@ func (in *Inherited) readState(stored *inStore, log *slog.Logger) []record {
 	if err != nil {
 		log.Error("state not read to its end", "err", err)
 	}
-	in.Old, in.LastID = p.old, p.lastID
+	in.Old, in.LastID, in.PeerID = p.old, p.lastID, p.peerID
 	return p.nodes
 }
 

@@ -31,6 +31,7 @@ type inheritance struct {
 	Kept       []string // "ID name", to which the process has said the name
 	Old        []registry.Old
 	LastID     uint64
+	PeerID     [16]byte
 	State      bool
 	Superseded []string
 	Leaving    int
@@ -54,7 +55,7 @@ func TestInheritProcess(t *testing.T) {
 func tellInherited(w io.Writer) Inherited {
 	var log strings.Builder
 	in, err := Inherit(slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))
-	told := inheritance{PID: os.Getpid(), Old: in.Old, LastID: in.LastID, State: in.state != nil, Log: log.String()}
+	told := inheritance{PID: os.Getpid(), Old: in.Old, LastID: in.LastID, PeerID: in.PeerID, State: in.state != nil, Log: log.String()}
 	if err != nil {
 		told.Err = err.Error()
 	}
@@ -252,7 +253,7 @@ func testInherit(t *testing.T, oldForm bool) {
 	descriptors := []string{"epmd.socket", stateName}
 	files := []*os.File{fileOf(t, l.(*net.TCPListener)), state.file}
 	peers := make(map[string]*net.TCPConn)
-	want := inheritance{State: true, Old: []registry.Old{{Name: "earlier", Port: 3, FD: 4, Counter: 5}}}
+	want := inheritance{State: true, PeerID: reg.PeerID(), Old: []registry.Old{{Name: "earlier", Port: 3, FD: 4, Counter: 5}}}
 	var wentFirst, lost []registry.Old
 	for _, tt := range storedTests {
 		f, peer := connect(t)
@@ -362,6 +363,7 @@ func checkInherited(t *testing.T, got, want inheritance) {
 		{"kept", got.Kept, want.Kept},
 		{"old", got.Old, want.Old},
 		{"last ID", got.LastID, want.LastID},
+		{"peer ID", got.PeerID, want.PeerID},
 		{"state", got.State, want.State},
 		{"superseded", got.Superseded, want.Superseded},
 		{"leaving", got.Leaving, want.Leaving},

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,7 +30,7 @@ const (
 
 // record is a line of a state, in JSON. It is a node that registered. With gone it is a node that
 // went, or a name that went earlier. The last record of an ID counts. A record without a name has
-// the last ID that was given to a node.
+// the last ID that was given to a node, and the id of this epmd.
 type record struct {
 	ID       uint64            `json:"id,omitempty"`
 	Name     string            `json:"name"`
@@ -50,6 +51,7 @@ type record struct {
 	Dist     string            `json:"dist,omitempty"`
 	Mute     bool              `json:"mute,omitempty"` // it was asked and did not tell
 	Gone     bool              `json:"gone,omitempty"`
+	PeerID   string            `json:"peer_id,omitempty"` // see registry.PeerID, in hexadecimal digits
 
 	// Where the connection is. A record without a cookie is from an epmd that stored each
 	// connection under a name of its own (see oldName).
@@ -144,11 +146,17 @@ func continueState(f *os.File, reg *registry.Registry, of func(*registry.Node) r
 	return s, nil
 }
 
+// firstRecord returns the record without a name.
+func firstRecord(reg *registry.Registry) record {
+	id := reg.PeerID()
+	return record{ID: reg.LastID(), PeerID: hex.EncodeToString(id[:]), Gone: true}
+}
+
 // renew writes all that reg has, and makes that the state.
 func (s *state) renew(reg *registry.Registry, of func(*registry.Node) record) error {
 	var b bytes.Buffer
 	lines := json.NewEncoder(&b)
-	err := lines.Encode(record{ID: reg.LastID(), Gone: true})
+	err := lines.Encode(firstRecord(reg))
 	for _, o := range reg.Old() {
 		err = errors.Join(err, lines.Encode(record{Name: o.Name, Port: o.Port, FD: o.FD, Counter: o.Counter, Gone: true}))
 	}
@@ -194,7 +202,8 @@ func (s *state) write(b []byte) error {
 type past struct {
 	nodes  []record // that were registered, in that order
 	old    []registry.Old
-	lastID uint64 // that was given to a node
+	lastID uint64   // that was given to a node
+	peerID [16]byte // of the epmd; zero: an earlier version wrote the state
 }
 
 // readState reads a state. It returns what it could read, even with an error.
@@ -225,6 +234,9 @@ func readState(f io.ReaderAt) (past, error) {
 // add enters a record.
 func (p *past) add(r record, places map[uint64]int) {
 	p.lastID = max(p.lastID, r.ID)
+	if id, err := hex.DecodeString(r.PeerID); err == nil && len(id) == len(p.peerID) {
+		p.peerID = [16]byte(id)
+	}
 	i, known := places[r.ID]
 	switch {
 	case known:

@@ -37,6 +37,8 @@ const (
 	lineB     = `{"id":2,"name":"b","port":41234,"type":77,"high":5,"low":5,"creation":2,"counter":7,"fd":12}` + "\n"
 	lineAGone = `{"id":1,"name":"a","port":41233,"creation":9,"counter":9,"fd":11,"gone":true}` + "\n"
 	lineLast  = `{"id":77,"name":"","port":0,"counter":0,"fd":0,"gone":true}` + "\n"
+	linePeer  = `{"id":77,"name":"","port":0,"counter":0,"fd":0,"gone":true,"peer_id":"000102030405060708090a0b0c0d0e0f"}` + "\n"
+	linePeers = `{"id":77,"name":"","port":0,"counter":0,"fd":0,"gone":true,"peer_id":"0001"}` + "\n"
 	lineOld   = `{"name":"old","port":5,"counter":4,"fd":6,"gone":true}` + "\n"
 )
 
@@ -44,6 +46,7 @@ var (
 	recordA = record{ID: 1, Name: "a", Port: 41233, Type: registry.Normal, High: 6, Low: 5, Creation: 9, Counter: 9, FD: 11}
 	recordB = record{ID: 2, Name: "b", Port: 41234, Type: registry.Normal, High: 5, Low: 5, Creation: 2, Counter: 7, FD: 12}
 	oldA    = registry.Old{Name: "a", Port: 41233, FD: 11, Counter: 9}
+	peerID  = [16]byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
 	old     = registry.Old{Name: "old", Port: 5, FD: 6, Counter: 4}
 )
 
@@ -56,6 +59,8 @@ var stateTests = []struct {
 	{"no records", stateBytes(), past{}, ""},
 	{"nodes", stateBytes(lineA, lineB), past{nodes: []record{recordA, recordB}, lastID: 2}, ""},
 	{"last ID", stateBytes(lineLast, lineA), past{nodes: []record{recordA}, lastID: 77}, ""},
+	{"id of the epmd", stateBytes(linePeer, lineA), past{nodes: []record{recordA}, lastID: 77, peerID: peerID}, ""},
+	{"half an id", stateBytes(linePeers, lineA), past{nodes: []record{recordA}, lastID: 77}, ""},
 	{"old names", stateBytes(lineLast, lineOld, lineB), past{nodes: []record{recordB}, old: []registry.Old{old}, lastID: 77}, ""},
 	{"gone", stateBytes(lineOld, lineA, lineB, lineAGone),
 		past{nodes: []record{recordB}, old: []registry.Old{old, oldA}, lastID: 2}, ""},
@@ -124,6 +129,9 @@ func FuzzReadState(f *testing.F) {
 // enter restores a registry as a new epmd does, nodes of one name but for the first left out.
 func enter(reg *registry.Registry, p past) {
 	reg.SkipIDs(p.lastID)
+	if p.peerID != [16]byte{} {
+		reg.SetPeerID(p.peerID)
+	}
 	for _, o := range p.old {
 		reg.RestoreOld(o)
 	}
@@ -135,7 +143,7 @@ func enter(reg *registry.Registry, p past) {
 // describe returns all that a state keeps of a registry.
 func describe(reg *registry.Registry) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "last ID %d, old %+v", reg.LastID(), reg.Old())
+	fmt.Fprintf(&b, "peer ID %x, last ID %d, old %+v", reg.PeerID(), reg.LastID(), reg.Old())
 	for _, n := range slices.Backward(reg.Local()) {
 		m := *n
 		m.Since, m.Host = time.Time{}, ""
@@ -206,7 +214,7 @@ func TestNodeRecord(t *testing.T) {
 		Since: time.Unix(1, 5).UTC(), Creation: 6, Counter: 5, FD: 7, Port: 8, PeerPort: 9, High: 6, Low: 5,
 		Type: registry.Hidden, Told: registry.Normal, Protocol: 1, Sure: true, Mute: true,
 	}
-	anew := []string{"Host", "Holder", "Listens", "Why", "Origin", "EPMDPort", "Reach"}
+	anew := []string{"Host", "Holder", "Listens", "Why", "Origin", "EPMDPort", "Reach", "Via", "Rank"}
 	for i, v := 0, reflect.ValueOf(n); i < v.NumField(); i++ {
 		if name := v.Type().Field(i).Name; v.Field(i).IsZero() != slices.Contains(anew, name) {
 			t.Errorf("field %s is set: %t", name, !v.Field(i).IsZero())

@@ -241,6 +241,9 @@ func (s *service) known(n *registry.Node) {
 // restore enters what earlier processes had registered.
 func restore(reg *registry.Registry, in *systemd.Inherited, log *slog.Logger) []epmd.Restored {
 	reg.SkipIDs(in.LastID)
+	if in.PeerID != [16]byte{} {
+		reg.SetPeerID(in.PeerID)
+	}
 	for _, old := range in.Old {
 		reg.RestoreOld(old)
 	}

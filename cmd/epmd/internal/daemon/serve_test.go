@@ -202,6 +202,7 @@ func TestRestore(t *testing.T) {
 	reg := registry.New("hosta.local", registry.OldNames)
 	in := systemd.Inherited{
 		LastID: 70,
+		PeerID: [16]byte{15: 1},
 		Kept: []systemd.Kept{
 			{FD: -1, Node: registry.Node{ID: 7, Name: "a", Port: 41000, Creation: 3}},
 			{FD: -1, Node: registry.Node{ID: 8, Name: "a", Port: 41001, Creation: 4}},
@@ -210,6 +211,9 @@ func TestRestore(t *testing.T) {
 	restored := restore(reg, &in, slog.New(slog.NewTextHandler(&log, nil)))
 	if n := reg.Lookup("a"); len(restored) != 1 || n == nil || n.Port != 41000 || n.Creation != 3 {
 		t.Errorf("restored %d, a is %+v", len(restored), n)
+	}
+	if reg.PeerID() != in.PeerID {
+		t.Errorf("peer ID %x; want %x", reg.PeerID(), in.PeerID)
 	}
 	for _, want := range []string{"registration not restored", "state restored"} {
 		if strings.Count(log.String(), want) != 1 {
