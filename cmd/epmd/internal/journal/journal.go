@@ -42,6 +42,7 @@ type Journal struct {
 	changes *registry.Subscription
 	named   map[uint64]string // full names in the log or known at first, by ID; "": none
 	took    time.Duration     // to find the last holders
+	maxTook time.Duration     // maxHolderTime, or longer in tests
 
 	arrived func(n *registry.Node, partly bool) // nil: nobody is told
 }
@@ -61,7 +62,7 @@ type Options struct {
 // New returns a Journal of every change from now on. Nodes that are there already were
 // restored. The log has nothing of them until they change. Whoever calls New calls Run.
 func New(o Options) *Journal {
-	j := &Journal{reg: o.Registry, log: o.Log, arrived: o.Arrived, named: make(map[uint64]string)}
+	j := &Journal{reg: o.Registry, log: o.Log, arrived: o.Arrived, named: make(map[uint64]string), maxTook: maxHolderTime}
 	j.changes = j.reg.Subscribe()
 	j.known = j.changes.Take().Nodes
 	for _, n := range j.known {
@@ -170,7 +171,7 @@ func arrived(batch []registry.Event) []*registry.Node {
 // findHolders finds the processes behind the nodes of this host. It tells the registry.
 func (j *Journal) findHolders(ctx context.Context, nodes []*registry.Node) {
 	begin := time.Now()
-	looking, cancel := context.WithTimeout(ctx, maxHolderTime)
+	looking, cancel := context.WithTimeout(ctx, j.maxTook)
 	defer cancel()
 	if holders.Set(looking, j.reg, nodes, j.log) {
 		j.took = time.Since(begin)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // eventLog is a log without times. It may be read while it is written.
@@ -51,6 +52,13 @@ func (l *eventLog) logger(level slog.Level) *slog.Logger {
 		}}))
 }
 
+// patient returns a Journal that finds holders on however busy a machine.
+func patient(o Options) *Journal {
+	j := New(o)
+	j.maxTook = wait.Patience
+	return j
+}
+
 // runEvents runs j until the test ends or the function that it returns is called. That returns
 // when Run has ended.
 func runEvents(t *testing.T, j *Journal) (end func()) {
@@ -71,11 +79,11 @@ func runEvents(t *testing.T, j *Journal) (end func()) {
 // awaitLines waits for so many lines in the log, and compares them.
 func awaitLines(t *testing.T, log *eventLog, want ...string) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(wait.Patience)
 	for len(log.lines()) < len(want) {
 		select {
 		case <-deadline:
-			t.Fatalf("after 20 s the log is\n%q; want\n%q", log.lines(), want)
+			t.Fatalf("after %v the log is\n%q; want\n%q", wait.Patience, log.lines(), want)
 		case <-time.After(time.Millisecond):
 		}
 	}
@@ -135,7 +143,7 @@ func line(text, name string, n *registry.Node) string {
 func TestJournalNode(t *testing.T) {
 	reg := registry.New("hosta.local", 0)
 	var log eventLog
-	end := runEvents(t, New(Options{Registry: reg, Log: log.logger(slog.LevelInfo)}))
+	end := runEvents(t, patient(Options{Registry: reg, Log: log.logger(slog.LevelInfo)}))
 	r := enter(t, reg, "a")
 	awaitLines(t, &log, line("node up", "", reg.Node(r)))
 	n := reg.Node(r)
@@ -165,7 +173,7 @@ func TestJournalNamed(t *testing.T) {
 		return r
 	}
 	old := register("old")
-	j := New(Options{Registry: reg, Log: log.logger(slog.LevelInfo)})
+	j := patient(Options{Registry: reg, Log: log.logger(slog.LevelInfo)})
 	r := register("a")
 	for _, r := range []*registry.Registration{old, r} {
 		n := reg.Node(r)
@@ -213,7 +221,7 @@ func TestJournalNamed(t *testing.T) {
 func TestJournalInOrder(t *testing.T) {
 	reg := registry.New("hosta.local", 0)
 	var log eventLog
-	j := New(Options{Registry: reg, Log: log.logger(slog.LevelInfo)})
+	j := patient(Options{Registry: reg, Log: log.logger(slog.LevelInfo)})
 	register := func(name string, port uint16) *registry.Registration {
 		r, err := reg.Register(registry.Node{Name: name, Port: port, Addresses: []netip.Addr{netip.IPv6Loopback()}, PeerPort: 9, FD: -1})
 		if err != nil {
@@ -264,7 +272,7 @@ func TestJournalRestored(t *testing.T) {
 	reg := registry.New("hosta.local", 0)
 	var log eventLog
 	r := enter(t, reg, "a")
-	runEvents(t, New(Options{Registry: reg, Log: log.logger(slog.LevelInfo)}))
+	runEvents(t, patient(Options{Registry: reg, Log: log.logger(slog.LevelInfo)}))
 	second := enter(t, reg, "b")
 	awaitLines(t, &log, line("node up", "", reg.Node(second)))
 	if h := reg.Node(r).Holder; h == nil || int(h.PID) != os.Getpid() {
@@ -276,12 +284,11 @@ func TestJournalRestored(t *testing.T) {
 func TestJournalUnlogged(t *testing.T) {
 	reg := registry.New("hosta.local", 0)
 	var log eventLog
-	runEvents(t, New(Options{Registry: reg, Log: log.logger(slog.LevelWarn)}))
+	runEvents(t, patient(Options{Registry: reg, Log: log.logger(slog.LevelWarn)}))
 	changes := reg.Subscribe()
 	defer changes.Close()
 	r := enter(t, reg, "a")
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
+	ctx := wait.Soon(t)
 	for reg.Node(r).Holder == nil {
 		if _, err := changes.Next(ctx); err != nil {
 			t.Fatalf("holder not found: %v", err)
@@ -298,7 +305,7 @@ func TestJournalBehind(t *testing.T) {
 	if _, err := reg.Register(registry.Node{Name: "before", FD: -1}); err != nil {
 		t.Fatal(err)
 	}
-	j := New(Options{Registry: reg, Log: log.logger(slog.LevelInfo)})
+	j := patient(Options{Registry: reg, Log: log.logger(slog.LevelInfo)})
 	var last *registry.Registration
 	for i := range many {
 		if last != nil {
