@@ -18,9 +18,10 @@ package avahi
 //	word      lives as long as                publishing          browsing
 //	part      Run                             publisher           browser
 //	session   one avahi-daemon on the bus     publishSession      browseSession
-//	link      one network interface in use    publishLink         -
+//	link      one network interface in use    publishLink         browseLink
 //	instance  one DNS-SD service instance     publishedInstance   foundInstance
 //
+// On a link, the instances of one host share what is found of its addresses: a foundHost.
 // A part has one session after the other. A session has one or several clients. Each is a
 // connection to the bus with its own share of Avahi's objects. What browsing has found
 // (findings) lives as long as its part.

@@ -23,6 +23,7 @@ const (
 	ifaceGroup   = "org.freedesktop.Avahi.EntryGroup"
 	ifaceBrowser = "org.freedesktop.Avahi.ServiceBrowser"
 	ifaceResolve = "org.freedesktop.Avahi.ServiceResolver"
+	ifaceRecord  = "org.freedesktop.Avahi.RecordBrowser"
 	errCollision = "org.freedesktop.Avahi.CollisionError"
 	errObjects   = "org.freedesktop.Avahi.TooManyObjectsError"
 	errClients   = "org.freedesktop.Avahi.TooManyClientsError"
@@ -97,6 +98,35 @@ func (m *mailbox) handle() error {
 		}
 	}
 	return nil
+}
+
+// alarm calls a function of a session when its time comes, in the session's goroutine. The zero
+// alarm is not set.
+type alarm struct{ timer *time.Timer }
+
+// set sets the alarm anew.
+func (a *alarm) set(mail *mailbox, d time.Duration, do func()) {
+	a.stop()
+	var t *time.Timer
+	t = time.AfterFunc(d, func() {
+		mail.post(func() error {
+			if a.timer == t {
+				a.timer = nil
+				do()
+			}
+			return nil
+		})
+	})
+	a.timer = t
+}
+
+func (a *alarm) isSet() bool { return a.timer != nil }
+
+func (a *alarm) stop() {
+	if a.timer != nil {
+		a.timer.Stop()
+		a.timer = nil
+	}
 }
 
 // client is one connection to the bus. It calls avahi-daemon, and has each reply handled by a

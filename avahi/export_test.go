@@ -26,6 +26,24 @@ type (
 	Browser   = browser
 )
 
+// StreamsChanged is as that of a Discovery.
+func (b *Browser) StreamsChanged() { b.streamsChanged() }
+
+// Objects returns how many of Avahi's objects browsing has. There must be a session.
+func (b *Browser) Objects() int {
+	objects := make(chan int, 1)
+	s := b.present.Load()
+	s.mail.post(func() error {
+		sum := 0
+		for _, c := range s.clients {
+			sum += c.objects
+		}
+		objects <- sum
+		return nil
+	})
+	return <-objects
+}
+
 // NewPublisher returns publishing alone.
 func NewPublisher(reg *registry.Registry, opts Options, log *slog.Logger) *Publisher {
 	opts.Publish = true

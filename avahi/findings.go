@@ -2,6 +2,7 @@ package avahi
 
 import (
 	"net/netip"
+	"reflect"
 	"sync"
 	"time"
 
@@ -20,6 +21,7 @@ type EPMD struct {
 	Host      string
 	Interface string // on which it was seen
 	Announces bool   // the host announces its nodes itself
+	Version   string // of Eclus, in printable ASCII, where the host says so
 
 	// Addrs are the addresses of the host that can be used on that interface, at least one.
 	// The best comes first: IPv4 on-link, IPv6 on-link, others, link-local IPv6 last.
@@ -43,21 +45,31 @@ type findings struct {
 	epmds EPMDs // nil: nobody wants to know
 
 	mu    sync.Mutex
-	seen  map[Place]int // epmds, and the gen in which each was last found
+	seen  map[Place]*foundEPMD
 	gen   int
 	timer *time.Timer // to the next expire, or nil
 }
 
+// foundEPMD is an epmd, and the gen in which it was last found.
+type foundEPMD struct {
+	EPMD
+	gen int
+}
+
 func newFindings(reg *registry.Registry, epmds EPMDs) *findings {
-	return &findings{nodes: reg.NewSource(registry.Announced), epmds: epmds, seen: make(map[Place]int)}
+	return &findings{nodes: reg.NewSource(registry.Announced), epmds: epmds, seen: make(map[Place]*foundEPMD)}
 }
 
 // found notes an epmd.
 func (f *findings) found(at Place, e EPMD) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.epmds != nil {
-		f.seen[at] = f.gen
+	if f.epmds == nil {
+		return
+	}
+	was := f.seen[at]
+	f.seen[at] = &foundEPMD{e, f.gen}
+	if was == nil || !reflect.DeepEqual(was.EPMD, e) {
 		f.epmds.Found(at, e)
 	}
 }
@@ -97,8 +109,8 @@ func (f *findings) expire(gen int) {
 		return
 	}
 	f.nodes.Expire()
-	for at, gen := range f.seen {
-		if gen != f.gen {
+	for at, e := range f.seen {
+		if e.gen != f.gen {
 			f.drop(at)
 		}
 	}

@@ -51,6 +51,12 @@ func TestFindingsDoubt(t *testing.T) {
 		time.Sleep(time.Hour)
 		want("long after", 1)
 		f.gone(Place{2, 0, "none"})
+		delete(epmds, Place{2, 0, "a"})
+		if find("a"); len(epmds) != 0 {
+			t.Error("the same epmd was found again")
+		}
+		f.found(Place{2, 0, "a"}, EPMD{Host: "hosta.local", Version: "2"})
+		want("with another version", 1)
 		f.close()
 		want("at the end", 0)
 	})

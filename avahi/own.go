@@ -26,13 +26,13 @@ func needsZone(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() }
 
 // readOwnAddresses returns the addresses of the caller's network namespace. It also returns
 // those of chosen interfaces with their subnets.
-func readOwnAddresses(chosen []int32) (own ownAddresses, subnets []netip.Prefix, err error) {
+func readOwnAddresses(chosen []int32) (own ownAddresses, subnets []netif.Address, err error) {
 	addrs, err := netif.Addresses()
 	own = make(ownAddresses, len(addrs))
 	for _, a := range addrs {
 		own[a.Prefix.Addr()] = append(own[a.Prefix.Addr()], a.Index)
 		if slices.Contains(chosen, a.Index) {
-			subnets = append(subnets, a.Prefix)
+			subnets = append(subnets, a)
 		}
 	}
 	return own, subnets, err

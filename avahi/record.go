@@ -20,7 +20,16 @@ type record struct {
 	host  string   // SRV target
 	port  uint16   // SRV
 	text  [][]byte // TXT
-	addr  netip.Addr
+	addrs []netip.Addr
+}
+
+// version returns what the record says is the version of the host's epmd, or "".
+func (r record) version() string {
+	version := readText(r.text)["eclus"]
+	if strings.ContainsFunc(version, func(c rune) bool { return c <= ' ' || c > '~' }) {
+		return ""
+	}
+	return version
 }
 
 // kind is what a record stands for.
@@ -60,10 +69,15 @@ func parse(r record) (kind, registry.Node, error) {
 		return 0, n, fmt.Errorf("host name %q", r.host)
 	case r.port == 0:
 		return 0, n, errors.New("port 0")
-	case !usable(r.addr):
-		return 0, n, fmt.Errorf("address %v", r.addr)
 	}
-	n.Addresses = []netip.Addr{r.addr.Unmap()}
+	for _, a := range r.addrs {
+		if usable(a) {
+			n.Addresses = append(n.Addresses, a.Unmap())
+		}
+	}
+	if len(n.Addresses) == 0 {
+		return 0, n, fmt.Errorf("no usable address in %v", r.addrs)
+	}
 	text := readText(r.text)
 	_, host := text["eclus"]
 	_, ours := text["txtvers"]

@@ -83,20 +83,20 @@ var parseTests = []struct {
 	{name: "host that is too long", label: "a", host: strings.Repeat("a.", 126) + "aa", port: 1, err: "host name"},
 	{name: "host with an escape", label: "a", host: `a\032b.local`, port: 1, err: "host name"},
 	{name: "host with a line end", label: "a", host: "a\n.local", port: 1, err: `"a\n.local"`},
-	{name: "loopback", label: "a", host: "a.local", port: 1, addr: "127.0.0.2", err: "address 127.0.0.2"},
+	{name: "loopback", label: "a", host: "a.local", port: 1, addr: "127.0.0.2", err: "address in [127.0.0.2]"},
 	{name: "mapped loopback", label: "a", host: "a.local", port: 1, addr: "::ffff:127.0.0.2", err: "address"},
-	{name: "unspecified", label: "a", host: "a.local", port: 1, addr: "::", err: "address ::"},
+	{name: "unspecified", label: "a", host: "a.local", port: 1, addr: "::", err: "address in [::]"},
 	{name: "multicast", label: "a", host: "a.local", port: 1, addr: "224.0.0.251", err: "address"},
 	{name: "broadcast", label: "a", host: "a.local", port: 1, addr: "255.255.255.255", err: "address"},
-	{name: "link-local without zone", label: "a", host: "a.local", port: 1, addr: "fe80::1", err: "address fe80::1"},
+	{name: "link-local without zone", label: "a", host: "a.local", port: 1, addr: "fe80::1", err: "address in [fe80::1]"},
 }
 
 func TestParse(t *testing.T) {
 	for _, tt := range parseTests {
 		t.Run(tt.name, func(t *testing.T) {
-			r := record{tt.label, tt.host, tt.port, bytesOf(tt.text), testAddr}
+			r := record{tt.label, tt.host, tt.port, bytesOf(tt.text), []netip.Addr{testAddr}}
 			if tt.addr != "" {
-				r.addr = netip.MustParseAddr(tt.addr)
+				r.addrs = []netip.Addr{netip.MustParseAddr(tt.addr)}
 			}
 			kind, n, err := parse(r)
 			if tt.err != "" {
@@ -115,7 +115,7 @@ func TestParse(t *testing.T) {
 			if err != nil || kind != tt.kind || keyed(got) != keyed(tt.want) {
 				t.Errorf("got %v %+v, %v; want %v %+v", kind, got, err, tt.kind, tt.want)
 			}
-			if n.Port != tt.port || n.Host != strings.TrimSuffix(tt.host, ".") || len(n.Addresses) != 1 || n.Addresses[0] != r.addr || n.Origin != registry.LAN {
+			if n.Port != tt.port || n.Host != strings.TrimSuffix(tt.host, ".") || len(n.Addresses) != 1 || n.Addresses[0] != r.addrs[0] || n.Origin != registry.LAN {
 				t.Errorf("got %+v", n)
 			}
 		})
@@ -141,7 +141,7 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, label, host string, port uint16, text string, addr []byte) {
 		a, _ := netip.AddrFromSlice(addr)
-		kind, n, err := parse(record{label, host, port, bytesOf(strings.Split(text, "\n")), a})
+		kind, n, err := parse(record{label, host, port, bytesOf(strings.Split(text, "\n")), []netip.Addr{a}})
 		if err != nil {
 			return
 		}

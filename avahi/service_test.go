@@ -2,6 +2,7 @@ package avahi
 
 import (
 	"bytes"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -64,12 +65,18 @@ func TestNodeService(t *testing.T) {
 func TestServiceParses(t *testing.T) {
 	n := registry.Node{Node: "a@x.example", Name: "a", Port: 4711, High: 6, Low: 5, Type: registry.Hidden, Dist: "tcp", EPMDPort: 4370, Sure: true}
 	s, _ := nodeService(&n, "hosta", 4370)
-	kind, got, err := parse(record{s.label, "hosta.local", s.port, s.text, testAddr})
+	kind, got, err := parse(record{s.label, "hosta.local", s.port, s.text, []netip.Addr{testAddr}})
 	if err != nil || kind != kindNode || keyed(got) != keyed(n) {
 		t.Errorf("got %v %+v, %v; want %+v", kind, got, err, n)
 	}
 	s = hostService("hosta", 4369, "1.0")
-	if kind, _, err := parse(record{s.label, "hosta.local", s.port, s.text, testAddr}); kind != kindHost || err != nil {
+	if kind, _, err := parse(record{s.label, "hosta.local", s.port, s.text, []netip.Addr{testAddr}}); kind != kindHost || err != nil {
 		t.Errorf("host parses as %v, %v", kind, err)
+	}
+	if got := (record{text: s.text}).version(); got != "1.0" {
+		t.Errorf("version %q", got)
+	}
+	if got := (record{text: [][]byte{[]byte("eclus=\x1b[31m")}}).version(); got != "" {
+		t.Errorf("version %q of what can't be shown", got)
 	}
 }

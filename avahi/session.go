@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/goerlang/eclus/internal/netif"
@@ -36,7 +37,9 @@ type session struct {
 	addresses  map[int32][]netip.Addr // without zones
 	links      *netif.Watcher
 	onSignal   func(signal) error // what isn't for the session itself
-	onStreams  func()             // other hosts give streams now; nil: nobody wants to know
+	onStreams  func()             // other hosts may give streams now; nil: nobody wants to know
+
+	streamsAsked atomic.Bool // whether onStreams is about to be called
 }
 
 func (s *session) close() {

@@ -1,0 +1,242 @@
+package avahi
+
+import (
+	"cmp"
+	"container/list"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/goerlang/eclus/registry"
+
+	"github.com/godbus/dbus/v5"
+	goavahi "github.com/holoplot/go-avahi"
+)
+
+// Class and types of DNS records with addresses.
+const (
+	classIN  = 1
+	typeA    = 1
+	typeAAAA = 28
+)
+
+// settleAddrs is how long more addresses of a host are waited for, once one has come or gone.
+const settleAddrs = 20 * time.Millisecond
+
+// maxAddrs is how many addresses of a host count on one link.
+const maxAddrs = 16
+
+// foundHost is a host on one link, to which found instances lead. A resolver finds one address.
+// So Avahi browses all of the host's records. It does so over the IP version that an address is
+// for: this host can use that one.
+type foundHost struct {
+	hostKey
+	users map[*foundInstance]struct{} // never empty
+	gone  bool
+	elem  *list.Element // in hostsFull, or nil
+
+	client  *client           // that has the record browsers, or is about to
+	records []dbus.ObjectPath // once Avahi has made them
+
+	named  map[netip.Addr]struct{} // all addresses in the records
+	settle alarm
+
+	addrs []netip.Addr // that this host can use, best first. The last ones, if all have gone.
+	own   bool         // all that are usable are of this host
+}
+
+// hostKey is what makes a foundHost. The name is in lower case.
+type hostKey struct {
+	iface int32
+	name  string
+}
+
+// join has an instance know the addresses of the host that its record names.
+func (b *browseSession) join(it *foundInstance) {
+	if !registry.ValidHost(strings.TrimSuffix(it.record.host, ".")) {
+		b.leave(it)
+		return
+	}
+	key := hostKey{it.Interface, strings.ToLower(it.record.host)}
+	h := b.hosts[key]
+	if h != nil && it.host == h {
+		return
+	}
+	if h == nil {
+		h = &foundHost{hostKey: key, users: make(map[*foundInstance]struct{}), named: make(map[netip.Addr]struct{})}
+		b.hosts[key] = h
+		b.find(h)
+	}
+	b.leave(it)
+	it.host = h
+	h.users[it] = struct{}{}
+}
+
+// leave undoes join. A host to which no instance leads is forgotten.
+func (b *browseSession) leave(it *foundInstance) {
+	h := it.host
+	if h == nil {
+		return
+	}
+	it.host = nil
+	if delete(h.users, it); len(h.users) > 0 {
+		return
+	}
+	delete(b.hosts, h.hostKey)
+	h.gone = true
+	h.settle.stop()
+	if h.elem != nil {
+		b.hostsFull.Remove(h.elem)
+		h.elem = nil
+	}
+	for _, path := range h.records {
+		delete(b.records, path)
+		h.client.call(path, ifaceRecord, "Free", nil)
+	}
+	if made := len(h.records); made > 0 {
+		b.release(h.client, made)
+	}
+}
+
+// find has Avahi browse the host's addresses. If it has no place for that, the host waits.
+func (b *browseSession) find(h *foundHost) {
+	const browsers = 2
+	c := b.client(browsers, b.part.maxObjects)
+	if c == nil {
+		h.elem = b.hostsFull.PushBack(h)
+		b.sayFull()
+		return
+	}
+	h.client = c
+	c.objects += browsers
+	b.findRecords(h, goavahi.ProtoInet, typeA)
+	b.findRecords(h, goavahi.ProtoInet6, typeAAAA)
+}
+
+func (b *browseSession) findRecords(h *foundHost, protocol int32, kind uint16) {
+	c := h.client
+	c.call(serverPath, ifaceServer, "RecordBrowserNew", func(r reply) {
+		path, err := r.path()
+		switch {
+		case err != nil:
+			b.part.log.Debug("Avahi refuses to browse addresses", "host", h.name, "err", err)
+			b.release(c, 1)
+		case h.gone:
+			c.call(path, ifaceRecord, "Free", nil)
+			b.release(c, 1)
+		default:
+			h.records = append(h.records, path)
+			b.records[path] = h
+		}
+	}, h.iface, protocol, h.name, uint16(classIN), kind, uint32(0))
+}
+
+// addressed takes note of an address of a host, that has come or gone.
+func (b *browseSession) addressed(h *foundHost, sig signal) error {
+	if sig.member != "ItemNew" && sig.member != "ItemRemove" {
+		return nil
+	}
+	var iface, protocol int32
+	var name string
+	var class, kind uint16
+	var data []byte
+	var flags uint32
+	if err := dbus.Store(sig.body, &iface, &protocol, &name, &class, &kind, &data, &flags); err != nil {
+		return fmt.Errorf("read an address: %w", err)
+	}
+	addr, ok := netip.AddrFromSlice(data)
+	if !ok {
+		return nil // no A or AAAA record has that length
+	}
+	if needsZone(addr) {
+		addr = addr.WithZone(interfaceName(h.iface))
+	}
+	if sig.member == "ItemNew" {
+		h.named[addr] = struct{}{}
+	} else {
+		delete(h.named, addr)
+	}
+	if !h.settle.isSet() {
+		h.settle.set(b.session.mail, settleAddrs, func() { b.readdressed(h) })
+	}
+	return nil
+}
+
+// readdressed looks anew which of a host's addresses can be used. A host that has lost all is
+// still announced: for as long as that is so, the last ones count.
+func (b *browseSession) readdressed(h *foundHost) {
+	addrs, own := b.sift(h)
+	if len(addrs) == 0 && !own {
+		return
+	}
+	if own == h.own && slices.Equal(addrs, h.addrs) {
+		return
+	}
+	h.addrs, h.own = addrs, own
+	for it := range h.users {
+		b.consider(it)
+	}
+}
+
+// sift returns those of a host's addresses that this host can use, best first. It reports
+// whether all lead to this host instead. IP versions that this host does not have on the link
+// are left out, unless there is nothing else.
+func (b *browseSession) sift(h *foundHost) (addrs []netip.Addr, own bool) {
+	all := 0
+	for a := range h.named {
+		if !usable(a) {
+			continue
+		}
+		if all++; !b.own.has(a, h.iface) {
+			addrs = append(addrs, a)
+		}
+	}
+	var subnets []netip.Prefix
+	var v4, v6 bool
+	for _, s := range b.subnets {
+		if s.Index == h.iface {
+			subnets = append(subnets, s.Prefix)
+			v4, v6 = v4 || s.Prefix.Addr().Is4(), v6 || s.Prefix.Addr().Is6()
+		}
+	}
+	fits := func(a netip.Addr) bool { return a.Is4() && v4 || a.Is6() && v6 }
+	if slices.ContainsFunc(addrs, fits) {
+		addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool { return !fits(a) })
+	}
+	sortAddrs(addrs, subnets)
+	return addrs[:min(len(addrs), maxAddrs)], all > 0 && len(addrs) == 0
+}
+
+// sortAddrs sorts addresses by how likely a connection is to work: IPv4 on one of the subnets,
+// IPv6 on one, other IPv4, other IPv6, link-local IPv6.
+func sortAddrs(addrs []netip.Addr, subnets []netip.Prefix) {
+	rank := func(a netip.Addr) int {
+		onLink := slices.ContainsFunc(subnets, func(p netip.Prefix) bool { return p.Contains(a.WithZone("")) })
+		switch {
+		case needsZone(a):
+			return 4
+		case onLink && a.Is4():
+			return 0
+		case onLink:
+			return 1
+		case a.Is4():
+			return 2
+		}
+		return 3
+	}
+	slices.SortFunc(addrs, func(a, b netip.Addr) int { return cmp.Or(cmp.Compare(rank(a), rank(b)), a.Compare(b)) })
+}
+
+// interfaceName returns the name of the interface with that index. If it has gone, it returns
+// the number.
+func interfaceName(index int32) string {
+	i, err := net.InterfaceByIndex(int(index))
+	if err != nil {
+		return strconv.Itoa(int(index))
+	}
+	return i.Name
+}
