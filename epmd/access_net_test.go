@@ -112,7 +112,8 @@ type answered struct{ local, lan, list bool }
 const listedPeers = "203.0.113.0/26,2001:db8:9::/48,192.168.9.9"
 
 // accessPeers are connections, and what is to come of them. Only from what is of this host may a
-// node register.
+// node register, and may a program learn of all nodes. Who may look names up may watch this host's
+// own nodes.
 var accessPeers = []struct {
 	fromServer  bool // made on the server's own host
 	local, host string
@@ -168,7 +169,15 @@ func (l *lab) testPeers(t *testing.T, allow string, addr netip.AddrPort, ipv6 bo
 		c := p.local + "/" + netip.AddrPortFrom(netip.MustParseAddr(p.host), addr.Port()).String()
 		lookup := map[string]bool{"local": p.answered.local, "lan": p.answered.lan, "any": true, listedPeers: p.answered.list}[allow]
 		connections[p.fromServer] = append(connections[p.fromServer], c)
-		wanted[p.fromServer] = append(wanted[p.fromServer], fmt.Sprintf("%s lookup=%t register=%t", c, lookup, p.answered.local))
+		nodes, asked := "none", "none"
+		switch {
+		case p.answered.local:
+			nodes, asked = "all", "-"
+		case lookup:
+			nodes, asked = "own", "b.local@"+p.local+"/"+p.host
+		}
+		wanted[p.fromServer] = append(wanted[p.fromServer],
+			fmt.Sprintf("%s lookup=%t register=%t nodes=%s asked=%s", c, lookup, p.answered.local, nodes, asked))
 	}
 	for fromServer, ns := range map[bool]string{true: l.server, false: l.peer} {
 		for i, got := range l.connect(ns, connections[fromServer]) {

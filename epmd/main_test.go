@@ -12,7 +12,9 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -65,10 +67,26 @@ func serverProcess() error {
 	if err != nil {
 		return err
 	}
+	reg := registry.New("test.local", registry.OldNames)
+	here, err := reg.Register(registry.Node{Name: "here", Port: 1})
+	if err != nil {
+		return err
+	}
+	reg.SetListens(reg.Node(here), []netip.Addr{netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("fd00:51::1")})
+	if err := reg.SetNeighbour(lanNode); err != nil {
+		return err
+	}
+	var asked atomic.Pointer[string]
+	asked.Store(new(string))
 	server := NewServer(Config{
-		Registry: registry.New("test.local", registry.OldNames),
+		Registry: reg,
 		Access:   access,
 		Log:      slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Asked: func(a PeerAsk) {
+			text := fmt.Sprintf("%v@%v/%v", a.Hello.Host, a.From.Addr(), a.Local)
+			asked.Store(&text)
+		},
+		Hello: func() PeerHello { return PeerHello{Version: *asked.Swap(new(string)), ID: testID} },
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -177,33 +195,90 @@ func clientProcess(connections []string) error {
 		if err != nil {
 			return err
 		}
-		fmt.Printf("%s lookup=%t register=%t\n", c, lookup, register)
+		nodes, err := askNodes(local, remote)
+		if err != nil {
+			return err
+		}
+		asked, err := askWatch(local, remote)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("%s lookup=%t register=%t nodes=%s asked=%s\n", c, lookup, register, nodes, asked)
 	}
 	return nil
 }
 
-// exchange reports whether a request is answered.
-func exchange(local, remote string, req Request) (bool, error) {
+// askNodes returns what a NodesReq is answered with: the nodes "all" know, those of the server's
+// "own" host, or "none".
+func askNodes(local, remote string) (string, error) {
+	conn, err := send(local, remote, NodesReq{})
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	b, err := io.ReadAll(conn)
+	answer := strings.ReplaceAll(string(b), "\n- ", "\n+ ")
+	switch {
+	case err != nil && !isReset(err):
+		return "", err
+	case answer == "":
+		return "none", nil
+	case strings.Contains(answer, "\n+ node=here@test.local name=here host=test.local port=1 type=normal sure=no ip=46\n") &&
+		strings.Count(answer, "\n") == 2:
+		return "own", nil
+	case strings.Contains(answer, " name=here ") && strings.Contains(answer, " name=a ") && !strings.Contains(answer, "*"):
+		return "all", nil
+	}
+	return strconv.Quote(answer), nil
+}
+
+// askWatch watches as an epmd. It returns what Config.Asked was told, "-" for nothing, or "none" if
+// there is no answer.
+func askWatch(local, remote string) (string, error) {
+	conn, err := send(local, remote, WatchReq{&testHello})
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	s := newPeerStream(conn.(*net.TCPConn), netip.MustParseAddrPort(remote))
+	switch err := s.begin(nil); {
+	case errors.Is(err, ErrNoAnswer):
+		return "none", nil
+	case err == nil && s.Hello.Version == "":
+		return "-", nil
+	default:
+		return s.Hello.Version, err
+	}
+}
+
+// send sends a request and returns the connection.
+func send(local, remote string, req Request) (net.Conn, error) {
 	addr, err := netip.ParseAddr(local)
 	if err != nil {
-		return false, err
+		return nil, err
+	}
+	frame, err := AppendFrame(nil, req)
+	if err != nil {
+		return nil, err
 	}
 	dialer := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(addr, 0)), Timeout: wait.Patience}
 	conn, err := dialer.Dial("tcp", remote)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	defer conn.Close()
-	frame, err := AppendFrame(nil, req)
+	if _, err := conn.Write(frame); err != nil && !isReset(err) {
+		return nil, err
+	}
+	return conn, conn.SetDeadline(time.Now().Add(wait.Patience))
+}
+
+// exchange reports whether a request is answered.
+func exchange(local, remote string, req Request) (bool, error) {
+	conn, err := send(local, remote, req)
 	if err != nil {
 		return false, err
 	}
-	if _, err := conn.Write(frame); err != nil && !isReset(err) {
-		return false, err
-	}
-	if err := conn.SetReadDeadline(time.Now().Add(wait.Patience)); err != nil {
-		return false, err
-	}
+	defer conn.Close()
 	n, err := conn.Read(make([]byte, 1))
 	if err != nil && err != io.EOF && !isReset(err) {
 		return false, err
