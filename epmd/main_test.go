@@ -241,8 +241,8 @@ func askWatch(local, remote string) (string, error) {
 	}
 	defer conn.Close()
 	s := newPeerStream(conn.(*net.TCPConn), netip.MustParseAddrPort(remote))
-	switch err := s.begin(nil); {
-	case errors.Is(err, ErrNoAnswer):
+	switch err := s.begin(); {
+	case errors.Is(noAnswer(err), ErrNoAnswer):
 		return "none", nil
 	case err == nil && s.Hello.Version == "":
 		return "-", nil

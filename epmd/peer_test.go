@@ -443,7 +443,7 @@ func (s *testServer) watchFrom(n int) *PeerStream {
 	conn := dialWith(s.tb, s.addr, dialer)
 	conn.ask(WatchReq{&testHello})
 	p := newPeerStream(conn.TCPConn, s.addr)
-	if err := p.begin(nil); err != nil {
+	if err := p.begin(); err != nil {
 		s.tb.Fatal(err)
 	}
 	return p

@@ -84,14 +84,16 @@ func watchPeer(ctx context.Context, addr netip.AddrPort, frame []byte, alive Kee
 	s := newPeerStream(conn.(*net.TCPConn), addr)
 	release := context.AfterFunc(ctx, func() { s.Close() })
 	if err = s.SetKeepAlive(alive); err == nil {
-		err = s.begin(frame)
+		if _, err = s.conn.Write(frame); err == nil {
+			err = s.begin()
+		}
 	}
 	if !release() {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
 		s.Close()
-		return nil, err
+		return nil, noAnswer(err)
 	}
 	return s, nil
 }
@@ -104,21 +106,18 @@ func newPeerStream(conn *net.TCPConn, addr netip.AddrPort) *PeerStream {
 	}
 }
 
-// begin sends the request and reads the answer up to its first line.
-func (s *PeerStream) begin(frame []byte) error {
-	if _, err := s.conn.Write(frame); err != nil {
-		return noAnswer(err)
-	}
+// begin reads the answer up to its first line.
+func (s *PeerStream) begin() error {
 	var port uint32
 	if err := binary.Read(s.lines, binary.BigEndian, &port); err != nil {
-		return noAnswer(err)
+		return err
 	}
 	if port == 0 || port > math.MaxUint16 {
 		return fmt.Errorf("%w: no epmd has port %d", ErrBadPeer, port)
 	}
 	l, err := s.read()
 	if err != nil {
-		return noAnswer(err)
+		return err
 	}
 	if l.Kind != PeerName {
 		return fmt.Errorf("%w: first line of kind %q", ErrBadPeer, l.Kind)
