@@ -35,14 +35,19 @@ const (
 // Those in brackets may be missing: pid, uid and unit if they were not found out. node is the
 // full name that the node itself has told, and name the alive name. The peer of a node is its
 // end of the connection by which it registered. The peer of a neighbour is its address.
+//
+// Another host has 2,048 entries at once, and one a second from then on. What the log lacks, it has
+// as "changes of neighbours not logged: too many", with keys withheld, hosts and host.
 type Journal struct {
 	reg     *registry.Registry
 	log     *slog.Logger
 	known   []*registry.Node // at the beginning
 	changes *registry.Subscription
 	named   map[uint64]string // full names in the log or known at first, by ID; "": none
-	took    time.Duration     // to find the last holders
-	maxTook time.Duration     // maxHolderTime, or longer in tests
+	limits  limits
+	took    time.Duration // to find the last holders
+	maxTook time.Duration // maxHolderTime, or longer in tests
+	behind  time.Time     // when the log was last told that the Journal is behind
 
 	arrived func(n *registry.Node, partly bool) // nil: nobody is told
 }
@@ -104,7 +109,7 @@ func fullName(n *registry.Node) string {
 // that happens a little later. So there is one wake-up, and one look at the processes, for all
 // that come together. It also returns what had happened when ctx ended.
 func (j *Journal) next(ctx context.Context) ([]registry.Event, error) {
-	b, err := j.changes.Next(ctx)
+	b, err := j.nextBatch(ctx)
 	if b.Anew {
 		return j.catchUp(b.Nodes), nil
 	}
@@ -123,6 +128,37 @@ func (j *Journal) next(ctx context.Context) ([]registry.Event, error) {
 	return append(b.Events, more.Events...), nil
 }
 
+// nextBatch waits for changes. Meanwhile it tells the log what that lacks.
+func (j *Journal) nextBatch(ctx context.Context) (registry.Batch, error) {
+	for {
+		wait, lacks := j.limits.summary()
+		if !lacks {
+			return j.changes.Next(ctx)
+		}
+		if wait <= 0 {
+			j.tellMissing()
+			continue
+		}
+		calm, cancel := context.WithTimeout(ctx, wait)
+		b, err := j.changes.Next(calm)
+		cancel()
+		if err == nil {
+			return b, nil
+		}
+		if ctx.Err() != nil {
+			j.tellMissing()
+			return b, err
+		}
+	}
+}
+
+// tellMissing says how many entries about neighbours were left out, if any were.
+func (j *Journal) tellMissing() {
+	if missing, hosts, host := j.limits.take(); missing > 0 {
+		j.log.Warn("changes of neighbours not logged: too many", "withheld", missing, "hosts", hosts, "host", host)
+	}
+}
+
 // isNews reports whether the log lacks something: a node has come or gone, or has a full name.
 func (j *Journal) isNews(ev registry.Event) bool {
 	name := fullName(ev.Node)
@@ -132,7 +168,10 @@ func (j *Journal) isNews(ev registry.Event) bool {
 // catchUp begins anew where more has happened than was kept. It returns which of the nodes have
 // come since, and which have told their names.
 func (j *Journal) catchUp(nodes []*registry.Node) []registry.Event {
-	j.log.Warn("changes of nodes not logged: too many at once")
+	if now := time.Now(); now.Sub(j.behind) >= hostSummary {
+		j.log.Warn("changes of nodes not logged: too many at once")
+		j.behind = now
+	}
 	var batch []registry.Event
 	named := make(map[uint64]string)
 	for _, n := range nodes {
@@ -213,6 +252,9 @@ func (j *Journal) writeOne(ev registry.Event) {
 		j.named[n.ID] = fullName(n)
 	}
 	if n.Origin != registry.Local {
+		if !j.limits.may(n.Host) {
+			return
+		}
 		e := neighbourEntries[ev.Kind]
 		j.log.With(e.id.Attr()).Info(e.text, neighbourAttrs(n)...)
 	} else {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/goerlang/eclus/registry"
@@ -322,4 +323,82 @@ func TestJournalBehind(t *testing.T) {
 	awaitLines(t, &log,
 		"msg=\"changes of nodes not logged: too many at once\"\n",
 		"msg=\"node up\" name=a port=19999 peer=\"\"\n")
+}
+
+// TestJournalFlood has a host change for ever. The log has what a host with a thousand nodes needs,
+// then a line a second, and how many it lacks. Another host has all its entries.
+func TestJournalFlood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const flood, calm = 100 * time.Second, time.Hour
+		reg := registry.New("hosta.local", 0)
+		var log eventLog
+		end := runEvents(t, New(Options{Registry: reg, Log: log.logger(slog.LevelInfo)}))
+		n := registry.Node{Node: "a@hostb.local", Name: "a", Host: "hostb.local", EPMDPort: 4369, Port: 1, Sure: true}
+		count := func(text string) int {
+			return len(slices.DeleteFunc(log.lines(), func(l string) bool { return !strings.Contains(l, text) }))
+		}
+		changes := 0
+		for begin := time.Now(); time.Since(begin) < flood; time.Sleep(10 * time.Millisecond) {
+			for range 50 {
+				if err := reg.SetNeighbour(n); err != nil {
+					t.Fatal(err)
+				}
+				reg.RemoveNeighbour(n.NeighbourKey())
+				changes += 2
+			}
+		}
+		other := n
+		other.Host = "hostc.local"
+		if err := reg.SetNeighbour(other); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(calm)
+		logged, summaries := count("host=hostb.local port"), count("not logged")
+		if least, most := hostBurst, hostBurst+int(flood/hostInterval)+1; logged < least || logged > most {
+			t.Errorf("%d entries of %d changes; want %d to %d", logged, changes, least, most)
+		}
+		if most := int(flood/hostSummary) + 1; summaries == 0 || summaries > most {
+			t.Errorf("%d times told of what is missing; want at most %d", summaries, most)
+		}
+		withheld := 0
+		for _, l := range log.lines() {
+			if _, rest, found := strings.Cut(l, "withheld="); found {
+				var some int
+				if _, err := fmt.Sscan(rest, &some); err != nil || !strings.HasSuffix(l, "hosts=1 host=hostb.local\n") {
+					t.Errorf("%q: %v", l, err)
+				}
+				withheld += some
+			}
+		}
+		if logged+withheld != changes {
+			t.Errorf("%d entries and %d withheld; want %d in all", logged, withheld, changes)
+		}
+		if got := count("host=hostc.local"); got != 1 {
+			t.Errorf("%d entries of another host; want 1", got)
+		}
+		end()
+	})
+}
+
+// TestLimitsHosts has more hosts than are told apart.
+func TestLimitsHosts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l limits
+		for i := range 3 * maxHosts {
+			l.may(fmt.Sprint(i))
+		}
+		if len(l.hosts) > maxHosts+1 {
+			t.Errorf("%d hosts are told apart; want at most %d and the others", len(l.hosts), maxHosts)
+		}
+		for range 2 * hostBurst {
+			l.may("late")
+		}
+		if missing, hosts, host := l.take(); missing == 0 || hosts != 1 || host != "" {
+			t.Errorf("%d missing of %d hosts, %q; want some of those that are not told apart", missing, hosts, host)
+		}
+		time.Sleep(2 * hostBurst * hostInterval)
+		if l.may("later"); len(l.hosts) > 2 {
+			t.Errorf("%d hosts are remembered for nothing", len(l.hosts))
+		}
+	})
 }
