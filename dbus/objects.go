@@ -100,11 +100,13 @@ func (o *objects) tellOf(obj *object) change {
 	if obj.told == nil {
 		obj.path = pathOf(obj.known, func(path dbus.ObjectPath) bool { return o.byPath[path] != nil })
 		o.byPath[obj.path] = obj
-		o.counts[obj.known.Origin]++
+	} else {
+		o.counts[obj.told.Origin]--
 	}
 	if obj.known == nil {
 		delete(o.byPath, obj.path)
-		o.counts[obj.told.Origin]--
+	} else {
+		o.counts[obj.known.Origin]++
 	}
 	c := change{obj.path, obj.told, obj.known}
 	obj.told = obj.known

@@ -27,6 +27,7 @@ var nodeProperties = []property[*registry.Node]{
 	{"Port", func(n *registry.Node) any { return n.Port }},
 	{"Type", func(n *registry.Node) any { return n.Type.String() }},
 	{"Origin", func(n *registry.Node) any { return n.Origin.String() }},
+	{"Via", func(n *registry.Node) any { return text(n.Via) }},
 	{"Creation", func(n *registry.Node) any { return n.Creation }},
 	{"Since", func(n *registry.Node) any { return uint64(max(n.Since.UnixMicro(), 0)) }},
 	{"Sure", func(n *registry.Node) any { return n.Sure }},
@@ -49,6 +50,7 @@ type status struct {
 	lan                      bool
 	lanState                 string
 	localNodes, lanNodes     uint32
+	peerNodes                uint32
 }
 
 // managerProperties are those of org.erlang.Epmd.Manager.
@@ -61,6 +63,7 @@ var managerProperties = []property[status]{
 	{"LANState", func(s status) any { return text(s.lanState) }},
 	{"LocalNodes", func(s status) any { return s.localNodes }},
 	{"LANNodes", func(s status) any { return s.lanNodes }},
+	{"PeerNodes", func(s status) any { return s.peerNodes }},
 }
 
 // values returns all properties of v.

@@ -34,7 +34,7 @@ const (
 var neighbour = registry.Node{
 	Node: "b@hostb.local", Name: "b", Host: "hostb.local", Dist: "tcp", Port: 41237, EPMDPort: 4370,
 	Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.12"), netip.MustParseAddr("fe80::1%eth0")},
-	High:      6, Low: 5, Type: registry.Hidden, Sure: true, Creation: 1795367590,
+	High:      6, Low: 5, Type: registry.Hidden, Sure: true, Creation: 1795367590, Via: registry.ViaMDNS,
 }
 
 // getAll returns all properties of an interface.
@@ -75,7 +75,7 @@ func TestNodeProperties(t *testing.T) {
 	want := map[string]any{
 		"Node": "b@hostb.local", "Name": "b", "Host": "hostb.local", "Dist": "tcp", "Port": uint16(41237), "EPMDPort": uint16(4370),
 		"Addresses": []string{"198.51.100.12", "fe80::1%eth0"}, "High": uint16(6), "Low": uint16(5), "Type": "hidden",
-		"Sure": true, "Creation": uint32(1795367590), "Origin": "lan", "Reachable": "unknown", "Protocol": uint8(0),
+		"Sure": true, "Creation": uint32(1795367590), "Origin": "lan", "Via": "mdns", "Reachable": "unknown", "Protocol": uint8(0),
 		"PID": uint32(0), "UID": uint32(1<<32 - 1), "Unit": "", "Why": "",
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -96,15 +96,21 @@ func TestManagerProperties(t *testing.T) {
 	reg, _ := b.serve(t, dbus.Options{Port: 4369, Version: "1.2.3", Allow: "lan"})
 	reg.SetLAN(registry.LANState{Browsing: registry.Discovery{Wanted: true, Off: "avahi-daemon is not running"}})
 	register(t, reg, "a")
-	if err := reg.SetNeighbour(neighbour); err != nil {
-		t.Fatal(err)
+	elsewhere := neighbour
+	elsewhere.Host, elsewhere.Origin = "hostc.local", registry.Peer
+	moving := neighbour // found on the LAN after it was told of
+	moving.Origin = registry.Peer
+	for _, n := range []registry.Node{moving, elsewhere, neighbour} {
+		if err := reg.SetNeighbour(n); err != nil {
+			t.Fatal(err)
+		}
 	}
 	conn := b.client(t)
 	signals := subscribe(t, conn)
 	obj := root(t, conn)
 	want := map[string]any{
 		"HostName": "hosta.local", "Port": uint16(4369), "Version": "1.2.3", "Allow": "lan", "LAN": false,
-		"LANState": "LAN discovery off: avahi-daemon is not running", "LocalNodes": uint32(1), "LANNodes": uint32(1),
+		"LANState": "LAN discovery off: avahi-daemon is not running", "LocalNodes": uint32(1), "LANNodes": uint32(1), "PeerNodes": uint32(1),
 	}
 	wait.Until(t, "properties of the manager", func() error {
 		if got := getAll(t, obj, manager); !reflect.DeepEqual(got, want) {

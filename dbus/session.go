@@ -280,6 +280,7 @@ func (s *session) newStatus() status {
 		lanState:   s.lan.String(),
 		localNodes: s.objects.counts[registry.Local],
 		lanNodes:   s.objects.counts[registry.LAN],
+		peerNodes:  s.objects.counts[registry.Peer],
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 
 // When the hosts file is written.
 const (
+	hostsUnsure = 500 * time.Millisecond // after a node was first seen that has not told its name
 	hostsSettle = 300 * time.Millisecond // after the first of several changes
 	hostsAgain  = time.Second            // after somebody else has changed it
 	hostsRetry  = 10 * time.Second       // after an attempt that failed
@@ -35,9 +36,10 @@ type Keeper struct {
 	port  uint16     // of this epmd: nodes ask the epmds of all hosts at the same one
 	log   *slog.Logger
 
-	nodes      map[uint64]string // the hosts of the nodes that can be reached, by the nodes' ID
-	complained string            // the last error, which is not logged twice
-	foreign    map[string]bool   // domains of hosts that were left out
+	nodes      map[uint64]string         // the hosts of the nodes that can be reached, by the nodes' ID
+	young      map[uint64]*registry.Node // that can be reached, and may yet prove to be others' nodes
+	complained string                    // the last error, which is not logged twice
+	foreign    map[string]bool           // domains of hosts that were left out
 }
 
 // Options are what a Keeper needs.
@@ -68,6 +70,7 @@ func newKeeper(o Options, watch *fileWatch) *Keeper {
 		port:    o.Port,
 		log:     o.Log,
 		nodes:   make(map[uint64]string),
+		young:   make(map[uint64]*registry.Node),
 		foreign: make(map[string]bool),
 	}
 }
@@ -96,12 +99,19 @@ func (k *Keeper) Run(ctx context.Context) error {
 			return nil
 		case <-timer.C:
 			waiting = false
+			k.mature()
 			if !k.write(k.names()) {
 				timer.Reset(hostsRetry)
+			}
+			if len(k.young) > 0 {
+				writeAfter(hostsUnsure)
 			}
 		case <-changes.Ready():
 			if k.take(changes.Take()) {
 				writeAfter(hostsSettle)
+			}
+			if len(k.young) > 0 {
+				writeAfter(hostsUnsure)
 			}
 		case <-k.watch.changed():
 			writeAfter(hostsAgain)
@@ -123,6 +133,7 @@ func (k *Keeper) take(b registry.Batch) bool {
 	counts := b.Anew
 	if b.Anew {
 		clear(k.nodes)
+		clear(k.young)
 	}
 	for _, n := range b.Nodes {
 		k.changed(registry.Event{Kind: registry.Up, Node: n})
@@ -141,12 +152,26 @@ func (k *Keeper) changed(e registry.Event) bool {
 		k.sayForeign(n.Host)
 		counts = false
 	}
-	if counts {
-		k.nodes[n.ID] = n.Host
-	} else {
+	delete(k.young, n.ID)
+	switch {
+	case !counts:
 		delete(k.nodes, n.ID)
+	case was == "" && !n.Sure && time.Since(n.Since) < hostsUnsure:
+		k.young[n.ID] = n
+	default:
+		k.nodes[n.ID] = n.Host
 	}
 	return k.nodes[n.ID] != was
+}
+
+// mature has nodes count that are old enough though they have not told their names.
+func (k *Keeper) mature() {
+	for id, n := range k.young {
+		if time.Since(n.Since) >= hostsUnsure {
+			delete(k.young, id)
+			k.nodes[id] = n.Host
+		}
+	}
 }
 
 // maxForeign is of how many domains the log says that their hosts are left out.

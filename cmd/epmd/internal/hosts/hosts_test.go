@@ -492,6 +492,7 @@ func see(t *testing.T, reg *registry.Registry, host string, epmd uint16) *regist
 	t.Helper()
 	n := registry.Node{
 		Node: "n@" + host, Name: "n", Host: host, Port: 4711, EPMDPort: epmd, Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.7")},
+		Sure: true,
 	}
 	if err := reg.SetNeighbour(n); err != nil {
 		t.Fatal(err)
@@ -535,6 +536,37 @@ func TestHosts(t *testing.T) {
 		time.Sleep(hostsSettle)
 		end()
 		checkHosts(t, path, "")
+	})
+}
+
+// TestHostsUnsure has nodes that have not told their names. Their hosts count after 500 ms, or at
+// once when they do tell. A node that was taken back by then counts for nothing.
+func TestHostsUnsure(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "hosts")
+	synctest.Test(t, func(t *testing.T) {
+		reg, end := keepHosts(t, path)
+		checkHosts(t, path, "")
+		unsure := func(host string) registry.Node {
+			return registry.Node{Node: "n@" + host, Name: "n", Host: host, Port: 4711, EPMDPort: 4369}
+		}
+		for _, host := range []string{"b.local", "c.local", "d.local"} {
+			if err := reg.SetNeighbour(unsure(host)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, n := range reg.Nodes() {
+			reg.SetReach(n, registry.Reachable)
+		}
+		gone := unsure("d.local")
+		reg.RemoveNeighbour(gone.NeighbourKey())
+		see(t, reg, "c.local", 4369)
+		time.Sleep(hostsSettle)
+		checkHosts(t, path, "'c.local'.\n")
+		time.Sleep(hostsUnsure - hostsSettle - time.Millisecond)
+		checkHosts(t, path, "'c.local'.\n")
+		time.Sleep(hostsUnsure + time.Millisecond)
+		checkHosts(t, path, "'b.local'.\n'c.local'.\n")
+		end()
 	})
 }
 

@@ -26,7 +26,7 @@ func (f *Filter) SetPattern(s string) error {
 // match reports whether a node is meant. A pattern with an @ is for the full name, others for the
 // alive name.
 func (f Filter) match(n registry.Node) bool {
-	if f.LocalOnly && n.Origin != registry.Local || f.LANOnly && n.Origin != registry.LAN {
+	if f.LocalOnly && n.Origin != registry.Local || f.LANOnly && n.Origin == registry.Local {
 		return false
 	}
 	name := n.Name

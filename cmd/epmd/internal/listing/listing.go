@@ -107,17 +107,17 @@ type knownNodes struct {
 }
 
 // nodeKey identifies a node. For this host it is the alive name, for neighbours the registry's key.
-// Its full name may still change.
+// Its full name may still change, and what was configured may be found on the LAN.
 type nodeKey struct {
 	registry.NeighbourKey
-	origin registry.Origin
+	local bool
 }
 
 func keyOf(n registry.Node) nodeKey {
 	if n.Origin == registry.Local {
-		return nodeKey{registry.NeighbourKey{Name: n.Name}, n.Origin}
+		return nodeKey{registry.NeighbourKey{Name: n.Name}, true}
 	}
-	return nodeKey{n.NeighbourKey(), n.Origin}
+	return nodeKey{n.NeighbourKey(), false}
 }
 
 // listed returns the nodes that are shown: those of this host first, then by name. Of nodes with

@@ -17,11 +17,12 @@ import (
 //
 //	epmd on port 4369: 2 nodes, 1 on the LAN
 //
-//	NODE            ADDRESS        PORT   TYPE    ORIGIN  REACHABLE  SINCE
-//	a@hosta.local   127.0.0.1      41233  normal  local   yes        2026-03-01 12:00:00
-//	b@hostb.local   198.51.100.12  41237  hidden  lan     no         2026-03-01 12:00:02
+//	NODE            ADDRESS        PORT   TYPE    ORIGIN  REACHABLE  SINCE                VIA
+//	a@hosta.local   127.0.0.1      41233  normal  local   yes        2026-03-01 12:00:00  -
+//	b@hostb.local   198.51.100.12  41237  hidden  lan     no         2026-03-01 12:00:02  epmd
 //
-// More columns follow if there is something in them. EPMD is the port of a node's epmd if it
+// From VIA on, columns are there if there is something in them. VIA says how a neighbour is known:
+// "epmd" if the epmd of its host says so. EPMD is the port of a node's epmd if it
 // differs from ours. PID, USER and UNIT are those of the process behind a node of this host. It
 // shows each change on a line. "+" begins that of a new node, "~" of one that changed, "-" of one
 // that went. Columns that the screen is too narrow for are left out, and names cut.
@@ -33,7 +34,7 @@ type tablePrinter struct {
 	port   uint32 // of this epmd
 }
 
-// Columns of the table. Those from epmdColumn on are left out where they are empty.
+// Columns of the table. Those from viaColumn on are left out where they are empty.
 const (
 	nodeColumn = iota
 	addressColumn
@@ -42,6 +43,7 @@ const (
 	originColumn
 	reachColumn
 	sinceColumn
+	viaColumn
 	epmdColumn
 	pidColumn
 	userColumn
@@ -49,7 +51,7 @@ const (
 	columnCount
 )
 
-var tableHead = [columnCount]string{"NODE", "ADDRESS", "PORT", "TYPE", "ORIGIN", "REACHABLE", "SINCE", "EPMD", "PID", "USER", "UNIT"}
+var tableHead = [columnCount]string{"NODE", "ADDRESS", "PORT", "TYPE", "ORIGIN", "REACHABLE", "SINCE", "VIA", "EPMD", "PID", "USER", "UNIT"}
 
 // cell is what a column says of a node. It is printable.
 type cell struct {
@@ -85,18 +87,21 @@ const unsureMark = " ?"
 
 func (p tablePrinter) snapshot(k *knownNodes) {
 	list := k.listed()
-	lan, unsure := 0, 0
+	var counts [registry.Origins]int
+	unsure := 0
 	why := make(map[registry.Why]bool)
 	for _, n := range list {
 		why[n.Why] = true
-		if n.Origin == registry.LAN {
-			lan++
-		}
+		counts[n.Origin]++
 		if !n.Sure {
 			unsure++
 		}
 	}
-	fmt.Fprintf(p.out, "epmd on port %d: %s, %d on the LAN\n", k.epmdPort, k.count(len(list)), lan)
+	elsewhere := ""
+	if n := counts[registry.Peer]; n > 0 {
+		elsewhere = fmt.Sprintf(", %d elsewhere", n)
+	}
+	fmt.Fprintf(p.out, "epmd on port %d: %s, %d on the LAN%s\n", k.epmdPort, k.count(len(list)), counts[registry.LAN], elsewhere)
 	if k.lanOff != "" {
 		fmt.Fprintf(p.out, "LAN discovery off: %s\n", screen.Printable(k.lanOff))
 	}
@@ -173,6 +178,7 @@ func (p tablePrinter) row(n registry.Node) row {
 		originColumn:  {text: n.Origin.String()},
 		reachColumn:   reachCell(n),
 		sinceColumn:   {text: n.Since.In(p.zone).Format(time.DateTime)},
+		viaColumn:     {text: screen.Printable(cmp.Or(n.Via, emptyCell))},
 		epmdColumn:    {text: p.epmdCell(n)},
 		pidColumn:     {text: pid},
 		userColumn:    {text: owner},
@@ -220,10 +226,10 @@ type layout struct {
 
 // What is left out of a table that is too wide, first to last. From shortNames on, names are first
 // cut, down to minNameWidth.
-var expendable = []int{unitColumn, userColumn, pidColumn, sinceColumn, originColumn, typeColumn, epmdColumn, addressColumn, portColumn, reachColumn}
+var expendable = []int{unitColumn, userColumn, pidColumn, viaColumn, sinceColumn, originColumn, typeColumn, epmdColumn, addressColumn, portColumn, reachColumn}
 
 const (
-	shortNames   = 4
+	shortNames   = 5
 	minNameWidth = 20
 )
 
@@ -234,7 +240,7 @@ func layOut(rows []row, width int) layout {
 		for _, r := range rows {
 			l.widths[column] = max(l.widths[column], r[column].width())
 		}
-		if column < epmdColumn || !isEmptyColumn(rows, column) {
+		if column < viaColumn || !isEmptyColumn(rows, column) {
 			l.columns = append(l.columns, column)
 		}
 	}

@@ -189,7 +189,7 @@ func withFormer(n, was registry.Node) registry.Node {
 	if n.Port != was.Port || n.Creation != was.Creation {
 		return n
 	}
-	if n.Origin == registry.LAN {
+	if n.Origin != registry.Local {
 		n.Since = was.Since
 	}
 	if n.Reach == registry.Unchecked {
