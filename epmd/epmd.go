@@ -1,7 +1,7 @@
 // Package epmd speaks the EPMD protocol of Erlang/OTP: the messages, a [Server] and a [Client].
 // It follows the guide "Distribution Protocol", and the epmd of OTP where the guide is silent.
 // Two requests are its own, [NodesReq] and [WatchReq]. With them a program of this host learns of
-// all known nodes, those of the LAN included.
+// all known nodes, those of the LAN included. Another host learns of this one's nodes.
 //
 // Every request has its length before it, in 2 bytes, big-endian. It has at most [MaxRequest]
 // bytes. Its first byte is its [Tag]. Answers have no length. All end with the connection, except

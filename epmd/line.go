@@ -69,6 +69,13 @@ const (
 //	lan        on or off
 //	published  no: this host is not announced though lan is on
 //	reason     why lan is off, or this host is not announced
+//
+// Between hosts a node has the keys node, name, host, port, type, dist, sure, high, low, proto, and
+//
+//	ip         4, 6 or 46: it listens at addresses of these IP versions
+//
+// A node that has gone has node, name and host there, and the end of the snapshot nodes. A line has
+// at most 4,096 bytes. [PeerHello] has the keys of a PeerName.
 type Line struct {
 	Kind   LineKind
 	Fields []Field
