@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,7 +20,7 @@ const (
 
 // Await calls connect until it succeeds or ctx ends. It hands each failure to report.
 //
-// While the socket is missing, Await sleeps until somebody makes it. A socket that doesn't answer
+// While no socket is there, Await sleeps until somebody makes one. A socket that doesn't answer
 // may do so soon, or may be left over from a bus that has gone. Await tries it with pauses of 20 ms
 // to 2 s, and then only when another socket is made. An abstract name can't be watched. Await tries
 // it every 2 s for ever.
@@ -33,7 +34,7 @@ func (a Address) Await(ctx context.Context, connect func() error, report func(er
 		}
 		report(err)
 		deadline := time.Now().Add(min(pause, lastRetry))
-		if watch != nil && (errors.Is(err, fs.ErrNotExist) || pause > lastRetry) {
+		if watch != nil && (a.absent() || pause > lastRetry) {
 			deadline = time.Time{}
 		}
 		err = watch.wait(ctx, deadline)
@@ -45,6 +46,14 @@ func (a Address) Await(ctx context.Context, connect func() error, report func(er
 			pause = firstRetry / 2
 		}
 	}
+}
+
+// absent reports whether none of the sockets exists.
+func (a Address) absent() bool {
+	return !slices.ContainsFunc(a.sockets, func(socket string) bool {
+		_, err := os.Stat(socket)
+		return !errors.Is(err, fs.ErrNotExist)
+	})
 }
 
 // folderWatch reports by inotify when a folder gets a new entry or goes. A nil one never does.
@@ -73,9 +82,12 @@ func addFolder(inotify int, socket string) bool {
 	if !filepath.IsAbs(socket) {
 		return false
 	}
-	for dir := filepath.Dir(socket); ; dir = filepath.Dir(dir) {
+	for dir, missing := filepath.Dir(socket), ""; ; dir, missing = filepath.Dir(dir), dir {
 		_, err := unix.InotifyAddWatch(inotify, dir, events)
 		if err == nil {
+			if _, err := os.Stat(missing); err == nil { // made before the watch could see that
+				return addFolder(inotify, socket)
+			}
 			return true
 		}
 		if !errors.Is(err, unix.ENOENT) || dir == "/" {

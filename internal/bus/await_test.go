@@ -9,6 +9,10 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // await waits for the sockets, and reports each failure.
@@ -27,8 +31,7 @@ func await(ctx context.Context, report func(error), sockets ...string) error {
 // them may come.
 func TestAwait(t *testing.T) {
 	for which := range 2 {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
+		ctx := wait.Soon(t)
 		sockets := []string{filepath.Join(t.TempDir(), "a", "b", "socket"), filepath.Join(t.TempDir(), "a", "b", "socket")}
 		reports := make(chan error, 1000)
 		done := make(chan error, 1)
@@ -49,6 +52,44 @@ func TestAwait(t *testing.T) {
 	}
 }
 
+// TestAwaitMeanwhile makes the folders of a socket and the socket while Await looks for them.
+func TestAwaitMeanwhile(t *testing.T) {
+	for range 300 {
+		top := t.TempDir()
+		socket := filepath.Join(top, "a", "b", "c", "d", "e", "f", "g", "h", "socket")
+		done, begun := make(chan error, 1), make(chan struct{})
+		ctx := wait.Soon(t)
+		go func() {
+			close(begun)
+			done <- await(ctx, func(error) {}, socket)
+		}()
+		<-begun
+		wait.Must(t, os.MkdirAll(filepath.Dir(socket), 0o755))
+		l, err := net.Listen("unix", socket)
+		wait.Must(t, err)
+		wait.Must(t, <-done)
+		l.Close()
+		wait.Must(t, os.RemoveAll(top))
+	}
+}
+
+// TestAwaitBound has a socket that listens late, beside one that is missing.
+func TestAwaitBound(t *testing.T) {
+	dir := t.TempDir()
+	bound := filepath.Join(dir, "bound")
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	wait.Must(t, err)
+	defer unix.Close(fd)
+	wait.Must(t, unix.Bind(fd, &unix.SockaddrUnix{Name: bound}))
+	tries := make(chan error, 1000)
+	done := make(chan error, 1)
+	ctx := wait.Soon(t)
+	go func() { done <- await(ctx, func(err error) { tries <- err }, filepath.Join(dir, "missing"), bound) }()
+	<-tries
+	wait.Must(t, unix.Listen(fd, 1))
+	wait.Must(t, <-done)
+}
+
 // TestAwaitAbsent holds that Await ends with its context, and tries once while nothing changes.
 func TestAwaitAbsent(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
@@ -62,8 +103,7 @@ func TestAwaitAbsent(t *testing.T) {
 
 // TestAwaitUnwatched has an abstract name, which Await tries again and again.
 func TestAwaitUnwatched(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
+	ctx := wait.Soon(t)
 	tries := make(chan error, 1000)
 	done := make(chan error, 1)
 	name := "@" + filepath.Join(t.TempDir(), "bus")
