@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,6 +27,10 @@ const (
 // nodesLater is how much later than hosts all instances are looked for, where hosts may give
 // streams. Most hosts have answered by then. So their nodes' instances needn't be resolved.
 const nodesLater = 500 * time.Millisecond
+
+// hostsEnd is how long hosts are looked for by their subtype, after all instances are. They are
+// among these. Avahi asks the LAN again and again for what is browsed.
+const hostsEnd = 10 * time.Second
 
 // Flags of Avahi's results (avahi-common/defs.h).
 const (
@@ -116,7 +121,7 @@ type browseSession struct {
 type browseLink struct {
 	iface int32
 	gone  bool
-	later alarm // to nodesLater
+	later alarm // to nodesLater, then to hostsEnd
 }
 
 // serviceBrowser is one of Avahi's.
@@ -135,8 +140,33 @@ func (b *browseSession) start(interfaces []int32) {
 			b.browseFor(l, ServiceType)
 			continue
 		}
-		l.later.set(b.session.mail, nodesLater, func() { b.browseFor(l, ServiceType) })
+		l.later.set(b.session.mail, nodesLater, func() {
+			b.browseFor(l, ServiceType)
+			b.endHostsLater(l)
+		})
 	}
+}
+
+// endHostsLater stops looking for hosts by their subtype, once they have been found without.
+func (b *browseSession) endHostsLater(l *browseLink) {
+	l.later.set(b.session.mail, hostsEnd, func() {
+		for _, it := range b.instances {
+			if it.Interface == l.iface && !slices.Contains(it.kinds, ServiceType) {
+				b.endHostsLater(l)
+				return
+			}
+		}
+		for path, sb := range b.browsers {
+			if sb.link == l && sb.kind == HostSubtype {
+				b.free(path)
+			}
+		}
+		for _, it := range b.instances {
+			if it.Interface == l.iface {
+				it.kinds = []string{ServiceType}
+			}
+		}
+	})
 }
 
 // browseFor begins to look for instances of a kind on a link.
@@ -243,6 +273,7 @@ func (b *browseSession) end() {
 	}
 	for _, h := range b.hosts {
 		h.settle.stop()
+		h.next.stop()
 	}
 }
 
@@ -326,6 +357,7 @@ func (b *browseSession) release(c *client, objects int) {
 		h := b.hostsFull.Remove(e).(*foundHost)
 		h.elem = nil
 		b.find(h)
+		b.tend(h)
 	}
 	if e := b.full.Front(); e != nil {
 		it := b.full.Remove(e).(*foundInstance)

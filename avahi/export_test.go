@@ -2,12 +2,16 @@ package avahi
 
 import (
 	"log/slog"
+	"time"
 
 	"github.com/goerlang/eclus/registry"
 )
 
 // Limit changes the limits: objects for each connection, and connections for each session.
 func (l *part) Limit(objects, clients int) { l.maxObjects, l.maxClients = objects, clients }
+
+// Search changes for how long, and how often, addresses are looked for of a host that streams.
+func (l *part) Search(time, every time.Duration) { l.searchTime, l.searchEvery = time, every }
 
 // State is how a part is doing.
 type State = state

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"container/list"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -30,23 +31,35 @@ const settleAddrs = 20 * time.Millisecond
 // maxAddrs is how many addresses of a host count on one link.
 const maxAddrs = 16
 
+// While all that leads to a host is a stream, its addresses are looked for when the stream begins
+// and ends, and from time to time. Avahi asks the LAN again and again for what is browsed.
+const (
+	searchTime  = 5 * time.Second
+	searchEvery = 10 * time.Minute
+)
+
 // foundHost is a host on one link, to which found instances lead. A resolver finds one address.
-// So Avahi browses all of the host's records. It does so over the IP version that an address is
-// for: this host can use that one.
+// So Avahi browses all of the host's records.
 type foundHost struct {
 	hostKey
-	users map[*foundInstance]struct{} // never empty
-	gone  bool
-	elem  *list.Element // in hostsFull, or nil
+	users  map[*foundInstance]struct{} // never empty
+	elem   *list.Element               // in hostsFull, or nil
+	search *search                     // or nil
+	next   alarm                       // to when the search ends or another begins
 
-	client  *client           // that has the record browsers, or is about to
-	records []dbus.ObjectPath // once Avahi has made them
-
-	named  map[netip.Addr]struct{} // all addresses in the records
+	named  map[netip.Addr]bool // all addresses in the records; whether the present search found it
 	settle alarm
 
 	addrs []netip.Addr // that this host can use, best first. The last ones, if all have gone.
 	own   bool         // all that are usable are of this host
+}
+
+// search is the time in which Avahi browses the addresses of a host. It does so over the IP
+// version that an address is for: this host can use that one.
+type search struct {
+	client  *client
+	records []dbus.ObjectPath // record browsers, once Avahi has made them
+	ended   bool
 }
 
 // hostKey is what makes a foundHost. The name is in lower case.
@@ -67,13 +80,13 @@ func (b *browseSession) join(it *foundInstance) {
 		return
 	}
 	if h == nil {
-		h = &foundHost{hostKey: key, users: make(map[*foundInstance]struct{}), named: make(map[netip.Addr]struct{})}
+		h = &foundHost{hostKey: key, users: make(map[*foundInstance]struct{}), named: make(map[netip.Addr]bool)}
 		b.hosts[key] = h
-		b.find(h)
 	}
 	b.leave(it)
 	it.host = h
 	h.users[it] = struct{}{}
+	b.tend(h)
 }
 
 // leave undoes join. A host to which no instance leads is forgotten.
@@ -84,55 +97,106 @@ func (b *browseSession) leave(it *foundInstance) {
 	}
 	it.host = nil
 	if delete(h.users, it); len(h.users) > 0 {
+		b.tend(h)
 		return
 	}
 	delete(b.hosts, h.hostKey)
-	h.gone = true
 	h.settle.stop()
-	if h.elem != nil {
-		b.hostsFull.Remove(h.elem)
-		h.elem = nil
-	}
-	for _, path := range h.records {
-		delete(b.records, path)
-		h.client.call(path, ifaceRecord, "Free", nil)
-	}
-	if made := len(h.records); made > 0 {
-		b.release(h.client, made)
+	h.next.stop()
+	b.endSearch(h)
+}
+
+// tend sees to it that the host's addresses are looked for when they should be.
+func (b *browseSession) tend(h *foundHost) {
+	switch {
+	case !b.allStreamed(h):
+		h.next.stop()
+		b.find(h)
+	case h.search != nil && !h.next.isSet():
+		mail, again := b.session.mail, func() { b.find(h); b.tend(h) }
+		h.next.set(mail, b.part.searchTime, func() {
+			b.endSearch(h)
+			h.next.set(mail, b.part.searchEvery, again)
+		})
 	}
 }
 
-// find has Avahi browse the host's addresses. If it has no place for that, the host waits.
+// allStreamed reports whether a stream makes it needless to resolve what leads to the host.
+func (b *browseSession) allStreamed(h *foundHost) bool {
+	for it := range h.users {
+		if it.client != nil && !it.unwanted || it.elem != nil || it.retry.isSet() {
+			return false
+		}
+	}
+	return true
+}
+
+// find begins a search for the host's addresses, unless there is one. If Avahi has no place for
+// that, the host waits.
 func (b *browseSession) find(h *foundHost) {
 	const browsers = 2
+	if h.search != nil || h.elem != nil {
+		return
+	}
 	c := b.client(browsers, b.part.maxObjects)
 	if c == nil {
 		h.elem = b.hostsFull.PushBack(h)
 		b.sayFull()
 		return
 	}
-	h.client = c
+	for a := range h.named {
+		h.named[a] = false
+	}
+	h.search = &search{client: c}
 	c.objects += browsers
-	b.findRecords(h, goavahi.ProtoInet, typeA)
-	b.findRecords(h, goavahi.ProtoInet6, typeAAAA)
+	b.findRecords(h, h.search, goavahi.ProtoInet, typeA)
+	b.findRecords(h, h.search, goavahi.ProtoInet6, typeAAAA)
 }
 
-func (b *browseSession) findRecords(h *foundHost, protocol int32, kind uint16) {
-	c := h.client
-	c.call(serverPath, ifaceServer, "RecordBrowserNew", func(r reply) {
+func (b *browseSession) findRecords(h *foundHost, s *search, protocol int32, kind uint16) {
+	s.client.call(serverPath, ifaceServer, "RecordBrowserNew", func(r reply) {
 		path, err := r.path()
 		switch {
 		case err != nil:
 			b.part.log.Debug("Avahi refuses to browse addresses", "host", h.name, "err", err)
-			b.release(c, 1)
-		case h.gone:
-			c.call(path, ifaceRecord, "Free", nil)
-			b.release(c, 1)
+			b.release(s.client, 1)
+		case s.ended:
+			s.client.call(path, ifaceRecord, "Free", nil)
+			b.release(s.client, 1)
 		default:
-			h.records = append(h.records, path)
+			s.records = append(s.records, path)
 			b.records[path] = h
 		}
 	}, h.iface, protocol, h.name, uint16(classIN), kind, uint32(0))
+}
+
+// endSearch ends the search for addresses. Those of an IP version that it found replace others.
+func (b *browseSession) endSearch(h *foundHost) {
+	if h.elem != nil {
+		b.hostsFull.Remove(h.elem)
+		h.elem = nil
+	}
+	s := h.search
+	if s == nil {
+		return
+	}
+	h.search = nil
+	s.ended = true
+	for _, path := range s.records {
+		delete(b.records, path)
+		s.client.call(path, ifaceRecord, "Free", nil)
+	}
+	var found4, found6 bool
+	for a, found := range h.named {
+		found4, found6 = found4 || found && a.Is4(), found6 || found && a.Is6()
+	}
+	maps.DeleteFunc(h.named, func(a netip.Addr, found bool) bool {
+		return !found && (a.Is4() && found4 || a.Is6() && found6)
+	})
+	b.readdressed(h)
+	if made := len(s.records); made > 0 {
+		b.release(s.client, made)
+	}
 }
 
 // addressed takes note of an address of a host, that has come or gone.
@@ -156,7 +220,7 @@ func (b *browseSession) addressed(h *foundHost, sig signal) error {
 		addr = addr.WithZone(interfaceName(h.iface))
 	}
 	if sig.member == "ItemNew" {
-		h.named[addr] = struct{}{}
+		h.named[addr] = true
 	} else {
 		delete(h.named, addr)
 	}

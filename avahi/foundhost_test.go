@@ -38,9 +38,9 @@ func TestSift(t *testing.T) {
 		}
 		b.subnets = append(b.subnets, netif.Address{Index: other, Prefix: netip.MustParsePrefix("203.0.113.1/24")},
 			netif.Address{Index: other, Prefix: netip.MustParsePrefix("2001:db8:1::1/64")})
-		h := &foundHost{hostKey: hostKey{iface: iface}, named: make(map[netip.Addr]struct{})}
+		h := &foundHost{hostKey: hostKey{iface: iface}, named: make(map[netip.Addr]bool)}
 		for _, a := range tt.named {
-			h.named[netip.MustParseAddr(a)] = struct{}{}
+			h.named[netip.MustParseAddr(a)] = true
 		}
 		addrs, own := b.sift(h)
 		var got []string
@@ -51,9 +51,9 @@ func TestSift(t *testing.T) {
 			t.Errorf("%s: got %v, %v; want %v, %v", tt.name, got, own, tt.want, tt.own)
 		}
 	}
-	h := &foundHost{named: make(map[netip.Addr]struct{})}
+	h := &foundHost{named: make(map[netip.Addr]bool)}
 	for i := range 100 {
-		h.named[netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})] = struct{}{}
+		h.named[netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})] = true
 	}
 	if addrs, _ := (&browseSession{}).sift(h); len(addrs) != maxAddrs {
 		t.Errorf("%d of 100 addresses count, want %d", len(addrs), maxAddrs)

@@ -54,7 +54,7 @@ func (b *browseSession) come(p Place, kind string) {
 	if !slices.Contains(it.kinds, kind) {
 		it.kinds = append(it.kinds, kind)
 	}
-	if kind == HostSubtype && !it.resolved {
+	if _, isNode := it.nodeHost(); !isNode && !it.resolved {
 		b.starts(it)
 	}
 	b.review(it)
@@ -72,7 +72,7 @@ func (b *browseSession) goes(p Place, kind string) {
 	}
 }
 
-// starts notes that a host was found. Its nodes may soon come over a stream.
+// starts notes that what may be a host was found. Its nodes may soon come over a stream.
 func (b *browseSession) starts(it *foundInstance) {
 	if it.start.isSet() {
 		return
@@ -144,6 +144,9 @@ func (b *browseSession) review(it *foundInstance) {
 		it.unwanted = false
 	case it.elem == nil && !it.retry.isSet() && it.tries < maxResolveTries:
 		b.resolve(it)
+	}
+	if it.host != nil {
+		b.tend(it.host)
 	}
 }
 

@@ -23,8 +23,10 @@ type part struct {
 
 	// maxObjects is how many objects each connection has at most. maxClients is how many
 	// connections a session has. maxInstances is how many instances are announced on a link.
-	// Only tests change them.
+	// The addresses of a host that streams are looked for during searchTime, and again after
+	// searchEvery. Only tests change all these.
 	maxObjects, maxClients, maxInstances int
+	searchTime, searchEvery              time.Duration
 
 	doing   atomic.Pointer[state]
 	silent  atomic.Bool // no answer comes from avahi-daemon or the bus
@@ -53,7 +55,8 @@ func newPart(name string, b *board, slot *registry.Discovery, opts Options, log 
 		opts.Bus = bus.System()
 	}
 	p := &part{board: b, slot: slot, reg: b.reg, opts: opts, log: log.With("part", name),
-		maxObjects: maxObjects, maxClients: maxClients, maxInstances: maxInstances}
+		maxObjects: maxObjects, maxClients: maxClients, maxInstances: maxInstances,
+		searchTime: searchTime, searchEvery: searchEvery}
 	p.doing.Store(&state{Off: starting})
 	b.parts = append(b.parts, p)
 	return p

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/goerlang/eclus/avahi"
 	"github.com/goerlang/eclus/registry"
@@ -158,6 +159,43 @@ func TestAddresses(t *testing.T) {
 	}
 	wait.Must(t, a.Avahi.Stop(wait.Soon(t)))
 	p.until(t, "the epmd goes", func(epmds map[avahi.Place]avahi.EPMD) bool { return len(epmds) == 0 })
+}
+
+// TestAddressesStreamed has the addresses of a host change that streams. They are looked for from
+// time to time.
+func TestAddressesStreamed(t *testing.T) {
+	a, b := pair(t)
+	a.publish()
+	p := &peers{epmds: make(map[avahi.Place]avahi.EPMD), all: true}
+	browser := avahi.NewBrowser(b.reg, b.options([]func(*avahi.Options){
+		func(o *avahi.Options) { o.EPMDs, o.Streams = p, p },
+	}), b.log())
+	browser.Search(time.Second, time.Second)
+	b.start(browser.Run)
+	first := a.Address().String()
+	p.until(t, "the epmd is found", with(first+":4369"))
+	wait.Until(t, "the first search ends", func() error { return atMost(browser.Objects(), 2) })
+	for range 3 {
+		_, err := a.Output(wait.Soon(t), "ip", "addr", "add", "1.2.3.4/24", "dev", "eth0")
+		wait.Must(t, err)
+		p.until(t, "the other address is found", with(first+":4369", "1.2.3.4:4369"))
+		_, err = a.Output(wait.Soon(t), "ip", "addr", "del", "1.2.3.4/24", "dev", "eth0")
+		wait.Must(t, err)
+		p.until(t, "it has gone", with(first+":4369"))
+	}
+	wait.Until(t, "hosts are no longer looked for by their subtype", func() error { return atMost(browser.Objects(), 1) })
+	p.stream()
+	browser.StreamsChanged()
+	wait.Until(t, "the host is resolved again", func() error { return atLeast(browser.Objects(), 1+2+2) })
+	wait.Must(t, a.Avahi.Stop(wait.Soon(t)))
+	p.until(t, "the epmd goes", func(epmds map[avahi.Place]avahi.EPMD) bool { return len(epmds) == 0 })
+}
+
+func atLeast(got, want int) error {
+	if got < want {
+		return fmt.Errorf("%d objects, want at least %d", got, want)
+	}
+	return nil
 }
 
 // TestStreamsLater has whoever is found stream, with Avahi and epmd starting together.
