@@ -29,6 +29,10 @@ const (
 	chunkBytes = 16 << 10 // about: what a stream writes at once
 	minRedraw  = 1024     // events at least before a snapshot is rendered anew
 
+	// What changes more often is rendered once in joinInterval, as it is then.
+	maxAtOnce    = 1000 // events in a joinInterval
+	joinInterval = 100 * time.Millisecond
+
 	farewellTimeout = time.Second // that streams have to send what is left when the server ends
 )
 
@@ -236,7 +240,10 @@ func newFeed(fs *feeds, link string, addrs []netip.Addr) *feed {
 
 // follow renders changes until the feed ends.
 func (f *feed) follow() {
-	for ready := f.update(false); ready != nil; {
+	var began time.Time
+	var atBegin uint64
+	ready, events := f.update(false)
+	for ready != nil {
 		look := false
 		select {
 		case <-f.ended:
@@ -244,17 +251,32 @@ func (f *feed) follow() {
 			look = true
 		case <-ready:
 		}
-		ready = f.update(look)
+		switch now := time.Now(); {
+		case now.Sub(began) >= joinInterval:
+			began, atBegin = now, events
+		case events-atBegin >= maxAtOnce:
+			f.rest(began.Add(joinInterval).Sub(now))
+		}
+		ready, events = f.update(look)
+	}
+}
+
+// rest waits while more happens, which is joined then.
+func (f *feed) rest(d time.Duration) {
+	select {
+	case <-f.ended:
+	case <-time.After(d):
 	}
 }
 
 // update renders what has happened. If the addresses are to be looked at, so are all streams. It
-// returns the channel that yields at the next change, or nil if the feed has ended.
-func (f *feed) update(look bool) <-chan struct{} {
+// returns the channel that yields at the next change, or nil if the feed has ended. It also returns
+// how many events there were.
+func (f *feed) update(look bool) (<-chan struct{}, uint64) {
 	f.feeds.mu.Lock()
 	defer f.feeds.mu.Unlock()
 	if f.over {
-		return nil
+		return nil, 0
 	}
 	if f.readLink(look) {
 		f.changes.Close()
@@ -264,12 +286,30 @@ func (f *feed) update(look bool) <-chan struct{} {
 	if b.Anew {
 		f.sync(b.Nodes)
 	}
-	for _, e := range b.Events {
+	for _, e := range joined(b.Events) {
 		f.apply(e)
 	}
 	f.flush()
 	f.cutSlow()
-	return f.changes.Ready()
+	return f.changes.Ready(), f.events
+}
+
+// joined returns the changes to tell. If there are very many, that is the last of each node.
+func joined(events []registry.Event) []registry.Event {
+	if len(events) <= maxAtOnce {
+		return events
+	}
+	last := make(map[string]int)
+	for i, e := range events {
+		last[e.Node.Name] = i
+	}
+	var list []registry.Event
+	for i, e := range events {
+		if last[e.Node.Name] == i {
+			list = append(list, e)
+		}
+	}
+	return list
 }
 
 // resubscribe looks at all nodes.
@@ -337,7 +377,7 @@ func (f *feed) sync(nodes []*registry.Node) {
 func (f *feed) apply(e registry.Event) {
 	if e.Kind != registry.Down {
 		f.known(e.Node)
-	} else if t, ok := f.told[e.Node.Name]; ok && t.node.ID == e.Node.ID {
+	} else if _, told := f.told[e.Node.Name]; told {
 		f.gone(e.Node.Name)
 	}
 }
