@@ -39,6 +39,7 @@ var mayImport = map[string]string{
 	"…/neighbours": "avahi epmd registry internal/throttle …/reach",
 	"…/nodeserver": "epmd node node/etf registry",
 	"…/peek":       "node node/etf …/exit …/screen …/way",
+	"…/peers":      "avahi epmd registry internal/netif internal/throttle",
 	"…/probe":      "node …/exit …/screen …/tcp …/way",
 	"…/reach":      "epmd registry",
 	"…/screen":     "",

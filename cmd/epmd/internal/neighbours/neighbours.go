@@ -26,7 +26,7 @@ import (
 const (
 	askEvery   = 30 * time.Second
 	askTimeout = 5 * time.Second
-	maxAsked   = 64  // epmds, which count anew for each interface and IP version
+	maxAsked   = 64  // announced epmds, which count anew for each interface and IP version
 	maxName    = 255 // bytes of a full node name
 )
 
@@ -68,6 +68,11 @@ type found struct {
 	asking   bool
 	fails    int // in a row
 }
+
+// notAnnounced is the interface of the places of epmds that are configured.
+const notAnnounced = -2
+
+func (f *found) isConfigured() bool { return f.at.Interface == notAnnounced }
 
 func (f *found) key() key { return keyOf(f.epmd) }
 
@@ -139,6 +144,17 @@ func (a *Asker) Found(at avahi.Place, e avahi.EPMD) {
 	}
 	f.epmd = e
 	a.ask(f)
+}
+
+// Configured has the epmd at an address asked from time to time, or no longer. Its nodes are
+// elsewhere. Its host has no name but the address.
+func (a *Asker) Configured(addr netip.AddrPort, ask bool) {
+	at := avahi.Place{Interface: notAnnounced, Label: addr.String()}
+	if !ask {
+		a.Gone(at)
+		return
+	}
+	a.Found(at, avahi.EPMD{Host: addr.Addr().String(), Addrs: []netip.AddrPort{addr}})
 }
 
 // Gone notes that nothing is announced in a place any more.
@@ -216,6 +232,8 @@ func (f *found) stop() {
 func (a *Asker) admit(f *found) bool {
 	switch {
 	case f.admitted:
+	case f.isConfigured():
+		f.admitted = true
 	case a.admitted < maxAsked:
 		f.admitted = true
 		a.admitted++
@@ -230,10 +248,10 @@ func (a *Asker) admit(f *found) bool {
 func (a *Asker) dismiss(f *found) {
 	f.stop()
 	a.tell(f, nil)
-	if f.admitted {
-		f.admitted = false
+	if f.admitted && !f.isConfigured() {
 		a.admitted--
 	}
+	f.admitted = false
 }
 
 // answered notes what an epmd has told. One that did not answer is believed once more to have
@@ -268,6 +286,9 @@ func (a *Asker) tell(f *found, names []epmd.NamedPort) {
 		if err != nil {
 			a.warn("bad answer from an epmd on the LAN", f, f.epmd.Host, err)
 			continue
+		}
+		if f.isConfigured() {
+			n.Origin = registry.Peer
 		}
 		now[p.Name] = struct{}{}
 		if err := a.source.See(told{f.at, p.Name}, n); err != nil {

@@ -1,0 +1,394 @@
+// Package peers keeps a stream to the epmd of each host that is known to run Eclus, and tells the
+// registry which nodes that host has.
+//
+// A peer is such an epmd as it is seen on one link. It becomes known by its announcement, because it
+// asks us, or by a configured address:
+//
+//	avahi ── Found, Gone ──┐           ┌ peer ── session ── the other epmd
+//	epmd ──── Asked ───────┼── Peers ──┼ peer ── session ── …
+//	flags ─── Configure ───┘           └ …
+//
+// A peer has one goroutine with all its timers, and a second one while it has a stream or tries to.
+// Methods of Peers may be called concurrently, and none blocks. Run blocks until its context ends.
+package peers
+
+import (
+	"context"
+	"log/slog"
+	"math"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/goerlang/eclus/avahi"
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/internal/throttle"
+	"github.com/goerlang/eclus/registry"
+)
+
+// Limits.
+const (
+	maxFound      = 512  // peers that are announced or have asked us
+	maxConfigured = 2048 // peers with a configured address
+	maxTries      = 16   // connections that are being made at a time
+
+	// maxKept is how many nodes are kept of all peers. A host on two links counts twice.
+	maxKept = 2 * registry.MaxTold
+)
+
+// Stream is what a peer tells. [epmd.PeerStream] says what Next returns.
+type Stream interface {
+	Next() (epmd.Line, error)
+	Who() Who // by another goroutine only before the first Next
+	SetKeepAlive(epmd.KeepAlive) error
+	Close() error
+}
+
+// Who is at the other end of a stream.
+type Who struct {
+	Hello epmd.PeerHello
+	Addr  netip.AddrPort // that answered
+	Local netip.Addr     // our end
+}
+
+// WatchFunc asks the epmd at these addresses, the best first, for a stream.
+type WatchFunc func(ctx context.Context, addrs []netip.AddrPort, ours epmd.PeerHello, alive epmd.KeepAlive) (Stream, error)
+
+// Asker asks epmds that give no stream, by NAMES_REQ. Its methods don't block.
+type Asker interface {
+	avahi.EPMDs // those that are announced, and whether they announce their nodes
+
+	// Configured has the epmd at a configured address asked from time to time, or no longer.
+	Configured(addr netip.AddrPort, ask bool)
+}
+
+// Options are what Peers need.
+type Options struct {
+	Registry *registry.Registry
+	Hello    func() epmd.PeerHello // what this epmd says of itself
+	AskBack  bool                  // who asks us is asked back: -lan on or browse
+	Others   Asker                 // nil: nobody
+	// StreamsChanged is called when Streamed may say something else. It must not block.
+	// nil: nobody wants to know.
+	StreamsChanged func()
+	Log            *slog.Logger
+
+	Watch WatchFunc // nil: over the network
+	Link  LinkFunc  // nil: as the kernel says
+}
+
+// Peers are all that are known. Make them with New.
+type Peers struct {
+	Options
+	source *registry.Source
+	slots  chan struct{} // has room for those that make a connection
+	say    *throttle.Throttle
+	links  *links       // nil: Link is not ours
+	kept   atomic.Int64 // nodes of all peers
+
+	running sync.WaitGroup
+
+	mu         sync.Mutex
+	ctx        context.Context // of Run; nil: it has not begun
+	all        map[*peer]struct{}
+	places     map[avahi.Place]avahi.EPMD // that announce eclus=
+	announced  map[hostKey]*peer
+	asked      map[addrKey]*peer
+	configured map[netip.AddrPort]*peer
+	streams    map[string]bool // see Streamed; nil: to be made anew
+	live       int             // streams
+	had        int             // streams so far, which have told of all nodes
+	scale      int             // of keep-alive
+	full       bool            // it was said that there are too many
+}
+
+// hostKey is an announced epmd.
+type hostKey struct {
+	link, host string
+	port       uint16
+}
+
+// addrKey is an epmd that has asked us.
+type addrKey struct {
+	link string
+	addr netip.AddrPort
+}
+
+// New returns Peers that connect to nobody before Run.
+func New(o Options) *Peers {
+	ps := &Peers{
+		Options:    o,
+		source:     o.Registry.NewSource(registry.Told),
+		slots:      make(chan struct{}, maxTries),
+		say:        throttle.New(),
+		all:        make(map[*peer]struct{}),
+		places:     make(map[avahi.Place]avahi.EPMD),
+		announced:  make(map[hostKey]*peer),
+		asked:      make(map[addrKey]*peer),
+		configured: make(map[netip.AddrPort]*peer),
+		scale:      1,
+	}
+	if ps.Watch == nil {
+		ps.Watch = watch
+	}
+	if ps.Link == nil {
+		ps.links = new(links)
+		ps.Link = ps.links.of
+	}
+	if ps.StreamsChanged == nil {
+		ps.StreamsChanged = func() {}
+	}
+	return ps
+}
+
+// Run keeps streams until ctx ends, then takes back what was told. It returns nil, and is called
+// once.
+func (ps *Peers) Run(ctx context.Context) error {
+	ps.mu.Lock()
+	ps.ctx = ctx
+	for p := range ps.all {
+		ps.start(p)
+	}
+	ps.mu.Unlock()
+	<-ctx.Done()
+	ps.mu.Lock() // whoever has the lock from now on finds that ctx has ended
+	ps.mu.Unlock()
+	ps.running.Wait()
+	ps.source.Close()
+	return nil
+}
+
+// start begins to try a peer, if Run has begun and has not ended.
+func (ps *Peers) start(p *peer) {
+	if ps.ctx != nil && ps.ctx.Err() == nil {
+		ps.running.Go(func() { p.run(ps.ctx) })
+	}
+}
+
+// Found notes what is announced in a place. Epmds without eclus= are others' to ask.
+func (ps *Peers) Found(at avahi.Place, e avahi.EPMD) {
+	if ps.Others != nil {
+		ps.Others.Found(at, e)
+	}
+	if !e.Announces || len(e.Addrs) == 0 {
+		ps.gone(at)
+		return
+	}
+	defer ps.StreamsChanged()
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	k := placeKey(e)
+	if was, known := ps.places[at]; known && placeKey(was) != k {
+		ps.leave(at, was)
+	}
+	ps.places[at] = e
+	ps.announce(at, e)
+	ps.streams = nil
+}
+
+// placeKey returns the peer that a place is of.
+func placeKey(e avahi.EPMD) hostKey { return hostKey{e.Interface, e.Host, e.Addrs[0].Port()} }
+
+// announce makes the epmd at a place known.
+func (ps *Peers) announce(at avahi.Place, e avahi.EPMD) {
+	k := placeKey(e)
+	p := ps.announced[k]
+	if p == nil {
+		p = ps.adopt(k, e.Addrs)
+	}
+	if p == nil {
+		if p = ps.admit(); p == nil {
+			return
+		}
+	}
+	p.host = k
+	ps.announced[k] = p
+	p.places[at] = e.Addrs
+	p.poke(kickSoon)
+}
+
+// adopt returns the peer at one of the addresses that has asked us and says that this is its host,
+// or whose stream has outlived an earlier announcement of that host.
+func (ps *Peers) adopt(k hostKey, addrs []netip.AddrPort) *peer {
+	for p := range ps.all {
+		if len(p.places) == 0 && p.live != nil && p.live.link == k.link && p.live.Hello.Host == k.host && slices.Contains(addrs, p.live.Addr) {
+			return p
+		}
+	}
+	for _, a := range addrs {
+		if p := ps.asked[addrKey{k.link, a}]; p != nil && p.host == k && ps.announced[k] == nil {
+			return p
+		}
+	}
+	return nil
+}
+
+// Gone notes that nothing is announced in a place any more.
+func (ps *Peers) Gone(at avahi.Place) {
+	if ps.Others != nil {
+		ps.Others.Gone(at)
+	}
+	ps.gone(at)
+}
+
+func (ps *Peers) gone(at avahi.Place) {
+	defer ps.StreamsChanged()
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if e, known := ps.places[at]; known {
+		delete(ps.places, at)
+		ps.leave(at, e)
+	}
+}
+
+// leave takes a place from the peer that was announced there.
+func (ps *Peers) leave(at avahi.Place, e avahi.EPMD) {
+	k := placeKey(e)
+	p := ps.announced[k]
+	if p == nil {
+		return
+	}
+	if delete(p.places, at); len(p.places) == 0 {
+		delete(ps.announced, k)
+		ps.streams = nil
+	}
+	p.poke(kickNot)
+}
+
+// Asked notes that an epmd watches us. If it is on-link, it is asked back at once.
+func (ps *Peers) Asked(a epmd.PeerAsk) {
+	from := a.From.Addr()
+	link, onLink := ps.Link(a.Local, from)
+	if !ps.AskBack || !onLink || a.Hello.ID == ps.Hello().ID {
+		return
+	}
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	at := netip.AddrPortFrom(from, a.Hello.Port)
+	host := hostKey{link, a.Hello.Host, a.Hello.Port}
+	if p := ps.announced[host]; p != nil && (slices.Contains(p.addrs(), at) || p.isLive(a.Hello.ID)) {
+		p.poke(kickNow)
+		return
+	}
+	k := addrKey{link, at}
+	p := ps.asked[k]
+	if p == nil {
+		if p = ps.admit(); p == nil {
+			return
+		}
+		p.askedAt, p.host = k, host
+		ps.asked[k] = p
+	}
+	p.poke(kickNow)
+}
+
+// Configure makes known the epmds at these addresses, and no others by address.
+func (ps *Peers) Configure(addrs ...netip.AddrPort) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if len(addrs) > maxConfigured {
+		ps.Log.Error("too many epmds are configured", "limit", maxConfigured, "left out", len(addrs)-maxConfigured)
+		addrs = addrs[:maxConfigured]
+	}
+	for a, p := range ps.configured {
+		if !slices.Contains(addrs, a) {
+			delete(ps.configured, a)
+			p.address = netip.AddrPort{}
+			if ps.Others != nil {
+				ps.Others.Configured(a, false)
+			}
+			p.poke(kickNot)
+		}
+	}
+	for _, a := range addrs {
+		if ps.configured[a] == nil {
+			p := ps.add()
+			p.address = a
+			ps.configured[a] = p
+			p.poke(kickSoon)
+		}
+	}
+}
+
+// LinksChanged has those tried at once to which there is no stream.
+func (ps *Peers) LinksChanged() {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if ps.links != nil {
+		ps.links.forget()
+	}
+	for p := range ps.all {
+		p.poke(kickSoon)
+	}
+}
+
+// admit adds a peer that was found, if there is a place for it. It returns nil if there is none.
+func (ps *Peers) admit() *peer {
+	if len(ps.all)-len(ps.configured) < maxFound {
+		return ps.add()
+	}
+	if !ps.full {
+		ps.full = true
+		ps.Log.Warn("too many epmds on the LAN: some give no stream", "limit", maxFound)
+	}
+	return nil
+}
+
+func (ps *Peers) add() *peer {
+	p := newPeer(ps)
+	ps.all[p] = struct{}{}
+	ps.start(p)
+	return p
+}
+
+// remove forgets a peer that has no source. It reports whether that is so.
+func (ps *Peers) remove(p *peer) bool {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if p.hasSource() {
+		return false
+	}
+	delete(ps.all, p)
+	for at, e := range ps.places { // one may have waited for a place
+		if len(ps.all)-len(ps.configured) < maxFound && ps.announced[placeKey(e)] == nil {
+			ps.announce(at, e)
+		}
+	}
+	return true
+}
+
+// forgetAsked forgets that a peer has asked us.
+func (ps *Peers) forgetAsked(p *peer) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if p.askedAt != (addrKey{}) {
+		delete(ps.asked, p.askedAt)
+		p.askedAt = addrKey{}
+	}
+}
+
+// keepAlive returns when a peer counts as silent. All streams together send at most 100 probes a
+// second. ps.mu is held.
+func (ps *Peers) keepAlive() epmd.KeepAlive {
+	n := ps.scale
+	return epmd.KeepAlive{Idle: seconds(3 * n), Interval: seconds(n), Timeout: seconds(6 * n)}
+}
+
+// count counts n more streams, and adapts keep-alive to their number. ps.mu is held.
+func (ps *Peers) count(n int) {
+	ps.live += n
+	scale := max(1, int(math.Ceil(float64(ps.live)/probesPerSecond)))
+	if scale == ps.scale {
+		return
+	}
+	ps.scale = scale
+	for p := range ps.all {
+		if p.live == nil {
+			continue
+		}
+		if err := p.live.stream.SetKeepAlive(ps.keepAlive()); err != nil {
+			ps.Log.Debug("keep-alive of a stream not changed", "address", p.live.Addr, "err", err)
+		}
+	}
+}

@@ -1,0 +1,169 @@
+package peers
+
+import (
+	"net/netip"
+	"strings"
+
+	"github.com/goerlang/eclus/epmd"
+)
+
+// live is the stream of a peer, which has said who it is.
+type live struct {
+	Who
+	link   string
+	stream Stream
+}
+
+// verdict says what becomes of a stream once the other end has said who it is.
+type verdict uint8
+
+const (
+	welcome   verdict = iota
+	ourselves         // it is this epmd
+	twin              // another stream leads to the same epmd over the same link
+	impostor          // another epmd has its host name
+)
+
+// String says why there is no stream.
+func (v verdict) String() string {
+	return [...]string{"", "it is this epmd", "there is another stream to it", "another epmd has its host name"}[v]
+}
+
+// settle decides who is at the other end of a new stream, or of one that has a new host name. If it
+// is welcome, the stream is the peer's.
+//
+// Two addresses are one epmd if both gave the same ID, and both are in the records of its host or
+// were configured. Else they are two. Of two with one host name the one has it that is announced
+// there or configured, else the first.
+func (ps *Peers) settle(p *peer, w Who, s Stream) verdict {
+	link, _ := ps.Link(w.Local, w.Addr.Addr())
+	own := ps.Hello().ID
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	ps.drop(p)
+	is := &live{w, link, s}
+	if w.Hello.ID == own {
+		return ourselves
+	}
+	var rivals []*peer
+	for q := range ps.all {
+		switch {
+		case q == p || q.live == nil:
+		case ps.isSame(p, is, q):
+			if q.live.link == link {
+				p.waitsFor = q
+				return twin
+			}
+		case q.live.Hello.Host == w.Hello.Host && q.live.Addr.Port() == w.Addr.Port():
+			rivals = append(rivals, q)
+		}
+	}
+	for _, q := range rivals {
+		if ps.isVouched(q, q.live) || !ps.isVouched(p, is) {
+			p.waitsFor = q
+			return impostor
+		}
+	}
+	for _, q := range rivals {
+		q.evicted, q.waitsFor = true, p
+		q.poke(kickNot)
+	}
+	p.live, p.waitsFor = is, nil
+	if ps.count(1); ps.scale > 1 {
+		_ = s.SetKeepAlive(ps.keepAlive()) // it began with that of fewer streams
+	}
+	return welcome
+}
+
+// isSame reports whether a new stream of p leads to the epmd of q.
+func (ps *Peers) isSame(p *peer, is *live, q *peer) bool {
+	if is.Hello.ID != q.live.Hello.ID || is.Hello.ID == (epmd.PeerID{}) {
+		return false
+	}
+	host := is.Hello.Host
+	return is.Addr == q.live.Addr ||
+		p.address.IsValid() && q.address.IsValid() ||
+		host == q.live.Hello.Host && ps.inRecords(host, is.Addr) && ps.inRecords(host, q.live.Addr)
+}
+
+// isVouched reports whether the host name is the peer's by more than its own word.
+func (ps *Peers) isVouched(p *peer, is *live) bool {
+	return p.address.IsValid() || ps.inRecords(is.Hello.Host, is.Addr)
+}
+
+// inRecords reports whether an address is in the records that announce the epmd of a host.
+func (ps *Peers) inRecords(host string, addr netip.AddrPort) bool {
+	for _, e := range ps.places {
+		if e.Host != host {
+			continue
+		}
+		for _, a := range e.Addrs {
+			if a == addr {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// drop notes that a peer has no stream any more. Those that had to wait for it are tried.
+func (ps *Peers) drop(p *peer) {
+	if p.live == nil {
+		return
+	}
+	p.live = nil
+	ps.count(-1)
+	for q := range ps.all {
+		if q.waitsFor == p {
+			q.waitsFor = nil
+			q.poke(kickNow)
+		}
+	}
+}
+
+// dropStream is drop for a caller without ps.mu.
+func (ps *Peers) dropStream(p *peer) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	ps.drop(p)
+}
+
+// Streamed reports whether a host gives a stream, so that nothing of it has to be resolved. It is
+// true as well for the first 2 seconds, in which a stream may come, and while a stream is lost whose
+// nodes are kept. host is a label as in NAME@HOST.
+func (ps *Peers) Streamed(host string) bool {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if ps.streams == nil {
+		ps.streams = make(map[string]bool)
+		for k, p := range ps.announced {
+			if p.streamed && (p.live == nil || p.live.Hello.Host == k.host) {
+				ps.streams[label(k.host)] = true
+			}
+		}
+	}
+	return ps.streams[label(host)]
+}
+
+// label returns the first label of a host name.
+func label(host string) string {
+	l, _, _ := strings.Cut(host, ".")
+	return strings.ToLower(l)
+}
+
+// setStreamed enters whether a peer gives a stream.
+func (ps *Peers) setStreamed(p *peer, is bool) {
+	ps.mu.Lock()
+	changed := p.streamed != is
+	if is && p.live != nil {
+		ps.had++
+	}
+	p.streamed = is
+	if changed || is {
+		ps.streams = nil
+	}
+	ps.mu.Unlock()
+	if changed {
+		ps.StreamsChanged()
+	}
+}
