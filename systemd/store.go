@@ -51,7 +51,8 @@ const maxWithheld = 8 * time.Second
 // See sd_notify(3), FDSTORE=1, and systemd.service(5), FileDescriptorStoreMax=.
 //
 // Keep and Release never wait. What systemd's socket does not take at once, Run sends, up to 253
-// descriptors in a message. What is in that socket is safe: systemd reads it before it looks at how
+// descriptors in a message. When they keep systemd busy for seconds, they are spread, so that it has
+// time for others. What is in that socket is safe: systemd reads it before it looks at how
 // a service has ended. systemd answers nothing. So the Store counts what it has sent, and asks
 // systemd how many it has.
 //
@@ -87,6 +88,7 @@ type Store struct {
 	leaving     int                      // have ended and may be in the store still
 	ended       int                      // connections of sent that have ever ended
 	messages    uint64                   // how many brought connections
+	pace        pace                     // of all messages
 	counted     uint64                   // of messages: all that these brought was there once
 	again       time.Time                // when what may be missing was sent again
 	missing     int                      // of sent, are not in the store
@@ -175,7 +177,8 @@ func OpenStore(reg *registry.Registry, inherited Inherited, opt Options, log *sl
 		return nil, err
 	}
 	s.removals = append(s.removals, inherited.superseded...)
-	s.send()
+	s.send(s.sendPaced)
+	s.wake() // something may be in the way
 	return s, nil
 }
 
@@ -279,7 +282,7 @@ func (s *Store) Keep(fd int, n *registry.Node, kept func()) bool {
 		s.admit(c)
 	}
 	if len(s.queue) == 1 {
-		s.send()
+		s.send(s.sendPaced)
 	}
 	if c.sent || !c.queued {
 		return true
@@ -294,7 +297,7 @@ func (s *Store) Keep(fd int, n *registry.Node, kept func()) bool {
 // so systemd gets another chance first.
 func (s *Store) giveUp(c *connection) {
 	s.mu.Lock()
-	answers := s.send()
+	answers := s.send(s.sendOne)
 	if c.kept != nil {
 		s.setLack(c, late)
 		answers = append(answers, c.answer()...)

@@ -55,8 +55,22 @@ func (m *manager) receive() (text string, f *os.File) {
 	return text, f
 }
 
-// receiveAll returns the next message and the descriptors that came with it.
+// receiveAll returns the next message that is no barrier, and the descriptors that came with it.
 func (m *manager) receiveAll() (text string, files []*os.File) {
+	m.t.Helper()
+	for {
+		text, files = m.receiveAny()
+		if text != "BARRIER=1" {
+			return text, files
+		}
+		for _, f := range files {
+			f.Close()
+		}
+	}
+}
+
+// receiveAny returns the next message and the descriptors that came with it.
+func (m *manager) receiveAny() (text string, files []*os.File) {
 	m.t.Helper()
 	m.conn.SetReadDeadline(time.Now().Add(wait.Patience))
 	buf, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4*perMessage))
@@ -131,8 +145,14 @@ func (m *manager) wantNothing() {
 	m.t.Helper()
 	m.conn.SetReadDeadline(time.Now().Add(time.Millisecond))
 	buf := make([]byte, 4096)
-	if n, err := m.conn.Read(buf); err == nil {
-		m.t.Errorf("got %q; want no other message", buf[:n])
+	for {
+		n, err := m.conn.Read(buf)
+		if err != nil {
+			return
+		}
+		if string(buf[:n]) != "BARRIER=1" {
+			m.t.Errorf("got %q; want no other message", buf[:n])
+		}
 	}
 }
 

@@ -31,12 +31,13 @@ const (
 	tooMany                     // the kernel has too many descriptors in flight (ETOOMANYREFS)
 	storeFull                   // until systemd has dropped connections that have ended
 	sizeUnknown                 // until it is known, for a moment
+	pacing                      // systemd is to have time for others first
 )
 
-// send sends what can be sent now. It returns the withheld answers that may go.
-func (s *Store) send() (answers []func()) {
+// send sends what can be sent now, each message by one. It returns the withheld answers that may go.
+func (s *Store) send(one func() ([]func(), obstacle)) (answers []func()) {
 	for {
-		more, o := s.sendOne()
+		more, o := one()
 		answers = append(answers, more...)
 		if o != nothing || s.idle() {
 			return answers
@@ -46,6 +47,14 @@ func (s *Store) send() (answers []func()) {
 
 func (s *Store) idle() bool { return len(s.queue) == 0 && len(s.removals) == 0 }
 
+// sendPaced sends one message, unless systemd is to have time for others first.
+func (s *Store) sendPaced() (answers []func(), o obstacle) {
+	if s.pace.wait(time.Now()) > 0 {
+		return nil, pacing
+	}
+	return s.sendOne()
+}
+
 // sendOne sends one message if there is one to send. It returns the answers that may go then.
 func (s *Store) sendOne() (answers []func(), o obstacle) {
 	if len(s.removals) > 0 {
@@ -53,6 +62,7 @@ func (s *Store) sendOne() (answers []func(), o obstacle) {
 			return nil, o
 		}
 		s.removals = s.removals[1:]
+		s.noteMessage()
 		return nil, nothing
 	}
 	batch, o := s.batch()
@@ -72,11 +82,19 @@ func (s *Store) sendOne() (answers []func(), o obstacle) {
 		s.queue = nil
 	}
 	s.messages++
+	s.noteMessage()
 	for _, c := range batch {
 		answers = append(answers, s.noteSent(c, err)...)
 	}
 	s.doubt()
 	return answers, nothing
+}
+
+// noteMessage notes that a message was sent.
+func (s *Store) noteMessage() {
+	if s.pace.sent(time.Now()) {
+		s.measure()
+	}
 }
 
 // batch returns the connections of the next message, as many as there is room for.
@@ -154,7 +172,7 @@ func (s *Store) Flush() {
 
 func (s *Store) flush() {
 	for deadline := time.Now().Add(flushTime); ; {
-		answers, o, idle := s.sendLocked()
+		answers, o, idle := s.locked(s.sendOne)
 		call(answers)
 		left := time.Until(deadline)
 		switch {
@@ -173,10 +191,11 @@ func (s *Store) flush() {
 	}
 }
 
-func (s *Store) sendLocked() (answers []func(), o obstacle, idle bool) {
+// locked calls send with the lock held, and reports whether nothing is left to send.
+func (s *Store) locked(send func() ([]func(), obstacle)) (answers []func(), o obstacle, idle bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	answers, o = s.sendOne()
+	answers, o = send()
 	return answers, o, s.idle()
 }
 
@@ -213,8 +232,11 @@ func (s *Store) run(ctx context.Context) error {
 		s.mu.Lock()
 		s.promote()
 		s.complain()
+		rest := s.pace.wait(time.Now())
 		s.mu.Unlock()
 		switch o {
+		case pacing:
+			retry = time.After(rest)
 		case tooMany:
 			retry = time.After(tooManyTime)
 		case storeFull:
@@ -234,7 +256,7 @@ func (s *Store) drain() (o obstacle, err error) {
 		for {
 			var answers []func()
 			var idle bool
-			answers, o, idle = s.sendLocked()
+			answers, o, idle = s.locked(s.sendPaced)
 			call(answers)
 			if o != nothing || idle {
 				return o != socketFull
