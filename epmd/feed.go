@@ -46,6 +46,7 @@ var (
 type feeds struct {
 	reg    *registry.Registry
 	linkOf func(local netip.Addr) (link string, addrs []netip.Addr)
+	read   interfaces // for the default of linkOf
 	hello  func() PeerHello
 	turns  chan struct{} // has room for those that write now
 
@@ -64,7 +65,7 @@ func newFeeds(cfg Config) *feeds {
 		byLink: make(map[string]*feed),
 	}
 	if fs.linkOf == nil {
-		fs.linkOf = new(interfaces).linkOf
+		fs.linkOf = fs.read.linkOf
 	}
 	if fs.hello == nil {
 		fs.hello = func() PeerHello { return PeerHello{} }
@@ -124,6 +125,7 @@ func (fs *feeds) leave(p *peerStream) {
 
 // linksChanged has all feeds look at the addresses of their links.
 func (fs *feeds) linksChanged() {
+	fs.read.forget()
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	for _, f := range fs.byLink {
@@ -290,6 +292,7 @@ func (f *feed) update(look bool) (<-chan struct{}, uint64) {
 		f.apply(e)
 	}
 	f.flush()
+	f.dropOld()
 	f.cutSlow()
 	return f.changes.Ready(), f.events
 }
@@ -418,9 +421,7 @@ func (f *feed) forget() {
 
 // rename tells that this host has another name. Its nodes are others for those who know them.
 func (f *feed) rename(host string) {
-	for name := range f.told {
-		f.gone(name)
-	}
+	f.forget()
 	f.host = host
 	f.add(f.feeds.appendHello(nil, host))
 	f.flush()
@@ -458,11 +459,18 @@ func (f *feed) end() {
 
 // start returns where a stream begins.
 func (f *feed) start(p *peerStream) start {
-	if s := f.snapshot; s == nil || f.events-s.at.events > max(minRedraw, uint64(len(f.told))) {
+	if f.snapshot == nil {
 		f.snapshot = f.draw()
 	}
 	p.events.Store(f.snapshot.at.events)
 	return start{f.host, f.snapshot, f.last, len(f.told)}
+}
+
+// dropOld drops a snapshot that is of little use, and with it the log since then.
+func (f *feed) dropOld() {
+	if s := f.snapshot; s != nil && f.events-s.at.events > max(minRedraw, uint64(len(f.told))) {
+		f.snapshot = nil
+	}
 }
 
 // draw renders all nodes, in order of registration.

@@ -48,6 +48,11 @@ func FuzzServer(f *testing.F) {
 		f.Add(appendChunk(script, 2, []byte{0, 1, "nNdWk"[i%5]}))
 	}
 	f.Add(appendChunk(appendChunk(nil, 0, []byte{0, 1, 'W'}), 12, nil))
+	for _, tt := range watchTests {
+		req := unhex(f, tt.hex)
+		frame := append(binary.BigEndian.AppendUint16(nil, uint16(len(req))), req...)
+		f.Add(appendChunk(appendChunk(nil, 1, frame), 2, frame))
+	}
 
 	s := serve(f, Config{})
 	answer := s.addNodes(1, "base")

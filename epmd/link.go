@@ -42,6 +42,13 @@ func (i *interfaces) linkOf(local netip.Addr) (link string, addrs []netip.Addr) 
 	return i.names[index], addrs
 }
 
+// forget has the next linkOf ask the kernel.
+func (i *interfaces) forget() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.read = time.Time{}
+}
+
 func (i *interfaces) refresh() {
 	i.names, i.addrs = make(map[int32]string), nil
 	found, err := netif.Interfaces()

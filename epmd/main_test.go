@@ -216,6 +216,9 @@ func askNodes(local, remote string) (string, error) {
 		return "", err
 	}
 	defer conn.Close()
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil && !errors.Is(err, syscall.ENOTCONN) { // as nc -N does
+		return "", err
+	}
 	b, err := io.ReadAll(conn)
 	answer := strings.ReplaceAll(string(b), "\n- ", "\n+ ")
 	switch {

@@ -386,6 +386,19 @@ func TestPeerChurn(t *testing.T) {
 	if lines > often/2 || last.Kind != NodeKnown || last.Get("name") != "churn" {
 		t.Errorf("%d lines for %d changes, the last is %+v; want few, and the node", lines, often, last)
 	}
+	for range minRedraw { // at a pace that hides nothing
+		s.reg.Unregister(s.register("b", everyIP...))
+		for range 2 {
+			if _, err := p.Next(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	wait.True(t, "the old snapshot is dropped, and the log since then", func() bool {
+		s.feeds.mu.Lock()
+		defer s.feeds.mu.Unlock()
+		return s.feeds.byLink["lo"].snapshot == nil
+	})
 }
 
 // TestPeersKeepNobodyWaiting answers lookups while all that streams wait for is slow.

@@ -70,16 +70,21 @@ func (p *peerStream) run(_ context.Context, conn *os.File) {
 		defer close(closed)
 		var b [1]byte
 		conn.Read(b[:]) // a peer has nothing more to say
-		cut(errPeerEnded)
+		if p.follow {
+			cut(errPeerEnded) // else it is still told what it has asked for
+		}
 	}()
 	err := p.begin()
 	if err == nil {
 		err = p.send(ctx)
 	}
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	}
 	p.server.feeds.leave(p)
 	conn.Close()
 	<-closed
-	p.log(ctx, err)
+	p.log(err)
 }
 
 // begin prepares the connection. It says who watches.
@@ -88,13 +93,15 @@ func (p *peerStream) begin() (err error) {
 		return err
 	}
 	var far, near netip.AddrPort
-	err = controlRaw(p.raw, func(fd int) error {
-		var errs [3]error
-		near, errs[0] = sockaddr(unix.Getsockname(fd))
-		far, errs[1] = sockaddr(unix.Getpeername(fd))
+	err = controlRaw(p.raw, func(fd int) (err error) {
+		if near, err = sockaddr(unix.Getsockname(fd)); err != nil {
+			return err
+		}
+		if far, err = sockaddr(unix.Getpeername(fd)); err != nil {
+			return err
+		}
 		alive := KeepAlive{peerKeepAliveIdle, peerKeepAliveProbe, peerWriteTimeout}
-		errs[2] = errors.Join(alive.set(fd), unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1))
-		return errors.Join(errs[:]...)
+		return errors.Join(alive.set(fd), unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1))
 	})
 	if err != nil {
 		return err
@@ -107,10 +114,7 @@ func (p *peerStream) begin() (err error) {
 }
 
 // log logs why the stream has ended, if that is worth it.
-func (p *peerStream) log(ctx context.Context, err error) {
-	if cause := context.Cause(ctx); cause != nil {
-		err = cause
-	}
+func (p *peerStream) log(err error) {
 	if !errors.Is(err, errBehind) && !errors.Is(err, os.ErrDeadlineExceeded) {
 		p.server.log.Debug("stream to a peer has ended", "peer", p.from.peer, "err", err)
 		return
