@@ -1,10 +1,10 @@
 // Package avahi announces the nodes of this host on the local network and finds those of other
 // hosts. It speaks DNS-SD by way of avahi-daemon, over the D-Bus system bus.
 //
-// Discovery has two parts. Publishing keeps one service instance of type _epmd._tcp for each
-// node that is registered, and one for the host: at most 256 on each interface. Browsing finds the instances of others. It
-// enters their nodes into the registry as neighbours. The registry is also told how both parts
-// are doing.
+// Discovery has two parts. Publishing keeps one service instance of type _epmd._tcp for each node
+// that is registered, and one for the host: at most 256 on each interface. Browsing finds the
+// instances of others. It enters their nodes into the registry as neighbours. The registry is also
+// told how both parts are doing.
 //
 // Run blocks until its context ends. By then it has ended all that it started. It never gives
 // up. While the bus or avahi-daemon is absent, it waits without waking up. When they return, it

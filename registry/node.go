@@ -100,7 +100,7 @@ type Node struct {
 	FD        int32        // descriptor number of its connection; local nodes only, for DUMP_REQ
 	Holder    *Holder      // the process behind its connection; local nodes only, nil: not known
 	Port      uint16       // distribution port
-	Via       string       // how it is known: ViaMDNS, ViaEPMD or a nodes file's name; neighbours only
+	Via       string       // ViaMDNS, ViaEPMD or a nodes file's name; neighbours only
 	EPMDPort  uint16       // where the epmd of its host listens; neighbours only
 	PeerPort  uint16       // of its end of its connection, at Addresses[0]; local nodes only
 	High, Low uint16       // distribution versions spoken; 0: not known

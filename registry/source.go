@@ -20,8 +20,8 @@ type Rank uint8
 
 // Ranks. What the epmd of a node's host tells wins over all that is announced.
 const (
-	Announced Rank = iota // others say so, or the epmd was asked once: mDNS, NAMES_REQ, a file
-	Told                  // the epmd of its host says so over a stream, and whether it can be reached
+	Announced Rank = iota // others say so, or the epmd was asked: mDNS, NAMES_REQ
+	Told                  // its epmd says so over a stream, and if it can be reached
 )
 
 // Source tells of neighbours: mDNS, another host's epmd, a file. Several sources may tell of
@@ -45,7 +45,7 @@ type sightings struct {
 
 	mu       sync.Mutex
 	nodes    map[NeighbourKey][]*sighting // the latest news last
-	refused  [2]map[NeighbourKey]struct{} // by Rank: for which there is no place among the neighbours
+	refused  [2]map[NeighbourKey]struct{} // by Rank: for which there is no place
 	prefixes []netip.Prefix
 }
 

@@ -51,7 +51,7 @@ type record struct {
 	Dist     string            `json:"dist,omitempty"`
 	Mute     bool              `json:"mute,omitempty"` // it was asked and did not tell
 	Gone     bool              `json:"gone,omitempty"`
-	PeerID   string            `json:"peer_id,omitempty"` // see registry.PeerID, in hexadecimal digits
+	PeerID   string            `json:"peer_id,omitempty"` // registry.PeerID, in hex
 
 	// Where the connection is. A record without a cookie is from an epmd that stored each
 	// connection under a name of its own (see oldName).

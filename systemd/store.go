@@ -51,9 +51,9 @@ const maxWithheld = 8 * time.Second
 // See sd_notify(3), FDSTORE=1, and systemd.service(5), FileDescriptorStoreMax=.
 //
 // Keep and Release never wait. What systemd's socket does not take at once, Run sends, up to 253
-// descriptors in a message. When they keep systemd busy for seconds, they are spread, so that it has
-// time for others. What is in that socket is safe: systemd reads it before it looks at how
-// a service has ended. systemd answers nothing. So the Store counts what it has sent, and asks
+// descriptors in a message. When they keep systemd busy for seconds, they are spread, so that it
+// has time for others. What is in that socket is safe: systemd reads it before it looks at how a
+// service has ended. systemd answers nothing. So the Store counts what it has sent, and asks
 // systemd how many it has.
 //
 // systemd drops a node's connection by itself (FDPOLL=1) once epmd has called shutdown(2) on it.

@@ -55,8 +55,8 @@ func (p *pace) sent(now time.Time) bool {
 	return follows
 }
 
-// measure sends a barrier. systemd closes the descriptor that comes with it when it has dealt with all
-// that was sent before: see sd_notify(3).
+// measure sends a barrier. systemd closes the descriptor that comes with it when it has dealt with
+// all that was sent before: see sd_notify(3).
 func (s *Store) measure() {
 	r, w, err := os.Pipe()
 	if err != nil {

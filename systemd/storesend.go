@@ -34,7 +34,8 @@ const (
 	pacing                      // systemd is to have time for others first
 )
 
-// send sends what can be sent now, each message by one. It returns the withheld answers that may go.
+// send sends what can be sent now, each message by one. It returns the withheld answers that may
+// go.
 func (s *Store) send(one func() ([]func(), obstacle)) (answers []func()) {
 	for {
 		more, o := one()

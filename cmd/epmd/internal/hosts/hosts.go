@@ -36,8 +36,8 @@ type Keeper struct {
 	port  uint16     // of this epmd: nodes ask the epmds of all hosts at the same one
 	log   *slog.Logger
 
-	nodes      map[uint64]string         // the hosts of the nodes that can be reached, by the nodes' ID
-	young      map[uint64]*registry.Node // that can be reached, and may yet prove to be others' nodes
+	nodes      map[uint64]string         // hosts of nodes that can be reached, by the nodes' ID
+	young      map[uint64]*registry.Node // can be reached, and may prove to be others' nodes
 	complained string                    // the last error, which is not logged twice
 	foreign    map[string]bool           // domains of hosts that were left out
 }

@@ -24,7 +24,7 @@ type nodes struct {
 	told time.Time   // when all were last told
 	id   epmd.PeerID // of the epmd that told of all
 
-	changes map[string]*node // before the end of the snapshot and while changes are joined; nil: gone
+	changes map[string]*node // in the snapshot, and while changes are joined; nil: gone
 	joining bool
 	since   time.Time // when the first of those was entered that are counted
 	count   int

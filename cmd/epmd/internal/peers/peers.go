@@ -1,8 +1,8 @@
 // Package peers keeps a stream to the epmd of each host that is known to run Eclus, and tells the
 // registry which nodes that host has.
 //
-// A peer is such an epmd as it is seen on one link. It becomes known by its announcement, because it
-// asks us, or by a configured address:
+// A peer is such an epmd as it is seen on one link. It becomes known by its announcement, because
+// it asks us, or by a configured address:
 //
 //	avahi ── Found, Gone ──┐           ┌ peer ── session ── the other epmd
 //	epmd ──── Asked ───────┼── Peers ──┼ peer ── session ── …

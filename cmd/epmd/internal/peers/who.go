@@ -129,8 +129,8 @@ func (ps *Peers) dropStream(p *peer) {
 }
 
 // Streamed reports whether a host gives a stream, so that nothing of it has to be resolved. It is
-// true as well for the first 2 seconds, in which a stream may come, and while a stream is lost whose
-// nodes are kept. host is a label as in NAME@HOST.
+// true as well for the first 2 seconds, in which a stream may come, and while a stream is lost
+// whose nodes are kept. host is a label as in NAME@HOST.
 func (ps *Peers) Streamed(host string) bool {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
