@@ -95,6 +95,46 @@ func TestAskLimit(t *testing.T) {
 	})
 }
 
+// TestConfigured asks epmds at configured addresses, however many are announced.
+func TestConfigured(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked atomic.Int32
+		reg := registry.New("hostb.local", 0)
+		a := New(Options{Registry: reg, Log: slog.New(slog.DiscardHandler), Names: func(context.Context, netip.AddrPort) (epmd.Names, error) {
+			asked.Add(1)
+			return epmd.Names{Nodes: []epmd.NamedPort{{Name: "n", Port: 4711}}}, nil
+		}})
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { _ = a.Run(ctx) })
+		for i := range maxAsked {
+			a.Configured(netip.AddrPortFrom(testAddr, uint16(6000+i)), true)
+			a.Found(at(i), epmdOf(i))
+		}
+		synctest.Wait()
+		peers := 0
+		for _, n := range reg.Nodes() {
+			if n.Origin == registry.Peer && n.Node == "n@192.0.2.1" && n.Via == registry.ViaEPMD {
+				peers++
+			}
+		}
+		if n := asked.Load(); n != 2*maxAsked || peers != maxAsked {
+			t.Errorf("%d asked, %d nodes elsewhere; want %d, %d", n, peers, 2*maxAsked, maxAsked)
+		}
+		for i := range maxAsked {
+			a.Configured(netip.AddrPortFrom(testAddr, uint16(6000+i)), false)
+		}
+		asked.Store(0)
+		time.Sleep(askEvery)
+		synctest.Wait()
+		if _, n := reg.Counts(); n != maxAsked || asked.Load() != maxAsked {
+			t.Errorf("%d asked, %d nodes after the configured ones have gone", asked.Load(), n)
+		}
+		cancel()
+		running.Wait()
+	})
+}
+
 func TestNodeOf(t *testing.T) {
 	e := avahi.EPMD{Host: "hosta.local", Addrs: []netip.AddrPort{netip.AddrPortFrom(testAddr, 4369)}}
 	n, err := nodeOf(e, epmd.NamedPort{Name: "a", Port: 9100})

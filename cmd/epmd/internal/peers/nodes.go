@@ -24,7 +24,8 @@ type nodes struct {
 	told time.Time   // when all were last told
 	id   epmd.PeerID // of the epmd that told of all
 
-	changes map[string]*node // in the snapshot, and while changes are joined; nil: gone
+	// changes wait for the end of the snapshot, or are joined. nil: gone.
+	changes map[string]*node
 	joining bool
 	since   time.Time // when the first of those was entered that are counted
 	count   int

@@ -164,13 +164,12 @@ func (p *peer) facts() facts {
 func (p *peer) run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	p.learn(time.Now())
 	for {
-		now := time.Now()
-		p.learn(now)
-		p.expire(now)
 		if p.isOver() && p.ps.remove(p) {
 			return
 		}
+		now := time.Now()
 		var slots chan struct{}
 		if p.session == nil && isDue(p.due.try, now) && len(p.now.addrs) > 0 {
 			slots = p.ps.slots
@@ -181,7 +180,9 @@ func (p *peer) run(ctx context.Context) {
 			p.end()
 			return
 		case <-p.wake:
+			p.learn(time.Now())
 		case <-timer.C:
+			p.expire(time.Now())
 		case slots <- struct{}{}:
 			p.try(ctx)
 		case e := <-p.events():
@@ -204,12 +205,15 @@ func (p *peer) events() chan event {
 
 func isDue(at, now time.Time) bool { return !at.IsZero() && !at.After(now) }
 
-// next returns the next deadline that has not passed.
+// next returns the next deadline. A try that is due waits for a slot instead.
 func (p *peer) next(now time.Time) time.Time {
 	d := &p.due
 	first := now.Add(parkedFor)
-	for _, at := range []time.Time{d.try, d.slot, d.timeout, d.snapshot, d.decide, d.flush, d.held, d.grace, d.refresh, d.forget} {
-		if at.After(now) && at.Before(first) {
+	if d.try.After(now) {
+		first = d.try
+	}
+	for _, at := range []time.Time{d.slot, d.timeout, d.snapshot, d.decide, d.flush, d.held, d.grace, d.refresh, d.forget} {
+		if !at.IsZero() && at.Before(first) {
 			first = at
 		}
 	}

@@ -1,8 +1,8 @@
-// Package peers keeps a stream to the epmd of each host that is known to run Eclus, and tells the
-// registry which nodes that host has.
+// Package peers keeps a stream to the epmd of each host that runs Eclus. The registry is told which
+// nodes the host has.
 //
-// A peer is such an epmd as it is seen on one link. It becomes known by its announcement, because
-// it asks us, or by a configured address:
+// A peer is such an epmd as it is seen on one link. It is announced, or has asked us, or its
+// address is configured:
 //
 //	avahi ── Found, Gone ──┐           ┌ peer ── session ── the other epmd
 //	epmd ──── Asked ───────┼── Peers ──┼ peer ── session ── …
@@ -208,8 +208,8 @@ func (ps *Peers) announce(at avahi.Place, e avahi.EPMD) {
 	p.poke(kickSoon)
 }
 
-// adopt returns the peer at one of the addresses that has asked us and says that this is its host,
-// or whose stream has outlived an earlier announcement of that host.
+// adopt returns the peer of that host which is at one of the addresses and is not announced. Its
+// stream has outlived an earlier announcement, or it has asked us.
 func (ps *Peers) adopt(k hostKey, addrs []netip.AddrPort) *peer {
 	for p := range ps.all {
 		if len(p.places) == 0 && p.live != nil && p.live.link == k.link && p.live.Hello.Host == k.host && slices.Contains(addrs, p.live.Addr) {

@@ -32,9 +32,9 @@ func (v verdict) String() string {
 // settle decides who is at the other end of a new stream, or of one that has a new host name. If it
 // is welcome, the stream is the peer's.
 //
-// Two addresses are one epmd if both gave the same ID, and both are in the records of its host or
-// were configured. Else they are two. Of two with one host name the one has it that is announced
-// there or configured, else the first.
+// Two addresses are one epmd if both gave the same ID, and both were configured or are in the
+// records of its host. Else they are two, and one of them has the host name: the one that is
+// announced there or configured, else the first. The other gives no stream.
 func (ps *Peers) settle(p *peer, w Who, s Stream) verdict {
 	link, _ := ps.Link(w.Local, w.Addr.Addr())
 	own := ps.Hello().ID
@@ -54,15 +54,20 @@ func (ps *Peers) settle(p *peer, w Who, s Stream) verdict {
 				p.waitsFor = q
 				return twin
 			}
-		case q.live.Hello.Host == w.Hello.Host && q.live.Addr.Port() == w.Addr.Port():
+		case ps.isRival(is, q.live):
 			rivals = append(rivals, q)
 		}
 	}
 	for _, q := range rivals {
-		if ps.isVouched(q, q.live) || !ps.isVouched(p, is) {
+		switch {
+		case !ps.isVouched(q, q.live) && ps.isVouched(p, is):
+			continue
+		case q.live.Hello.ID == w.Hello.ID:
 			p.waitsFor = q
-			return impostor
+			return twin
 		}
+		p.waitsFor = q
+		return impostor
 	}
 	for _, q := range rivals {
 		q.evicted, q.waitsFor = true, p
@@ -84,6 +89,13 @@ func (ps *Peers) isSame(p *peer, is *live, q *peer) bool {
 	return is.Addr == q.live.Addr ||
 		p.address.IsValid() && q.address.IsValid() ||
 		host == q.live.Hello.Host && ps.inRecords(host, is.Addr) && ps.inRecords(host, q.live.Addr)
+}
+
+// isRival reports whether two epmds claim one host name. A host may have several, at other ports.
+func (ps *Peers) isRival(a, b *live) bool {
+	host := a.Hello.Host
+	return host == b.Hello.Host && (a.Addr.Port() == b.Addr.Port() ||
+		a.Addr.Addr() != b.Addr.Addr() && !(ps.inRecords(host, a.Addr) && ps.inRecords(host, b.Addr)))
 }
 
 // isVouched reports whether the host name is the peer's by more than its own word.
@@ -128,9 +140,9 @@ func (ps *Peers) dropStream(p *peer) {
 	ps.drop(p)
 }
 
-// Streamed reports whether a host gives a stream, so that nothing of it has to be resolved. It is
-// true as well for the first 2 seconds, in which a stream may come, and while a stream is lost
-// whose nodes are kept. host is a label as in NAME@HOST.
+// Streamed reports whether a host gives a stream. If so, nothing of it has to be resolved. It also
+// does for its first 2 seconds, in which a stream may come. A stream that is lost counts while its
+// nodes are kept. host is a label as in NAME@HOST.
 func (ps *Peers) Streamed(host string) bool {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()

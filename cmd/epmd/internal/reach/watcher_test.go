@@ -140,6 +140,38 @@ func (l *lanEPMDs) want(t *testing.T, when string, want map[string]registry.Reac
 	}
 }
 
+// TestReachTold leaves a host alone while its epmd tells of its nodes over a stream.
+func TestReachTold(t *testing.T) {
+	const host = "198.51.100.12:4369"
+	synctest.Test(t, func(t *testing.T) {
+		l := check(t)
+		l.answer(host)
+		l.see(t, "b", "hostb", "198.51.100.12", 4369)
+		time.Sleep(reachSettle)
+		l.want(t, "announced", map[string]registry.Reach{"b@hostb.local": registry.Unreachable})
+		stream := l.reg.NewSource(registry.Told)
+		n := *l.reg.Nodes()[0]
+		n.Reach = registry.Reachable
+		if err := stream.See("b", n); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		l.questions(host)
+		time.Sleep(10 * reachEvery)
+		l.want(t, "told", map[string]registry.Reach{"b@hostb.local": registry.Reachable})
+		if asked := l.questions(host); asked != 0 {
+			t.Errorf("asked %d times", asked)
+		}
+		mdns := l.reg.NewSource(registry.Announced)
+		if err := mdns.See("b", n); err != nil {
+			t.Fatal(err)
+		}
+		stream.Close()
+		time.Sleep(reachEvery)
+		l.want(t, "announced alone again", map[string]registry.Reach{"b@hostb.local": registry.Unreachable})
+	})
+}
+
 func TestReach(t *testing.T) {
 	const host, moved = "198.51.100.12:4369", "198.51.100.12:4370"
 	synctest.Test(t, func(t *testing.T) {

@@ -1,0 +1,252 @@
+package peers
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/test/wait"
+)
+
+// answer returns what an epmd answers to W, up to the end of its nodes.
+func answer(host string, id int, lines ...string) []byte {
+	out := append([]byte{0, 0, 0x11, 0x11}, fmt.Sprintf("* eclus=1.2 id=%032x host=%s new=x\n", id, host)...)
+	for _, l := range lines {
+		out = append(out, strings.ReplaceAll(l, "HOST", host)+"\n"...)
+	}
+	return out
+}
+
+const nodeLine = "+ node=a@HOST name=a host=HOST port=41233 type=normal ip=4 new=x"
+
+// play has a program listen on a loopback address that does what it wants with each connection. n
+// counts them from 0.
+func play(t *testing.T, ip string, do func(conn *net.TCPConn, n int)) netip.AddrPort {
+	ln, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(ip), 0)))
+	wait.Must(t, err)
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	var open []net.Conn
+	all.Go(func() {
+		for n := 0; ; n++ {
+			conn, err := ln.AcceptTCP()
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			open = append(open, conn)
+			mu.Unlock()
+			all.Go(func() {
+				defer conn.Close()
+				readRequest(conn)
+				do(conn, n)
+			})
+		}
+	})
+	t.Cleanup(func() {
+		ln.Close()
+		mu.Lock()
+		for _, c := range open {
+			c.Close()
+		}
+		mu.Unlock()
+		all.Wait()
+	})
+	return ln.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// readRequest reads a request with its length before it.
+func readRequest(conn net.Conn) {
+	size := make([]byte, 2)
+	if _, err := io.ReadFull(conn, size); err == nil {
+		io.CopyN(io.Discard, conn, int64(size[0])<<8+int64(size[1]))
+	}
+}
+
+// untilClosed waits until the other end closes.
+func untilClosed(conn net.Conn) { io.Copy(io.Discard, conn) }
+
+// TestHostile has peers that do what no epmd does. Another peer doesn't suffer, nothing that they
+// say harms the log, and what they do is bounded.
+func TestHostile(t *testing.T) {
+	endless := bytes.Repeat([]byte(strings.ReplaceAll(nodeLine, "HOST", "x.local")+"\n"), 100)
+	tests := []struct {
+		name string
+		do   func(conn *net.TCPConn, n int)
+		want string // its nodes
+	}{
+		{"slow", func(conn *net.TCPConn, _ int) {
+			for _, b := range answer("x.local", 7, nodeLine, "= nodes=1") {
+				conn.Write([]byte{b})
+			}
+			untilClosed(conn)
+		}, "a@x.local yes"},
+		{"newer", func(conn *net.TCPConn, _ int) {
+			conn.Write(answer("x.local", 7, "! what=ever", "? x", nodeLine, "= nodes=1 new=x", "~ more"))
+			untilClosed(conn)
+		}, "a@x.local yes"},
+		{"silent", func(conn *net.TCPConn, _ int) { untilClosed(conn) }, ""},
+		{"silent in the midst", func(conn *net.TCPConn, _ int) {
+			conn.Write(answer("x.local", 7, nodeLine))
+			untilClosed(conn)
+		}, ""},
+		{"resets", func(conn *net.TCPConn, _ int) {
+			conn.Write(answer("x.local", 7, nodeLine))
+			conn.SetLinger(0)
+		}, ""},
+		{"endless line", func(conn *net.TCPConn, _ int) {
+			conn.Write(answer("x.local", 7, nodeLine))
+			for err := error(nil); err == nil; {
+				_, err = conn.Write(bytes.Repeat([]byte("x"), 1<<16))
+			}
+		}, ""},
+		{"endless nodes", func(conn *net.TCPConn, _ int) {
+			conn.Write(answer("x.local", 7))
+			for err := error(nil); err == nil; {
+				_, err = conn.Write(endless)
+			}
+		}, ""},
+		{"another protocol", func(conn *net.TCPConn, _ int) {
+			conn.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
+		}, ""},
+		{"lies", func(conn *net.TCPConn, _ int) {
+			conn.Write(answer("x.local", 7, nodeLine,
+				"+ node=b@victim.local name=b host=victim.local port=1 type=normal ip=4",
+				"+ node=c@HOST name=d host=HOST port=1 type=normal ip=4",
+				"+ node=e%1b[2J@HOST name=e%1b[2J host=HOST port=1 type=normal ip=4",
+				"+ node=f@HOST name=f host=HOST port=0 type=normal ip=4",
+				"- node=a@victim.local name=a host=victim.local",
+				"+ node=g@HOST name=g host=HOST port=1 type=normal ip=6 address=192.0.2.66",
+				"= nodes=99999999999999999999"))
+			untilClosed(conn)
+		}, "a@x.local yes"},
+		{"takes a name", func(conn *net.TCPConn, _ int) {
+			conn.Write(answer("victim.local", 7, nodeLine, "= nodes=1"))
+			untilClosed(conn)
+		}, ""},
+	}
+	for i, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			hostile(t, tt.do, tt.want, fmt.Sprintf("127.3.0.%d", i+1), fmt.Sprintf("127.3.1.%d", i+1))
+		})
+	}
+}
+
+func hostile(t *testing.T, do func(*net.TCPConn, int), want, ip, victimIP string) {
+	victim := newHost(t, "victim", victimIP, 1)
+	victim.register("v")
+	victim.start()
+	var tried atomic.Int32
+	evil := play(t, ip, func(conn *net.TCPConn, n int) {
+		tried.Add(1)
+		do(conn, n)
+	})
+	var log safeBuffer
+	ps := newPeers(t, func(o *Options) { o.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+	ps.Configure(victim.addr)
+	run(t, ps)
+	wantNodes(t, ps.Registry, "v@victim.local yes")
+	ps.Configure(victim.addr, evil)
+	all := "v@victim.local yes"
+	if want != "" {
+		all = want + ", " + all
+	}
+	wait.Until(t, "a try", func() error {
+		if tried.Load() == 0 {
+			return io.EOF
+		}
+		return nil
+	})
+	wantNodes(t, ps.Registry, all)
+	victim.register("w")
+	wantNodes(t, ps.Registry, all+", w@victim.local yes")
+	if n := tried.Load(); n > 20 {
+		t.Errorf("tried %d times", n)
+	}
+	if text := log.String(); strings.ContainsAny(text, "\x1b\x00") || strings.Count(text, "\n") > 10 {
+		t.Errorf("in the log: %q", text)
+	}
+}
+
+// safeBuffer is a buffer for several goroutines.
+type safeBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *safeBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *safeBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// TestCut cuts a first stream at each byte. The second one is whole. Nothing is entered of the
+// first unless it got to the end.
+func TestCut(t *testing.T) {
+	size := len(answer("h999.local", 1, nodeLine, "= nodes=1"))
+	ps := newPeers(t, nil)
+	changes := ps.Registry.Subscribe()
+	var addrs []netip.AddrPort
+	for k := range size {
+		whole := answer(fmt.Sprintf("h%03d.local", k), k+1, nodeLine, "= nodes=1")
+		addrs = append(addrs, play(t, fmt.Sprintf("127.4.%d.%d", k/100, k%100+1), func(conn *net.TCPConn, n int) {
+			if n == 0 {
+				conn.Write(whole[:k])
+				return
+			}
+			conn.Write(whole)
+			untilClosed(conn)
+		}))
+	}
+	ps.Configure(addrs...)
+	run(t, ps)
+	wait.Until(t, "all nodes", func() error {
+		if _, n := ps.Registry.Counts(); n != size {
+			return fmt.Errorf("%d of %d nodes", n, size)
+		}
+		return nil
+	})
+	for _, e := range changes.Take().Events {
+		if e.Kind != registry.Up || e.Node.Reach != registry.Reachable {
+			t.Errorf("%v of %s: %v", e.Kind, e.Node.Node, e.Node.Reach)
+		}
+	}
+}
+
+// TestFlood has a peer change one node as fast as it can. Little of it reaches the registry.
+func TestFlood(t *testing.T) {
+	at := play(t, "127.5.0.1", func(conn *net.TCPConn, _ int) {
+		conn.Write(answer("x.local", 7, nodeLine, "= nodes=1"))
+		flood := bytes.Repeat([]byte(strings.ReplaceAll("- node=a@HOST name=a host=HOST\n"+nodeLine+"\n", "HOST", "x.local")), 500)
+		for err := error(nil); err == nil; {
+			_, err = conn.Write(flood)
+		}
+	})
+	ps := newPeers(t, nil)
+	ps.Configure(at)
+	run(t, ps)
+	wantNodes(t, ps.Registry, "a@x.local yes")
+	changes := ps.Registry.Subscribe()
+	changes.Take()
+	const seconds = 3
+	<-time.After(seconds * time.Second) // a rate is measured
+	if n := len(changes.Take().Events); n > maxAtOnce+2*(seconds+1) {
+		t.Errorf("%d changes in %d s", n, seconds)
+	}
+}

@@ -1,0 +1,211 @@
+package peers
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/goerlang/eclus/avahi"
+	"github.com/goerlang/eclus/epmd"
+)
+
+// model is a host as it really is.
+type model struct {
+	w     *world
+	name  string
+	addr  netip.AddrPort
+	id    byte
+	nodes map[string]bool
+	mode  mode
+	rand  *rand.Rand
+
+	open []*fakeStream
+}
+
+// mode says what becomes of those who connect to a host.
+type mode int
+
+const (
+	answers mode = iota
+	refuses
+	drops  // packets
+	closes // on W
+	cuts   // in the midst of the snapshot
+	modes
+)
+
+// connect answers those who connect.
+func (m *model) connect(ctx context.Context) (*fakeStream, error) {
+	m.w.net.mu.Lock()
+	defer m.w.net.mu.Unlock()
+	switch m.mode {
+	case refuses:
+		return nil, syscall.ECONNREFUSED
+	case closes:
+		return nil, epmd.ErrNoAnswer
+	case drops:
+		m.w.net.mu.Unlock()
+		<-ctx.Done()
+		m.w.net.mu.Lock()
+		return nil, ctx.Err()
+	}
+	s := newStream(m.name, m.id)
+	for _, n := range slices.Sorted(maps.Keys(m.nodes)) {
+		s.say("+" + n)
+	}
+	if m.mode == cuts {
+		s.fail(io.EOF)
+	} else {
+		s.say("=")
+	}
+	m.open = append(m.open, s)
+	return s, nil
+}
+
+// fail ends all streams.
+func (m *model) fail(err error) {
+	for _, s := range m.open {
+		s.fail(err)
+	}
+	m.open = nil
+}
+
+// say tells of a change.
+func (m *model) say(word string) {
+	for _, s := range m.open {
+		s.say(word)
+	}
+}
+
+// step does something at random.
+func (m *model) step() {
+	m.w.net.mu.Lock()
+	defer m.w.net.mu.Unlock()
+	name := string(rune('a' + m.rand.IntN(6)))
+	switch m.rand.IntN(10) {
+	case 0, 1, 2:
+		m.nodes[name] = true
+		m.say("+" + name)
+	case 3, 4:
+		delete(m.nodes, name)
+		m.say("-" + name)
+	case 5:
+		m.fail([]error{io.EOF, syscall.ECONNRESET, syscall.ETIMEDOUT, syscall.EHOSTUNREACH}[m.rand.IntN(4)])
+	case 6: // the program restarts, and some nodes don't register again
+		m.id += 16
+		delete(m.nodes, name)
+		m.fail(io.EOF)
+	case 7:
+		m.mode = mode(m.rand.IntN(int(modes)))
+	case 8: // ends in order
+		for n := range m.nodes {
+			m.say("-" + n)
+		}
+		m.fail(io.EOF)
+		m.mode = refuses
+	case 9:
+		m.w.net.mu.Unlock()
+		m.announce(m.rand.IntN(2) == 0)
+		m.w.net.mu.Lock()
+	}
+}
+
+func (m *model) epmd() avahi.EPMD {
+	return avahi.EPMD{Host: m.name, Interface: "eth0", Addrs: []netip.AddrPort{m.addr}, Announces: true}
+}
+
+// announce has the host announced, or no longer, or asking us, or the links change.
+func (m *model) announce(is bool) {
+	switch {
+	case m.rand.IntN(8) == 0:
+		m.w.ps.LinksChanged()
+	case m.rand.IntN(3) == 0:
+		m.w.ask(m.name, m.id, m.addr)
+	case is:
+		m.w.ps.Found(place(m.name, 1), m.epmd())
+	default:
+		m.w.ps.Gone(place(m.name, 1))
+	}
+}
+
+// quiet ends all trouble. The host is there, or has gone for good.
+func (m *model) quiet(there bool) {
+	m.w.net.mu.Lock()
+	m.mode = answers
+	if !there {
+		clear(m.nodes)
+		m.mode = refuses
+		m.fail(io.EOF)
+	}
+	m.w.net.mu.Unlock()
+	if there {
+		m.w.ps.Found(place(m.name, 1), m.epmd())
+	} else {
+		m.w.ps.Gone(place(m.name, 1))
+	}
+}
+
+// truth returns what there is to know of all hosts.
+func truth(hosts []*model) string {
+	var lines []string
+	for _, m := range hosts {
+		for n := range m.nodes {
+			lines = append(lines, fmt.Sprintf("%s@%s yes", n, m.name))
+		}
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, ", ")
+}
+
+// TestProperty holds that all is right once all is quiet, whatever has happened before.
+func TestProperty(t *testing.T) {
+	for seed := range uint64(200) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			inBubble(t, func(w *world) { property(w, rand.New(rand.NewPCG(seed, 13))) })
+		})
+		if t.Failed() {
+			return
+		}
+	}
+}
+
+func property(w *world, r *rand.Rand) {
+	var hosts []*model
+	for i := range 4 {
+		m := &model{
+			w: w, name: fmt.Sprintf("host%d.local", i), addr: netip.MustParseAddrPort(fmt.Sprintf("192.0.2.%d:4369", 10+i)),
+			id: byte(i + 1), nodes: make(map[string]bool), rand: r,
+		}
+		hosts = append(hosts, m)
+		w.net.mu.Lock()
+		w.net.at[m.addr] = m.connect
+		w.net.mu.Unlock()
+	}
+	for range 150 {
+		hosts[r.IntN(len(hosts))].step()
+		time.Sleep(time.Duration(r.Int64N(int64([]time.Duration{0, 100 * time.Millisecond, 3 * time.Second, time.Minute}[r.IntN(4)] + 1))))
+	}
+	for i, m := range hosts {
+		m.quiet(i > 0)
+	}
+	time.Sleep(time.Minute)
+	synctest.Wait()
+	living := slices.DeleteFunc(strings.Split(show(w.ps.Registry), ", "), func(s string) bool { return strings.Contains(s, "@host0.") })
+	if got, want := strings.Join(living, ", "), truth(hosts); got != want {
+		w.Errorf("a minute later: got %q, want %q", got, want)
+	}
+	w.after(2*time.Hour, truth(hosts)) // one that has asked us is forgotten later
+	synctest.Wait()
+	if n := w.net.streams(); n != len(hosts)-1 {
+		w.Errorf("%d streams to %d hosts", n, len(hosts)-1)
+	}
+}
