@@ -557,6 +557,20 @@ func (h *host) browse(t *testing.T) []instance {
 	return found
 }
 
+// browseUntil browses until it finds that many instances of each label: one for each interface and
+// IP version. Streams between epmds are faster than multicast.
+func (h *host) browseUntil(t *testing.T, many int, labels ...string) (found []instance) {
+	t.Helper()
+	err := lan.Wait(wait.Soon(t), fmt.Sprintf("%d instances each of %q on %s", many, labels, h.Name()), func(context.Context) (bool, error) {
+		found = h.browse(t)
+		return !slices.ContainsFunc(labels, func(l string) bool { return len(labelled(found, l)) != many }), nil
+	})
+	if err != nil {
+		t.Fatalf("%v; it finds %+v", err, found)
+	}
+	return found
+}
+
 // labelled returns the instances of that label.
 func labelled(all []instance, label string) []instance {
 	return slices.DeleteFunc(slices.Clone(all), func(i instance) bool { return i.label != label })

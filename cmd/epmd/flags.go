@@ -147,6 +147,12 @@ Also ECLUS_LAN in the environment.`,
 lead to a LAN, not the bridges and veths of containers.`,
 		},
 		{
+			names: []string{"-peer"}, argument: "Address[:Port][,...]", variable: "ECLUS_PEER",
+			set: (*parser).setPeers,
+			help: `Show the nodes of the epmds at these IP addresses, wherever
+they are. Also ECLUS_PEER in the environment.`,
+		},
+		{
 			names: []string{"-hosts_file"}, argument: "Path", variable: "ECLUS_HOSTS_FILE",
 			set: (*parser).setHostsFile,
 			help: `Keep this file a .hosts.erlang that names every host of the

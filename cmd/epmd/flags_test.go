@@ -122,6 +122,14 @@ var parseTests = []struct {
 	{"", "ECLUS_HOSTS_FILE=h", config{}, `ECLUS_HOSTS_FILE "h": not the absolute path`},
 	{"", "ECLUS_HOSTS_FILE=", serving(func(*config) {}), ""},
 	{"-hosts_file /run/epmd/h", "ECLUS_HOSTS_FILE=/x", serving(func(c *config) { c.daemon.HostsFile = "/run/epmd/h" }), ""},
+	{"-peer 192.0.2.7,[2001:db8::7]:5000 -port 7", "ECLUS_PEER=x", serving(func(c *config) {
+		c.port, c.daemon.Peers = 7, []netip.AddrPort{netip.MustParseAddrPort("192.0.2.7:7"), netip.MustParseAddrPort("[2001:db8::7]:5000")}
+	}), ""},
+	{"-lan off", "ECLUS_PEER=192.0.2.7:1", serving(func(c *config) {
+		c.daemon.Publish, c.daemon.Browse, c.daemon.Peers = false, false, []netip.AddrPort{netip.MustParseAddrPort("192.0.2.7:1")}
+	}), ""},
+	{"", "ECLUS_PEER=", serving(func(*config) {}), ""},
+	{"", "ECLUS_PEER=hostb", config{}, `ECLUS_PEER "hostb": "hostb" is not the address of a host`},
 	{"-interface ../x", "", config{}, `-interface "../x"`},
 	{"-json", "", config{}, "-json -nodes"},
 	{"-watch -names", "", config{}, "-watch -nodes"},

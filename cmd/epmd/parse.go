@@ -86,6 +86,7 @@ func parse(args []string, getenv func(string) (string, bool)) (config, error) {
 		return config{}, err
 	}
 	_, p.daemon.AsNode = p.given["-node"]
+	p.setPeerPorts()
 	return p.config, p.parseAddresses()
 }
 
@@ -218,6 +219,53 @@ func (p *parser) setInterfaces(s string) error {
 		return errors.New("not a comma-separated list of network interfaces")
 	}
 	return nil
+}
+
+// maxPeers is how many epmds can be named.
+const maxPeers = 2048
+
+// setPeers takes a list of addresses, each with or without a port. It may be empty.
+func (p *parser) setPeers(s string) error {
+	p.daemon.Peers = nil
+	for word := range strings.FieldsFuncSeq(s, func(r rune) bool { return r == ',' || r == ' ' }) {
+		peer, err := parsePeer(word)
+		if err != nil {
+			return err
+		}
+		p.daemon.Peers = append(p.daemon.Peers, peer)
+	}
+	if len(p.daemon.Peers) > maxPeers {
+		return fmt.Errorf("more than %d addresses", maxPeers)
+	}
+	return nil
+}
+
+// parsePeer parses ADDRESS or ADDRESS:PORT. An IPv6 address before a port has brackets. The port is
+// 0 if none is given.
+func parsePeer(s string) (netip.AddrPort, error) {
+	peer, err := netip.ParseAddrPort(s)
+	noPort := err != nil
+	if noPort {
+		var addr netip.Addr
+		addr, err = netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(s, "["), "]"))
+		peer = netip.AddrPortFrom(addr, 0)
+	}
+	peer = netip.AddrPortFrom(peer.Addr().Unmap(), peer.Port())
+	zone := peer.Addr().Zone()
+	if err != nil || !noPort && peer.Port() == 0 || peer.Addr().IsUnspecified() || peer.Addr().IsMulticast() || zone != "" && !isInterfaceName(zone) {
+		return netip.AddrPort{}, fmt.Errorf("%q is not the address of a host, such as 192.0.2.7, 192.0.2.7:4369 or [2001:db8::7]:4369", s)
+	}
+	return peer, nil
+}
+
+// setPeerPorts gives a port to peers that are named without one. That is the port of this epmd, as
+// nodes go by one port for all hosts.
+func (p *parser) setPeerPorts() {
+	for i, peer := range p.daemon.Peers {
+		if peer.Port() == 0 {
+			p.daemon.Peers[i] = netip.AddrPortFrom(peer.Addr(), p.port)
+		}
+	}
 }
 
 // setHostsFile takes an absolute path alone. A daemon has another working directory than the shell

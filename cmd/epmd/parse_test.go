@@ -20,7 +20,8 @@ import (
 var arguments = map[string]string{
 	"-address": "192.0.2.1", "-port": "5000", "-packet_timeout": "5", "-delay_accept": "5",
 	"-delay_write": "5", "-stop": "a", "-lan": "browse", "-interface": "eth0", "-hosts_file": "/h",
-	"-bus": "session", "-allow": "any", "-node": "a@host.example", "-nodes": "a*", "-ping": "a@b",
+	"-peer": "192.0.2.7",
+	"-bus":  "session", "-allow": "any", "-node": "a@host.example", "-nodes": "a*", "-ping": "a@b",
 	"-peek": "a@b", "-cookie_file": "c", "ECLUS_IDENTIFY": "off", "ECLUS_KEEP_PER_USER": "7",
 }
 
@@ -162,6 +163,8 @@ func TestLimits(t *testing.T) {
 		{"-packet_timeout", "1|2147483647", "0|-1|2147483648|9223372036854775808|1.5|"},
 		{"-delay_write", "1", "0|5s"},
 		{"-interface", "a|eth0,wlan0|abcdefghijklmno|ö", "|,|a,|abcdefghijklmnop|.|..|a/b|a:1|a b|a\tb"},
+		{"-peer", "192.0.2.7|192.0.2.7:1|[2001:db8::7]:65535|2001:db8::7|[::1]|fe80::1%eth0|127.0.0.1,::1|::ffff:192.0.2.7|",
+			"a|192.0.2.7:|192.0.2.7:65536|192.0.2.7:0|192.0.2.256|0.0.0.0|::|224.0.0.251|ff02::fb|fe80::1%a/b|192.0.2.7,x"},
 		{"-hosts_file", "/h|/run/x y|", "h|./h|/run/|/"},
 		{"-node", "a@b|x@host.example|a@192.0.2.1", "|a|@b|a@|a@b@c|a b@c|a@\x1b"},
 		{"-allow", "local|lan|any|192.0.2.0/24,2001:db8::/32", "|local,lan|192.0.2.1/33|192.0.2.0/24,|x"},

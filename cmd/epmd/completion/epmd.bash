@@ -74,6 +74,7 @@ _epmd_offer_next()
 -delay_write
 -lan
 -interface
+-peer
 -hosts_file
 -bus
 -allow
@@ -102,7 +103,7 @@ _epmd()
     local cur=${words[-1]} prev=${words[-2]}
     COMPREPLY=()
     case $prev in
-        -address | -port | -packet_timeout | -delay_accept | -delay_write) return ;;
+        -address | -port | -peer | -packet_timeout | -delay_accept | -delay_write) return ;;
         -lan) _epmd_offer <<<$'on\npublish\nbrowse\noff' ;;
         -allow) _epmd_offer <<<$'local\nlan\nany' ;;
         -bus) _epmd_offer <<<$'system\nsession\noff' ;;

@@ -64,6 +64,7 @@ complete -c epmd -n $first -o lan -x -a 'on publish browse off' -d 'Discovery on
 complete -c epmd -n $first -o hosts_file -r -F -d '.hosts.erlang to keep'
 complete -c epmd -n $first -o bus -x -a 'system session off' -d 'D-Bus message bus to show nodes on'
 complete -c epmd -n $first -o interface -x -a '(__epmd_interfaces)' -d 'Network interfaces for discovery'
+complete -c epmd -n $first -o peer -x -d 'Ask the epmds there for their nodes'
 complete -c epmd -n $first -o allow -x -a 'local lan any' -d 'Who may ask'
 complete -c epmd -n $first -o node -d 'Be a hidden node too'
 complete -c epmd -n $first -o nodes -d 'List all known nodes, or those that match'

@@ -9,15 +9,22 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// newLAN returns as much of LAN discovery as is wanted, for an epmd on that port. epmds is told
-// which epmds are announced.
-func newLAN(o Options, reg *registry.Registry, port uint16, loopbackOnly bool, epmds avahi.EPMDs, log *slog.Logger) *avahi.Discovery {
+// otherEPMDs are the epmds of other hosts.
+type otherEPMDs interface {
+	avahi.EPMDs
+	avahi.Streams
+}
+
+// newLAN returns as much of LAN discovery as is wanted, for an epmd on that port. It tells
+// epmds which are announced, and they know whose nodes need not be resolved.
+func newLAN(o Options, reg *registry.Registry, port uint16, loopbackOnly bool, epmds otherEPMDs, log *slog.Logger) *avahi.Discovery {
 	options := avahi.Options{
 		Browse:     o.Browse,
 		Interfaces: o.Interfaces,
 		Port:       port,
 		Version:    o.Version,
 		EPMDs:      epmds,
+		Streams:    epmds,
 	}
 	switch {
 	case !o.Publish:

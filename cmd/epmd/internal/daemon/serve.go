@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -30,6 +31,7 @@ import (
 	"github.com/goerlang/eclus/cmd/epmd/internal/listening"
 	"github.com/goerlang/eclus/cmd/epmd/internal/neighbours"
 	"github.com/goerlang/eclus/cmd/epmd/internal/nodeserver"
+	"github.com/goerlang/eclus/cmd/epmd/internal/peers"
 	"github.com/goerlang/eclus/cmd/epmd/internal/reach"
 	"github.com/goerlang/eclus/cmd/epmd/internal/screen"
 	"github.com/goerlang/eclus/dbus"
@@ -67,11 +69,12 @@ type Options struct {
 	DelayWrite    time.Duration
 	KeepPerUser   int // nodes of one user that systemd keeps; 0: as many as usual
 
-	Publish, Browse bool        // the parts of LAN discovery that are wanted
-	Interfaces      []string    // of the LAN; empty: those that lead to one
-	HostsFile       string      // empty: none
-	Bus             bus.Address // zero: none
-	Identify        bool        // ask nodes of this host for their names
+	Publish, Browse bool             // the parts of LAN discovery that are wanted
+	Interfaces      []string         // of the LAN; empty: those that lead to one
+	Peers           []netip.AddrPort // epmds that are asked for their nodes, wherever they are
+	HostsFile       string           // empty: none
+	Bus             bus.Address      // zero: none
+	Identify        bool             // ask nodes of this host for their names
 
 	AsNode   bool // be a hidden node too
 	NodeName string
@@ -116,6 +119,7 @@ type service struct {
 	config  epmd.Config
 	lan     *avahi.Discovery
 	others  *neighbours.Asker
+	peers   *peers.Peers
 	asker   *identify.Identifier // nil: not wanted
 	listens *listening.Watcher
 	hosts   *hosts.Keeper      // nil: not wanted
@@ -125,6 +129,9 @@ type service struct {
 	manager *systemd.Manager // nil: nobody wants to know how this process is
 	store   *systemd.Store   // nil: not a service of systemd
 	log     *daemonlog.Log
+
+	server atomic.Pointer[epmd.Server] // that answers now
+	links  chan struct{}               // holds a token when network interfaces have changed
 
 	daemon   bool           // another process waits for this one to listen
 	shortage chan struct{}  // holds a token when that of the store has changed
@@ -141,16 +148,15 @@ func newService(o Options, in systemd.Inherited, hangup chan os.Signal, log *dae
 	}
 	host := o.HostName()
 	reg := registry.New(host+".local", old)
-	others := neighbours.New(neighbours.Options{Registry: reg, Log: log.Logger})
 	s := &service{
 		reg:      reg,
-		others:   others,
-		lan:      newLAN(o, reg, port, isLoopbackOnly(in.Listeners), others, log.Logger),
+		others:   neighbours.New(neighbours.Options{Registry: reg, Log: log.Logger}),
 		listens:  listening.New(listening.Options{Registry: reg, Interfaces: o.Interfaces, Log: log.Logger}),
 		log:      log,
 		daemon:   o.Daemon,
 		manager:  systemd.NewManager(),
 		shortage: make(chan struct{}, 1),
+		links:    make(chan struct{}, 1),
 		args:     o.Args,
 		hangup:   hangup,
 		config: epmd.Config{
@@ -166,8 +172,28 @@ func newService(o Options, in systemd.Inherited, hangup chan os.Signal, log *dae
 		},
 	}
 	s.openStore(o, in)
+	s.makeNeighbours(o, isLoopbackOnly(in.Listeners))
 	s.makeOptional(o, host, in.Listeners)
 	return s
+}
+
+// makeNeighbours makes what learns of other hosts' nodes. LAN discovery introduces epmds to each
+// other, and they tell each other their nodes.
+func (s *service) makeNeighbours(o Options, loopbackOnly bool) {
+	hello := func() epmd.PeerHello {
+		return epmd.PeerHello{Version: o.Version, ID: s.reg.PeerID(), Host: s.reg.Host(), Port: s.config.Port}
+	}
+	s.peers = peers.New(peers.Options{
+		Registry:       s.reg,
+		Hello:          hello,
+		AskBack:        o.Browse,
+		Others:         s.others,
+		StreamsChanged: func() { s.lan.StreamsChanged() },
+		Log:            s.log.Logger,
+	})
+	s.lan = newLAN(o, s.reg, s.config.Port, loopbackOnly, s.peers, s.log.Logger)
+	s.peers.Configure(o.Peers...)
+	s.config.Hello, s.config.Asked = hello, s.peers.Asked
 }
 
 // makeOptional makes the parts that not everybody wants. It also makes the journal, which tells one
@@ -292,6 +318,7 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 		background("identifying ended", s.asker.Run)
 	}
 	background("events ended", s.journal.Run)
+	background("changes of network interfaces no longer noticed", s.watchLinks)
 	background("neighbours no longer checked", s.checkReach)
 	if s.hosts != nil {
 		background("hosts file no longer kept", s.hosts.Run)
@@ -303,6 +330,7 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 		background("epmd is no node any more", s.node.Run)
 	}
 	background("epmds of the LAN no longer asked", s.others.Run)
+	background("no more streams from other epmds", s.peers.Run)
 	background("LAN discovery ended", func(ctx context.Context) error { s.lan.Run(ctx); return nil })
 	background("status no longer told", s.tell)
 	background("watchdog ended", func(ctx context.Context) error { return s.manager.Watchdog(ctx, alive, s.unwell) })
@@ -322,6 +350,7 @@ func (s *service) answer(ctx context.Context, lns []*net.TCPListener) error {
 			s.awaitHangup(serving, handOver, reloading)
 		}()
 		server := epmd.NewServer(s.config)
+		s.server.Store(server)
 		err := server.Serve(serving, lns...)
 		handOver(nil)
 		<-waiting
@@ -342,13 +371,30 @@ func (s *service) answer(ctx context.Context, lns []*net.TCPListener) error {
 
 // checkReach keeps it known which neighbours can be reached until ctx ends.
 func (s *service) checkReach(ctx context.Context) error {
+	w := reach.NewWatcher(reach.Options{Registry: s.reg, Ask: reach.Ask, Links: s.links, Log: s.log.Logger})
+	return w.Run(ctx)
+}
+
+// watchLinks tells all who want to know when network interfaces or their addresses have changed.
+func (s *service) watchLinks(ctx context.Context) error {
 	links, err := netif.Watch()
 	if err != nil {
-		s.log.Warn("neighbours not checked at once when a link changes", "err", err)
+		return err
 	}
 	defer links.Close()
-	w := reach.NewWatcher(reach.Options{Registry: s.reg, Ask: reach.Ask, Links: links.Changed(), Log: s.log.Logger})
-	return w.Run(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-links.Changed():
+		}
+		s.peers.LinksChanged()
+		s.server.Load().LinksChanged()
+		select {
+		case s.links <- struct{}{}:
+		default: // the token is there already
+		}
+	}
 }
 
 func (s *service) tell(ctx context.Context) error {

@@ -1,0 +1,351 @@
+//go:build soak
+
+package test
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/test/lan"
+	"github.com/goerlang/eclus/test/wait"
+)
+
+// manyHosts are the hosts of the tests below, each with a bus, Avahi and our epmd.
+var manyHosts = []string{"hosta", "hostb", "hostc", "hostd", "hoste", "hostf", "hostg", "hosth"}
+
+// counter counts the nodes of other hosts that an epmd knows.
+type counter struct {
+	mu      sync.Mutex
+	known   map[string]bool
+	at      time.Time // when the last of them came or went
+	changed chan struct{}
+	downs   int // nodes of others that went, or could not be reached any more
+}
+
+// count begins to count on a host. It ends with the test.
+func (h *host) count(t *testing.T) *counter {
+	t.Helper()
+	var lines *epmd.Lines
+	wait.Must(t, h.inside(func() (err error) {
+		lines, err = h.client().Watch(t.Context())
+		return err
+	}))
+	c := &counter{known: make(map[string]bool), changed: make(chan struct{}, 1)}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for l, err := lines.Next(); err == nil; l, err = lines.Next() {
+			c.note(l)
+		}
+	}()
+	t.Cleanup(func() {
+		lines.Close()
+		<-done
+	})
+	return c
+}
+
+func (c *counter) note(l epmd.Line) {
+	if l.Kind == epmd.SnapshotEnd || l.Get("origin") == registry.Local.String() {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key, before := l.Get("name")+"@"+l.Get("host"), len(c.known)
+	switch {
+	case l.Kind == epmd.NodeGone:
+		delete(c.known, key)
+		c.downs++
+	case l.Get("reachable") == "no":
+		c.downs++
+	default:
+		c.known[key] = true
+	}
+	if len(c.known) != before {
+		c.at = time.Now()
+	}
+	select {
+	case c.changed <- struct{}{}:
+	default:
+	}
+}
+
+// until waits until the epmd knows that many nodes of others. It returns since when that is so.
+func (c *counter) until(ctx context.Context, many int) (time.Time, error) {
+	for {
+		c.mu.Lock()
+		got, at := len(c.known), c.at
+		c.mu.Unlock()
+		if got == many {
+			return at, nil
+		}
+		select {
+		case <-ctx.Done():
+			return time.Time{}, fmt.Errorf("%d nodes of others are known; want %d", got, many)
+		case <-c.changed:
+		}
+	}
+}
+
+// untilAll waits until all know that many nodes of others. It returns since when that is so, and
+// how many there were where some were missing.
+func untilAll(t *testing.T, counters []*counter, many int, most time.Duration) (last time.Time) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), most)
+	defer cancel()
+	for i, c := range counters {
+		at, err := c.until(ctx, many)
+		if err != nil {
+			t.Errorf("%s, after %v: %v", manyHosts[i], most, err)
+		}
+		if at.After(last) {
+			last = at
+		}
+	}
+	return last
+}
+
+// registerMany registers nodes on all hosts at once. They have one port on each host.
+func registerMany(t *testing.T, hosts []*host, many int) (all []*epmd.Registration) {
+	t.Helper()
+	var mu sync.Mutex
+	var g sync.WaitGroup
+	for _, h := range hosts {
+		h.listen(t, 5000)
+		g.Go(func() {
+			var mine []*epmd.Registration
+			err := h.inside(func() error {
+				for i := range many {
+					r, err := h.client().Register(wait.Soon(t), aliveReq(fmt.Sprint("n", i), 5000))
+					if err != nil {
+						return err
+					}
+					mine = append(mine, r)
+				}
+				return nil
+			})
+			if err != nil {
+				t.Errorf("register on %s: %v", h.Name(), err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, mine...)
+		})
+	}
+	g.Wait()
+	return all
+}
+
+// traffic counts packets that come to a host.
+func (h *host) countPackets(t *testing.T) {
+	t.Helper()
+	_, err := h.Output(wait.Soon(t), "nft", "table inet traffic { chain in { type filter hook input priority 0; "+
+		"iif lo accept; udp dport 5353 counter comment \"mdns\"; tcp dport 4369 counter comment \"asked\"; tcp sport 4369 counter comment \"answers\"; }; }")
+	wait.Must(t, err)
+}
+
+// packets returns how many have come so far: of multicast DNS, and of streams.
+func packets(t *testing.T, hosts []*host) (mdns, streams int) {
+	t.Helper()
+	counted := regexp.MustCompile(`counter packets (\d+) bytes \d+ comment "(\w+)"`)
+	for _, h := range hosts {
+		out, err := h.Output(wait.Soon(t), "nft", "list", "table", "inet", "traffic")
+		wait.Must(t, err)
+		for _, m := range counted.FindAllStringSubmatch(out, -1) {
+			n, err := strconv.Atoi(m[1])
+			wait.Must(t, err)
+			if m[2] == "mdns" {
+				mdns += n
+			} else {
+				streams += n
+			}
+		}
+	}
+	return mdns, streams
+}
+
+// TestSoakPeersMany has many nodes start on eight hosts at once, rest, and end at once.
+func TestSoakPeersMany(t *testing.T) {
+	for _, tt := range []struct {
+		nodes int
+		most  time.Duration
+		rest  bool
+	}{{10, 500 * time.Millisecond, true}, {50, 2 * time.Second, true}, {200, 8 * time.Second, false}} {
+		t.Run(fmt.Sprint(tt.nodes, " nodes a host"), func(t *testing.T) {
+			n := lan.ForTest(t, tools...)
+			hosts := addHosts(t, n, lan.HostOptions{}, manyHosts...)
+			var counters []*counter
+			for _, h := range hosts {
+				h.start(t)
+				h.countPackets(t)
+				counters = append(counters, h.count(t))
+			}
+			warm := hosts[0].register(t, "warm", 4000)
+			untilFirst(t, counters[1:])
+			wait.Must(t, warm.Close())
+			untilAll(t, counters, 0, time.Minute)
+
+			others := (len(hosts) - 1) * tt.nodes
+			began := time.Now()
+			all := registerMany(t, hosts, tt.nodes)
+			registered := time.Now()
+			t.Logf("%d nodes registered within %v", len(all), registered.Sub(began).Round(time.Millisecond))
+			took := untilAll(t, counters, others, time.Minute).Sub(registered)
+			t.Logf("everybody sees everybody %v after the last registration", took.Round(time.Millisecond))
+			if took > tt.most {
+				t.Errorf("that took more than %v", tt.most)
+			}
+			if tt.rest {
+				rest(t, hosts)
+			}
+			began = time.Now()
+			for _, r := range all {
+				wait.Must(t, r.Close())
+			}
+			took = untilAll(t, counters, 0, time.Minute).Sub(began)
+			t.Logf("all ended at once: gone everywhere after %v", took.Round(time.Millisecond))
+			if took > 2*time.Second {
+				t.Error("that took more than 2 s")
+			}
+		})
+	}
+}
+
+// untilFirst waits until all know one node.
+func untilFirst(t *testing.T, counters []*counter) {
+	t.Helper()
+	untilAll(t, counters, 1, time.Minute)
+}
+
+// rest measures what goes on when nothing happens.
+func rest(t *testing.T, hosts []*host) {
+	t.Helper()
+	const calm, measured = time.Minute, 30 * time.Second
+	time.Sleep(calm) // is what is measured
+	p, err := hosts[0].Avahi.Process()
+	wait.Must(t, err)
+	cpu, own := cpuOf(t, p.Pid()), cpuOf(t, hosts[0].epmd.Pid())
+	mdns, streams := packets(t, hosts)
+	time.Sleep(measured)
+	mdnsAfter, streamsAfter := packets(t, hosts)
+	t.Logf("at rest, %v: %d packets to port 5353 in all, CPU of an avahi-daemon %v, of an epmd %v",
+		measured, mdnsAfter-mdns, cpuOf(t, p.Pid())-cpu, cpuOf(t, hosts[0].epmd.Pid())-own)
+	each := float64(streamsAfter-streams) / measured.Seconds() / float64(len(hosts)*(len(hosts)-1))
+	t.Logf("%.2f packets a second on each stream", each)
+	if each > 1 {
+		t.Error("more than one packet a second on a stream")
+	}
+}
+
+// TestSoakPeersLatency has a node register on A 50 times, and compares when it is known on B with
+// what Avahi's own tools take.
+func TestSoakPeersLatency(t *testing.T) {
+	const times = 50
+	a, b := pair(t)
+	seen := b.watch(t)
+	a.register(t, "first", 4000)
+	seen.until(t, present("first@hosta.local"))
+	var came, gone, announced []time.Duration
+	for i := range times {
+		name := fmt.Sprint("n", i)
+		a.listen(t, 5000)
+		begin := time.Now()
+		r := a.registerOnly(t, name, 5000)
+		came = append(came, seen.until(t, present(name+"@hosta.local")).Sub(begin))
+		begin = time.Now()
+		wait.Must(t, r.Close())
+		gone = append(gone, seen.until(t, absent(name+"@hosta.local")).Sub(begin))
+		time.Sleep(100 * time.Millisecond) // more than 50 changes a second are joined
+	}
+	browse, err := b.Start(t.Context(), "avahi-browse", "-rp", "_bench._tcp")
+	wait.Must(t, err)
+	for i := range 10 {
+		label := fmt.Sprint("s", i)
+		begin := time.Now()
+		p, err := a.Start(t.Context(), "avahi-publish", "-s", label, "_bench._tcp", "5000")
+		wait.Must(t, err)
+		_, err = browse.WaitOutput(wait.Soon(t), `(?m)^=;[^;]*;[^;]*;`+label+`;`)
+		wait.Must(t, err)
+		announced = append(announced, time.Since(begin))
+		wait.Must(t, p.Kill(wait.Soon(t)))
+	}
+	p95 := func(d []time.Duration) time.Duration {
+		slices.Sort(d)
+		return d[len(d)*95/100]
+	}
+	up, down, theirs := p95(came), p95(gone), p95(announced)
+	t.Logf("registered on A, listed on B, p95 of %d: %v; killed on A, gone on B: %v; avahi-publish to avahi-browse: %v (%.0f times)",
+		times, up, down, theirs, theirs.Seconds()/up.Seconds())
+	if up > 20*time.Millisecond || down > 20*time.Millisecond || theirs < 40*up {
+		t.Error("want 20 ms, 20 ms and 40 times")
+	}
+}
+
+// TestSoakPeersLoss loses multicast for ten minutes, in part or all of it. No node that lives goes,
+// and new ones are seen.
+func TestSoakPeersLoss(t *testing.T) {
+	for percent, lasts := range map[int]time.Duration{60: 10 * time.Minute, 100: 10 * time.Minute} {
+		t.Run(fmt.Sprint(percent, " %"), func(t *testing.T) {
+			t.Parallel()
+			loseMulticast(t, percent, lasts)
+		})
+	}
+}
+
+func loseMulticast(t *testing.T, percent int, lasts time.Duration) {
+	n := lan.ForTest(t, tools...)
+	hosts := addHosts(t, n, lan.HostOptions{}, "hosta", "hostb", "hostc")
+	var counters []*counter
+	for _, h := range hosts {
+		h.start(t)
+		counters = append(counters, h.count(t))
+	}
+	registerMany(t, hosts, 20)
+	untilAll(t, counters, 40, time.Minute)
+	for _, h := range hosts {
+		_, err := h.Output(wait.Soon(t), "nft", fmt.Sprintf("table inet loss { chain in { type filter hook input priority 0; "+
+			"iif != lo udp dport 5353 numgen random mod 100 < %d drop; }; }", percent))
+		wait.Must(t, err)
+	}
+	end := time.Now().Add(lasts)
+	many := 40
+	for i := 0; time.Now().Before(end); i++ {
+		hosts[0].register(t, fmt.Sprint("late", i), 6000)
+		many++
+		untilAll(t, counters[1:], many, 5*time.Second)
+		time.Sleep(15 * time.Second)
+	}
+	for i, c := range counters {
+		c.mu.Lock()
+		if c.downs > 0 {
+			t.Errorf("%s: %d times a node went or could not be reached", hosts[i].Name(), c.downs)
+		}
+		c.mu.Unlock()
+	}
+	t.Logf("%d %% of multicast lost for %v: %d new nodes seen", percent, lasts, many-40)
+}
+
+// cpuOf returns how long a process has run.
+func cpuOf(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	out, err := exec.Command("cat", fmt.Sprintf("/proc/%d/stat", pid)).Output()
+	wait.Must(t, err)
+	_, rest, _ := strings.Cut(string(out), ") ")
+	var ticks int
+	for _, f := range strings.Fields(rest)[11:13] {
+		n, err := strconv.Atoi(f)
+		wait.Must(t, err)
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
+}
