@@ -58,12 +58,16 @@ type PeerStream struct {
 
 // WatchPeer asks another host's epmd for its nodes, and says who asks. It tries the addresses as
 // Client does, until one has sent its first line. Then ctx no longer counts: the stream lasts
-// until Close.
+// until Close. A hello without an ID is not sent: the epmd does not learn who asks.
 //
 // The error is ErrNoAnswer for an epmd that closes before that: one of OTP, an Eclus without
 // peers, or one whose -allow has no place for us. It is ErrBadPeer if something else answers.
 func (c *Client) WatchPeer(ctx context.Context, hello PeerHello, alive KeepAlive) (*PeerStream, error) {
-	frame, err := AppendFrame(nil, WatchReq{&hello})
+	req := WatchReq{&hello}
+	if hello.ID == (PeerID{}) {
+		req.Hello = nil
+	}
+	frame, err := AppendFrame(nil, req)
 	if err != nil {
 		return nil, err
 	}

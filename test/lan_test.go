@@ -595,7 +595,7 @@ func TestLANTwoEPMDs(t *testing.T) {
 	first := b.register(t, "b", 4711)
 	seen.until(t, present("b@hostb.local", atEPMD(4369), onPort(4711)), present("b@hostb.local", atEPMD(5555), onPort(4712)), neighbours(2))
 	a.awaitHosts(t, "'hostb.local'.")
-	a.awaitTable(t, `(?s)SINCE +EPMD.*\nb@hostb\.local \S+ +\S+ +4711 [^\n]* yes [^\n]*\nb@hostb\.local \S+ +\S+ +4712 [^\n]* yes [^\n]* 5555\s`)
+	a.awaitTable(t, `(?s)SINCE +VIA +EPMD.*\nb@hostb\.local \S+ +\S+ +4711 [^\n]* yes [^\n]*\nb@hostb\.local \S+ +\S+ +4712 [^\n]* yes [^\n]* 5555\s`)
 	if listed := b.ask(t, "-nodes"); !strings.HasPrefix(listed, "epmd on port 4369: 1 node, 0 on the LAN\n") {
 		t.Errorf("B takes what its other epmd announces for a neighbour:\n%s", listed)
 	}

@@ -187,6 +187,7 @@ func (s *service) makeNeighbours(o Options, loopbackOnly bool) {
 		Registry:       s.reg,
 		Hello:          hello,
 		AskBack:        o.Browse,
+		Silent:         !o.Publish,
 		Others:         s.others,
 		StreamsChanged: func() { s.lan.StreamsChanged() },
 		Log:            s.log.Logger,

@@ -28,7 +28,11 @@ func (ps *Peers) open(ctx context.Context, addrs []netip.AddrPort) *session {
 	ps.mu.Lock()
 	alive := ps.keepAlive()
 	ps.mu.Unlock()
-	ps.running.Go(func() { s.run(ctx, ps.Watch, addrs, ps.Hello(), alive) })
+	ours := ps.Hello()
+	if ps.Silent {
+		ours = epmd.PeerHello{}
+	}
+	ps.running.Go(func() { s.run(ctx, ps.Watch, addrs, ours, alive) })
 	return s
 }
 
