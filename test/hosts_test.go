@@ -462,6 +462,19 @@ func neighbours(n int) condition {
 	}}
 }
 
+// reachableNeighbours holds if that many nodes of the LAN can be reached.
+func reachableNeighbours(n int) condition {
+	return condition{fmt.Sprintf("%d nodes of the LAN can be reached", n), func(known map[string]registry.Node) bool {
+		reachable := 0
+		for _, k := range known {
+			if k.Origin == registry.LAN && k.Reach == registry.Reachable {
+				reachable++
+			}
+		}
+		return reachable == n
+	}}
+}
+
 func some(known map[string]registry.Node, origin registry.Origin, node string, is []func(registry.Node) bool) bool {
 	for _, n := range known {
 		if n.Origin == origin && n.Node == node && all(n, is) {

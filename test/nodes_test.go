@@ -312,6 +312,8 @@ func checkNewLink(t *testing.T, a *host, seen *watcher) {
 	wait.Must(t, a.RemoveInterface(wait.Soon(t), "eth1"))
 }
 
+func reachable(n registry.Node) bool { return n.Reach == registry.Reachable }
+
 func unreachable(n registry.Node) bool { return n.Reach == registry.Unreachable }
 
 // checkQuick runs epmd on the host a few times. The fastest may take so long, and what it takes to
