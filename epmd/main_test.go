@@ -216,7 +216,8 @@ func askNodes(local, remote string) (string, error) {
 		return "", err
 	}
 	defer conn.Close()
-	if err := conn.(*net.TCPConn).CloseWrite(); err != nil && !errors.Is(err, syscall.ENOTCONN) { // as nc -N does
+	// As nc -N does.
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil && !errors.Is(err, syscall.ENOTCONN) {
 		return "", err
 	}
 	b, err := io.ReadAll(conn)

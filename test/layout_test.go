@@ -25,7 +25,7 @@ var mayImport = map[string]string{
 	"systemd":           "internal/message internal/owner registry",
 	"…/cookie":          "node",
 	"…/daemon": "avahi dbus epmd internal/bus internal/message internal/netif internal/owner node registry systemd …/daemonlog " +
-		"…/hosts …/identify …/journal …/listening …/neighbours …/nodeserver …/reach …/screen …/stockerror",
+		"…/hosts …/identify …/journal …/listening …/neighbours …/nodeserver …/peers …/reach …/screen …/stockerror",
 	"…/daemonlog":  "systemd",
 	"…/holders":    "internal/owner registry",
 	"…/detach":     "epmd …/exit",

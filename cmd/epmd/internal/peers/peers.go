@@ -68,7 +68,7 @@ type Options struct {
 	Registry *registry.Registry
 	Hello    func() epmd.PeerHello // what this epmd says of itself
 	AskBack  bool                  // who asks us is asked back: -lan on or browse
-	Silent   bool                  // epmds don't learn who asks, and so don't ask back: -lan browse or off
+	Silent   bool                  // nobody learns who asks, nor asks back: -lan browse or off
 	Others   Asker                 // nil: nobody
 	// StreamsChanged is called when Streamed may say something else. It must not block.
 	// nil: nobody wants to know.
