@@ -108,7 +108,7 @@ type side struct {
 }
 
 // differentialTimeout is how long an answer or a close may take.
-const differentialTimeout = 3 * time.Second
+const differentialTimeout = 30 * time.Second
 
 func newSide(name string, argv ...string) *side {
 	return &side{name: name, argv: argv, parked: -1}
