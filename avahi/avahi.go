@@ -1,10 +1,11 @@
 // Package avahi announces the nodes of this host on the local network and finds those of other
 // hosts. It speaks DNS-SD by way of avahi-daemon, over the D-Bus system bus.
 //
-// Discovery has two parts. Publishing keeps one service instance of type _epmd._tcp for each node
-// that is registered, and one for the host: at most 256 on each interface. Browsing finds the
-// instances of others. It enters their nodes into the registry as neighbours. The registry is also
-// told how both parts are doing.
+// Discovery has two parts. Publishing keeps one service instance of type _epmd._tcp for each
+// node that is registered, and one for the host. On each interface, at most 256 are announced.
+// Browsing finds the instances of others. It enters their nodes into the registry as neighbours,
+// except where a host tells its nodes itself (Streams). The registry is also told how both parts
+// are doing.
 //
 // Run blocks until its context ends. By then it has ended all that it started. It never gives
 // up. While the bus or avahi-daemon is absent, it waits without waking up. When they return, it
@@ -108,9 +109,9 @@ func New(reg *registry.Registry, opts Options, log *slog.Logger) *Discovery {
 	return d
 }
 
-// StreamsChanged tells browsing to ask Options.Streams anew. A host whose nodes were told over
-// a stream has them in the registry by now: what was resolved of it is forgotten. StreamsChanged
-// does not block.
+// StreamsChanged tells browsing to ask Options.Streams anew. The nodes that a new stream told of
+// must be in the registry by now: browsing forgets what was resolved of them. StreamsChanged does
+// not block.
 func (d *Discovery) StreamsChanged() {
 	if d.browser != nil {
 		d.browser.streamsChanged()

@@ -31,8 +31,9 @@ const settleAddrs = 20 * time.Millisecond
 // maxAddrs is how many addresses of a host count on one link.
 const maxAddrs = 16
 
-// While all that leads to a host is a stream, its addresses are looked for when the stream begins
-// and ends, and from time to time. Avahi asks the LAN again and again for what is browsed.
+// The addresses of a host are browsed for as long as anything of the host is resolved. If a stream
+// makes that needless, they are browsed for searchTime every searchEvery. Avahi asks the LAN again
+// and again for what is browsed.
 const (
 	searchTime  = 5 * time.Second
 	searchEvery = 10 * time.Minute
@@ -230,8 +231,8 @@ func (b *browseSession) addressed(h *foundHost, sig signal) error {
 	return nil
 }
 
-// readdressed looks anew which of a host's addresses can be used. A host that has lost all is
-// still announced: for as long as that is so, the last ones count.
+// readdressed looks anew which of a host's addresses can be used. If a host loses all, the last
+// ones count on until it isn't announced any more.
 func (b *browseSession) readdressed(h *foundHost) {
 	addrs, own := b.sift(h)
 	if len(addrs) == 0 && !own {
@@ -275,8 +276,8 @@ func (b *browseSession) sift(h *foundHost) (addrs []netip.Addr, own bool) {
 	return addrs[:min(len(addrs), maxAddrs)], all > 0 && len(addrs) == 0
 }
 
-// sortAddrs sorts addresses by how likely a connection is to work: IPv4 on one of the subnets,
-// IPv6 on one, other IPv4, other IPv6, link-local IPv6.
+// sortAddrs sorts addresses by how likely a connection is to work. Those on one of the subnets
+// come first, link-local IPv6 last. Of each kind, IPv4 comes before IPv6.
 func sortAddrs(addrs []netip.Addr, subnets []netip.Prefix) {
 	rank := func(a netip.Addr) int {
 		onLink := slices.ContainsFunc(subnets, func(p netip.Prefix) bool { return p.Contains(a.WithZone("")) })

@@ -21,6 +21,7 @@ type peers struct {
 	finds  int
 	labels []string // of the hosts that stream
 	all    bool     // whoever is found streams from then on
+	tell   func()   // that there is another stream, or nil
 }
 
 func (p *peers) Found(at avahi.Place, e avahi.EPMD) {
@@ -30,6 +31,9 @@ func (p *peers) Found(at avahi.Place, e avahi.EPMD) {
 	p.finds++
 	if label, _, _ := strings.Cut(e.Host, "."); p.all {
 		p.labels = append(p.labels, label)
+		if p.tell != nil {
+			p.tell()
+		}
 	}
 }
 
@@ -106,14 +110,18 @@ func TestStreams(t *testing.T) {
 	}
 	p := &peers{epmds: make(map[avahi.Place]avahi.EPMD), all: true}
 	events := b.record()
+	began := time.Now()
 	browser, _ := b.browse(func(o *avahi.Options) { o.EPMDs, o.Streams = p, p })
 	p.until(t, "the epmd is found", with(a.Address().String()+":4369"))
+	inTime := time.Since(began) < 2*time.Second // for longer, nothing waits for a stream
+	browser.StreamsChanged()
 	const few = 2 + 2 + 2 // service browsers, resolvers of the host's instance, its addresses
 	wait.Until(t, "Avahi resolves nothing", func() error { return atMost(browser.Objects(), few-2) })
 	a.register("late", 4711)
 	expect(t, seen, `(?m)^\+;eth0;IPv4;late\\064hosta;`)
-	if got := b.neighbours(); len(got) > 0 || events.String() != "" {
-		t.Errorf("nodes are resolved that come over a stream: %s; events:\n%s", describe(got), events)
+	b.until("no node is resolved", count(0))
+	if got := events.String(); inTime && got != "" {
+		t.Errorf("nodes were resolved that come over a stream:\n%s", got)
 	}
 
 	p.stream()
@@ -189,6 +197,8 @@ func TestAddressesStreamed(t *testing.T) {
 	wait.Until(t, "the host is resolved again", func() error { return atLeast(browser.Objects(), 1+2+2) })
 	wait.Must(t, a.Avahi.Stop(wait.Soon(t)))
 	p.until(t, "the epmd goes", func(epmds map[avahi.Place]avahi.EPMD) bool { return len(epmds) == 0 })
+	wait.Must(t, a.Avahi.Start(wait.Soon(t)))
+	p.until(t, "the epmd is found without its subtype", with(first+":4369"))
 }
 
 func atLeast(got, want int) error {
@@ -198,17 +208,20 @@ func atLeast(got, want int) error {
 	return nil
 }
 
-// TestStreamsLater has whoever is found stream, with Avahi and epmd starting together.
+// TestStreamsLater has a host come that will stream, while the other browses. Nodes that were
+// found before the host are resolved until the stream begins.
 func TestStreamsLater(t *testing.T) {
-	a, b := pair(t, lan.HostOptions{NoAvahi: true}, lan.HostOptions{NoAvahi: true})
+	a, b := pair(t, lan.HostOptions{NoAvahi: true}, lan.HostOptions{})
 	a.publish()
 	p := &peers{epmds: make(map[avahi.Place]avahi.EPMD), all: true}
-	events := b.record()
-	browser, _ := b.browse(func(o *avahi.Options) { o.EPMDs, o.Streams = p, p })
+	browser := avahi.NewBrowser(b.reg, b.options([]func(*avahi.Options){
+		func(o *avahi.Options) { o.EPMDs, o.Streams = p, p },
+	}), b.log())
+	p.tell = browser.StreamsChanged
+	b.start(browser.Run)
 	for i := range 20 {
 		a.register(fmt.Sprint("n", i), uint16(5000+i))
 	}
-	wait.Must(t, b.Avahi.Start(wait.Soon(t)))
 	waitState(t, "browses", browser.State, "LAN discovery on")
 	wait.Must(t, a.Avahi.Start(wait.Soon(t)))
 	p.until(t, "the epmd is found", with(a.Address().String()+":4369"))
@@ -216,7 +229,6 @@ func TestStreamsLater(t *testing.T) {
 	for i := range 20 {
 		expect(t, seen, fmt.Sprintf(`(?m)^\+;eth0;IPv4;n%d\\064hosta;`, i))
 	}
-	if got := events.String(); got != "" {
-		t.Errorf("nodes are resolved that come over a stream:\n%s", got)
-	}
+	b.until("no node is resolved", count(0))
+	wait.Until(t, "Avahi resolves nothing", func() error { return atMost(browser.Objects(), 2+2) })
 }
