@@ -44,7 +44,6 @@ type nodeObject struct {
 	Creation               uint32
 	Since                  time.Time
 	Sure, Reachable        *bool
-	Via                    string
 	High, Low, Proto, EPMD *uint16
 	PID, UID               *uint32
 	User, Unit             string

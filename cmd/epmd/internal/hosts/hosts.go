@@ -84,13 +84,14 @@ func (k *Keeper) Run(ctx context.Context) error {
 	changes := k.reg.Subscribe()
 	defer changes.Close()
 	k.take(changes.Take())
-	timer := time.NewTimer(k.firstPause())
+	pause := k.firstPause()
+	timer := time.NewTimer(pause)
 	defer timer.Stop()
-	waiting := true // for the timer, to write
+	due := time.Now().Add(pause) // when the timer has the file written; zero: never
 	writeAfter := func(pause time.Duration) {
-		if !waiting {
+		if at := time.Now().Add(pause); due.IsZero() || at.Before(due) {
 			timer.Reset(pause)
-			waiting = true
+			due = at
 		}
 	}
 	for {
@@ -98,10 +99,10 @@ func (k *Keeper) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-timer.C:
-			waiting = false
+			due = time.Time{}
 			k.mature()
 			if !k.write(k.names()) {
-				timer.Reset(hostsRetry)
+				writeAfter(hostsRetry)
 			}
 			if len(k.young) > 0 {
 				writeAfter(hostsUnsure)
