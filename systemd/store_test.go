@@ -199,7 +199,31 @@ type storeTest struct {
 	*Store
 	t   *testing.T
 	reg *registry.Registry
-	log bytes.Buffer
+	log lockedBuffer
+}
+
+// lockedBuffer is what a test reads while others write to it.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func (l *lockedBuffer) Reset() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.b.Reset()
 }
 
 func openStore(t *testing.T, in Inherited) *storeTest {
@@ -298,8 +322,8 @@ func TestStore(t *testing.T) {
 	if err != nil || p.lastID != 2 || len(p.nodes) != 1 || p.nodes[0].Name != "b" || len(p.old) != 1 || p.old[0].Name != "a" {
 		t.Errorf("the state is %+v, %v; want b, and a as gone", p, err)
 	}
-	if s.log.Len() > 0 {
-		t.Errorf("logged %s", s.log.String())
+	if log := s.log.String(); log != "" {
+		t.Errorf("logged %s", log)
 	}
 }
 

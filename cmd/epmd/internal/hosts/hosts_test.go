@@ -23,6 +23,7 @@ import (
 	"github.com/goerlang/eclus/registry"
 
 	"github.com/goerlang/eclus/test/need"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 const (
@@ -354,7 +355,7 @@ func TestHostsFileRemoved(t *testing.T) {
 	block := blockBegin + "'b.local'.\n" + blockEnd
 	await := func(path, want string) {
 		t.Helper()
-		deadline := time.After(20 * time.Second)
+		deadline := time.After(wait.Patience)
 		for {
 			text, err := os.ReadFile(path)
 			rest, found := strings.CutSuffix(string(text), block)

@@ -92,6 +92,7 @@ type Peers struct {
 
 	mu         sync.Mutex
 	ctx        context.Context // of Run; nil: it has not begun
+	ended      bool            // it has ended: no peer is started any more
 	all        map[*peer]struct{}
 	places     map[avahi.Place]avahi.EPMD // that announce eclus=
 	announced  map[hostKey]*peer
@@ -153,7 +154,8 @@ func (ps *Peers) Run(ctx context.Context) error {
 	}
 	ps.mu.Unlock()
 	<-ctx.Done()
-	ps.mu.Lock() // whoever has the lock from now on finds that ctx has ended
+	ps.mu.Lock()
+	ps.ended = true
 	ps.mu.Unlock()
 	ps.running.Wait()
 	ps.source.Close()
@@ -162,7 +164,7 @@ func (ps *Peers) Run(ctx context.Context) error {
 
 // start begins to try a peer, if Run has begun and has not ended.
 func (ps *Peers) start(p *peer) {
-	if ps.ctx != nil && ps.ctx.Err() == nil {
+	if ps.ctx != nil && !ps.ended {
 		ps.running.Go(func() { p.run(ps.ctx) })
 	}
 }
