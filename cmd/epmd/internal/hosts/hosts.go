@@ -84,35 +84,40 @@ func (k *Keeper) Run(ctx context.Context) error {
 	changes := k.reg.Subscribe()
 	defer changes.Close()
 	k.take(changes.Take())
-	pause := k.firstPause()
-	timer := time.NewTimer(pause)
+	timer := time.NewTimer(k.firstPause())
 	defer timer.Stop()
-	due := time.Now().Add(pause) // when the timer has the file written; zero: never
+	waiting := true // for the timer, to write
 	writeAfter := func(pause time.Duration) {
-		if at := time.Now().Add(pause); due.IsZero() || at.Before(due) {
+		if !waiting {
 			timer.Reset(pause)
-			due = at
+			waiting = true
 		}
 	}
+	ripe := time.NewTimer(hostsUnsure)
+	defer ripe.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-timer.C:
-			due = time.Time{}
-			k.mature()
+			waiting = false
 			if !k.write(k.names()) {
-				writeAfter(hostsRetry)
+				timer.Reset(hostsRetry)
+			}
+		case <-ripe.C:
+			if k.mature() {
+				writeAfter(0)
 			}
 			if len(k.young) > 0 {
-				writeAfter(hostsUnsure)
+				ripe.Reset(hostsUnsure)
 			}
 		case <-changes.Ready():
+			wasYoung := len(k.young) > 0
 			if k.take(changes.Take()) {
 				writeAfter(hostsSettle)
 			}
-			if len(k.young) > 0 {
-				writeAfter(hostsUnsure)
+			if len(k.young) > 0 && !wasYoung {
+				ripe.Reset(hostsUnsure)
 			}
 		case <-k.watch.changed():
 			writeAfter(hostsAgain)
@@ -165,14 +170,17 @@ func (k *Keeper) changed(e registry.Event) bool {
 	return k.nodes[n.ID] != was
 }
 
-// mature has nodes count that are old enough though they have not told their names.
-func (k *Keeper) mature() {
+// mature has nodes count that are old enough though they have not told their names. It reports
+// whether there are any.
+func (k *Keeper) mature() (any bool) {
 	for id, n := range k.young {
 		if time.Since(n.Since) >= hostsUnsure {
 			delete(k.young, id)
 			k.nodes[id] = n.Host
+			any = true
 		}
 	}
+	return any
 }
 
 // maxForeign is of how many domains the log says that their hosts are left out.
