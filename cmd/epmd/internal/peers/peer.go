@@ -36,6 +36,7 @@ type peer struct {
 	host     hostKey                          // announced, or as it says of itself when it asks us
 	places   map[avahi.Place][]netip.AddrPort // where it is announced
 	askedAt  addrKey                          // where it asked us from; zero: it has not
+	askedBy  netip.Addr                       // our address that it asked
 	address  netip.AddrPort                   // configured; not valid: it is not
 	kick     kick                             //
 	evicted  bool                             // another peer has its host name now

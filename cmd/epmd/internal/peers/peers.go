@@ -283,6 +283,7 @@ func (ps *Peers) Asked(a epmd.PeerAsk) {
 		p.askedAt, p.host = k, host
 		ps.asked[k] = p
 	}
+	p.askedBy = a.Local
 	p.poke(kickNow)
 }
 
@@ -314,7 +315,8 @@ func (ps *Peers) Configure(addrs ...netip.AddrPort) {
 	}
 }
 
-// LinksChanged has those tried at once to which there is no stream.
+// LinksChanged has those tried at once to which there is no stream. Who has asked over a link that
+// is no longer there has not asked.
 func (ps *Peers) LinksChanged() {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
@@ -322,6 +324,9 @@ func (ps *Peers) LinksChanged() {
 		ps.links.forget()
 	}
 	for p := range ps.all {
+		if link, _ := ps.Link(p.askedBy, p.askedAt.addr.Addr()); p.askedBy.IsValid() && link == "" {
+			ps.forgetAskedLocked(p)
+		}
 		p.poke(kickSoon)
 	}
 }
@@ -365,9 +370,14 @@ func (ps *Peers) remove(p *peer) bool {
 func (ps *Peers) forgetAsked(p *peer) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
+	ps.forgetAskedLocked(p)
+}
+
+// forgetAskedLocked is forgetAsked for who holds ps.mu.
+func (ps *Peers) forgetAskedLocked(p *peer) {
 	if p.askedAt != (addrKey{}) {
 		delete(ps.asked, p.askedAt)
-		p.askedAt = addrKey{}
+		p.askedAt, p.askedBy = addrKey{}, netip.Addr{}
 	}
 }
 
