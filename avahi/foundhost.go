@@ -5,13 +5,12 @@ import (
 	"container/list"
 	"fmt"
 	"maps"
-	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
+	"github.com/goerlang/eclus/internal/netif"
 	"github.com/goerlang/eclus/registry"
 
 	"github.com/godbus/dbus/v5"
@@ -218,7 +217,7 @@ func (b *browseSession) addressed(h *foundHost, sig signal) error {
 		return nil // no A or AAAA record has that length
 	}
 	if needsZone(addr) {
-		addr = addr.WithZone(interfaceName(h.iface))
+		addr = addr.WithZone(netif.Name(int(h.iface)))
 	}
 	if sig.member == "ItemNew" {
 		h.named[addr] = true
@@ -294,14 +293,4 @@ func sortAddrs(addrs []netip.Addr, subnets []netip.Prefix) {
 		return 3
 	}
 	slices.SortFunc(addrs, func(a, b netip.Addr) int { return cmp.Or(cmp.Compare(rank(a), rank(b)), a.Compare(b)) })
-}
-
-// interfaceName returns the name of the interface with that index. If it has gone, it returns
-// the number.
-func interfaceName(index int32) string {
-	i, err := net.InterfaceByIndex(int(index))
-	if err != nil {
-		return strconv.Itoa(int(index))
-	}
-	return i.Name
 }

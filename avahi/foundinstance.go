@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/goerlang/eclus/internal/netif"
 	"github.com/goerlang/eclus/registry"
 
 	"github.com/godbus/dbus/v5"
@@ -60,7 +61,7 @@ func (b *browseSession) come(p Place, kind string) {
 	b.review(it)
 }
 
-// goes notes that an instance is no longer seen as one of a kind.
+// goes notes that an instance is gone as one of a kind. It may still be there as one of the other.
 func (b *browseSession) goes(p Place, kind string) {
 	it := b.instances[p]
 	if it == nil {
@@ -263,9 +264,8 @@ func (b *browseSession) found(it *foundInstance, sig signal) error {
 	return nil
 }
 
-// consider checks what an instance has been resolved to, once its host's addresses are known.
-// What leads to this host alone is no news of another host. It is another name of this host, a
-// reflector, or a lie.
+// consider checks what an instance has been resolved to, once its host's addresses are known. If
+// all of them are ours, it is left out: it is another name of this host, a reflector, or a lie.
 func (b *browseSession) consider(it *foundInstance) {
 	r, h := *it.record, it.host
 	if h != nil && h.own {
@@ -304,7 +304,7 @@ func (b *browseSession) learn(it *foundInstance, kind kind, n registry.Node) {
 		b.see(it, n)
 		return
 	}
-	e := EPMD{Host: n.Host, Interface: interfaceName(it.Interface), Announces: kind == kindHost, Version: it.record.version()}
+	e := EPMD{Host: n.Host, Interface: netif.Name(int(it.Interface)), Announces: kind == kindHost, Version: it.record.version()}
 	for _, a := range n.Addresses {
 		e.Addrs = append(e.Addrs, netip.AddrPortFrom(a, n.Port))
 	}

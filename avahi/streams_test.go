@@ -14,7 +14,7 @@ import (
 	"github.com/goerlang/eclus/test/wait"
 )
 
-// peers is told of epmds, and has streams from some hosts.
+// peers stands for the part that keeps streams. A test says which hosts give one.
 type peers struct {
 	mu     sync.Mutex
 	epmds  map[avahi.Place]avahi.EPMD

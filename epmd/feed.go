@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/goerlang/eclus/internal/netif"
 	"github.com/goerlang/eclus/registry"
 )
 
@@ -46,7 +47,7 @@ var (
 type feeds struct {
 	reg    *registry.Registry
 	linkOf func(local netip.Addr) (link string, addrs []netip.Addr)
-	read   interfaces // for the default of linkOf
+	links  netif.Links // for the default of linkOf
 	hello  func() PeerHello
 	turns  chan struct{} // has room for those that write now
 
@@ -65,7 +66,7 @@ func newFeeds(cfg Config) *feeds {
 		byLink: make(map[string]*feed),
 	}
 	if fs.linkOf == nil {
-		fs.linkOf = fs.read.linkOf
+		fs.linkOf = kernelLinkOf(&fs.links)
 	}
 	if fs.hello == nil {
 		fs.hello = func() PeerHello { return PeerHello{} }
@@ -125,7 +126,7 @@ func (fs *feeds) leave(p *peerStream) {
 
 // linksChanged has all feeds look at the addresses of their links.
 func (fs *feeds) linksChanged() {
-	fs.read.forget()
+	fs.links.Forget()
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	for _, f := range fs.byLink {

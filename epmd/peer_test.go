@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"reflect"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -391,24 +390,6 @@ func TestPeerLinks(t *testing.T) {
 	want := map[string]string{"a": strings.Replace(plusA, "ip=46", "ip=4", 1) + "\n", "b": plusB + "\n"}
 	if !maps.Equal(again, want) {
 		t.Errorf("snapshot %q; want %q", again, want)
-	}
-}
-
-// TestLinkOf asks the kernel anew once something has changed, else once a second.
-func TestLinkOf(t *testing.T) {
-	i := interfaces{read: time.Now()}
-	local := netip.MustParseAddr("127.0.0.1")
-	if link, addrs := i.linkOf(local); link != "" || addrs != nil {
-		t.Errorf("got %q with %v; want what was read last", link, addrs)
-	}
-	i.forget()
-	for _, a := range []string{"127.0.0.1", "127.7.7.7"} {
-		if link, addrs := i.linkOf(netip.MustParseAddr(a)); link != "lo" || !slices.Contains(addrs, local) {
-			t.Errorf("%s: got %q with %v; want lo with %v", a, link, addrs, local)
-		}
-	}
-	if link, addrs := i.linkOf(netip.MustParseAddr("192.0.2.1")); link != "" || addrs != nil {
-		t.Errorf("got %q with %v for an address that nobody has", link, addrs)
 	}
 }
 

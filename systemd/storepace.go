@@ -62,6 +62,7 @@ func (s *Store) measure() {
 	if err != nil {
 		return // there will be descriptors again
 	}
+	s.pace.count(time.Now()) // until now it was not at our messages
 	err = control(w, func(fd int) error {
 		o, err := s.try("BARRIER=1", []int{fd})
 		s.pace.asked = o == nothing && err == nil
@@ -72,7 +73,6 @@ func (s *Store) measure() {
 		r.Close()
 		return
 	}
-	s.pace.count(time.Now())
 	go s.awaitBarrier(r)
 }
 

@@ -97,6 +97,12 @@ func TestStoreBarrier(t *testing.T) {
 	}
 	files[0].Close()
 	wait.True(t, "the barrier is noticed", func() bool { return !asked() })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pace = pace{at: time.Now().Add(-time.Hour)} // nothing was sent for an hour
+	if s.measure(); s.pace.busy > 0 {
+		t.Errorf("systemd counts as busy for %v", s.pace.busy)
+	}
 }
 
 // TestStorePaced has nodes wait while systemd is to have time for others. They come in one message.

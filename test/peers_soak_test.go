@@ -5,7 +5,7 @@ package test
 import (
 	"context"
 	"fmt"
-	"os/exec"
+	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -97,8 +97,7 @@ func (c *counter) until(ctx context.Context, many int) (time.Time, error) {
 	}
 }
 
-// untilAll waits until all know that many nodes of others. It returns since when that is so, and
-// how many there were where some were missing.
+// untilAll waits until all know that many nodes of others. It returns since when that is so.
 func untilAll(t *testing.T, counters []*counter, many int, most time.Duration) (last time.Time) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), most)
@@ -146,7 +145,7 @@ func registerMany(t *testing.T, hosts []*host, many int) (all []*epmd.Registrati
 	return all
 }
 
-// traffic counts packets that come to a host.
+// countPackets begins to count what comes to a host.
 func (h *host) countPackets(t *testing.T) {
 	t.Helper()
 	_, err := h.Output(wait.Soon(t), "nft", "table inet traffic { chain in { type filter hook input priority 0; "+
@@ -338,7 +337,7 @@ func loseMulticast(t *testing.T, percent int, lasts time.Duration) {
 // cpuOf returns how long a process has run.
 func cpuOf(t *testing.T, pid int) time.Duration {
 	t.Helper()
-	out, err := exec.Command("cat", fmt.Sprintf("/proc/%d/stat", pid)).Output()
+	out, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	wait.Must(t, err)
 	_, rest, _ := strings.Cut(string(out), ") ")
 	var ticks int

@@ -130,7 +130,7 @@ type service struct {
 	store   *systemd.Store   // nil: not a service of systemd
 	log     *daemonlog.Log
 
-	server atomic.Pointer[epmd.Server] // that answers now
+	server atomic.Pointer[epmd.Server] // that answers now; nil: not yet
 	links  chan struct{}               // holds a token when network interfaces have changed
 
 	daemon   bool           // another process waits for this one to listen
@@ -390,7 +390,9 @@ func (s *service) watchLinks(ctx context.Context) error {
 		case <-links.Changed():
 		}
 		s.peers.LinksChanged()
-		s.server.Load().LinksChanged()
+		if server := s.server.Load(); server != nil {
+			server.LinksChanged()
+		}
 		select {
 		case s.links <- struct{}{}:
 		default: // the token is there already

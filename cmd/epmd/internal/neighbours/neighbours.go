@@ -146,8 +146,8 @@ func (a *Asker) Found(at avahi.Place, e avahi.EPMD) {
 	a.ask(f)
 }
 
-// Configured has the epmd at an address asked from time to time, or no longer. Its nodes are
-// elsewhere. Its host has no name but the address.
+// Configured begins or ends asking the epmd at an address. It is asked as announced ones are. Its
+// nodes have origin Peer, and its host has no name but the address.
 func (a *Asker) Configured(addr netip.AddrPort, ask bool) {
 	at := avahi.Place{Interface: notAnnounced, Label: addr.String()}
 	if !ask {

@@ -53,7 +53,7 @@ func TestAskLimit(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var running sync.WaitGroup
 		running.Go(func() { _ = a.Run(ctx) })
-		synctest.Wait() // from here on, who is found first has a place
+		synctest.Wait() // Run has begun: the first to be found get the places
 		for i := range maxAsked + 1 {
 			a.Found(at(i), epmdOf(i))
 		}

@@ -38,7 +38,7 @@ type peer struct {
 	askedAt  addrKey                          // where it asked us from; zero: it has not
 	askedBy  netip.Addr                       // our address that it asked
 	address  netip.AddrPort                   // configured; not valid: it is not
-	kick     kick                             //
+	kick     kick                             // set until the goroutine has seen it
 	evicted  bool                             // another peer has its host name now
 	waitsFor *peer                            // when that has no stream any more, this is tried
 	live     *live                            // nil: it has no stream
@@ -445,8 +445,8 @@ func (p *peer) forget() {
 	if p.parked != twin {
 		p.ps.setStreamed(p, false)
 	}
-	p.ps.forgetAsked(p)
 	p.ps.mu.Lock()
+	p.ps.unask(p)
 	p.poke(kickNot)
 	p.ps.mu.Unlock()
 }
@@ -467,7 +467,11 @@ func (p *peer) complain() {
 		p.lastErr = fmt.Errorf("no answer within %v", patience)
 	}
 	if withheld, ok := p.ps.say.May(fmt.Sprint(p.now.addrs)); ok {
-		p.ps.Log.Warn("no stream from the epmd of a host", "host", p.now.hostname, "addresses", p.now.addrs, "err", p.lastErr, "withheld", withheld)
+		log := p.ps.Log
+		if p.now.hostname != "" { // a configured epmd has none before it has answered
+			log = log.With("host", p.now.hostname)
+		}
+		log.Warn("no stream from the epmd of a host", "addresses", p.now.addrs, "err", p.lastErr, "withheld", withheld)
 	}
 }
 

@@ -4,9 +4,9 @@
 // A peer is such an epmd as it is seen on one link. It is announced, or has asked us, or its
 // address is configured:
 //
-//	avahi ── Found, Gone ──┐           ┌ peer ── session ── the other epmd
-//	epmd ──── Asked ───────┼── Peers ──┼ peer ── session ── …
-//	flags ─── Configure ───┘           └ …
+//	avahi -- Found, Gone --+         +- peer -- session -- the other epmd
+//	epmd --- Asked --------+- Peers -+- peer -- session -- another one
+//	flags -- Configure ----+         +- ...
 //
 // A peer has one goroutine with all its timers, and a second one while it has a stream or tries to.
 // Methods of Peers may be called concurrently, and none blocks. Run blocks until its context ends.
@@ -15,6 +15,7 @@ package peers
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"math"
 	"net/netip"
 	"slices"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/goerlang/eclus/avahi"
 	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/internal/netif"
 	"github.com/goerlang/eclus/internal/throttle"
 	"github.com/goerlang/eclus/registry"
 )
@@ -59,7 +61,7 @@ type WatchFunc func(ctx context.Context, addrs []netip.AddrPort, ours epmd.PeerH
 type Asker interface {
 	avahi.EPMDs // those that are announced, and whether they announce their nodes
 
-	// Configured has the epmd at a configured address asked from time to time, or no longer.
+	// Configured begins or ends asking the epmd at a configured address.
 	Configured(addr netip.AddrPort, ask bool)
 }
 
@@ -85,7 +87,7 @@ type Peers struct {
 	source *registry.Source
 	slots  chan struct{} // has room for those that make a connection
 	say    *throttle.Throttle
-	links  *links       // nil: Link is not ours
+	links  netif.Links  // for the default of Link
 	kept   atomic.Int64 // nodes of all peers
 
 	running sync.WaitGroup
@@ -135,8 +137,7 @@ func New(o Options) *Peers {
 		ps.Watch = watch
 	}
 	if ps.Link == nil {
-		ps.links = new(links)
-		ps.Link = ps.links.of
+		ps.Link = kernelLink(&ps.links)
 	}
 	if ps.StreamsChanged == nil {
 		ps.StreamsChanged = func() {}
@@ -318,14 +319,22 @@ func (ps *Peers) Configure(addrs ...netip.AddrPort) {
 // LinksChanged has those tried at once to which there is no stream. Who has asked over a link that
 // is no longer there has not asked.
 func (ps *Peers) LinksChanged() {
+	ps.links.Forget()
+	ps.mu.Lock()
+	asked := make(map[*peer]netip.Addr)
+	for _, p := range ps.asked {
+		asked[p] = p.askedBy
+	}
+	ps.mu.Unlock()
+	maps.DeleteFunc(asked, func(_ *peer, local netip.Addr) bool {
+		link, _ := ps.Link(local, netip.Addr{}) // which may ask the kernel
+		return link != ""
+	})
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	if ps.links != nil {
-		ps.links.forget()
-	}
 	for p := range ps.all {
-		if link, _ := ps.Link(p.askedBy, p.askedAt.addr.Addr()); p.askedBy.IsValid() && link == "" {
-			ps.forgetAskedLocked(p)
+		if local, gone := asked[p]; gone && p.askedBy == local {
+			ps.unask(p)
 		}
 		p.poke(kickSoon)
 	}
@@ -366,15 +375,8 @@ func (ps *Peers) remove(p *peer) bool {
 	return true
 }
 
-// forgetAsked forgets that a peer has asked us.
-func (ps *Peers) forgetAsked(p *peer) {
-	ps.mu.Lock()
-	defer ps.mu.Unlock()
-	ps.forgetAskedLocked(p)
-}
-
-// forgetAskedLocked is forgetAsked for who holds ps.mu.
-func (ps *Peers) forgetAskedLocked(p *peer) {
+// unask forgets that a peer has asked us. ps.mu is held.
+func (ps *Peers) unask(p *peer) {
 	if p.askedAt != (addrKey{}) {
 		delete(ps.asked, p.askedAt)
 		p.askedAt, p.askedBy = addrKey{}, netip.Addr{}

@@ -16,7 +16,7 @@ const (
 
 	firstRetry = 100 * time.Millisecond
 	fastRetry  = 2 * time.Second  // between tries for the first minute, at most
-	fastFor    = time.Minute      //
+	fastFor    = time.Minute      // after the first try
 	slowRetry  = 30 * time.Second // between tries later, at most
 	parkedFor  = time.Hour        // before a peer is tried anew that gives no stream
 	maxCloses  = 3                // in a row, after which that is so

@@ -9,7 +9,7 @@ import (
 
 // session tries to get a stream, and reads it. It has a goroutine.
 type session struct {
-	events chan event // closed by nobody; read until the peer cancels
+	events chan event // read by the peer until it cancels; never closed
 	cancel context.CancelFunc
 }
 
