@@ -311,9 +311,13 @@ func loseMulticast(t *testing.T, percent int, lasts time.Duration) {
 	}
 	registerMany(t, hosts, 20)
 	untilAll(t, counters, 40, time.Minute)
+	lost := "" // all of it
+	if percent < 100 {
+		lost = fmt.Sprintf("numgen random mod 100 < %d", percent)
+	}
 	for _, h := range hosts {
 		_, err := h.Output(wait.Soon(t), "nft", fmt.Sprintf("table inet loss { chain in { type filter hook input priority 0; "+
-			"iif != lo udp dport 5353 numgen random mod 100 < %d drop; }; }", percent))
+			"iif != lo udp dport 5353 %s drop; }; }", lost))
 		wait.Must(t, err)
 	}
 	end := time.Now().Add(lasts)
