@@ -25,6 +25,8 @@ var manyHosts = []string{"hosta", "hostb", "hostc", "hostd", "hoste", "hostf", "
 
 // counter counts the nodes of other hosts that an epmd knows.
 type counter struct {
+	host string
+
 	mu      sync.Mutex
 	known   map[string]bool
 	at      time.Time // when the last of them came or went
@@ -40,7 +42,7 @@ func (h *host) count(t *testing.T) *counter {
 		lines, err = h.client().Watch(t.Context())
 		return err
 	}))
-	c := &counter{known: make(map[string]bool), changed: make(chan struct{}, 1)}
+	c := &counter{host: h.Name(), known: make(map[string]bool), changed: make(chan struct{}, 1)}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -91,7 +93,7 @@ func (c *counter) until(ctx context.Context, many int) (time.Time, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return time.Time{}, fmt.Errorf("%d nodes of others are known; want %d", got, many)
+			return time.Time{}, fmt.Errorf("%s knows %d nodes of others; want %d", c.host, got, many)
 		case <-c.changed:
 		}
 	}
@@ -102,10 +104,10 @@ func untilAll(t *testing.T, counters []*counter, many int, most time.Duration) (
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), most)
 	defer cancel()
-	for i, c := range counters {
+	for _, c := range counters {
 		at, err := c.until(ctx, many)
 		if err != nil {
-			t.Errorf("%s, after %v: %v", manyHosts[i], most, err)
+			t.Errorf("after %v: %v", most, err)
 		}
 		if at.After(last) {
 			last = at
@@ -114,7 +116,8 @@ func untilAll(t *testing.T, counters []*counter, many int, most time.Duration) (
 	return last
 }
 
-// registerMany registers nodes on all hosts at once. They have one port on each host.
+// registerMany registers nodes on all hosts at once. They have one port on each host. They stay
+// until they are closed, or the test ends.
 func registerMany(t *testing.T, hosts []*host, many int) (all []*epmd.Registration) {
 	t.Helper()
 	var mu sync.Mutex
@@ -142,6 +145,11 @@ func registerMany(t *testing.T, hosts []*host, many int) (all []*epmd.Registrati
 		})
 	}
 	g.Wait()
+	t.Cleanup(func() {
+		for _, r := range all {
+			r.Close() // may be closed already
+		}
+	})
 	return all
 }
 
@@ -328,10 +336,10 @@ func loseMulticast(t *testing.T, percent int, lasts time.Duration) {
 		untilAll(t, counters[1:], many, 5*time.Second)
 		time.Sleep(15 * time.Second)
 	}
-	for i, c := range counters {
+	for _, c := range counters {
 		c.mu.Lock()
 		if c.downs > 0 {
-			t.Errorf("%s: %d times a node went or could not be reached", hosts[i].Name(), c.downs)
+			t.Errorf("%s: %d times a node went or could not be reached", c.host, c.downs)
 		}
 		c.mu.Unlock()
 	}
