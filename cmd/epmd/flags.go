@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"iter"
 	"slices"
 	"strings"
 	"time"
@@ -235,20 +236,24 @@ processes are the busiest. -watch: go on every 2 seconds.`,
 	}},
 }
 
-// allFlags returns the flags of all sections.
-func allFlags() []flag {
-	var all []flag
-	for _, s := range sections {
-		all = append(all, s.flags...)
+// allFlags yields the flags of all sections.
+func allFlags() iter.Seq[*flag] {
+	return func(yield func(*flag) bool) {
+		for _, s := range sections {
+			for i := range s.flags {
+				if !yield(&s.flags[i]) {
+					return
+				}
+			}
+		}
 	}
-	return all
 }
 
 // flagNamed returns the flag of that name, or nil.
 func flagNamed(name string) *flag {
-	for _, f := range allFlags() {
+	for f := range allFlags() {
 		if slices.Contains(f.names, name) || slices.Contains(f.hidden, name) {
-			return &f
+			return f
 		}
 	}
 	return nil
@@ -300,7 +305,7 @@ func (f *flag) usage() string {
 		text += " " + f.argument
 	}
 	end := ""
-	for _, g := range allFlags() {
+	for g := range allFlags() {
 		if slices.Contains(g.with, f.name()) {
 			text += cmp.Or(end, " [") + strings.TrimSpace(g.name()+" "+g.argument)
 			if end = "] ["; len(g.not) > 0 { // the next one

@@ -182,7 +182,7 @@ func TestManual(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range allFlags() {
+	for f := range allFlags() {
 		for _, name := range f.names {
 			if !regexp.MustCompile(`(?m)^\.(B|BI|BR) .*\\` + name + `\b`).Match(page) {
 				t.Errorf("%s is not in the manual page", name)
@@ -213,7 +213,7 @@ func TestCompletions(t *testing.T) {
 		for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(string(text), -1) {
 			complete["-"+strings.TrimPrefix(m[1], "-")] = true
 		}
-		for _, f := range allFlags() {
+		for f := range allFlags() {
 			for _, name := range f.names {
 				if !complete[name] {
 					t.Errorf("%s does not complete %s", file, name)

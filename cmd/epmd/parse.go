@@ -346,7 +346,7 @@ func seconds(field func(*config) *time.Duration) func(*parser, string) error {
 // environment fills in from the environment, or by default, what no flag has set. Who only asks is
 // not told of mistakes in variables for a daemon.
 func (p *parser) environment(getenv func(string) (string, bool)) error {
-	for _, f := range allFlags() {
+	for f := range allFlags() {
 		if _, isGiven := p.given[f.name()]; f.variable == "" || isGiven || p.command != commandServe && f.name() != "-port" {
 			continue
 		}
@@ -368,12 +368,12 @@ func (p *parser) environment(getenv func(string) (string, bool)) error {
 // one that it goes with.
 func (p *parser) contradictions() error {
 	isGiven := func(name string) bool { _, ok := p.given[name]; return ok }
-	for _, f := range allFlags() {
+	for f := range allFlags() {
 		if !isGiven(f.name()) {
 			continue
 		}
 		if len(f.with) > 0 && !slices.ContainsFunc(f.with, isGiven) {
-			return fmt.Errorf("%s goes with %s only", p.asGiven(&f), either(f.with))
+			return fmt.Errorf("%s goes with %s only", p.asGiven(f), either(f.with))
 		}
 		if i := slices.IndexFunc(f.not, isGiven); i >= 0 {
 			return fmt.Errorf("%s contradicts %s", f.name(), f.not[i])

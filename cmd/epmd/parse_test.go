@@ -62,9 +62,9 @@ func wantError(t *testing.T, what any, err error, words ...string) {
 
 // eachFlag runs a test for each flag.
 func eachFlag(t *testing.T, test func(t *testing.T, f *flag)) {
-	for _, f := range allFlags() {
+	for f := range allFlags() {
 		if f.name() != "" {
-			t.Run(f.name(), func(t *testing.T) { test(t, &f) })
+			t.Run(f.name(), func(t *testing.T) { test(t, f) })
 		}
 	}
 }
@@ -112,7 +112,7 @@ func TestContradictions(t *testing.T) {
 		if f.command == commandServe || f.command == commandHelp {
 			return
 		}
-		for _, g := range allFlags() {
+		for g := range allFlags() {
 			if g.command != commandServe && g.command != commandHelp && g.name() != f.name() && !f.last {
 				line := append(f.line(t), g.line(t)...)
 				_, err := parse(line, environ(""))
@@ -125,7 +125,7 @@ func TestContradictions(t *testing.T) {
 // TestVariables sets each variable, which a flag overrides. Only a daemon reads it. Who asks an
 // epmd reads the port alone.
 func TestVariables(t *testing.T) {
-	for _, f := range allFlags() {
+	for f := range allFlags() {
 		if f.variable == "" || f.set == nil || f.name() == "-relaxed_command_check" || f.name() == "-address" {
 			continue // the last two take anything here
 		}
