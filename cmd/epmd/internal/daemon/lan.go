@@ -2,10 +2,12 @@ package daemon
 
 import (
 	"log/slog"
+	"net"
 	"net/netip"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/goerlang/eclus/avahi"
-	"github.com/goerlang/eclus/internal/owner"
 	"github.com/goerlang/eclus/registry"
 )
 
@@ -17,7 +19,7 @@ type otherEPMDs interface {
 
 // newLAN returns as much of LAN discovery as is wanted, for an epmd on that port. It tells
 // epmds which are announced, and they know whose nodes need not be resolved.
-func newLAN(o Options, reg *registry.Registry, port uint16, loopbackOnly bool, epmds otherEPMDs, log *slog.Logger) *avahi.Discovery {
+func newLAN(o Options, reg *registry.Registry, port uint16, lns []*net.TCPListener, epmds otherEPMDs, log *slog.Logger) *avahi.Discovery {
 	options := avahi.Options{
 		Browse:     o.Browse,
 		Interfaces: o.Interfaces,
@@ -28,12 +30,12 @@ func newLAN(o Options, reg *registry.Registry, port uint16, loopbackOnly bool, e
 	}
 	switch {
 	case !o.Publish:
-	case loopbackOnly:
+	case isLoopbackOnly(lns):
 		options.Private = "epmd listens on loopback only"
 	case o.Access.LocalOnly():
 		options.Private = "-allow local"
 	default:
-		options.Publish, options.Listens = true, ownListeners(port, log)
+		options.Publish, options.Listens = true, listensOn(lns)
 	}
 	if options.Private != "" {
 		log.Info("not published", "reason", options.Private)
@@ -41,11 +43,29 @@ func newLAN(o Options, reg *registry.Registry, port uint16, loopbackOnly bool, e
 	return avahi.New(reg, options, log)
 }
 
-// ownListeners returns the addresses at which epmd listens. nil: they can't be found out.
-func ownListeners(port uint16, log *slog.Logger) []netip.Addr {
-	found, err := owner.FindListeners([]uint16{port})
-	if err != nil {
-		log.Debug("not known where epmd listens", "err", err)
+// listensOn returns the addresses at which listeners listen, without zones. A socket on :: that
+// takes IPv4 too has both.
+func listensOn(listeners []*net.TCPListener) []netip.Addr {
+	var addrs []netip.Addr
+	for _, l := range listeners {
+		addr := l.Addr().(*net.TCPAddr).AddrPort().Addr().Unmap().WithZone("")
+		addrs = append(addrs, addr)
+		if addr == netip.IPv6Unspecified() && takesIPv4(l) {
+			addrs = append(addrs, netip.IPv4Unspecified())
+		}
 	}
-	return found[port]
+	return addrs
+}
+
+// takesIPv4 reports whether a socket of IPv6 takes connections of IPv4 too.
+func takesIPv4(l *net.TCPListener) bool {
+	only := 1
+	if raw, err := l.SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) {
+			if v, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_V6ONLY); err == nil {
+				only = v
+			}
+		})
+	}
+	return only == 0
 }

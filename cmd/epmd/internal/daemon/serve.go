@@ -48,6 +48,10 @@ import (
 // it is registrations, which stay. Lookups allocate nothing.
 const gcPercent = 50
 
+// headStart is how long the daemon only answers. Its other parts begin after that, as they would
+// take the processor from the first answers.
+const headStart = 10 * time.Millisecond
+
 // envNotify names the socket of a service manager, or of the process that started a daemon.
 const envNotify = "NOTIFY_SOCKET"
 
@@ -172,14 +176,14 @@ func newService(o Options, in systemd.Inherited, hangup chan os.Signal, log *dae
 		},
 	}
 	s.openStore(o, in)
-	s.makeNeighbours(o, isLoopbackOnly(in.Listeners))
+	s.makeNeighbours(o, in.Listeners)
 	s.makeOptional(o, host, in.Listeners)
 	return s
 }
 
 // makeNeighbours makes what learns of other hosts' nodes. LAN discovery introduces epmds to each
 // other, and they tell each other their nodes.
-func (s *service) makeNeighbours(o Options, loopbackOnly bool) {
+func (s *service) makeNeighbours(o Options, lns []*net.TCPListener) {
 	hello := func() epmd.PeerHello {
 		return epmd.PeerHello{Version: o.Version, ID: s.reg.PeerID(), Host: s.reg.Host(), Port: s.config.Port}
 	}
@@ -192,7 +196,7 @@ func (s *service) makeNeighbours(o Options, loopbackOnly bool) {
 		StreamsChanged: func() { s.lan.StreamsChanged() },
 		Log:            s.log.Logger,
 	})
-	s.lan = newLAN(o, s.reg, s.config.Port, loopbackOnly, s.peers, s.log.Logger)
+	s.lan = newLAN(o, s.reg, s.config.Port, lns, s.peers, s.log.Logger)
 	s.peers.Configure(o.Peers...)
 	s.config.Hello, s.config.Asked = hello, s.peers.Asked
 }
@@ -290,7 +294,7 @@ func restore(reg *registry.Registry, in *systemd.Inherited, log *slog.Logger) []
 	return restored
 }
 
-// run answers first, then does the rest. Nothing of the rest ends the daemon.
+// run answers first, and begins the rest after headStart. Nothing of the rest ends the daemon.
 func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 	alive := aliveCheck(lns)
 	g, ctx := errgroup.WithContext(ctx)
@@ -314,6 +318,11 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 			return nil
 		})
 	}
+	background("registrations no longer kept", s.store.Run) // its answers wait for that
+	select {
+	case <-ctx.Done():
+	case <-time.After(headStart):
+	}
 	background("no longer looked where nodes listen", s.listens.Run)
 	if s.asker != nil {
 		background("identifying ended", s.asker.Run)
@@ -336,7 +345,6 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 	background("status no longer told", s.tell)
 	background("watchdog ended", func(ctx context.Context) error { return s.manager.Watchdog(ctx, alive, s.unwell) })
 	background("log no longer written", s.log.Run)
-	background("registrations no longer kept", s.store.Run)
 	return g.Wait()
 }
 
