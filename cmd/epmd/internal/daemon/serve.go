@@ -323,6 +323,13 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 	case <-ctx.Done():
 	case <-time.After(headStart):
 	}
+	s.runOthers(background)
+	background("watchdog ended", func(ctx context.Context) error { return s.manager.Watchdog(ctx, alive, s.unwell) })
+	return g.Wait()
+}
+
+// runOthers begins the parts that no answer waits for.
+func (s *service) runOthers(background func(name string, f func(context.Context) error)) {
 	background("no longer looked where nodes listen", s.listens.Run)
 	if s.asker != nil {
 		background("identifying ended", s.asker.Run)
@@ -343,9 +350,7 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 	background("no more streams from other epmds", s.peers.Run)
 	background("LAN discovery ended", func(ctx context.Context) error { s.lan.Run(ctx); return nil })
 	background("status no longer told", s.tell)
-	background("watchdog ended", func(ctx context.Context) error { return s.manager.Watchdog(ctx, alive, s.unwell) })
 	background("log no longer written", s.log.Run)
-	return g.Wait()
 }
 
 // answer serves until ctx ends or a KILL_REQ is granted. When SIGHUP has found another program that
