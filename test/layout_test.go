@@ -39,14 +39,19 @@ var mayImport = map[string]string{
 	"…/neighbours": "avahi epmd registry internal/throttle …/reach",
 	"…/nodeserver": "epmd node node/etf registry",
 	"…/peek":       "node node/etf …/exit …/screen …/way",
-	"…/peers":      "avahi epmd registry internal/netif internal/throttle",
+	"…/peers":      "avahi epmd registry internal/netif internal/throttle …/stream …/told",
 	"…/probe":      "node …/exit …/screen …/tcp …/way",
 	"…/reach":      "epmd registry",
 	"…/screen":     "",
 	"…/stock":      "epmd …/exit …/explain …/screen",
 	"…/stockerror": "",
-	"…/tcp":        "epmd",
-	"…/way":        "epmd internal/netif node registry …/cookie …/reach …/tcp",
+	"…/stream":     "epmd internal/throttle registry …/told",
+
+	"…/stream/streamtest": "epmd registry …/told",
+
+	"…/tcp":  "epmd",
+	"…/told": "epmd internal/throttle registry",
+	"…/way":  "epmd internal/netif node registry …/cookie …/reach …/tcp",
 }
 
 // TestLayout holds that imports point inwards. registry and the distribution protocol know nothing

@@ -7,10 +7,10 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/goerlang/eclus/avahi"
+	"github.com/goerlang/eclus/cmd/epmd/internal/stream/streamtest"
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/registry"
 	"github.com/goerlang/eclus/test/wait"
@@ -128,23 +128,11 @@ func newPeers(t testing.TB, change func(*Options)) *Peers {
 	return New(o)
 }
 
-// show writes what is known of neighbours, to compare.
-func show(reg *registry.Registry) string {
-	var lines []string
-	for _, n := range reg.Nodes() {
-		if n.Origin != registry.Local {
-			lines = append(lines, fmt.Sprintf("%s@%s %v", n.Name, n.Host, n.Reach))
-		}
-	}
-	slices.Sort(lines)
-	return strings.Join(lines, ", ")
-}
-
 // wantNodes waits until those are the neighbours.
 func wantNodes(t testing.TB, reg *registry.Registry, want string) {
 	t.Helper()
 	wait.Until(t, "neighbours "+want, func() error {
-		if got := show(reg); got != want {
+		if got := streamtest.Neighbours(reg); got != want {
 			return fmt.Errorf("got %q", got)
 		}
 		return nil

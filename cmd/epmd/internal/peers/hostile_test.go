@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/goerlang/eclus/cmd/epmd/internal/told"
 	"github.com/goerlang/eclus/registry"
 	"github.com/goerlang/eclus/test/wait"
 )
@@ -246,7 +247,7 @@ func TestFlood(t *testing.T) {
 	changes.Take()
 	const seconds = 3
 	<-time.After(seconds * time.Second) // a rate is measured
-	if n := len(changes.Take().Events); n > maxAtOnce+2*(seconds+1) {
+	if n := len(changes.Take().Events); n > told.MaxAtOnce+2*(seconds+1) {
 		t.Errorf("%d changes in %d s", n, seconds)
 	}
 }

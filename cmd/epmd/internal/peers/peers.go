@@ -1,14 +1,16 @@
-// Package peers keeps a stream to the epmd of each host that runs Eclus. The registry is told which
-// nodes the host has.
+// Package peers knows the epmd of each host that runs Eclus, and has it followed. The registry is
+// told which nodes the host has.
 //
 // A peer is such an epmd as it is seen on one link. It is announced, or has asked us, or its
 // address is configured:
 //
-//	avahi -- Found, Gone --+         +- peer -- session -- the other epmd
-//	epmd --- Asked --------+- Peers -+- peer -- session -- another one
-//	flags -- Configure ----+         +- ...
+//	avahi -- Found, Gone --+         +- peer -- stream.Follower -- the other epmd
+//	epmd --- Asked --------+- Peers -+- peer -- stream.Follower -- another one
+//	flags -- Configure ----+         +- ...     with told.Nodes
 //
-// A peer has one goroutine with all its timers, and a second one while it has a stream or tries to.
+// Peers decides whether two addresses are one epmd, and whose a host name is. Package stream tries
+// a peer and reads its stream, with goroutines of its own. Package told enters its nodes.
+//
 // Methods of Peers may be called concurrently, and none blocks. Run blocks until its context ends.
 package peers
 
@@ -20,9 +22,11 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"sync/atomic"
+	"time"
 
 	"github.com/goerlang/eclus/avahi"
+	"github.com/goerlang/eclus/cmd/epmd/internal/stream"
+	"github.com/goerlang/eclus/cmd/epmd/internal/told"
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/internal/netif"
 	"github.com/goerlang/eclus/internal/throttle"
@@ -35,27 +39,8 @@ const (
 	maxConfigured = 2048 // peers with a configured address
 	maxTries      = 16   // connections that are being made at a time
 
-	// maxKept is how many nodes are kept of all peers. A host on two links counts twice.
-	maxKept = 2 * registry.MaxTold
+	probesPerSecond = 100 // of keep-alive, by all streams together
 )
-
-// Stream is what a peer tells. [epmd.PeerStream] says what Next returns.
-type Stream interface {
-	Next() (epmd.Line, error)
-	Who() Who // by another goroutine only before the first Next
-	SetKeepAlive(epmd.KeepAlive) error
-	Close() error
-}
-
-// Who is at the other end of a stream.
-type Who struct {
-	Hello epmd.PeerHello
-	Addr  netip.AddrPort // that answered
-	Local netip.Addr     // our end
-}
-
-// WatchFunc asks the epmd at these addresses, the best first, for a stream.
-type WatchFunc func(ctx context.Context, addrs []netip.AddrPort, ours epmd.PeerHello, alive epmd.KeepAlive) (Stream, error)
 
 // Asker asks epmds that give no stream, by NAMES_REQ. Its methods don't block.
 type Asker interface {
@@ -77,20 +62,16 @@ type Options struct {
 	StreamsChanged func()
 	Log            *slog.Logger
 
-	Watch WatchFunc // nil: over the network
-	Link  LinkFunc  // nil: as the kernel says
+	Watch stream.WatchFunc // nil: over the network
+	Link  LinkFunc         // nil: as the kernel says
 }
 
 // Peers are all that are known. Make them with New.
 type Peers struct {
 	Options
-	source *registry.Source
-	slots  chan struct{} // has room for those that make a connection
-	say    *throttle.Throttle
-	links  netif.Links  // for the default of Link
-	kept   atomic.Int64 // nodes of all peers
-
-	running sync.WaitGroup
+	followers stream.Options
+	links     netif.Links // for the default of Link
+	running   sync.WaitGroup
 
 	mu         sync.Mutex
 	ctx        context.Context // of Run; nil: it has not begun
@@ -123,9 +104,6 @@ type addrKey struct {
 func New(o Options) *Peers {
 	ps := &Peers{
 		Options:    o,
-		source:     o.Registry.NewSource(registry.Told),
-		slots:      make(chan struct{}, maxTries),
-		say:        throttle.New(),
 		all:        make(map[*peer]struct{}),
 		places:     make(map[avahi.Place]avahi.EPMD),
 		announced:  make(map[hostKey]*peer),
@@ -134,7 +112,7 @@ func New(o Options) *Peers {
 		scale:      1,
 	}
 	if ps.Watch == nil {
-		ps.Watch = watch
+		ps.Watch = stream.Watch
 	}
 	if ps.Link == nil {
 		ps.Link = kernelLink(&ps.links)
@@ -142,7 +120,19 @@ func New(o Options) *Peers {
 	if ps.StreamsChanged == nil {
 		ps.StreamsChanged = func() {}
 	}
+	ps.followers = stream.Options{
+		Watch: ps.Watch, Hello: ps.said, KeepAlive: ps.keepAliveNow, Nodes: told.NewAll(o.Registry, o.Log),
+		Slots: make(chan struct{}, maxTries), Say: throttle.New(), Log: o.Log,
+	}
 	return ps
+}
+
+// said returns what peers learn of this epmd. If it is Silent, that is nothing.
+func (ps *Peers) said() epmd.PeerHello {
+	if ps.Silent {
+		return epmd.PeerHello{}
+	}
+	return ps.Hello()
 }
 
 // Run keeps streams until ctx ends, then takes back what was told. It returns nil, and is called
@@ -159,14 +149,14 @@ func (ps *Peers) Run(ctx context.Context) error {
 	ps.ended = true
 	ps.mu.Unlock()
 	ps.running.Wait()
-	ps.source.Close()
+	ps.followers.Nodes.Close()
 	return nil
 }
 
 // start begins to try a peer, if Run has begun and has not ended.
 func (ps *Peers) start(p *peer) {
 	if ps.ctx != nil && !ps.ended {
-		ps.running.Go(func() { p.run(ps.ctx) })
+		ps.running.Go(func() { p.follower.Run(ps.ctx) })
 	}
 }
 
@@ -209,7 +199,7 @@ func (ps *Peers) announce(at avahi.Place, e avahi.EPMD) {
 	p.host = k
 	ps.announced[k] = p
 	p.places[at] = e.Addrs
-	p.poke(kickSoon)
+	p.poke(stream.KickSoon)
 }
 
 // adopt returns the peer of that host which is at one of the addresses and is not announced. Its
@@ -257,7 +247,7 @@ func (ps *Peers) leave(at avahi.Place, e avahi.EPMD) {
 		delete(ps.announced, k)
 		ps.streams = nil
 	}
-	p.poke(kickNot)
+	p.poke(stream.KickNot)
 }
 
 // Asked notes that an epmd watches us. If it is on-link, it is asked back at once.
@@ -272,7 +262,7 @@ func (ps *Peers) Asked(a epmd.PeerAsk) {
 	at := netip.AddrPortFrom(from, a.Hello.Port)
 	host := hostKey{link, a.Hello.Host, a.Hello.Port}
 	if p := ps.announced[host]; p != nil && (slices.Contains(p.addrs(), at) || p.isLive(a.Hello.ID)) {
-		p.poke(kickNow)
+		p.poke(stream.KickNow)
 		return
 	}
 	k := addrKey{link, at}
@@ -285,7 +275,7 @@ func (ps *Peers) Asked(a epmd.PeerAsk) {
 		ps.asked[k] = p
 	}
 	p.askedBy = a.Local
-	p.poke(kickNow)
+	p.poke(stream.KickNow)
 }
 
 // Configure makes known the epmds at these addresses, and no others by address.
@@ -303,7 +293,7 @@ func (ps *Peers) Configure(addrs ...netip.AddrPort) {
 			if ps.Others != nil {
 				ps.Others.Configured(a, false)
 			}
-			p.poke(kickNot)
+			p.poke(stream.KickNot)
 		}
 	}
 	for _, a := range addrs {
@@ -311,7 +301,7 @@ func (ps *Peers) Configure(addrs ...netip.AddrPort) {
 			p := ps.add()
 			p.address = a
 			ps.configured[a] = p
-			p.poke(kickSoon)
+			p.poke(stream.KickSoon)
 		}
 	}
 }
@@ -336,7 +326,7 @@ func (ps *Peers) LinksChanged() {
 		if local, gone := asked[p]; gone && p.askedBy == local {
 			ps.unask(p)
 		}
-		p.poke(kickSoon)
+		p.poke(stream.KickSoon)
 	}
 }
 
@@ -359,8 +349,9 @@ func (ps *Peers) add() *peer {
 	return p
 }
 
-// remove forgets a peer that has no source. It reports whether that is so.
-func (ps *Peers) remove(p *peer) bool {
+// Release forgets the peer if it has no source. It reports whether that is so.
+func (p *peer) Release() bool {
+	ps := p.ps
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	if p.hasSource() {
@@ -389,6 +380,15 @@ func (ps *Peers) keepAlive() epmd.KeepAlive {
 	n := ps.scale
 	return epmd.KeepAlive{Idle: seconds(3 * n), Interval: seconds(n), Timeout: seconds(6 * n)}
 }
+
+// keepAliveNow is keepAlive for a caller without ps.mu.
+func (ps *Peers) keepAliveNow() epmd.KeepAlive {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	return ps.keepAlive()
+}
+
+func seconds(n int) time.Duration { return time.Duration(n) * time.Second }
 
 // count counts n more streams, and adapts keep-alive to their number. ps.mu is held.
 func (ps *Peers) count(n int) {

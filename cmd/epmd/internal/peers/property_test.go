@@ -9,12 +9,14 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/goerlang/eclus/avahi"
+	"github.com/goerlang/eclus/cmd/epmd/internal/stream/streamtest"
 	"github.com/goerlang/eclus/epmd"
 )
 
@@ -28,7 +30,8 @@ type model struct {
 	mode  mode
 	rand  *rand.Rand
 
-	open []*fakeStream
+	mu   sync.Mutex // guards all but w, name and addr
+	open []*streamtest.Stream
 }
 
 // mode says what becomes of those who connect to a host.
@@ -44,28 +47,28 @@ const (
 )
 
 // connect answers those who connect.
-func (m *model) connect(ctx context.Context) (*fakeStream, error) {
-	m.w.net.mu.Lock()
-	defer m.w.net.mu.Unlock()
+func (m *model) connect(ctx context.Context) (*streamtest.Stream, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	switch m.mode {
 	case refuses:
 		return nil, syscall.ECONNREFUSED
 	case closes:
 		return nil, epmd.ErrNoAnswer
 	case drops:
-		m.w.net.mu.Unlock()
+		m.mu.Unlock()
 		<-ctx.Done()
-		m.w.net.mu.Lock()
+		m.mu.Lock()
 		return nil, ctx.Err()
 	}
-	s := newStream(m.name, m.id)
+	s := streamtest.New(m.name, m.id)
 	for _, n := range slices.Sorted(maps.Keys(m.nodes)) {
-		s.say("+" + n)
+		s.Say("+" + n)
 	}
 	if m.mode == cuts {
-		s.fail(io.EOF)
+		s.Fail(io.EOF)
 	} else {
-		s.say("=")
+		s.Say("=")
 	}
 	m.open = append(m.open, s)
 	return s, nil
@@ -74,7 +77,7 @@ func (m *model) connect(ctx context.Context) (*fakeStream, error) {
 // fail ends all streams.
 func (m *model) fail(err error) {
 	for _, s := range m.open {
-		s.fail(err)
+		s.Fail(err)
 	}
 	m.open = nil
 }
@@ -82,14 +85,14 @@ func (m *model) fail(err error) {
 // say tells of a change.
 func (m *model) say(word string) {
 	for _, s := range m.open {
-		s.say(word)
+		s.Say(word)
 	}
 }
 
 // step does something at random.
 func (m *model) step() {
-	m.w.net.mu.Lock()
-	defer m.w.net.mu.Unlock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	name := string(rune('a' + m.rand.IntN(6)))
 	switch m.rand.IntN(10) {
 	case 0, 1, 2:
@@ -113,9 +116,9 @@ func (m *model) step() {
 		m.fail(io.EOF)
 		m.mode = refuses
 	case 9:
-		m.w.net.mu.Unlock()
+		m.mu.Unlock()
 		m.announce(m.rand.IntN(2) == 0)
-		m.w.net.mu.Lock()
+		m.mu.Lock()
 	}
 }
 
@@ -139,14 +142,14 @@ func (m *model) announce(is bool) {
 
 // quiet ends all trouble. The host is there, or has gone for good.
 func (m *model) quiet(there bool) {
-	m.w.net.mu.Lock()
+	m.mu.Lock()
 	m.mode = answers
 	if !there {
 		clear(m.nodes)
 		m.mode = refuses
 		m.fail(io.EOF)
 	}
-	m.w.net.mu.Unlock()
+	m.mu.Unlock()
 	if there {
 		m.w.ps.Found(place(m.name, 1), m.epmd())
 	} else {
@@ -186,9 +189,7 @@ func property(w *world, r *rand.Rand) {
 			id: byte(i + 1), nodes: make(map[string]bool), rand: r,
 		}
 		hosts = append(hosts, m)
-		w.net.mu.Lock()
-		w.net.at[m.addr] = m.connect
-		w.net.mu.Unlock()
+		w.net.At(m.addr, m.connect)
 	}
 	for range 150 {
 		hosts[r.IntN(len(hosts))].step()
@@ -199,13 +200,13 @@ func property(w *world, r *rand.Rand) {
 	}
 	time.Sleep(time.Minute)
 	synctest.Wait()
-	living := slices.DeleteFunc(strings.Split(show(w.ps.Registry), ", "), func(s string) bool { return strings.Contains(s, "@host0.") })
+	living := slices.DeleteFunc(strings.Split(streamtest.Neighbours(w.ps.Registry), ", "), func(s string) bool { return strings.Contains(s, "@host0.") })
 	if got, want := strings.Join(living, ", "), truth(hosts); got != want {
 		w.Errorf("a minute later: got %q, want %q", got, want)
 	}
 	w.after(2*time.Hour, truth(hosts)) // one that has asked us is forgotten later
 	synctest.Wait()
-	if n := w.net.streams(); n != len(hosts)-1 {
+	if n := len(w.net.Streams()); n != len(hosts)-1 {
 		w.Errorf("%d streams to %d hosts", n, len(hosts)-1)
 	}
 }

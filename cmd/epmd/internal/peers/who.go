@@ -4,38 +4,26 @@ import (
 	"net/netip"
 	"strings"
 
+	"github.com/goerlang/eclus/cmd/epmd/internal/stream"
+	"github.com/goerlang/eclus/cmd/epmd/internal/told"
 	"github.com/goerlang/eclus/epmd"
 )
 
 // live is the stream of a peer, which has said who it is.
 type live struct {
-	Who
+	told.Who
 	link   string
-	stream Stream
+	stream stream.Stream
 }
 
-// verdict says what becomes of a stream once the other end has said who it is.
-type verdict uint8
-
-const (
-	welcome   verdict = iota
-	ourselves         // it is this epmd
-	twin              // another stream leads to the same epmd over the same link
-	impostor          // another epmd has its host name
-)
-
-// String says why there is no stream.
-func (v verdict) String() string {
-	return [...]string{"", "it is this epmd", "there is another stream to it", "another epmd has its host name"}[v]
-}
-
-// settle decides who is at the other end of a new stream, or of one that has a new host name. If it
+// Settle decides who is at the other end of a new stream, or of one that has a new host name. If it
 // is welcome, the stream is the peer's.
 //
 // Two addresses are one epmd if both gave the same ID, and both were configured or are in the
 // records of its host. Else they are two, and one of them has the host name: the one that is
 // announced there or configured, else the first. The other gives no stream.
-func (ps *Peers) settle(p *peer, w Who, s Stream) verdict {
+func (p *peer) Settle(w told.Who, s stream.Stream) stream.Verdict {
+	ps := p.ps
 	link, _ := ps.Link(w.Local, w.Addr.Addr())
 	own := ps.Hello().ID
 	ps.mu.Lock()
@@ -43,7 +31,7 @@ func (ps *Peers) settle(p *peer, w Who, s Stream) verdict {
 	ps.drop(p)
 	is := &live{w, link, s}
 	if w.Hello.ID == own {
-		return ourselves
+		return stream.Ourselves
 	}
 	var rivals []*peer
 	for q := range ps.all {
@@ -52,7 +40,7 @@ func (ps *Peers) settle(p *peer, w Who, s Stream) verdict {
 		case ps.isSame(p, is, q):
 			if q.live.link == link {
 				p.waitsFor = q
-				return twin
+				return stream.Twin
 			}
 		case ps.isRival(is, q.live):
 			rivals = append(rivals, q)
@@ -64,20 +52,20 @@ func (ps *Peers) settle(p *peer, w Who, s Stream) verdict {
 			continue
 		case q.live.Hello.ID == w.Hello.ID:
 			p.waitsFor = q
-			return twin
+			return stream.Twin
 		}
 		p.waitsFor = q
-		return impostor
+		return stream.Impostor
 	}
 	for _, q := range rivals {
 		q.evicted, q.waitsFor = true, p
-		q.poke(kickNot)
+		q.poke(stream.KickNot)
 	}
 	p.live, p.waitsFor = is, nil
 	if ps.count(1); ps.scale > 1 {
 		_ = s.SetKeepAlive(ps.keepAlive()) // it began with that of fewer streams
 	}
-	return welcome
+	return stream.Welcome
 }
 
 // isSame reports whether a new stream of p leads to the epmd of q.
@@ -118,7 +106,8 @@ func (ps *Peers) inRecords(host string, addr netip.AddrPort) bool {
 	return false
 }
 
-// drop notes that a peer has no stream any more. Those that had to wait for it are tried.
+// drop notes that a peer has no stream any more. Those that had to wait for it are tried. ps.mu is
+// held.
 func (ps *Peers) drop(p *peer) {
 	if p.live == nil {
 		return
@@ -128,16 +117,16 @@ func (ps *Peers) drop(p *peer) {
 	for q := range ps.all {
 		if q.waitsFor == p {
 			q.waitsFor = nil
-			q.poke(kickNow)
+			q.poke(stream.KickNow)
 		}
 	}
 }
 
-// dropStream is drop for a caller without ps.mu.
-func (ps *Peers) dropStream(p *peer) {
-	ps.mu.Lock()
-	defer ps.mu.Unlock()
-	ps.drop(p)
+// Lost notes that the peer has no stream any more.
+func (p *peer) Lost() {
+	p.ps.mu.Lock()
+	defer p.ps.mu.Unlock()
+	p.ps.drop(p)
 }
 
 // Streamed reports whether a host gives a stream. If so, nothing of it has to be resolved. It also
@@ -163,8 +152,9 @@ func label(host string) string {
 	return strings.ToLower(l)
 }
 
-// setStreamed enters whether a peer gives a stream.
-func (ps *Peers) setStreamed(p *peer, is bool) {
+// SetStreamed enters whether the peer gives a stream.
+func (p *peer) SetStreamed(is bool) {
+	ps := p.ps
 	ps.mu.Lock()
 	changed := p.streamed != is
 	if is && p.live != nil {

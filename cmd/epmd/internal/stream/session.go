@@ -1,38 +1,33 @@
-package peers
+package stream
 
 import (
 	"context"
 	"net/netip"
 
+	"github.com/goerlang/eclus/cmd/epmd/internal/told"
 	"github.com/goerlang/eclus/epmd"
 )
 
 // session tries to get a stream, and reads it. It has a goroutine.
 type session struct {
-	events chan event // read by the peer until it cancels; never closed
+	events chan event // read by the Follower until it cancels; never closed
 	cancel context.CancelFunc
 }
 
 // event is news of a session: it has a stream, or a line has come, or it has ended.
 type event struct {
 	stream Stream
-	who    Who // with stream, and with a line of kind PeerName
+	who    told.Who // with stream, and with a line of kind PeerName
 	line   epmd.Line
 	err    error
 }
 
 // open begins to try these addresses.
-func (ps *Peers) open(ctx context.Context, addrs []netip.AddrPort) *session {
+func (f *Follower) open(ctx context.Context, addrs []netip.AddrPort) *session {
 	ctx, cancel := context.WithCancel(ctx)
 	s := &session{make(chan event), cancel}
-	ps.mu.Lock()
-	alive := ps.keepAlive()
-	ps.mu.Unlock()
-	ours := ps.Hello()
-	if ps.Silent {
-		ours = epmd.PeerHello{}
-	}
-	ps.running.Go(func() { s.run(ctx, ps.Watch, addrs, ours, alive) })
+	ours, alive := f.Hello(), f.KeepAlive()
+	f.sessions.Go(func() { s.run(ctx, f.Watch, addrs, ours, alive) })
 	return s
 }
 
@@ -52,7 +47,7 @@ func (s *session) run(ctx context.Context, watch WatchFunc, addrs []netip.AddrPo
 	}
 }
 
-// send reports whether the peer has taken the event.
+// send reports whether the Follower has taken the event.
 func (s *session) send(ctx context.Context, e event) bool {
 	select {
 	case s.events <- e:
@@ -61,16 +56,3 @@ func (s *session) send(ctx context.Context, e event) bool {
 		return false
 	}
 }
-
-// watch is WatchFunc over the network.
-func watch(ctx context.Context, addrs []netip.AddrPort, ours epmd.PeerHello, alive epmd.KeepAlive) (Stream, error) {
-	s, err := epmd.NewClient(addrs...).WatchPeer(ctx, ours, alive)
-	if err != nil {
-		return nil, err
-	}
-	return tcpStream{s}, nil
-}
-
-type tcpStream struct{ *epmd.PeerStream }
-
-func (s tcpStream) Who() Who { return Who{s.Hello, s.Addr, s.Local} }

@@ -1,4 +1,4 @@
-package peers
+package stream
 
 import (
 	"errors"
@@ -9,30 +9,24 @@ import (
 
 // When what happens.
 const (
-	jitter     = 250 * time.Millisecond // at most, before a peer is tried that was found
-	slotTime   = 250 * time.Millisecond // that a try counts as one of those at a time
-	patience   = 2 * time.Second        // that a host has to give a stream
-	snapshotIn = time.Minute            // that a peer has to tell of all its nodes
+	Jitter     = 250 * time.Millisecond // at most, before an epmd is tried that was found
+	SlotTime   = 250 * time.Millisecond // that a try counts as one of those at a time
+	Patience   = 2 * time.Second        // that a host has to give a stream
+	snapshotIn = time.Minute            // that an epmd has to tell of all its nodes
 
 	firstRetry = 100 * time.Millisecond
-	fastRetry  = 2 * time.Second  // between tries for the first minute, at most
+	FastRetry  = 2 * time.Second  // between tries for the first minute, at most
 	fastFor    = time.Minute      // after the first try
 	slowRetry  = 30 * time.Second // between tries later, at most
-	parkedFor  = time.Hour        // before a peer is tried anew that gives no stream
+	parkedFor  = time.Hour        // before an epmd is tried anew that gives no stream
 	maxCloses  = 3                // in a row, after which that is so
 	steadyFor  = 10 * time.Second // that a stream lasts until its end is a loss of its own
 
-	refreshIn = time.Minute // before a peer is asked anew for nodes that were left out
-
-	grace   = 5 * time.Second  // that a stream may be away, or a node after a restart
-	forgets = 10 * time.Minute // after which an unreachable peer's nodes are gone
-
-	probesPerSecond = 100 // of keep-alive, by all streams together
+	Grace   = 5 * time.Second  // that a stream may be away before its nodes are unreachable
+	Forgets = 10 * time.Minute // after which an unreachable epmd's nodes are gone
 )
 
-func seconds(n int) time.Duration { return time.Duration(n) * time.Second }
-
-// retry says when a peer is tried again.
+// retry says when an epmd is tried again.
 type retry struct {
 	since time.Time // when the tries began
 	last  time.Duration
@@ -40,7 +34,7 @@ type retry struct {
 
 // next returns how long after the beginning of the last try the next one begins.
 func (r *retry) next(now time.Time) time.Duration {
-	most := fastRetry
+	most := FastRetry
 	if now.Sub(r.since) >= fastFor {
 		most = slowRetry
 	}
@@ -51,7 +45,7 @@ func (r *retry) next(now time.Time) time.Duration {
 
 // timeout returns how long a try may take. Unanswered packets are sent again, the more slowly the
 // longer a try lasts.
-func (r *retry) timeout() time.Duration { return min(max(r.last, fastRetry), grace) }
+func (r *retry) timeout() time.Duration { return min(max(r.last, FastRetry), Grace) }
 
 // isSilence reports whether a stream has failed because nothing came back.
 func isSilence(err error) bool {

@@ -1,0 +1,101 @@
+package told
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/registry"
+)
+
+// newNodes returns nodes of an epmd that has begun to tell of them, and where they are entered.
+func newNodes(t *testing.T, addrs ...string) (*Nodes, *registry.Registry) {
+	reg := registry.New("us.local", registry.OldNames)
+	ns := NewAll(reg, slog.New(slog.DiscardHandler)).New()
+	var at []netip.AddrPort
+	for _, a := range addrs {
+		at = append(at, netip.MustParseAddrPort(a))
+	}
+	ns.Move(at, registry.LAN)
+	ns.Begin(Who{Hello: epmd.PeerHello{ID: epmd.PeerID{1}, Host: "hosta.local", Port: 4369}, Addr: at[0]})
+	return ns, reg
+}
+
+// tell has lines told at a time, each of which is kind, name and IP versions.
+func tell(t *testing.T, ns *Nodes, now time.Time, lines ...string) {
+	t.Helper()
+	for _, l := range lines {
+		var kind, name, ip string
+		fmt.Sscan(l, &kind, &name, &ip)
+		host := ns.Who().Hello.Host
+		line, err := epmd.ParseLine(fmt.Sprintf("%s node=%s@%s name=%s host=%s port=1 type=normal ip=%s", kind, name, host, name, host, ip))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ns.Line(now, line)
+	}
+}
+
+// TestJoined has an epmd that changes all the time.
+func TestJoined(t *testing.T) {
+	ns, reg := newNodes(t, "192.0.2.1:4369")
+	now := time.Now()
+	tell(t, ns, now, "+ a 4", "+ b 4")
+	ns.Complete(now)
+	changes := reg.Subscribe()
+	if n := len(changes.Take().Nodes); n != 2 {
+		t.Fatalf("%d nodes", n)
+	}
+	for range 50 * MaxAtOnce {
+		tell(t, ns, now, "- a 4", "+ a 4")
+	}
+	if n := len(changes.Take().Events); n != MaxAtOnce {
+		t.Errorf("%d changes at once", n)
+	}
+	events := func(after time.Duration, want int) {
+		t.Helper()
+		now = now.Add(after)
+		if due := ns.Due.Flush; !due.IsZero() && !due.After(now) {
+			ns.Due.Flush = time.Time{}
+			ns.Flush(now)
+		}
+		if n := len(changes.Take().Events); n != want {
+			t.Errorf("%d events %v later, want %d", n, after, want)
+		}
+	}
+	events(Joined-1, 0)
+	events(1, 0) // a is as it was before
+	tell(t, ns, now, "- a 4", "+ c 4")
+	events(0, 0)
+	events(Joined, 2)
+	events(Joined, 0)
+	tell(t, ns, now, "- c 4") // at once again
+	events(0, 1)
+	if ns.Len() != 1 {
+		t.Errorf("%d nodes", ns.Len())
+	}
+}
+
+// TestFamilies enters a node where it listens.
+func TestFamilies(t *testing.T) {
+	ns, reg := newNodes(t, "192.0.2.1:4369", "[fe80::1%eth0]:4369", "203.0.113.7:4369", "[2001:db8::1]:4369")
+	tell(t, ns, time.Now(), "+ n4 4", "+ n6 6", "+ n46 46")
+	ns.Complete(time.Now())
+	check := func(want map[string]string) {
+		t.Helper()
+		for _, n := range reg.Nodes() {
+			if got := fmt.Sprint(n.Addresses); got != want[n.Name] {
+				t.Errorf("%s: got %s, want %s", n.Name, got, want[n.Name])
+			}
+		}
+		if n := len(reg.Nodes()); n != len(want) {
+			t.Errorf("%d nodes, want %d", n, len(want))
+		}
+	}
+	check(map[string]string{"n4": "[192.0.2.1]", "n6": "[2001:db8::1 fe80::1%eth0]", "n46": "[192.0.2.1 2001:db8::1 fe80::1%eth0]"})
+	ns.Move([]netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:4369")}, registry.LAN)
+	check(map[string]string{"n4": "[192.0.2.1]", "n46": "[192.0.2.1]"})
+}
