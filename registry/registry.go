@@ -59,7 +59,8 @@ type Registry struct {
 	oldLast  *oldName
 	maxOld   int
 
-	neighbours map[NeighbourKey]*Node
+	neighbours map[NeighbourKey]*entry
+	named      names          // the same
 	ranked     [2]int         // how many of them have each Rank
 	perHost    map[string]int // how many of them are Announced
 
@@ -98,7 +99,7 @@ func New(host string, maxOld int) *Registry {
 		maxOld:        maxOld,
 		local:         make(map[string]*Registration),
 		old:           make(map[string]*oldName),
-		neighbours:    make(map[NeighbourKey]*Node),
+		neighbours:    make(map[NeighbourKey]*entry),
 		perHost:       make(map[string]int),
 		subscriptions: make(map[*Subscription]struct{}),
 	}
@@ -383,7 +384,7 @@ func (r *Registry) setNeighbour(n Node) (room bool, err error) {
 		n.Reach = was.Reach
 	}
 	n.ID, n.Since = was.ID, was.Since
-	if !reflect.DeepEqual(&n, was) {
+	if !reflect.DeepEqual(&n, was.Node) {
 		r.leave(was)
 		r.enter(key, Event{Changed, &n})
 	}
@@ -408,7 +409,9 @@ func (r *Registry) place(n *Node) error {
 
 // enter enters and counts a neighbour.
 func (r *Registry) enter(key NeighbourKey, e Event) {
-	r.neighbours[key] = e.Node
+	n := &entry{Node: e.Node}
+	r.neighbours[key] = n
+	r.named.add(n)
 	r.ranked[e.Node.Rank]++
 	if e.Node.Rank == Announced {
 		r.perHost[key.Host]++
@@ -417,7 +420,8 @@ func (r *Registry) enter(key NeighbourKey, e Event) {
 }
 
 // leave counts a neighbour no more.
-func (r *Registry) leave(n *Node) {
+func (r *Registry) leave(n *entry) {
+	r.named.remove(n)
 	r.ranked[n.Rank]--
 	if n.Rank != Announced {
 		return
@@ -437,9 +441,9 @@ func (r *Registry) SetReach(n *Node, reach Reach) {
 	if now == nil || now.ID != n.ID || now.Rank == Told || now.Reach == reach {
 		return
 	}
-	m := *now
+	m := *now.Node
 	m.Reach = reach
-	r.neighbours[key] = &m
+	now.Node = &m
 	r.changed(Event{Changed, &m})
 }
 
@@ -453,7 +457,7 @@ func (r *Registry) RemoveNeighbour(key NeighbourKey) {
 	}
 	delete(r.neighbours, key)
 	r.leave(n)
-	r.changed(Event{Down, n})
+	r.changed(Event{Down, n.Node})
 }
 
 // link puts reg at the new end of the list.

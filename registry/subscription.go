@@ -81,7 +81,7 @@ func (r *Registry) Nodes() []*Node {
 func (r *Registry) nodes() []*Node {
 	nodes := r.localNodes(len(r.neighbours))
 	for _, n := range r.neighbours {
-		nodes = append(nodes, n)
+		nodes = append(nodes, n.Node)
 	}
 	return nodes
 }
