@@ -283,6 +283,12 @@ type Lines struct {
 // Nodes asks for all nodes that are known, one line each. The answer ends by itself.
 func (c *Client) Nodes(ctx context.Context) (*Lines, error) { return c.lines(ctx, NodesReq{}) }
 
+// Find asks for the nodes of a name, which is a full or an alive name. The answer ends by itself.
+// An epmd of ours before version 0.3 answers with all nodes.
+func (c *Client) Find(ctx context.Context, name string) (*Lines, error) {
+	return c.lines(ctx, NodesReq{name})
+}
+
 // Watch asks for all nodes that are known, and for every change until ctx ends. A line of kind
 // SnapshotEnd stands between the two.
 func (c *Client) Watch(ctx context.Context) (*Lines, error) { return c.lines(ctx, WatchReq{}) }

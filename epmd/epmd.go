@@ -34,7 +34,7 @@ const (
 	TagAlive      Tag = 'x' // 120, ALIVE2_REQ
 	TagAliveResp  Tag = 'y' // 121, ALIVE2_RESP
 	TagPort       Tag = 'z' // 122, PORT_PLEASE2_REQ
-	TagNodes      Tag = 'N' // 78, ours: every known node
+	TagNodes      Tag = 'N' // 78, ours: every known node, or those of a name
 	TagWatch      Tag = 'W' // 87, ours: the same, and every change
 )
 
@@ -49,8 +49,14 @@ type (
 	NamesReq struct{} // NAMES_REQ: the registered names and their ports, as text
 	DumpReq  struct{} // DUMP_REQ: the same for debugging, with names that have gone
 	KillReq  struct{} // KILL_REQ: end the daemon
-	NodesReq struct{} // every known node, as lines; see Line
 )
+
+// NodesReq asks for known nodes, as lines; see [Line]. With a name it asks for those alone whose
+// full name or alive name that is:
+//
+//	tag=78  name
+//	  1     bytes
+type NodesReq struct{ Name string } // empty: every node
 
 // WatchReq asks for every known node, and then for every change as it happens. An epmd that asks
 // another says who it is:
@@ -69,7 +75,7 @@ func (DumpReq) Append(dst []byte) []byte { return append(dst, byte(TagDump)) }
 func (KillReq) Append(dst []byte) []byte { return append(dst, byte(TagKill)) }
 
 // Append implements Request.
-func (NodesReq) Append(dst []byte) []byte { return append(dst, byte(TagNodes)) }
+func (r NodesReq) Append(dst []byte) []byte { return append(append(dst, byte(TagNodes)), r.Name...) }
 
 // Append implements Request.
 func (r WatchReq) Append(dst []byte) []byte {

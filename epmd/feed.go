@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -122,6 +123,18 @@ func (fs *feeds) leave(p *peerStream) {
 		delete(fs.byLink, f.link)
 		f.end()
 	}
+}
+
+// find returns the lines that p is told of the nodes of a full or alive name.
+func (fs *feeds) find(p *peerStream, name string) (lines []byte) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	lines = append(lines, p.feed.told[name].line...)
+	alive, _, full := strings.Cut(name, "@")
+	if t, told := p.feed.told[alive]; told && full && t.node.Node == name {
+		lines = append(lines, t.line...)
+	}
+	return lines
 }
 
 // linksChanged has all feeds look at the addresses of their links.

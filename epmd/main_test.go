@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -211,7 +210,34 @@ func clientProcess(connections []string) error {
 // askNodes returns what a NodesReq is answered with: the nodes "all" know, those of the server's
 // "own" host, or "none".
 func askNodes(local, remote string) (string, error) {
-	conn, err := send(local, remote, NodesReq{})
+	answer, err := nodesAnswer(local, remote, NodesReq{})
+	if err != nil {
+		return "", err
+	}
+	found, err := nodesAnswer(local, remote, NodesReq{"here@test.local"})
+	if err != nil {
+		return "", err
+	}
+	other, err := nodesAnswer(local, remote, NodesReq{"a"})
+	if err != nil {
+		return "", err
+	}
+	switch {
+	case answer == "" && found == "" && other == "":
+		return "none", nil
+	case strings.Contains(answer, "\n+ node=here@test.local name=here host=test.local port=1 type=normal sure=no ip=46\n") &&
+		strings.Count(answer, "\n") == 2 && found == answer && strings.Count(other, "\n") == 1:
+		return "own", nil
+	case strings.Contains(answer, " name=here ") && strings.Contains(answer, " name=a ") && !strings.Contains(answer, "*") &&
+		strings.Contains(found, " name=here ") && strings.Count(found, "\n") == 1 && strings.Contains(other, " name=a "):
+		return "all", nil
+	}
+	return fmt.Sprintf("%q %q %q", answer, found, other), nil
+}
+
+// nodesAnswer returns the answer to a NodesReq, or nothing if there is none.
+func nodesAnswer(local, remote string, req NodesReq) (string, error) {
+	conn, err := send(local, remote, req)
 	if err != nil {
 		return "", err
 	}
@@ -221,19 +247,10 @@ func askNodes(local, remote string) (string, error) {
 		return "", err
 	}
 	b, err := io.ReadAll(conn)
-	answer := strings.ReplaceAll(string(b), "\n- ", "\n+ ")
-	switch {
-	case err != nil && !isReset(err):
+	if err != nil && !isReset(err) {
 		return "", err
-	case answer == "":
-		return "none", nil
-	case strings.Contains(answer, "\n+ node=here@test.local name=here host=test.local port=1 type=normal sure=no ip=46\n") &&
-		strings.Count(answer, "\n") == 2:
-		return "own", nil
-	case strings.Contains(answer, " name=here ") && strings.Contains(answer, " name=a ") && !strings.Contains(answer, "*"):
-		return "all", nil
 	}
-	return strconv.Quote(answer), nil
+	return strings.ReplaceAll(string(b), "\n- ", "\n+ "), nil
 }
 
 // askWatch watches as an epmd. It returns what Config.Asked was told, "-" for nothing, or "none" if

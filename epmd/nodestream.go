@@ -25,7 +25,8 @@ type nodeStream struct {
 	registry *registry.Registry
 	port     uint16
 	follow   bool
-	conn     *os.File // a non-blocking socket
+	found    []*registry.Node // not nil: tell of these alone
+	conn     *os.File         // a non-blocking socket
 	peer     netip.AddrPort
 	log      *slog.Logger
 }
@@ -45,6 +46,21 @@ func (s *Server) nodeStream(from caller, follow bool) *stream {
 		requests = "watch"
 	}
 	return &stream{shares: []share{{requests, maxStreams}}, reserve: true, run: ns.run}
+}
+
+// foundStream returns the stream that tells of the nodes that were found.
+func (s *Server) foundStream(from caller, found []*registry.Node) *stream {
+	ns := &nodeStream{port: s.cfg.Port, found: found, peer: from.peer, log: s.log}
+	return &stream{shares: []share{{"nodes", maxStreams}}, reserve: true, run: ns.run}
+}
+
+// appendNodes appends the port and a line for each node, as an answer has them.
+func appendNodes(dst []byte, port uint16, nodes []*registry.Node) []byte {
+	dst = binary.BigEndian.AppendUint32(dst, uint32(port))
+	for _, n := range nodes {
+		dst = appendNode(dst, NodeKnown, n)
+	}
+	return dst
 }
 
 // run sends the snapshot and, if it is to follow, every change. It ends with ctx, when the peer
@@ -76,13 +92,13 @@ func (s *nodeStream) awaitPeer() {
 }
 
 func (s *nodeStream) send(ctx context.Context) error {
+	if s.found != nil {
+		return s.write(appendNodes(nil, s.port, s.found))
+	}
 	changes := s.registry.Subscribe()
 	defer changes.Close()
 	first := changes.Take()
-	out := binary.BigEndian.AppendUint32(nil, uint32(s.port))
-	for _, n := range first.Nodes {
-		out = appendNode(out, NodeKnown, n)
-	}
+	out := appendNodes(nil, s.port, first.Nodes)
 	if !s.follow {
 		return s.write(out)
 	}

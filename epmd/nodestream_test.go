@@ -84,6 +84,63 @@ func TestNodesBytes(t *testing.T) {
 	}
 }
 
+// TestFind asks for the nodes of one name.
+func TestFind(t *testing.T) {
+	checkLeaks(t)
+	s := serve(t, Config{})
+	dial(t, s.addr).register("b", 6)
+	dial(t, s.addr).register("c", 6)
+	other := lanNode
+	other.Name, other.Node = "b", "b@hosta.local"
+	wait.Must(t, s.reg.SetNeighbour(other))
+	other.Node, other.Host = "b@hostc.local", "hostc.local"
+	wait.Must(t, s.reg.SetNeighbour(other))
+	for name, want := range map[string]string{
+		"b": "b@test.local b@hosta.local b@hostc.local", "b@hostc.local": "b@hostc.local", "b@test.local": "b@test.local",
+		"b@hostb": "", "d": "", "b@": "", strings.Repeat("x", MaxRequest-1): "",
+	} {
+		if got := strings.Join(s.find(name), " "); got != want {
+			t.Errorf("%.40q: found %q, want %q", name, got, want)
+		}
+	}
+}
+
+// TestFindMany asks for a name that very many nodes have.
+func TestFindMany(t *testing.T) {
+	checkLeaks(t)
+	s := serve(t, Config{})
+	for _, many := range []int{maxFound, maxFound + 1, 4000} {
+		for i := range many {
+			n := lanNode
+			n.EPMDPort, n.Rank = uint16(1+i), registry.Told
+			wait.Must(t, s.reg.SetNeighbour(n))
+		}
+		if got := s.find(lanNode.Node); len(got) != many {
+			t.Errorf("found %d nodes, want %d", len(got), many)
+		}
+	}
+	wait.True(t, "nothing is left", func() bool { return s.streaming() == 0 })
+}
+
+// find returns the full names of the nodes that are found by a name.
+func (s *testServer) find(name string) (nodes []string) {
+	s.tb.Helper()
+	lines, err := s.client.Find(s.tb.Context(), name)
+	wait.Must(s.tb, err)
+	defer lines.Close()
+	for {
+		l, err := lines.Next()
+		if err == io.EOF {
+			return nodes
+		}
+		wait.Must(s.tb, err)
+		if l.Kind != NodeKnown {
+			s.tb.Fatalf("line %+v", l)
+		}
+		nodes = append(nodes, l.Get("node"))
+	}
+}
+
 func neighbours(r *registry.Registry) []*registry.Node {
 	return r.Nodes()
 }

@@ -1,6 +1,7 @@
 package epmd
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -31,6 +32,7 @@ type peerStream struct {
 	from   caller
 	hello  *PeerHello // nil: it has not said who it is
 	follow bool
+	name   string // not empty: of the nodes of that full or alive name alone
 
 	conn  *os.File // a non-blocking socket
 	raw   syscall.RawConn
@@ -43,8 +45,8 @@ type peerStream struct {
 
 // peerStream returns the stream that answers a peer. The share of peers is bounded, and that of
 // each address.
-func (s *Server) peerStream(from caller, follow bool, hello *PeerHello) *stream {
-	p := &peerStream{server: s, from: from, follow: follow, hello: hello}
+func (s *Server) peerStream(from caller, follow bool, hello *PeerHello, name string) *stream {
+	p := &peerStream{server: s, from: from, follow: follow, hello: hello, name: name}
 	return &stream{
 		shares: []share{
 			{"peers", min(maxPeerStreams, s.engine.files/4)},
@@ -152,11 +154,14 @@ func (p *peerStream) send(ctx context.Context) error {
 	}
 }
 
-// sendSnapshot sends all nodes. It returns the chunk after which changes go on.
+// sendSnapshot sends all nodes, or those of the name that was asked for. It returns the chunk after which changes go on.
 func (p *peerStream) sendSnapshot(ctx context.Context, at start) (*chunk, error) {
 	out := binary.BigEndian.AppendUint32(nil, uint32(p.server.cfg.Port))
 	out = p.server.feeds.appendHello(out, at.host)
 	err := p.write(ctx, out, unix.MSG_MORE)
+	if p.name != "" {
+		return nil, cmp.Or(err, p.write(ctx, p.server.feeds.find(p, p.name), 0))
+	}
 	for _, piece := range at.snapshot.pieces {
 		if err == nil {
 			err = p.write(ctx, piece, unix.MSG_MORE)

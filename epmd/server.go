@@ -194,7 +194,10 @@ func (s *Server) handleLocal(from caller, tag Tag, req []byte) answer {
 // hosts, and an epmd that says it is one, get this host's own nodes.
 func (s *Server) handleNodes(from caller, follow bool, req []byte) answer {
 	var hello *PeerHello
-	if follow {
+	var name string
+	if !follow {
+		name = string(req[1:])
+	} else {
 		var err error
 		if hello, err = parseHello(string(req[1:])); err != nil {
 			s.engine.complain(from, "bad request", "err", err)
@@ -202,10 +205,27 @@ func (s *Server) handleNodes(from caller, follow bool, req []byte) answer {
 		}
 	}
 	s.debug("nodes asked for", from)
-	if from.local && hello == nil {
-		return answer{stream: s.nodeStream(from, follow)}
+	switch {
+	case !from.local || hello != nil:
+		return answer{stream: s.peerStream(from, follow, hello, name)}
+	case name != "":
+		return s.find(from, name)
 	}
-	return answer{stream: s.peerStream(from, follow, hello)}
+	return answer{stream: s.nodeStream(from, follow)}
+}
+
+// maxFound is how many nodes of one name are told of at once. More have a stream: anybody may
+// announce thousands, and nobody else waits until those are told of.
+const maxFound = 32
+
+// find answers a NodesReq that has a name, as directly as a PortReq.
+func (s *Server) find(from caller, name string) answer {
+	found := s.cfg.Registry.Find(name)
+	if len(found) > maxFound {
+		return answer{stream: s.foundStream(from, found)}
+	}
+	s.out = appendNodes(s.out[:0], s.cfg.Port, found)
+	return answer{out: s.out}
 }
 
 // LinksChanged says that interfaces or addresses of this host may have changed. Streams to peers

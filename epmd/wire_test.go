@@ -426,6 +426,7 @@ func TestAppendFrame(t *testing.T) {
 		{DumpReq{}, "0001 64"},
 		{KillReq{}, "0001 6b"},
 		{NodesReq{}, "0001 4e"},
+		{NodesReq{"a@b"}, "0004 4e614062"},
 		{WatchReq{}, "0001 57"},
 		{StopReq{"a"}, "0002 7361"},
 		{PortReq{"b"}, "0002 7a62"},

@@ -36,6 +36,14 @@ func (f Filter) match(n registry.Node) bool {
 	return f.Pattern == "" || matchName(f.Pattern, name)
 }
 
+// name returns the name that is meant, if it is one name and no pattern.
+func (f Filter) name() string {
+	if strings.ContainsAny(f.Pattern, `*?[\`) {
+		return ""
+	}
+	return f.Pattern
+}
+
 // matchName is path.Match for names, in which a slash is like any other character. NUL, which no
 // name has, stands for it.
 func matchName(pattern, name string) bool {

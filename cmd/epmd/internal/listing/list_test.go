@@ -55,6 +55,10 @@ func TestList(t *testing.T) {
 		{Options{}, fmt.Sprintf("epmd on port %d: 2 nodes, 0 on the LAN|a@hosta.local ?|rabbit@hosta.local ?|41000", port), 0},
 		{Options{JSON: true, Filter: Filter{Pattern: "r*"}}, `{"v":1,"node":"rabbit@hosta.local","name":"rabbit",|"port":41000`, 0},
 		{Options{Filter: Filter{LANOnly: true}}, ": 0 of 2 nodes, 0 on the LAN", 2},
+		{Options{Filter: Filter{Pattern: "a"}}, fmt.Sprintf("epmd on port %d: 1 node, 0 on the LAN|a@hosta.local ?", port), 0},
+		{Options{Filter: Filter{Pattern: "a@hosta.local"}, JSON: true}, `{"v":1,"node":"a@hosta.local"`, 0},
+		{Options{Filter: Filter{Pattern: "a", LANOnly: true}}, ": 0 of 2 nodes, 0 on the LAN", 2},
+		{Options{Filter: Filter{Pattern: "b"}}, ": 0 of 2 nodes, 0 on the LAN", 2},
 	} {
 		var stdout, stderr strings.Builder
 		tt.options.Port, tt.options.Stdout, tt.options.Stderr = port, &stdout, &stderr

@@ -40,11 +40,18 @@ type Options struct {
 // List lists the nodes that the local epmd knows. With Watch it goes on with every change until its
 // output ends. The error is an [exit.Status] where all has been said.
 func List(ctx context.Context, o Options) error {
-	lines, known, err := open(ctx, o)
-	if err != nil {
-		return err
+	explainer := explain.Explainer{
+		Port: o.Port, Stderr: o.Stderr, Unwilling: "an epmd that does not know -nodes, like the one of Erlang/OTP",
 	}
-	defer lines.Close()
+	known := find(ctx, o, explainer)
+	var lines *epmd.Lines
+	if known == nil {
+		var err error
+		if lines, known, err = open(ctx, o, explainer); err != nil {
+			return err
+		}
+		defer lines.Close()
+	}
 	for _, n := range reach.Check(ctx, known.listed(), reach.Ask) {
 		known.nodes[keyOf(n)] = n
 	}
@@ -68,12 +75,35 @@ func List(ctx context.Context, o Options) error {
 	return nil
 }
 
+// find asks for the nodes of one name. It returns nil if that is not what is meant, or if there are
+// none: what else is known then helps a person.
+func find(ctx context.Context, o Options, explainer explain.Explainer) *knownNodes {
+	name := o.Filter.name()
+	if name == "" || o.Watch {
+		return nil
+	}
+	var lines *epmd.Lines
+	var err error
+	explainer.IfLate(ctx, func() { lines, err = epmd.NewLocalClient(o.Port).Find(ctx, name) })
+	if err != nil {
+		return nil
+	}
+	defer lines.Close()
+	known := &knownNodes{epmdPort: lines.EPMDPort, nodes: make(map[nodeKey]registry.Node), filter: o.Filter, found: true}
+	for {
+		line, err := lines.Next()
+		if err == io.EOF && len(known.listed()) > 0 {
+			return known
+		}
+		if err != nil || known.add(line) != nil {
+			return nil
+		}
+	}
+}
+
 // open asks for all nodes and every change. It returns the former, after which lines has the
 // latter.
-func open(ctx context.Context, o Options) (lines *epmd.Lines, known *knownNodes, err error) {
-	explainer := explain.Explainer{
-		Port: o.Port, Stderr: o.Stderr, Unwilling: "an epmd that does not know -nodes, like the one of Erlang/OTP",
-	}
+func open(ctx context.Context, o Options, explainer explain.Explainer) (lines *epmd.Lines, known *knownNodes, err error) {
 	explainer.IfLate(ctx, func() { lines, err = epmd.NewLocalClient(o.Port).Watch(ctx) })
 	if err != nil && !errors.Is(err, epmd.ErrNoAnswer) {
 		fmt.Fprintln(o.Stderr, "epmd: Cannot connect to local epmd")
@@ -104,6 +134,17 @@ type knownNodes struct {
 	silent   string // why this host is not announced, though there is LAN discovery; empty: it is
 	nodes    map[nodeKey]registry.Node
 	filter   Filter // which of them are shown
+	found    bool   // the epmd knows others, too
+}
+
+// add adds the node of a line of kind NodeKnown.
+func (k *knownNodes) add(line epmd.Line) error {
+	n, err := line.Node()
+	if err != nil {
+		return fmt.Errorf("list nodes: %w", err)
+	}
+	k.nodes[keyOf(n)] = n
+	return nil
 }
 
 // nodeKey identifies a node. For this host it is the alive name, for neighbours the registry's key.
@@ -145,9 +186,9 @@ func (k *knownNodes) portRank(n registry.Node) int {
 	return 1
 }
 
-// count says how many nodes are listed, and out of how many if there is a filter.
+// count says how many nodes are listed, and out of how many if that is known and others are left out.
 func (k *knownNodes) count(listed int) string {
-	if k.filter == (Filter{}) {
+	if k.filter == (Filter{}) || k.found {
 		return screen.Counted(listed, "node")
 	}
 	return fmt.Sprintf("%d of %s", listed, screen.Counted(len(k.nodes), "node"))
@@ -165,11 +206,9 @@ func readSnapshot(lines *epmd.Lines, filter Filter) (*knownNodes, error) {
 		}
 		switch line.Kind {
 		case epmd.NodeKnown:
-			n, err := line.Node()
-			if err != nil {
-				return nil, fmt.Errorf("list nodes: %w", err)
+			if err := known.add(line); err != nil {
+				return nil, err
 			}
-			known.nodes[keyOf(n)] = n
 		case epmd.SnapshotEnd:
 			if line.Get("lan") == "off" {
 				known.lanOff = cmp.Or(line.Get("reason"), "no reason given")
