@@ -154,7 +154,8 @@ func (p *peerStream) send(ctx context.Context) error {
 	}
 }
 
-// sendSnapshot sends all nodes, or those of the name that was asked for. It returns the chunk after which changes go on.
+// sendSnapshot sends all nodes, or those of the name that was asked for. It returns the chunk after
+// which changes go on.
 func (p *peerStream) sendSnapshot(ctx context.Context, at start) (*chunk, error) {
 	out := binary.BigEndian.AppendUint32(nil, uint32(p.server.cfg.Port))
 	out = p.server.feeds.appendHello(out, at.host)

@@ -186,7 +186,8 @@ func (k *knownNodes) portRank(n registry.Node) int {
 	return 1
 }
 
-// count says how many nodes are listed, and out of how many if that is known and others are left out.
+// count says how many nodes are listed. If others are left out, it says out of how many, where that
+// is known.
 func (k *knownNodes) count(listed int) string {
 	if k.filter == (Filter{}) || k.found {
 		return screen.Counted(listed, "node")
