@@ -540,6 +540,9 @@ func (r *rivals) play(steps []step) (difference string, err error) {
 	return fmt.Sprintf("%d plays:\n%s", maxPlays, cut[slices.Min(slices.Collect(maps.Keys(cut)))]), nil
 }
 
+// exitTime is how much later than the end of its connections the end of a process may be noticed.
+const exitTime = 10 * time.Second
+
 func (r *rivals) playOnce(steps []step) (difference string, err error) {
 	difference, err = r.compare(steps)
 	killed := r.stock.killed && difference == ""
@@ -549,7 +552,7 @@ func (r *rivals) playOnce(steps []step) (difference string, err error) {
 		case <-r.stock.exited:
 			r.crashes++
 			err = fmt.Errorf("%w: %v (%w)", errStockDied, r.stock.cmd.ProcessState, err)
-		default:
+		case <-time.After(exitTime):
 			return "", err
 		}
 	case killed:
