@@ -178,6 +178,9 @@ func OpenStore(reg *registry.Registry, inherited Inherited, opt Options, log *sl
 	}
 	s.removals = append(s.removals, inherited.superseded...)
 	s.send(s.sendPaced)
+	if inherited.state != nil {
+		s.pace = tired()
+	}
 	s.wake() // something may be in the way
 	return s, nil
 }

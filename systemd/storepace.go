@@ -7,17 +7,19 @@ import (
 
 // How much of systemd's time epmd takes. systemd reads its notify socket before it does anything
 // else. Nodes that come and go without pause would keep it at that: systemctl would get no answer,
-// and connections that have ended would pile up in the store.
+// and connections that have ended would pile up in the store. To drop one costs systemd more than
+// to take one: from version 254 on it starts a process for each.
 const (
-	maxBusy   = 5 * time.Second // that systemd may be at our messages, after a rest
-	maxRest   = time.Second     // that it gets at most before the next message
+	maxBusy   = time.Second / 2 // that systemd may be at our messages, after a rest
+	maxRest   = 3 * time.Second // that it gets at most before the next message
+	restShare = 3               // times as long as it was at our messages
 	seldom    = time.Second     // messages further apart are not measured
 	barrierIn = time.Minute     // in which systemd reads a barrier, or is taken to have done so
 )
 
-// pace gives systemd half of its time for others, once it has been at our messages for maxBusy. It
-// sums up for how long it was, and takes off for how long it was not. The zero pace has had its
-// rest.
+// pace gives systemd most of its time for others, once it has been at our messages for maxBusy. It
+// sums up for how long it was, and takes off a part of how long it was not. The zero pace has had
+// its rest.
 type pace struct {
 	busy    time.Duration // the sum, at the time at
 	at      time.Time
@@ -29,9 +31,9 @@ type pace struct {
 func (p *pace) count(now time.Time) {
 	passed := now.Sub(p.at)
 	if !p.asked {
-		passed = -passed
+		passed = -passed / restShare
 	}
-	p.busy = min(max(0, p.busy+passed), maxBusy+maxRest)
+	p.busy = min(max(0, p.busy+passed), maxBusy+maxRest/restShare)
 	p.at = now
 }
 
@@ -45,8 +47,11 @@ func (p *pace) wait(now time.Time) time.Duration {
 	case p.asked:
 		return maxRest
 	}
-	return p.busy - maxBusy + 1
+	return restShare * (p.busy - maxBusy + 1)
 }
+
+// tired returns the pace of a process that follows another, which may have had systemd busy.
+func tired() pace { return pace{busy: maxBusy - 1, at: time.Now()} }
 
 // sent notes a message. It reports whether a barrier is to follow.
 func (p *pace) sent(now time.Time) bool {

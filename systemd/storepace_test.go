@@ -12,7 +12,7 @@ import (
 )
 
 // TestPace keeps systemd busy. After maxBusy the next message waits until systemd has dealt with
-// all, and has had as long for others.
+// all, and has had several times as long for others.
 func TestPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var p pace
@@ -34,14 +34,14 @@ func TestPace(t *testing.T) {
 		want("busy for too long", maxRest)
 		spend(300*time.Millisecond, true)
 		spend(0, false)
-		want("and done", 300*time.Millisecond+1)
-		spend(300*time.Millisecond+1, false)
-		want("after as long", 0)
+		want("and done", restShare*(300*time.Millisecond+1))
+		spend(restShare*(300*time.Millisecond+1), false)
+		want("after a rest", 0)
 		spend(time.Hour, true)
 		spend(0, false)
-		want("after an hour", maxRest+1)
-		spend(maxRest+1, false)
-		want("and a rest", 0)
+		want("after an hour", maxRest+restShare)
+		spend(maxRest+restShare, false)
+		want("and a long rest", 0)
 		spend(time.Hour, false)
 		spend(maxBusy-1, true)
 		want("after a long rest", 0)
@@ -118,7 +118,7 @@ func TestStorePaced(t *testing.T) {
 		s.pace = pace{busy: busy, at: time.Now(), asked: busy > 0}
 		s.wake()
 	}
-	tire(maxBusy + maxRest)
+	tire(maxBusy + maxRest/restShare)
 	var nodes []*registry.Node
 	var kept sync.WaitGroup
 	for i := range 3 {
@@ -138,7 +138,7 @@ func TestStorePaced(t *testing.T) {
 	m.wantStored(nodes...)
 	kept.Wait()
 
-	tire(maxBusy + maxRest)
+	tire(maxBusy + maxRest/restShare)
 	s.mu.Lock()
 	s.patience = time.Millisecond
 	s.mu.Unlock()
