@@ -104,8 +104,9 @@ func New(host string, maxOld int) *Registry {
 		subscriptions: make(map[*Subscription]struct{}),
 	}
 	r.sightings = &sightings{
-		reg:   r,
-		nodes: make(map[NeighbourKey][]*sighting),
+		reg:     r,
+		nodes:   make(map[NeighbourKey][]*sighting),
+		waiting: make(map[NeighbourKey][]*sighting),
 	}
 	_, _ = crand.Read(r.id[:]) // it never fails
 	for rank := range r.sightings.refused {

@@ -8,8 +8,8 @@ import (
 	"sync"
 )
 
-// maxSightings is how many sightings of one node count. A host has one for each interface and
-// IP version. More are somebody's game.
+// maxSightings is how many sightings of one node count in each rank. A host has one for each
+// interface and IP version. More wait until one of these goes.
 const maxSightings = 64
 
 // maxAmends is how many refused nodes are tried again when one goes.
@@ -44,7 +44,8 @@ type sightings struct {
 	reg *Registry
 
 	mu       sync.Mutex
-	nodes    map[NeighbourKey][]*sighting // the latest news last
+	nodes    map[NeighbourKey][]*sighting // those that count, the latest news last
+	waiting  map[NeighbourKey][]*sighting // those beyond maxSightings, the oldest first
 	refused  [2]map[NeighbourKey]struct{} // by Rank: for which there is no place
 	prefixes []netip.Prefix
 }
@@ -77,14 +78,16 @@ func (s *Source) See(key any, n Node) error {
 	k := n.NeighbourKey()
 	if was != nil {
 		if s.take(key, was); was.node.NeighbourKey() != k {
+			m.recall(was)
 			_ = m.settle(was.node.NeighbourKey()) // a place was refused before, if it is
 		}
 	}
-	if len(m.nodes[k]) == maxSightings {
-		return nil
-	}
 	is := &sighting{n, s.gen}
 	s.seen[key] = is
+	if len(ofRank(m.nodes[k], s.rank)) >= maxSightings {
+		m.waiting[k] = append(m.waiting[k], is)
+		return nil
+	}
 	m.nodes[k] = append(m.nodes[k], is)
 	return m.settle(k)
 }
@@ -124,6 +127,7 @@ func (s *Source) Close() {
 
 func (s *Source) lose(key any, is *sighting) {
 	s.take(key, is)
+	s.all.recall(is)
 	_ = s.all.settle(is.node.NeighbourKey())
 }
 
@@ -131,7 +135,28 @@ func (s *Source) lose(key any, is *sighting) {
 func (s *Source) take(key any, is *sighting) {
 	delete(s.seen, key)
 	k := is.node.NeighbourKey()
-	s.all.nodes[k] = slices.DeleteFunc(s.all.nodes[k], func(other *sighting) bool { return other == is })
+	for _, of := range []map[NeighbourKey][]*sighting{s.all.nodes, s.all.waiting} {
+		of[k] = slices.DeleteFunc(of[k], func(other *sighting) bool { return other == is })
+		if len(of[k]) == 0 {
+			delete(of, k)
+		}
+	}
+}
+
+// recall has a sighting count that has waited, now that one of the same rank has gone.
+func (m *sightings) recall(gone *sighting) {
+	k := gone.node.NeighbourKey()
+	if len(ofRank(m.nodes[k], gone.node.Rank)) >= maxSightings {
+		return
+	}
+	next := slices.IndexFunc(m.waiting[k], func(s *sighting) bool { return s.node.Rank == gone.node.Rank })
+	if next < 0 {
+		return
+	}
+	m.nodes[k] = append(m.nodes[k], m.waiting[k][next])
+	if m.waiting[k] = slices.Delete(m.waiting[k], next, next+1); len(m.waiting[k]) == 0 {
+		delete(m.waiting, k)
+	}
 }
 
 // SetLANPrefixes enters the addresses that this host has on its LANs, with their subnets. They
@@ -155,9 +180,6 @@ func (m *sightings) settle(k NeighbourKey) error {
 	is, room, err := m.enter(k)
 	if !is {
 		m.reg.RemoveNeighbour(k)
-	}
-	if len(m.nodes[k]) == 0 {
-		delete(m.nodes, k)
 	}
 	if !is || room {
 		m.amend()

@@ -128,16 +128,51 @@ func TestSourcePrefixes(t *testing.T) {
 	}
 }
 
+// TestSourceBound has far more sightings of one node than count. None is lost: its own epmd is
+// believed, and when all others go it is still there.
 func TestSourceBound(t *testing.T) {
+	const many = 1000
 	r := New("hostb.local", 0)
-	source := r.NewSource(Announced)
-	for i := range 1000 {
-		if err := source.See(i, lanNode("a", uint16(i+1), "192.0.2.1")); err != nil {
+	changes := begun(r)
+	source, told := r.NewSource(Announced), r.NewSource(Told)
+	see := func(s *Source, key any, n Node) {
+		t.Helper()
+		if err := s.See(key, n); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if n := len(source.seen); n != maxSightings {
-		t.Errorf("%d sightings of one node are kept", n)
+	want := func(what, want string) {
+		t.Helper()
+		if got := show(changes); got != want {
+			t.Errorf("%s: got\n%s\nwant\n%s", what, got, want)
+		}
+	}
+	for i := range many {
+		see(source, i, lanNode("a", uint16(i%maxSightings+1), "192.0.2.1"))
+	}
+	for _, counting := range r.sightings.nodes {
+		if len(counting) != maxSightings {
+			t.Errorf("%d sightings of one node count", len(counting))
+		}
+	}
+	changes.Take()
+	own := lanNode("a", 4711, "192.0.2.7")
+	own.Sure = true
+	see(told, "", own)
+	want("told", "+ a@hosta.local 4711 [192.0.2.7] true")
+	told.Close()
+	want("no longer", "+ a@hosta.local 64 [192.0.2.1] false")
+	see(source, many-1, lanNode("a", 9, "192.0.2.9")) // which waits
+	for i := range many - 1 {
+		source.Lose(i)
+	}
+	if got := changes.Take().Events; len(got) == 0 || got[len(got)-1].Node.Port != 9 || slices.ContainsFunc(got, func(e Event) bool { return e.Kind == Down }) {
+		t.Errorf("when all but one have gone: %d events, the last %+v", len(got), got[len(got)-1])
+	}
+	source.Lose(many - 1)
+	want("all have gone", "- a@hosta.local")
+	if m := r.sightings; len(m.nodes)+len(m.waiting)+len(source.seen) > 0 {
+		t.Errorf("left are %v, %v and %v", m.nodes, m.waiting, source.seen)
 	}
 }
 
