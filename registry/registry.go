@@ -62,6 +62,7 @@ type Registry struct {
 	neighbours map[NeighbourKey]*entry
 	named      names          // the same
 	ranked     [2]int         // how many of them have each Rank
+	origins    [Origins]int   // and each Origin
 	perHost    map[string]int // how many of them are Announced
 
 	subscriptions map[*Subscription]struct{}
@@ -266,6 +267,16 @@ func (r *Registry) Counts() (local, neighbours int) {
 	return len(r.local), len(r.neighbours)
 }
 
+// Count returns how many nodes of an origin are known.
+func (r *Registry) Count(o Origin) int {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if o == Local {
+		return len(r.local)
+	}
+	return r.origins[o]
+}
+
 // Host returns the name of this host.
 func (r *Registry) Host() string {
 	r.mu.RLock()
@@ -414,6 +425,7 @@ func (r *Registry) enter(key NeighbourKey, e Event) {
 	r.neighbours[key] = n
 	r.named.add(n)
 	r.ranked[e.Node.Rank]++
+	r.origins[e.Node.Origin]++
 	if e.Node.Rank == Announced {
 		r.perHost[key.Host]++
 	}
@@ -424,6 +436,7 @@ func (r *Registry) enter(key NeighbourKey, e Event) {
 func (r *Registry) leave(n *entry) {
 	r.named.remove(n)
 	r.ranked[n.Rank]--
+	r.origins[n.Origin]--
 	if n.Rank != Announced {
 		return
 	}

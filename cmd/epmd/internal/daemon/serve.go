@@ -424,8 +424,11 @@ func (s *service) unwell(err error) { s.log.Error("self-check failed", "err", er
 
 // status says in a line how it goes.
 func (s *service) status() string {
-	local, neighbours := s.reg.Counts()
-	text := fmt.Sprintf("%s registered, %d on the LAN; %s", screen.Counted(local, "node"), neighbours, s.reg.LAN())
+	text := fmt.Sprintf("%s registered, %d on the LAN", screen.Counted(s.reg.Count(registry.Local), "node"), s.reg.Count(registry.LAN))
+	if n := s.reg.Count(registry.Peer); n > 0 {
+		text += fmt.Sprintf(", %d elsewhere", n)
+	}
+	text += "; " + s.reg.LAN().String()
 	shortage, bound := s.store.Shortage()
 	switch {
 	case shortage != "":

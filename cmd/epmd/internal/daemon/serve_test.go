@@ -194,6 +194,14 @@ func TestStatus(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	for name, origin := range map[string]registry.Origin{"a": registry.LAN, "b": registry.Peer, "c": registry.Peer} {
+		if err := s.reg.SetNeighbour(registry.Node{Name: name, Host: "hostb.local", Port: 1, Origin: origin}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, want := s.status(), "3 nodes registered, 1 on the LAN, 2 elsewhere; LAN "; !strings.HasPrefix(got, want) {
+		t.Errorf("status %q; want %q", got, want)
+	}
 }
 
 // TestRestore takes over what earlier processes had registered, except what can't be.
