@@ -191,6 +191,7 @@ func (s *service) makeNeighbours(o Options, lns []*net.TCPListener) {
 		Registry:       s.reg,
 		Hello:          hello,
 		AskBack:        o.Browse,
+		Interfaces:     o.Interfaces,
 		Silent:         !o.Publish,
 		Others:         s.others,
 		StreamsChanged: func() { s.lan.StreamsChanged() },

@@ -55,8 +55,12 @@ type Options struct {
 	Registry *registry.Registry
 	Hello    func() epmd.PeerHello // what this epmd says of itself
 	AskBack  bool                  // who asks us is asked back: -lan on or browse
-	Silent   bool                  // nobody learns who asks, nor asks back: -lan browse or off
-	Others   Asker                 // nil: nobody
+
+	// Interfaces are those over which somebody is asked back. Empty: all.
+	Interfaces []string
+
+	Silent bool  // nobody learns who asks, nor asks back: -lan browse or off
+	Others Asker // nil: nobody
 	// StreamsChanged is called when Streamed may say something else. It must not block.
 	// nil: nobody wants to know.
 	StreamsChanged func()
@@ -250,11 +254,12 @@ func (ps *Peers) leave(at avahi.Place, e avahi.EPMD) {
 	p.poke(stream.KickNot)
 }
 
-// Asked notes that an epmd watches us. If it is on-link, it is asked back at once.
+// Asked notes that an epmd watches us. If it is on-link, on one of the Interfaces, it is asked back
+// at once.
 func (ps *Peers) Asked(a epmd.PeerAsk) {
 	from := a.From.Addr()
 	link, onLink := ps.Link(a.Local, from)
-	if !ps.AskBack || !onLink || a.Hello.ID == ps.Hello().ID {
+	if !ps.AskBack || !onLink || a.Hello.ID == ps.Hello().ID || len(ps.Interfaces) > 0 && !slices.Contains(ps.Interfaces, link) {
 		return
 	}
 	ps.mu.Lock()

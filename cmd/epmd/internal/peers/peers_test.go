@@ -136,6 +136,22 @@ func TestStreamed(t *testing.T) {
 	})
 }
 
+// TestInterfaces asks nobody back over an interface that is not to be used.
+func TestInterfaces(t *testing.T) {
+	for only, want := range map[string]string{"": "a@hosta.local yes", "eth1,eth0": "a@hosta.local yes", "eth1": ""} {
+		t.Run(only, func(t *testing.T) {
+			inBubble(t, func(w *world) {
+				if only != "" {
+					w.ps.Interfaces = strings.Split(only, ",")
+				}
+				w.net.Offer(addrA, streamtest.New("hosta.local", 1, "+a", "="))
+				w.ask("hosta.local", 1, addrA)
+				w.after(time.Minute, want)
+			})
+		})
+	}
+}
+
 // TestWho decides which addresses are one epmd.
 func TestWho(t *testing.T) {
 	second := netip.MustParseAddrPort("192.0.2.3:4369")
