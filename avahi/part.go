@@ -113,13 +113,21 @@ func (p *part) ping() {
 }
 
 // run has one session after the other until ctx ends. In each it calls serve, which returns why
-// the session is over. A pause follows. It doubles up to lastRetry, and begins anew after a
-// session that has done what it is for.
+// the session is over.
 func (p *part) run(ctx context.Context, serve func(context.Context, *session) error) {
+	p.repeat(ctx, func() (bool, error) { return p.session(ctx, serve) })
+	p.silent.Store(false)
+	p.setState(state{Off: "stopped"})
+}
+
+// repeat calls session again and again until ctx ends. A pause follows each. The pause doubles up
+// to lastRetry. It begins anew after a session that has done what it is for, however long others
+// have lasted.
+func (p *part) repeat(ctx context.Context, session func() (reached bool, err error)) {
 	for pause := firstRetry; ctx.Err() == nil; pause = min(2*pause, lastRetry) {
-		reached, err := p.session(ctx, serve)
+		reached, err := session()
 		if ctx.Err() != nil {
-			break
+			return
 		}
 		p.off(err)
 		if reached {
@@ -130,8 +138,6 @@ func (p *part) run(ctx context.Context, serve func(context.Context, *session) er
 		case <-time.After(pause):
 		}
 	}
-	p.silent.Store(false)
-	p.setState(state{Off: "stopped"})
 }
 
 func (p *part) session(ctx context.Context, serve func(context.Context, *session) error) (reached bool, err error) {
