@@ -31,7 +31,8 @@ type Dialer struct {
 	// this host.
 	Name   string
 	Cookie Cookie
-	// TLS is for nodes with distribution over TLS, as from [AnyTLS]. It is nil for plain nodes.
+	// TLS is for nodes with distribution over TLS, as from [AnyTLS] or [VerifiedTLS]. It is nil
+	// for plain nodes.
 	// Identify tells which is which. A plain node logs nothing of a TLS greeting, but a TLS node
 	// does of a plain one.
 	TLS *tls.Config

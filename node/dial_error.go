@@ -13,7 +13,7 @@ const (
 	StepName    Step = "name"    // the name asked for is a full node name
 	StepLookup  Step = "lookup"  // Lookup knows where the node listens: else its error
 	StepConnect Step = "connect" // its distribution port is open, at one of its addresses
-	StepTLS     Step = "tls"     // TLS, if it is asked for: else ErrTLS or ErrPlain
+	StepTLS     Step = "tls"     // TLS, if it is asked for: else ErrTLS, ErrPlain or ErrUnverified
 	// StepHandshake: it accepts us. Else the error is a *StatusError, *NameError, *FlagsError or
 	// ErrWantsTLS.
 	StepHandshake Step = "handshake"

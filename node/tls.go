@@ -46,8 +46,8 @@ func tlsFailure(p *peer, err error) (Identity, error) {
 }
 
 // AnyTLS returns a configuration that every TLS node agrees to, unless it demands a certificate.
-// The cookie is left to prove who is at the other end. The node may choose whatever cipher it is
-// restricted to. TLS 1.2 or later.
+// It verifies nothing: anybody may be at the other end. The node may choose whatever cipher it is
+// restricted to. TLS 1.2 or later. See [VerifiedTLS].
 func AnyTLS() *tls.Config {
 	return &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12, CipherSuites: allCiphers()}
 }

@@ -5,13 +5,17 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/goerlang/eclus/node"
 	"github.com/goerlang/eclus/test/lan"
 	"github.com/goerlang/eclus/test/wait"
 )
@@ -99,7 +103,14 @@ func TestLANPing(t *testing.T) {
 		switching, err := os.ReadFile(a.Path("/etc/nsswitch.conf"))
 		wait.Must(t, err)
 		wait.Must(t, a.WriteFile("/etc/nsswitch.conf", "hosts: files dns\n", 0o644))
-		a.ping(t, "b@hostb.local").checkFails(t, "resolve", `"hostb\.local"`, "libnss-mdns")
+		a.ping(t, "b@hostb.local").checkFails(t, "trust", `only an announcement says that hostb\.local is 198\.51\.100\.12`, "-prove(?s:.*)libnss-mdns")
+		a.refused(t, "trust: only an announcement says", eclusBinary(t), "-peek", "b@hostb.local")
+		if out := a.pingArgs(t, "b@hostb.local", "-prove"); !strings.Contains(out, "pong from b@hostb.local") {
+			t.Errorf("with -prove: %s", out)
+		}
+		if out := a.ask(t, "-peek", "b@hostb.local", "-prove"); !strings.Contains(out, "b@hostb.local, OTP ") {
+			t.Errorf("a peek with -prove: %s", out)
+		}
 		wait.Must(t, a.WriteFile("/etc/nsswitch.conf", string(switching), 0o644))
 	})
 	t.Run("lookup", func(t *testing.T) {
@@ -124,12 +135,12 @@ func TestLANPing(t *testing.T) {
 	})
 	t.Run("identify", func(t *testing.T) { testPingIdentify(t, a, b) })
 	t.Run("cookie", func(t *testing.T) {
-		wait.Must(t, a.WriteFile(lan.Home+"/wrong", "wrong\n", 0o600))
+		wait.Must(t, a.WriteFile(lan.Home+"/wrong", "s3cret\n", 0o600))
 		cookieFile := a.pingArgs(t, "b@hostb.local", "-cookie_file", lan.Home+"/wrong")
-		if !strings.Contains(cookieFile, "✗ cookie") || !strings.Contains(cookieFile, "is not the node's") || strings.Contains(cookieFile, "wrong\n ") {
+		if !strings.Contains(cookieFile, "✗ cookie") || !strings.Contains(cookieFile, "does not accept the cookie in ") || strings.Contains(cookieFile, "s3cret") {
 			t.Errorf("wrong cookie file: %s", cookieFile)
 		}
-		a.ping(t, "b@hostb.local", "ERLANG_COOKIE=other").checkFails(t, "cookie", "cookie of ERLANG_COOKIE is not the node's", "get_cookie")
+		a.ping(t, "b@hostb.local", "ERLANG_COOKIE=other").checkFails(t, "cookie", "does not accept the cookie in ERLANG_COOKIE", "get_cookie")
 		a.ping(t, "b@hostb.local", "HOME=/nonexistent").checkFails(t, "cookie", "no cookie", "")
 		wait.Must(t, os.Chmod(a.Path(lan.Home+"/wrong"), 0o644))
 		if out := a.pingArgs(t, "b@hostb.local", "-cookie_file", lan.Home+"/wrong"); !strings.Contains(out, "mode 644") {
@@ -146,7 +157,7 @@ func TestLANPing(t *testing.T) {
 		seen.until(t, present("b@hostb.local", onHost("hostb-2.local")))
 		// The epmd there says so before Avahi has forgotten the name.
 		wait.True(t, "hostb.local resolves no longer", func() bool { return !a.ping(t, "b@hostb.local").Pong })
-		a.ping(t, "b@hostb.local").checkFails(t, "resolve", "hostb.local", `announces itself as hostb-2\.local \(198\.51\.100\.12.*\n.*renames.*\n.*-name b@hostb-2\.local`)
+		a.ping(t, "b@hostb.local").checkFails(t, "trust", "hostb.local is 198", `(?s)announces itself as hostb-2\.local \(198\.51\.100\.12.*\n.*renames.*\n.*-name b@hostb-2\.local`)
 		a.ping(t, "b@hostb-2.local").checkFails(t, "identify", "calls itself b@hostb.local", `hostb\.local resolves nowhere here`)
 		wait.Must(t, b.SetHostName(wait.Soon(t), "hostb"))
 		seen.until(t, present("b@hostb.local", onHost("hostb.local")))
@@ -221,12 +232,43 @@ func TestPingTLS(t *testing.T) {
 			t.Errorf("%s: got %+v", server, p)
 		}
 		checkSilent(t, node)
-		h.ping(t, "tls@127.0.0.1", "ERLANG_COOKIE=other").checkFails(t, "cookie", "cookie of ERLANG_COOKIE is not the node's", "get_cookie")
+		h.ping(t, "tls@127.0.0.1", "ERLANG_COOKIE=other").checkFails(t, "cookie", "does not accept the cookie in ERLANG_COOKIE", "get_cookie")
 		wait.Must(t, node.Stop(wait.Soon(t)))
 	}
+	testVerified(t, h, secure)
 	strict := h.erl(t, append([]string{"-name", "strict@127.0.0.1"}, append(secure, tlsOptions(t, ",{verify,verify_peer},{fail_if_no_peer_cert,true}"))...)...)
 	h.ping(t, "strict@127.0.0.1").checkFails(t, "identify", "does not complete a handshake", "fail_if_no_peer_cert")
 	checkSilent(t, strict)
+}
+
+// testVerified verifies the certificate of a node, which is for localhost, by its authority and by
+// another. Only a node that is verified, or for which that is not asked, gets the cookie.
+func testVerified(t *testing.T, h *host, secure []string) {
+	options := tlsOptions(t, "")
+	ours, theirs := filepath.Join(filepath.Dir(options), "cert.pem"), filepath.Join(filepath.Dir(tlsOptions(t, "")), "cert.pem")
+	node := h.erl(t, append([]string{"-name", "safe@localhost"}, append(secure, options)...)...)
+	plain := h.erl(t, "-name", "plain@localhost")
+	for _, tt := range []struct{ args, step, found string }{
+		{"safe@localhost", "", "accepted our cookie, .*; its certificate is not verified"},
+		{"safe@localhost -ca " + ours, "", "accepted our cookie, .*; its certificate is verified"},
+		{"safe@localhost -ca " + theirs, "cookie", "certificate not verified: .*unknown authority"},
+		{"plain@localhost -ca " + ours, "cookie", "does not speak TLS"},
+	} {
+		args := strings.Fields(tt.args)
+		out := h.pingArgs(t, args[0], args[1:]...)
+		if !regexp.MustCompile(tt.found).MatchString(out) || strings.Contains(out, "pong") != (tt.step == "") {
+			t.Errorf("-ping %s:\n%s", tt.args, out)
+		}
+	}
+	if out := h.ask(t, "-peek", "safe@localhost", "-ca", ours); !strings.Contains(out, ", over TLS, verified\n") {
+		t.Errorf("a peek at a node that is verified:\n%s", out)
+	}
+	if out := h.ask(t, "-peek", "safe@localhost"); !strings.Contains(out, ", over TLS, not verified (-ca)\n") {
+		t.Errorf("a peek at a node that is not verified:\n%s", out)
+	}
+	h.refused(t, "certificate not verified", eclusBinary(t), "-peek", "safe@localhost", "-ca", theirs)
+	checkSilent(t, plain)
+	wait.Must(t, node.Stop(wait.Soon(t)))
 }
 
 // pingArgs runs epmd -ping for a person.
@@ -267,4 +309,47 @@ func (h *host) serve(t *testing.T, answer func(net.Conn)) (port uint16) {
 		}
 	}()
 	return uint16(ln.Addr().(*net.TCPAddr).Port)
+}
+
+// TestLANProof has a host announce a node that answers under the name of another host, which
+// resolves nowhere. It is proved no cookie unless that is asked for.
+func TestLANProof(t *testing.T) {
+	t.Parallel()
+	hosts := addHosts(t, lan.ForTest(t, tools...), lan.HostOptions{}, "hosta", "evil")
+	a, evil := hosts[0], hosts[1]
+	a.start(t)
+	evil.start(t, "-lan", "off")
+	seen := a.watch(t)
+	var proofs atomic.Int32
+	port := evil.serve(t, func(c net.Conn) { acceptProof(c, "b@ghost.local", &proofs) })
+	evil.registerAs(t, aliveReq("b", port))
+	publish(t, evil, "any", "_epmd._tcp", strconv.Itoa(int(port)), "node=b@ghost.local")
+	seen.until(t, present("b@ghost.local"))
+	a.ping(t, "b@ghost.local").checkFails(t, "trust", `only an announcement says that ghost\.local is 198\.51\.100\.12`, "pass it on.*log in elsewhere")
+	a.refused(t, "trust: only an announcement", eclusBinary(t), "-peek", "b@ghost.local")
+	if n := proofs.Load(); n != 0 {
+		t.Errorf("%d proofs of the cookie went to an announced address", n)
+	}
+	a.pingArgs(t, "b@ghost.local", "-prove")
+	if n := proofs.Load(); n != 1 {
+		t.Errorf("%d proofs with -prove; want 1", n)
+	}
+}
+
+// acceptProof goes through the handshake as far as the peer's proof, and counts it.
+func acceptProof(c net.Conn, name string, proofs *atomic.Int32) {
+	m, err := readPacket(c, 2)
+	if err == nil {
+		_, err = node.ParseSendName(m)
+	}
+	if err != nil {
+		return // as on a greeting of TLS
+	}
+	writePacket(c, node.Status{Code: node.OK}.Append(nil))
+	writePacket(c, node.Challenge{Flags: node.Mandatory | node.Published, Challenge: 7, Creation: 9, Name: name}.Append(nil))
+	if m, err := readPacket(c, 2); err == nil {
+		if _, err := node.ParseChallengeReply(m); err == nil {
+			proofs.Add(1)
+		}
+	}
 }

@@ -194,7 +194,9 @@ or those whose name matches the pattern ('rabbit*', '*@hostb*').
 			help: `Go the way to a node of any host (a@hosta.local), step by
 step, and say where it ends and what to do about it. The
 cookie is that of the file, of ERLANG_COOKIE in the
-environment, or of ~/.erlang.cookie.`,
+environment, or of ~/.erlang.cookie. -ca: verify the node's
+certificate by these authorities. -prove: prove the cookie
+even at an address that only an announcement gives.`,
 		},
 		{
 			names: []string{"-peek"}, argument: "Node", command: commandPeek, not: []string{"-daemon", "-systemd", "-node"},
@@ -230,6 +232,14 @@ processes are the busiest. -watch: go on every 2 seconds.`,
 		{
 			names: []string{"-cookie_file"}, argument: "Path", with: []string{"-ping", "-peek", "-node"},
 			set: (*parser).setCookieFile,
+		},
+		{
+			names: []string{"-ca"}, argument: "Path", with: []string{"-ping", "-peek"},
+			set: (*parser).setCAFile,
+		},
+		{
+			names: []string{"-prove"}, with: []string{"-ping", "-peek"},
+			set: on(func(c *config) *bool { return &c.prove }),
 		},
 		{variable: "ECLUS_IDENTIFY", standard: "on", set: (*parser).setIdentify},
 		{variable: "ECLUS_KEEP_PER_USER", set: (*parser).setKeepPerUser},

@@ -82,7 +82,9 @@ func run(ctx context.Context, args []string, getenv func(string) (string, bool),
 
 // wayOptions returns which way to go to a node.
 func (c config) wayOptions(getenv func(string) (string, bool)) way.Options {
-	return way.Options{Node: c.name, Port: c.port, CookieFile: c.cookieFile, HostName: hostName(), Getenv: getenv}
+	return way.Options{
+		Node: c.name, Port: c.port, CookieFile: c.cookieFile, Prove: c.prove, Roots: c.roots, HostName: hostName(), Getenv: getenv,
+	}
 }
 
 // daemonOptions returns what the daemon needs to know. args are those of this process.

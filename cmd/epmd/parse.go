@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -45,7 +46,10 @@ type config struct {
 	question    stock.Question
 	filter      listing.Filter
 	json, watch bool
-	cookieFile  string // empty: where OTP looks
+	cookieFile  string         // empty: where OTP looks
+	caFile      string         // empty: certificates are not verified
+	roots       *x509.CertPool // those in caFile
+	prove       bool           // the cookie, at an address that is only announced
 
 	address string         // the list of addresses as given
 	daemon  daemon.Options // what only a daemon needs to know
@@ -313,11 +317,15 @@ func (p *parser) setKeepPerUser(s string) error {
 	return nil
 }
 
-func (p *parser) setCookieFile(s string) error {
+func (p *parser) setCookieFile(s string) error { return setPath(&p.cookieFile, s) }
+
+func (p *parser) setCAFile(s string) error { return setPath(&p.caFile, s) }
+
+func setPath(path *string, s string) error {
 	if s == "" {
 		return errors.New("no path")
 	}
-	p.cookieFile = s
+	*path = s
 	return nil
 }
 
@@ -413,8 +421,8 @@ func either(list []string) string {
 	return strings.Join(list[:last], ", ") + " or " + list[last]
 }
 
-// checkFiles returns an error if a file that a flag names can't be used. It also reads the cookie
-// for -node. Without one there is to be no epmd either.
+// checkFiles returns an error if a file that a flag names can't be used. It also reads the
+// authorities of -ca, and the cookie for -node. Without one there is to be no epmd either.
 func (c *config) checkFiles(getenv func(string) (string, bool)) (err error) {
 	if c.daemon.HostsFile != "" {
 		if err := hosts.CheckFolder(c.daemon.HostsFile); err != nil {
@@ -431,7 +439,25 @@ func (c *config) checkFiles(getenv func(string) (string, bool)) (err error) {
 			return fmt.Errorf("-cookie_file %q: %w", c.cookieFile, cause(err))
 		}
 	}
+	if c.caFile != "" {
+		if c.roots, err = readRoots(c.caFile); err != nil {
+			return fmt.Errorf("-ca %q: %w", c.caFile, cause(err))
+		}
+	}
 	return nil
+}
+
+// readRoots reads the certificates of authorities from a PEM file.
+func readRoots(path string) (*x509.CertPool, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(text) {
+		return nil, errors.New("no certificate in PEM format is in it")
+	}
+	return roots, nil
 }
 
 // cause returns what is wrong with a file, without the call and the path.

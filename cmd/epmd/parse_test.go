@@ -22,7 +22,7 @@ var arguments = map[string]string{
 	"-delay_write": "5", "-stop": "a", "-lan": "browse", "-interface": "eth0", "-hosts_file": "/h",
 	"-peer": "192.0.2.7",
 	"-bus":  "session", "-allow": "any", "-node": "a@host.example", "-nodes": "a*", "-ping": "a@b",
-	"-peek": "a@b", "-cookie_file": "c", "ECLUS_IDENTIFY": "off", "ECLUS_KEEP_PER_USER": "7",
+	"-peek": "a@b", "-cookie_file": "c", "-ca": "c", "ECLUS_IDENTIFY": "off", "ECLUS_KEEP_PER_USER": "7",
 }
 
 // line returns a command line with a flag, its argument, and what it goes with.
@@ -240,6 +240,9 @@ func TestCheckFiles(t *testing.T) {
 		{"-ping a@b -cookie_file " + empty + "/x", "", "-cookie_file |not a directory"},
 		// The way to the node says what is wrong with it.
 		{"-ping a@b -cookie_file " + open, "", ""},
+		{"-ping a@b -ca " + dir + "/none", "", "-ca |no such file or directory"},
+		{"-peek a@b -ca " + dir, "", "-ca |is a directory"},
+		{"-ping a@b -ca " + open, "", "-ca |no certificate in PEM format"},
 	} {
 		c, err := parse(strings.Fields(tt.args), environ(tt.env))
 		wait.Must(t, err)

@@ -59,7 +59,7 @@ _epmd_offer_next()
     elif [[ $nodes ]]; then
         _epmd_offer <<<$'-local\n-lan_only\n-json\n-watch\n-port'
     elif [[ $about ]]; then
-        _epmd_offer <<<"$peek"$'-json\n-cookie_file\n-port'
+        _epmd_offer <<<"$peek"$'-json\n-cookie_file\n-ca\n-prove\n-port'
     else
         _epmd_offer <<EOT
 -address
@@ -107,7 +107,7 @@ _epmd()
         -lan) _epmd_offer <<<$'on\npublish\nbrowse\noff' ;;
         -allow) _epmd_offer <<<$'local\nlan\nany' ;;
         -bus) _epmd_offer <<<$'system\nsession\noff' ;;
-        -hosts_file | -cookie_file) compopt -o default ;; # files
+        -hosts_file | -cookie_file | -ca) compopt -o default ;; # files
         -interface) _epmd_offer "${cur%"${cur##*,}"}" < <(_epmd_interfaces) ;;
         -ping | -peek) _epmd_offer < <(_epmd_nodes) ;;
         -stop) _epmd_offer < <(_epmd_names) ;;

@@ -147,7 +147,7 @@ func TestPeekUnanswered(t *testing.T) {
 	t.Parallel()
 	m := &muteNode{t: t, infos: slices.Repeat([]any{itemsOfProcess}, 300)}
 	m.infos[150] = nil
-	p := newPeeker(m.connect())
+	p := newPeeker(m.connect(), carrier{})
 	for i := range 2 {
 		began := time.Now()
 		k, err := p.peek(t.Context())
@@ -193,7 +193,7 @@ func TestPeekDeaf(t *testing.T) {
 	need.Time(t)
 	t.Parallel()
 	m := &muteNode{t: t, infos: []any{itemsOfProcess}}
-	v := &view{peeker: newPeeker(m.connect())}
+	v := &view{peeker: newPeeker(m.connect(), carrier{})}
 	set := func(deaf bool) {
 		m.mu.Lock()
 		defer m.mu.Unlock()

@@ -63,7 +63,7 @@ func Peek(ctx context.Context, o Options) error {
 		return exit.Status(1)
 	}
 	defer w.Conn.Close()
-	v := &view{peeker: newPeeker(w.Conn), json: o.JSON, screen: o.Screen, out: o.Stdout, stderr: o.Stderr}
+	v := &view{peeker: newPeeker(w.Conn, carrier{w.Dist, w.Verified}), json: o.JSON, screen: o.Screen, out: o.Stdout, stderr: o.Stderr}
 	if o.Watch {
 		return v.watch(ctx)
 	}
@@ -73,13 +73,14 @@ func Peek(ctx context.Context, o Options) error {
 // peeked is what a node is and how it is doing, as -peek -json prints it. What the node does not
 // tell is left out.
 type peeked struct {
-	Version      int           `json:"v"`
-	Node         string        `json:"node"`
-	OTP          string        `json:"otp"`
-	ERTS         string        `json:"erts"`
-	Emulator     string        `json:"emulator,omitempty"` // "jit" or "emu"
-	Uptime       float64       `json:"uptime"`             // seconds
-	Time         time.Time     `json:"time"`               // by its clock
+	Version  int    `json:"v"`
+	Node     string `json:"node"`
+	OTP      string `json:"otp"`
+	ERTS     string `json:"erts"`
+	Emulator string `json:"emulator,omitempty"` // "jit" or "emu"
+	carrier
+	Uptime       float64       `json:"uptime"` // seconds
+	Time         time.Time     `json:"time"`   // by its clock
 	Processes    usage         `json:"processes"`
 	Ports        usage         `json:"ports"`
 	Atoms        usage         `json:"atoms"`
@@ -101,6 +102,24 @@ type peeked struct {
 	mu      sync.Mutex
 	answers int   // that have come
 	err     error // why the first that has not come did not
+}
+
+// carrier is what carries the connection, and whether the node's certificate is verified. That is
+// nil without TLS.
+type carrier struct {
+	Dist     string `json:"dist,omitempty"`
+	Verified *bool  `json:"verified,omitempty"`
+}
+
+// String returns what -peek shows of it: nothing without TLS.
+func (c carrier) String() string {
+	switch {
+	case c.Verified == nil:
+		return ""
+	case *c.Verified:
+		return ", over TLS, verified"
+	}
+	return ", over TLS, not verified (-ca)"
 }
 
 // sampleKeys are the keys of what looking at processes gives.
@@ -188,6 +207,7 @@ func (c counters) rates(later counters) rates {
 // stays is a process for each call that gets no answer. No peek makes such a call twice.
 type peeker struct {
 	conn *node.Conn
+	over carrier
 	was  counters // at the peek before
 
 	mu      sync.Mutex
@@ -196,8 +216,8 @@ type peeker struct {
 }
 
 // newPeeker returns a peeker that uses a connection until that ends.
-func newPeeker(conn *node.Conn) *peeker {
-	return &peeker{conn: conn, waiting: make(map[string]bool), mute: make(map[etf.Pid]bool)}
+func newPeeker(conn *node.Conn, over carrier) *peeker {
+	return &peeker{conn: conn, over: over, waiting: make(map[string]bool), mute: make(map[etf.Pid]bool)}
 }
 
 // errStillWaiting is the error of a call that an earlier peek made and that has no answer yet.
@@ -209,7 +229,7 @@ var errStillWaiting = errors.New("the answer to an earlier call is still awaited
 func (p *peeker) peek(ctx context.Context) (*peeked, error) {
 	ctx, cancel := context.WithTimeout(ctx, peekTime)
 	defer cancel()
-	k := &peeked{Version: jsonVersion, Node: p.conn.PeerName(), Nodes: []string{}, HiddenNodes: []string{}}
+	k := &peeked{Version: jsonVersion, Node: p.conn.PeerName(), carrier: p.over, Nodes: []string{}, HiddenNodes: []string{}}
 	if p.was.at.IsZero() {
 		p.was = p.count(ctx, k)
 		<-time.After(rateTime)

@@ -185,7 +185,7 @@ func (v *view) renderText(b *bytes.Buffer, k *peeked) {
 	if k.Emulator != "" {
 		emulator = " (" + k.Emulator + ")"
 	}
-	line("node", "%s, OTP %s, ERTS %s%s", k.Node, or(k.OTP, "otp"), or(k.ERTS, "erts"), emulator)
+	line("node", "%s, OTP %s, ERTS %s%s%v", k.Node, or(k.OTP, "otp"), or(k.ERTS, "erts"), emulator, k.carrier)
 	line("up", "%s; its clock says %s", or(time.Duration(k.Uptime*float64(time.Second)).Round(time.Second).String(), "uptime"),
 		or(k.Time.Format(time.DateTime+" MST"), "time"))
 	line("processes", "%s; ports %s; atoms %s; ETS tables %s", or(k.Processes.String(), "processes"), or(k.Ports.String(), "ports"),

@@ -21,7 +21,7 @@ const zoneAdvice = "Add the interface that leads there, as in fe80::1%eth0, or g
 
 // resolveAdvice says why the host may have no address, and who announces the node.
 func (w *Way) resolveAdvice(ctx context.Context) []string {
-	known, isKnown := w.announced(ctx)
+	known, isKnown := w.known(ctx)
 	isLocal := strings.HasSuffix(w.host, ".local")
 	switch resolver := w.mdnsResolver(); {
 	case isLocal && resolver == mdnsNone:
@@ -44,23 +44,37 @@ func (w *Way) resolveAdvice(ctx context.Context) []string {
 	}
 }
 
-// announced returns the node as our epmd knows it from the LAN, else another of its host.
-func (w *Way) announced(ctx context.Context) (found registry.Node, isKnown bool) {
+// known returns the node as our epmd knows it from others, else another node of its host. What the
+// epmd of a named peer says counts more than an announcement.
+func (w *Way) known(ctx context.Context) (found registry.Node, isKnown bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), localTime)
 	defer cancel()
 	neighbours, err := w.net.neighbours(ctx)
 	if err != nil {
 		return found, false
 	}
+	best := 0
 	for _, n := range neighbours {
-		switch {
-		case n.Node == w.options.Node:
-			return n, true
-		case n.Host == w.host, strings.HasSuffix(n.Node, "@"+w.host):
-			found, isKnown = n, true
+		if rank := w.rank(n); rank > best {
+			found, best = n, rank
 		}
 	}
-	return found, isKnown
+	return found, best > 0
+}
+
+// rank says how much a neighbour tells of where the node is. 0: nothing.
+func (w *Way) rank(n registry.Node) int {
+	rank := 0
+	switch {
+	case n.Node == w.options.Node:
+		rank = 2
+	case n.Host == w.host, strings.HasSuffix(n.Node, "@"+w.host):
+		rank = 1
+	}
+	if rank > 0 && n.Origin == registry.Peer {
+		rank += 2
+	}
+	return rank
 }
 
 // portAdvice says at which other ports of its host the LAN has the node. Any user can start an epmd

@@ -3,6 +3,7 @@ package way
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -62,6 +63,13 @@ const (
 	epmdAt = "198.51.100.12:4369"
 	nodeAt = "198.51.100.12:4711"
 )
+
+// overTLS has the node speak TLS.
+func overTLS(w *world) {
+	w.identify = func(context.Context, netip.AddrPort, string) (node.Identity, error) {
+		return node.Identity{Name: "b@hostb.local", Flags: node.Published | node.Spawn, TLS: true}, nil
+	}
+}
 
 // TestAdvice has the way end in all ways that there is advice for.
 func TestAdvice(t *testing.T) {
@@ -145,6 +153,8 @@ func TestAdvice(t *testing.T) {
 		node          string // b@hostb.local if empty
 		world         []func(*world)
 		cookie        string // "none": there is none
+		prove         bool
+		roots         *x509.CertPool
 		step          string // where the way ends; "": nowhere
 		found, advice string
 	}{
@@ -159,10 +169,10 @@ func TestAdvice(t *testing.T) {
 		},
 		{
 			name:   "IPv4 alone is looked up, and the neighbour has IPv6",
-			world:  []func(*world){resolves(), announces(registry.Node{Node: "c@hostb.local", Host: "hostb.local", Addresses: []netip.Addr{addr("fe80::1%eth0")}})},
-			step:   "resolve",
-			found:  "no address",
-			advice: "nsswitch.conf has mdns4_minimal.*write mdns_minimal",
+			world:  []func(*world){resolves(), announces(registry.Node{Node: "c@hostb.local", Host: "hostb.local", Origin: registry.LAN, Addresses: []netip.Addr{addr("fe80::1%eth0")}})},
+			step:   "trust",
+			found:  "only an announcement says that hostb.local is fe80::1%eth0: no cookie is proved there",
+			advice: "pass it on.*-prove.*no address is known.*nsswitch.conf has mdns4_minimal.*write mdns_minimal",
 		},
 		{
 			name:   "IPv4 alone is looked up, and this host has IPv6",
@@ -184,8 +194,9 @@ func TestAdvice(t *testing.T) {
 		},
 		{
 			name:   "renamed by Avahi",
-			world:  []func(*world){resolves(), announces(registry.Node{Node: "b@hostb.local", Host: "hostb-2.local", Addresses: []netip.Addr{addr("198.51.100.12")}})},
-			step:   "resolve",
+			world:  []func(*world){resolves(), announces(registry.Node{Node: "b@hostb.local", Host: "hostb-2.local", Origin: registry.LAN, Addresses: []netip.Addr{addr("198.51.100.12")}})},
+			step:   "trust",
+			found:  "hostb.local is 198.51.100.12",
 			advice: `announces itself as hostb-2\.local \(198\.51\.100\.12\).*Avahi renames.*-name b@hostb-2\.local, or put hostb\.local`,
 		},
 		{
@@ -194,6 +205,30 @@ func TestAdvice(t *testing.T) {
 			world:  []func(*world){resolves(), announces(registry.Node{Node: "b@db.example.com", Host: "hostb.local"})},
 			step:   "resolve",
 			advice: `^The host that has it announces itself as hostb\.local \(\)\.\nStart`,
+		},
+		{
+			name:  "announced, and prove",
+			prove: true,
+			world: []func(*world){resolves(), announces(registry.Node{Node: "b@hostb.local", Host: "hostb.local", Origin: registry.LAN, Addresses: []netip.Addr{addr("198.51.100.12")}})},
+			found: "the node accepted our cookie, that in ERLANG_COOKIE$",
+		},
+		{
+			name: "a peer that has been named counts as the resolver",
+			world: []func(*world){resolves(), func(w *world) {
+				w.neighbours = func(context.Context) ([]registry.Node, error) {
+					return []registry.Node{
+						{Node: "b@hostb.local", Host: "hostb.local", Origin: registry.LAN, Addresses: []netip.Addr{addr("198.51.100.66")}},
+						{Node: "c@hostb.local", Host: "hostb.local", Origin: registry.Peer, Addresses: []netip.Addr{addr("198.51.100.12")}},
+					}, nil
+				}
+				w.dial = func(_ *node.Dialer, _ context.Context, _ string, at ...netip.AddrPort) (*node.Conn, error) {
+					if at[0].String() != nodeAt {
+						return nil, fmt.Errorf("dials %v", at)
+					}
+					return nil, nil
+				}
+			}},
+			found: "accepted our cookie",
 		},
 		{
 			name:   "DNS",
@@ -425,8 +460,35 @@ func TestAdvice(t *testing.T) {
 			name:   "another cookie",
 			world:  []func(*world){dialed(fmt.Errorf("connect: %w", node.ErrCookie))},
 			step:   "cookie",
-			found:  "cookie of ERLANG_COOKIE is not the node's",
+			found:  "the node does not accept the cookie in ERLANG_COOKIE",
 			advice: "erlang:get_cookie.*logged this try",
+		},
+		{
+			name:   "a certificate that is wrong",
+			world:  []func(*world){overTLS, dialed(fmt.Errorf("connect: %w: expired", node.ErrUnverified))},
+			roots:  x509.NewCertPool(),
+			step:   "cookie",
+			found:  "certificate not verified: expired",
+			advice: "No cookie is proved.*for hostb.local",
+		},
+		{
+			name:   "no certificate to verify",
+			roots:  x509.NewCertPool(),
+			world:  []func(*world){dialed(errors.New("dialled"))},
+			step:   "cookie",
+			found:  "does not speak TLS",
+			advice: "No cookie is proved",
+		},
+		{
+			name:  "a certificate that is right",
+			world: []func(*world){overTLS},
+			roots: x509.NewCertPool(),
+			found: "accepted our cookie.*; its certificate is verified$",
+		},
+		{
+			name:  "a certificate that is not verified",
+			world: []func(*world){overTLS},
+			found: `accepted our cookie.*; its certificate is not verified \(-ca\)$`,
 		},
 		{
 			name:   "a C node does not answer",
@@ -441,7 +503,7 @@ func TestAdvice(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			w := New(Options{Node: cmp.Or(tt.node, "b@hostb.local"), Port: epmd.DefaultPort, HostName: "hosta", Getenv: secret}, nil)
+			w := New(Options{Node: cmp.Or(tt.node, "b@hostb.local"), Port: epmd.DefaultPort, Prove: tt.prove, Roots: tt.roots, HostName: "hosta", Getenv: secret}, nil)
 			if tt.cookie != "" {
 				w.options.Getenv = func(string) (string, bool) { return "", false }
 			}
@@ -460,7 +522,11 @@ func TestAdvice(t *testing.T) {
 					t.Errorf("got %q; want %q", text, pattern)
 				}
 			}
-			if arrived && (advice != "" || len(w.Steps) != len(steps)) {
+			taken := len(steps)
+			if !w.Announced {
+				taken--
+			}
+			if arrived && (advice != "" || len(w.Steps) != taken) {
 				t.Errorf("arrived after %d steps, with advice %q", len(w.Steps), advice)
 			}
 		})
@@ -478,7 +544,7 @@ func TestOtherAddress(t *testing.T) {
 		return []netip.Addr{addr("::1"), addr("127.0.0.1")}, nil
 	}
 	w.net.connect = func(_ context.Context, at []netip.AddrPort) (netip.AddrPort, error) { return at[1], nil }
-	if !w.Go(t.Context()) || w.Address != "127.0.0.1" || w.Port != 4711 || len(shown) != len(steps) {
+	if !w.Go(t.Context()) || w.Address != "127.0.0.1" || w.Port != 4711 || len(shown) != len(steps)-1 {
 		t.Errorf("got %+v, shown %+v", w.Seen, shown)
 	}
 	if found := w.Steps[4].Found; found != "127.0.0.1:4711 is open; [::1]:4711 is not" {

@@ -2,6 +2,9 @@
 // epmd there, the node's port, its identity and the cookie. Where the way ends it says why, and
 // what to do about it.
 //
+// The cookie is proved to whoever answers, and such a proof can be passed on. So it is proved only
+// at an address that the resolver gives, unless Options.Prove is set.
+//
 // It runs getent, and connects to epmds and nodes by TCP. Each step blocks, for a few seconds at
 // most.
 package way
@@ -9,6 +12,7 @@ package way
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -40,7 +44,12 @@ type Options struct {
 	Port       uint16 // of epmds
 	CookieFile string // empty: where OTP looks
 	HostName   string // the first label of this host's name
-	Getenv     func(string) (string, bool)
+	// Prove has the cookie proved at an address that only an announcement gives.
+	Prove bool
+	// Roots are the authorities that vouch for nodes. With them, a node must speak TLS and have a
+	// certificate for its host. Without, certificates are not verified.
+	Roots  *x509.CertPool
+	Getenv func(string) (string, bool)
 }
 
 // Step is a step of the way to a node.
@@ -54,9 +63,13 @@ type Step struct {
 
 // Seen is what has been seen of a node on the way. What is not known is left out.
 type Seen struct {
-	Address  string `json:"address,omitempty"`
-	Port     uint16 `json:"port,omitempty"`
-	Dist     string `json:"dist,omitempty"`
+	Address string `json:"address,omitempty"`
+	// Announced says that only an announcement gives the address.
+	Announced bool   `json:"announced,omitempty"`
+	Port      uint16 `json:"port,omitempty"`
+	Dist      string `json:"dist,omitempty"`
+	// Verified says whether the node's certificate is; nil: it has shown none, or not yet.
+	Verified *bool  `json:"verified,omitempty"`
 	Type     string `json:"type,omitempty"`
 	Flags    string `json:"flags,omitempty"` // hexadecimal
 	Creation uint32 `json:"creation,omitempty"`
@@ -77,6 +90,7 @@ type Way struct {
 	addrs       []netip.Addr
 	epmd        netip.AddrPort
 	addr        netip.AddrPort
+	unresolved  Failure // why the resolver has no address of the host
 	cookie      node.Cookie
 	from        string // where the cookie comes from
 }
@@ -93,8 +107,12 @@ var steps = []struct {
 	{"lookup", (*Way).lookUp},
 	{"connect", (*Way).connect},
 	{"identify", (*Way).identify},
+	{stepTrust, (*Way).trust},
 	{"cookie", (*Way).authenticate},
 }
+
+// stepTrust is the step that only the way to an announced address has.
+const stepTrust = "trust"
 
 // New returns the way to a node, no step of which has been taken. show is told of each that is;
 // nil: nobody is.
@@ -108,6 +126,9 @@ func New(o Options, show func(Step)) *Way {
 // Go takes all steps, or until one fails, and reports whether none did. There is a connection then.
 func (w *Way) Go(ctx context.Context) bool {
 	for _, step := range steps {
+		if step.name == stepTrust && !w.Announced {
+			continue
+		}
 		if !w.Take(ctx, step.name, func(ctx context.Context) (string, error) { return step.take(w, ctx) }) {
 			return false
 		}
@@ -170,17 +191,51 @@ func (w *Way) resolveHost(ctx context.Context) (string, error) {
 	defer cancel()
 	addrs, err := w.net.addresses(ctx, w.host)
 	if err != nil {
-		return "", Failed(err.Error(), w.resolveAdvice(ctx)...)
+		return w.takeKnown(ctx, err)
 	}
+	if !slices.ContainsFunc(addrs, func(a netip.Addr) bool { return !lacksZone(a) }) {
+		return "", Failed(fmt.Sprintf("%s is %s, a link-local address without its zone", w.host, addrsText(addrs)), zoneAdvice)
+	}
+	w.addrs = addrs
+	return fmt.Sprintf("%s is %s", w.host, addrsText(addrs)), nil
+}
+
+// takeKnown takes the addresses that our epmd knows of a host that the resolver does not. The epmd
+// of a peer that this host's owner has named counts as the resolver. An announcement does not.
+func (w *Way) takeKnown(ctx context.Context, unresolved error) (string, error) {
+	w.unresolved = Failed(unresolved.Error(), w.resolveAdvice(ctx)...)
+	known, isKnown := w.known(ctx)
+	addrs := slices.DeleteFunc(slices.Clone(known.Addresses), lacksZone)
+	if !isKnown || len(addrs) == 0 {
+		return "", w.unresolved
+	}
+	w.addrs, w.Announced = addrs, known.Origin != registry.Peer
+	who := "only an announcement gives an address"
+	if !w.Announced {
+		who = "the epmd that -peer names says"
+	}
+	return fmt.Sprintf("%s resolves nowhere; %s: %s", w.host, who, addrsText(addrs)), nil
+}
+
+// addrsText returns addresses as a list.
+func addrsText(addrs []netip.Addr) string {
 	texts := make([]string, len(addrs))
 	for i, a := range addrs {
 		texts[i] = a.String()
 	}
-	if !slices.ContainsFunc(addrs, func(a netip.Addr) bool { return !lacksZone(a) }) {
-		return "", Failed(fmt.Sprintf("%s is %s, a link-local address without its zone", w.host, strings.Join(texts, ", ")), zoneAdvice)
+	return strings.Join(texts, ", ")
+}
+
+// trust ends the way to an announced address before the cookie is proved there.
+func (w *Way) trust(context.Context) (string, error) {
+	if w.options.Prove {
+		return "the cookie is proved at an announced address (-prove)", nil
 	}
-	w.addrs = addrs
-	return fmt.Sprintf("%s is %s", w.host, strings.Join(texts, ", ")), nil
+	return "", Failed(fmt.Sprintf("only an announcement says that %s is %v: no cookie is proved there", w.host, w.addr.Addr()),
+		append([]string{
+			"Any host of the LAN can announce that. Whoever gets a proof of the cookie can pass it on and log in elsewhere.",
+			"Have the name resolve, or go on all the same with -prove. " + w.unresolved.found + ".",
+		}, w.unresolved.advice...)...)
 }
 
 // lacksZone reports whether nobody can tell at which interface an address is.
@@ -355,24 +410,45 @@ func (w *Way) authenticate(ctx context.Context) (string, error) {
 	if w.cookie, w.from, err = cookie.Find(w.options.CookieFile, w.options.Getenv); err != nil {
 		return "", Failed(err.Error(), "The way to the node is free as far as here. What remains takes its cookie.")
 	}
+	if w.options.Roots != nil && !w.Identity.TLS {
+		return "", Failed("the node does not speak TLS: it has no certificate that -ca could verify",
+			"No cookie is proved to it. Without -ca it is.")
+	}
 	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
 	w.Conn, err = w.net.dial(w.dialer(), ctx, w.options.Node, w.addr)
 	switch {
+	case errors.Is(err, node.ErrUnverified):
+		return "", Failed(err.Error(), "No cookie is proved to it. The certificate must be for "+w.host+", and be signed by an authority in the file of -ca.")
 	case errors.Is(err, node.ErrCookie):
-		return "", Failed(fmt.Sprintf("the cookie of %s is not the node's", w.from),
+		return "", Failed(fmt.Sprintf("the node does not accept the cookie in %s", w.from),
 			"Compare it with erlang:get_cookie() in the node: it comes from -setcookie, or from ~/.erlang.cookie of the user it runs as.",
 			"The node has logged this try.")
 	case err != nil:
 		return "", w.identifyFailure(err)
 	}
-	return fmt.Sprintf("the cookie in %s is right", w.from), nil
+	return fmt.Sprintf("the node accepted our cookie, that in %s%s", w.from, w.verification()), nil
+}
+
+// verification enters and says what the node's certificate is worth.
+func (w *Way) verification() string {
+	if !w.Identity.TLS {
+		return ""
+	}
+	verified := w.options.Roots != nil
+	if w.Verified = &verified; verified {
+		return "; its certificate is verified"
+	}
+	return "; its certificate is not verified (-ca)"
 }
 
 // dialer connects as the node that has been identified demands.
 func (w *Way) dialer() *node.Dialer {
 	d := &node.Dialer{Name: w.self(), Cookie: w.cookie}
-	if w.Identity.TLS {
+	switch {
+	case w.Identity.TLS && w.options.Roots != nil:
+		d.TLS = node.VerifiedTLS(w.options.Roots, w.host)
+	case w.Identity.TLS:
 		d.TLS = node.AnyTLS()
 	}
 	return d
