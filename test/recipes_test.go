@@ -17,13 +17,20 @@ import (
 var recipes = []struct {
 	file    string
 	compile string // a command, without the folder it compiles into
-	start   string // Erlang
+	start   string // Erlang; JOIN stands for a list of patterns
+	plain   string // Erlang, without a list
 }{
-	{"epmd_cluster.erl", "erlc -o", "epmd_cluster:start_link()"},
-	{"epmd_cluster.ex", "elixirc -o", "'Elixir.Supervisor':start_link(['Elixir.EpmdCluster'], [{strategy, one_for_one}])"},
+	{"epmd_cluster.erl", "erlc -o", "epmd_cluster:start_link(JOIN)", "epmd_cluster:start_link()"},
+	{"epmd_cluster.ex", "elixirc -o", "'Elixir.Supervisor':start_link([{'Elixir.EpmdCluster', JOIN}], [{strategy, one_for_one}])",
+		"'Elixir.Supervisor':start_link(['Elixir.EpmdCluster'], [{strategy, one_for_one}])"},
 	{"epmd_cluster_strategy.ex", "elixirc recipes/libcluster/cluster.ex -o",
+		"'Elixir.Cluster.Supervisor':start_link([[{lan, [{strategy, 'Elixir.EpmdCluster.Strategy'}, {config, [{join, JOIN}]}]}], []])",
 		"'Elixir.Cluster.Supervisor':start_link([[{lan, [{strategy, 'Elixir.EpmdCluster.Strategy'}]}], []])"},
 }
+
+// joined are the nodes that the recipes join in the tests. Neither x@hosta.local nor
+// any-b@hostb.local is among them.
+const joined = `[<<"a@hosta.local">>, <<"b*@hostb.local">>, <<"*@hostc.local">>]`
 
 // TestRecipesShown holds that docs/clusters.md shows the very recipes that are tested, and that
 // they are short.
@@ -50,7 +57,8 @@ func language(file string) string {
 }
 
 // TestLANRecipes has nodes on three hosts connect by each of the recipes. A plain node joins after
-// one of their epmds was restarted.
+// one of their epmds was restarted. A node that the list does not name stays alone, also if it has
+// the recipe without a list.
 func TestLANRecipes(t *testing.T) {
 	lan.Need(t, "erlc", "elixirc")
 	elixir, err := exec.Command("elixir", "-e", "IO.write(:code.lib_dir(:elixir))").Output()
@@ -64,13 +72,16 @@ func TestLANRecipes(t *testing.T) {
 			if out, err := exec.CommandContext(wait.Soon(t), compile[0], compile[1:]...).CombinedOutput(); err != nil || len(out) > 0 {
 				t.Fatalf("%q: %v: %s", compile, err, out)
 			}
-			testRecipe(t, "-pa", dir, "-pa", string(elixir)+"/ebin", "-eval",
-				"application:ensure_all_started(elixir), spawn(fun() -> {ok, _} = "+r.start+", timer:sleep(infinity) end).")
+			args := func(start string) []string {
+				return []string{"-pa", dir, "-pa", string(elixir) + "/ebin", "-eval",
+					"application:ensure_all_started(elixir), spawn(fun() -> {ok, _} = " + start + ", timer:sleep(infinity) end)."}
+			}
+			testRecipe(t, args(strings.Replace(r.start, "JOIN", joined, 1)), args(r.plain))
 		})
 	}
 }
 
-func testRecipe(t *testing.T, args ...string) {
+func testRecipe(t *testing.T, args, plain []string) {
 	n := lan.ForTest(t, tools...)
 	hosts := addHosts(t, n, lan.HostOptions{}, "hosta", "hostb", "hostc")
 	a, b, c := hosts[0], hosts[1], hosts[2]
@@ -78,6 +89,9 @@ func testRecipe(t *testing.T, args ...string) {
 		h.start(t)
 	}
 	named := func(name string) []string { return append([]string{"-name", name}, args...) }
+	alone := []*lan.Erl{
+		a.erl(t, append([]string{"-name", "x@hosta.local"}, plain...)...), b.erl(t, "-name", "any-b@hostb.local"),
+	}
 	nodes := []*lan.Erl{a.erl(t, named("a@hosta.local")...), b.erl(t, named("b@hostb.local")...), c.erl(t, named("c@hostc.local")...)}
 	began := time.Now()
 	for i, want := range []string{"b@hostb.local c@hostc.local", "a@hosta.local c@hostc.local", "a@hosta.local b@hostb.local"} {
@@ -95,7 +109,10 @@ func testRecipe(t *testing.T, args ...string) {
 	a.awaitTable(t, `(?m)^a@hosta\.local .* local `)
 	late := c.erl(t, "-name", "d@hostc.local")
 	awaitConnected(t, late, "a@hosta.local b@hostb.local c@hostc.local")
-	checkSilent(t, append(nodes, late)...)
+	for _, e := range alone {
+		eval(t, e, "nodes(connected).", "[]")
+	}
+	checkSilent(t, append(append(nodes, late), alone...)...)
 }
 
 // awaitConnected waits until the nodes that a node is connected to are those.

@@ -1,28 +1,30 @@
-%% Connects to every node that the epmd of this host knows, here and on the LAN, whenever one comes.
+%% Connects to the nodes that Join names, such as ["web*@hosta.local"], whenever the epmd of this host knows one.
 -module(epmd_cluster).
--export([start_link/0, subscribe/0]).
+-export([start_link/0, start_link/1]).
+start_link() -> start_link([]).
+start_link(Join) -> {ok, proc_lib:spawn_link(fun() -> subscribe(Join) end)}.
 
-start_link() -> {ok, proc_lib:spawn_link(?MODULE, subscribe, [])}.
-
-subscribe() ->
+subscribe(Join) ->
     Port = list_to_integer(os:getenv("ERL_EPMD_PORT", "4369")),
     case gen_tcp:connect({127, 0, 0, 1}, Port, [binary, {active, false}, {buffer, 65536}]) of
         {ok, Socket} ->
             gen_tcp:send(Socket, <<1:16, "W">>),
-            read(Socket, gen_tcp:recv(Socket, 4)), % its port; then lines
+            read(Join, Socket, gen_tcp:recv(Socket, 4)), % its port; then lines
             gen_tcp:close(Socket);
         {error, _} -> no_epmd
     end,
     timer:sleep(1000),
-    subscribe().
+    subscribe(Join).
 
-read(_, {error, _}) -> epmd_has_gone;
-read(Socket, {ok, Line}) ->
+read(_, _, {error, _}) -> epmd_has_gone;
+read(Join, Socket, {ok, Line}) ->
     Fields = [binary:split(F, <<"=">>) || F <- binary:split(Line, [<<" ">>, <<"\n">>], [global])],
-    join(maps:from_list([{K, V} || [K, V] <- Fields])),
+    join(Join, maps:from_list([{K, V} || [K, V] <- Fields])),
     inet:setopts(Socket, [{packet, line}]),
-    read(Socket, gen_tcp:recv(Socket, 0)).
+    read(Join, Socket, gen_tcp:recv(Socket, 0)).
 
-join(#{<<"type">> := <<"normal">>, <<"node">> := Node} = F) when not is_map_key(<<"sure">>, F) ->
-    spawn(net_kernel, connect_node, [binary_to_atom(uri_string:percent_decode(Node), utf8)]);
-join(_) -> other.
+join(Join, #{<<"type">> := <<"normal">>, <<"node">> := Encoded} = F) when not is_map_key(<<"sure">>, F) ->
+    Node = uri_string:percent_decode(Encoded),
+    Is = fun(P) -> re:run(Node, ["^\\Q", string:replace(P, "*", "\\E[^@]*\\Q", all), "\\E\\z"], [unicode]) =/= nomatch end,
+    [spawn(net_kernel, connect_node, [binary_to_atom(Node, utf8)]) || lists:any(Is, Join)];
+join(_, _) -> other.

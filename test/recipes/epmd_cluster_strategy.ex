@@ -1,4 +1,4 @@
-# A strategy of libcluster: connects to every node that the epmd of this host knows, here and on the LAN.
+# A strategy of libcluster: connects to the nodes that its config names, such as [join: ["web*@hosta.local"]].
 defmodule EpmdCluster.Strategy do
   use Cluster.Strategy
 
@@ -22,8 +22,9 @@ defmodule EpmdCluster.Strategy do
     read(state, socket, :gen_tcp.recv(socket, 0))
   end
 
-  defp join(state, %{"type" => "normal", "node" => node} = fields) when not is_map_key(fields, "sure") do
-    spawn(Cluster.Strategy, :connect_nodes, [state.topology, state.connect, state.list_nodes, [String.to_atom(URI.decode(node))]])
+  defp join(state, fields) do
+    with %{"type" => "normal", "node" => node} when not is_map_key(fields, "sure") <- fields, node = URI.decode(node),
+         true <- Enum.any?(state.config[:join] || [], &(node =~ ~r/^#{String.replace(Regex.escape(&1), "\\*", "[^@]*")}\z/u)),
+         do: spawn(Cluster.Strategy, :connect_nodes, [state.topology, state.connect, state.list_nodes, [String.to_atom(node)]])
   end
-  defp join(_, _), do: :other
 end
