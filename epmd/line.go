@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,6 +23,7 @@ const (
 	NodeGone    LineKind = '-' // a node that is known no longer
 	SnapshotEnd LineKind = '=' // WatchReq only: all that follows is a change
 	PeerName    LineKind = '*' // between hosts only: which epmd answers; see PeerHello
+	NoStream    LineKind = '!' // WatchReq only: an epmd of another host that gives no stream
 )
 
 // Line is a line of the answer to NodesReq and WatchReq. Before the lines stands the port of the
@@ -69,6 +71,13 @@ const (
 //	lan        on or off
 //	published  no: this host is not announced though lan is on
 //	reason     why lan is off, or this host is not announced
+//
+// Those of a NoStream, which comes before the end of the snapshot, are
+//
+//	host       host name on the LAN, if known
+//	address    where the epmd was asked
+//	port       its port there
+//	reason     why it gives no stream
 //
 // Between hosts a node has the keys node, name, host, port, type, dist, sure, high, low, proto, and
 //
@@ -185,6 +194,31 @@ func (l Line) holder() (*registry.Holder, error) {
 		h.PID = int32(pid)
 	}
 	return h, nil
+}
+
+// appendNoStream appends the line of an epmd that gives no stream.
+func appendNoStream(dst []byte, n registry.NoStream) []byte {
+	l := Line{Kind: NoStream}
+	if n.Host != "" {
+		l.Fields = []Field{{"host", n.Host}}
+	}
+	l.Fields = append(l.Fields, Field{"address", n.EPMD.Addr().String()}, Field{"port", strconv.Itoa(int(n.EPMD.Port()))}, Field{"reason", n.Why})
+	return l.Append(dst)
+}
+
+// NoStream returns the epmd that a line of kind NoStream is about.
+func (l Line) NoStream() (n registry.NoStream, err error) {
+	n = registry.NoStream{Host: l.Get("host"), Why: l.Get("reason")}
+	addr, err := netip.ParseAddr(l.Get("address"))
+	if err != nil {
+		return registry.NoStream{}, fmt.Errorf("no stream: %w", err)
+	}
+	var port uint16
+	if err := parseNumber("port", l.Get("port"), &port); err != nil {
+		return registry.NoStream{}, fmt.Errorf("no stream: %w", err)
+	}
+	n.EPMD = netip.AddrPortFrom(addr, port)
+	return n, nil
 }
 
 // appendSnapshotEnd appends the line that ends a snapshot of that many nodes.

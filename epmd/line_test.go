@@ -184,6 +184,32 @@ func TestSnapshotEnd(t *testing.T) {
 	}
 }
 
+func TestNoStreamLine(t *testing.T) {
+	for _, tt := range []struct {
+		line string
+		want registry.NoStream
+		err  string
+	}{
+		{"! host=hosta.local address=192.0.2.1 port=4369 reason=no%20answer%0A\n",
+			registry.NoStream{Host: "hosta.local", EPMD: netip.MustParseAddrPort("192.0.2.1:4369"), Why: "no answer\n"}, ""},
+		{"! address=fe80::1%25eth0 port=1 reason=x\n", registry.NoStream{EPMD: netip.MustParseAddrPort("[fe80::1%eth0]:1"), Why: "x"}, ""},
+		{"! address=here port=1 reason=x", registry.NoStream{}, `"here"`},
+		{"! address=192.0.2.1 port=65536 reason=x", registry.NoStream{}, `"65536"`},
+	} {
+		l, err := ParseLine(tt.line)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := l.NoStream()
+		if got != tt.want || !names(err, tt.err) {
+			t.Errorf("%q: got %+v, %v; want %+v, error naming %q", tt.line, got, err, tt.want, tt.err)
+		}
+		if again := string(appendNoStream(nil, got)); err == nil && again != tt.line {
+			t.Errorf("got %q, want %q", again, tt.line)
+		}
+	}
+}
+
 func FuzzParseLine(f *testing.F) {
 	for _, tt := range lineTests {
 		f.Add(tt.line)

@@ -102,6 +102,9 @@ func (s *nodeStream) send(ctx context.Context) error {
 	if !s.follow {
 		return s.write(out)
 	}
+	for _, n := range s.registry.NoStreams() {
+		out = appendNoStream(out, n)
+	}
 	out = appendSnapshotEnd(out, len(first.Nodes), *first.LAN)
 	for {
 		if err := s.write(out); err != nil {

@@ -27,6 +27,23 @@ func next(t *testing.T, lines *Lines) Line {
 	return l
 }
 
+// TestNoStreams tells subscribers of this host who gives no stream, before the end of the snapshot.
+func TestNoStreams(t *testing.T) {
+	checkLeaks(t)
+	s := serve(t, Config{})
+	want := registry.NoStream{Host: "hostb.local", EPMD: netip.MustParseAddrPort("192.0.2.1:4369"), Why: "refused"}
+	s.reg.SetNoStream("", want)
+	lines, err := s.client.Watch(wait.Soon(t))
+	wait.Must(t, err)
+	defer lines.Close()
+	if got, err := next(t, lines).NoStream(); got != want || err != nil {
+		t.Errorf("got %+v, %v; want %+v", got, err, want)
+	}
+	if l := next(t, lines); l.Kind != SnapshotEnd || l.Get("nodes") != "0" {
+		t.Errorf("then %+v", l)
+	}
+}
+
 func TestNodes(t *testing.T) {
 	checkLeaks(t)
 	s := serve(t, Config{Port: 14399})

@@ -65,6 +65,7 @@ type Registry struct {
 	origins    [Origins]int   // and each Origin
 	perHost    map[string]int // how many of them are Announced
 
+	noStreams     map[any]NoStream
 	subscriptions map[*Subscription]struct{}
 
 	sightings *sightings // has a lock of its own, which comes before mu
@@ -102,6 +103,7 @@ func New(host string, maxOld int) *Registry {
 		old:           make(map[string]*oldName),
 		neighbours:    make(map[NeighbourKey]*entry),
 		perHost:       make(map[string]int),
+		noStreams:     make(map[any]NoStream),
 		subscriptions: make(map[*Subscription]struct{}),
 	}
 	r.sightings = &sightings{

@@ -130,6 +130,18 @@ func TestNodesJSON(t *testing.T) {
 	}
 }
 
+// TestNodesNoStream lists the nodes of an epmd whose peer can't be asked for its own.
+func TestNodesNoStream(t *testing.T) {
+	d := startEpmd(t, eclusBinary(t), "-lan", "off", "-peer", "127.0.0.1:1")
+	wait.Until(t, "why there is no stream", func() error {
+		got := command(t, eclusBinary(t), d.port, "-nodes")
+		if !regexp.MustCompile(`(?m)^no stream from 127\.0\.0\.1:1: .*connection refused$`).MatchString(got.stdout) {
+			return fmt.Errorf("%v", got)
+		}
+		return nil
+	})
+}
+
 // TestWatchFiltered prints changes of the nodes that are meant, and ends with epmd.
 func TestWatchFiltered(t *testing.T) {
 	d := startEpmd(t, eclusBinary(t))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -49,6 +50,7 @@ func TestListHostile(t *testing.T) {
 		{port + "+ node=a@b name=a port=1 origin=local\n", "list nodes: EOF"},
 		{port + "+ node=a@b name=a port=x origin=local\n", "list nodes: "},
 		{port + "+ name=\x1b[2J port=1 origin=local\n", "list nodes: "},
+		{port + "! address=x port=1\n", "list nodes: "},
 		{port + "\x1b[2J\n", "list nodes: "},
 		{port + strings.Repeat("x", 1<<20) + "\n", "list nodes: "},
 	} {
@@ -82,6 +84,36 @@ func TestReasons(t *testing.T) {
 		if want := `{"v":1,"event":"snapshot","port":4369,"nodes":0,` + tt.json + "\n"; object.String() != want {
 			t.Errorf("JSON %s, want %s", &object, want)
 		}
+	}
+}
+
+// TestWithout shows which epmds give no stream, and why.
+func TestWithout(t *testing.T) {
+	k := &knownNodes{epmdPort: 4369, without: []registry.NoStream{
+		{EPMD: netip.MustParseAddrPort("192.0.2.1:4370"), Why: "closed\x1b[2J"},
+		{Host: "hostb.local", EPMD: netip.MustParseAddrPort("[2001:db8::1]:4369"), Why: "refused"},
+	}}
+	shown := func() string {
+		var table strings.Builder
+		tablePrinter{&table, screen.Screen{}, time.UTC, nil, 4369}.snapshot(k)
+		_, rest, _ := strings.Cut(table.String(), "\n")
+		return rest
+	}
+	const want = "no stream from 192.0.2.1:4370: closed?[2J\nno stream from hostb.local ([2001:db8::1]:4369): refused\n"
+	if got := shown(); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	var object strings.Builder
+	jsonPrinter{&object, true, nil}.snapshot(k)
+	const wantJSON = `{"v":1,"event":"snapshot","port":4369,"nodes":0,"lan":"on","no_stream":[` +
+		`{"address":"192.0.2.1","port":4370,"reason":"closed\u001b[2J"},` +
+		`{"host":"hostb.local","address":"2001:db8::1","port":4369,"reason":"refused"}]}` + "\n"
+	if object.String() != wantJSON {
+		t.Errorf("got %s, want %s", &object, wantJSON)
+	}
+	k.without = make([]registry.NoStream, maxWithout+2)
+	if got := shown(); strings.Count(got, "\n") != maxWithout+1 || !strings.HasSuffix(got, "\nno stream from 2 more\n") {
+		t.Errorf("got %q", got)
 	}
 }
 

@@ -33,6 +33,8 @@ const jsonVersion = 1
 //
 // of which port is that of the epmd, nodes how many were listed, and lan on or off. reason is there
 // if lan is off. It also follows "published":false: lan is on, but this host is not announced.
+// no_stream is there if there are epmds of other hosts that give no stream: a list of objects with
+// host (if known), address, port and reason.
 type jsonPrinter struct {
 	out   io.Writer
 	watch bool
@@ -48,6 +50,16 @@ type snapshotObject struct {
 	LAN     string `json:"lan"`
 	Publish *bool  `json:"published,omitempty"` // false, or not there
 	Reason  string `json:"reason,omitempty"`
+
+	Without []withoutObject `json:"no_stream,omitempty"`
+}
+
+// withoutObject is an epmd that gives no stream.
+type withoutObject struct {
+	Host    string `json:"host,omitempty"`
+	Address string `json:"address"`
+	Port    uint16 `json:"port"`
+	Reason  string `json:"reason"`
 }
 
 func (p jsonPrinter) snapshot(k *knownNodes) {
@@ -64,6 +76,9 @@ func (p jsonPrinter) snapshot(k *knownNodes) {
 		o.LAN, o.Reason = "off", k.lanOff
 	case k.silent != "":
 		o.Publish, o.Reason = new(bool), k.silent
+	}
+	for _, n := range k.without {
+		o.Without = append(o.Without, withoutObject{n.Host, n.EPMD.Addr().String(), n.EPMD.Port(), n.Why})
 	}
 	text, _ := json.Marshal(o) // which nothing in it makes fail
 	p.print(text)

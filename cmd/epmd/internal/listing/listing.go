@@ -132,6 +132,7 @@ type knownNodes struct {
 	epmdPort uint32
 	lanOff   string // why there is no LAN discovery; empty: there is
 	silent   string // why this host is not announced, though there is LAN discovery; empty: it is
+	without  []registry.NoStream
 	nodes    map[nodeKey]registry.Node
 	filter   Filter // which of them are shown
 	found    bool   // the epmd knows others, too
@@ -210,6 +211,12 @@ func readSnapshot(lines *epmd.Lines, filter Filter) (*knownNodes, error) {
 			if err := known.add(line); err != nil {
 				return nil, err
 			}
+		case epmd.NoStream:
+			n, err := line.NoStream()
+			if err != nil {
+				return nil, fmt.Errorf("list nodes: %w", err)
+			}
+			known.without = append(known.without, n)
 		case epmd.SnapshotEnd:
 			if line.Get("lan") == "off" {
 				known.lanOff = cmp.Or(line.Get("reason"), "no reason given")

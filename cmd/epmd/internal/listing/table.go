@@ -108,6 +108,7 @@ func (p tablePrinter) snapshot(k *knownNodes) {
 	if k.silent != "" {
 		fmt.Fprintf(p.out, "this host is not announced: %s\n", screen.Printable(k.silent))
 	}
+	p.printWithout(k.without)
 	if len(list) > 0 {
 		fmt.Fprintln(p.out)
 		p.printRows(list)
@@ -116,6 +117,24 @@ func (p tablePrinter) snapshot(k *knownNodes) {
 		fmt.Fprintf(p.out, "\n%s: full name not confirmed by the node\n", strings.TrimSpace(unsureMark))
 	}
 	p.explain(why)
+}
+
+// maxWithout is how many epmds are shown that give no stream.
+const maxWithout = 5
+
+// printWithout says which epmds give no stream, and why.
+func (p tablePrinter) printWithout(list []registry.NoStream) {
+	for i, n := range list {
+		if i == maxWithout {
+			fmt.Fprintf(p.out, "no stream from %d more\n", len(list)-maxWithout)
+			return
+		}
+		from := n.EPMD.String()
+		if n.Host != "" {
+			from = n.Host + " (" + from + ")"
+		}
+		fmt.Fprintf(p.out, "no stream from %s: %s\n", screen.Printable(from), screen.Printable(n.Why))
+	}
 }
 
 // explain says what the reasons mean for which nodes are not announced.

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/goerlang/eclus/avahi"
 	"github.com/goerlang/eclus/cmd/epmd/internal/told"
 	"github.com/goerlang/eclus/registry"
 	"github.com/goerlang/eclus/test/wait"
@@ -177,6 +178,44 @@ func hostile(t *testing.T, do func(*net.TCPConn, int), want, ip, victimIP string
 	if text := log.String(); strings.ContainsAny(text, "\x1b\x00") || strings.Count(text, "\n") > 10 {
 		t.Errorf("in the log: %q", text)
 	}
+}
+
+// TestNoStream has real epmds that give no stream. The registry says why, until they are no longer
+// wanted.
+func TestNoStream(t *testing.T) {
+	closes := play(t, "127.6.0.1", func(*net.TCPConn, int) {})
+	refuses := netip.MustParseAddrPort("127.6.0.2:1")
+	ps := newPeers(t, nil)
+	ps.Configure(refuses)
+	run(t, ps)
+	ps.Found(avahi.Place{Interface: 1, Label: "old"}, avahi.EPMD{
+		Host: "old.local", Interface: "lo", Addrs: []netip.AddrPort{closes}, Announces: true,
+	})
+	want := []string{refuses.String() + " refused", "old.local " + closes.String() + " gives no streams"}
+	wait.Until(t, "reasons", func() error {
+		list := ps.Registry.NoStreams()
+		for i, n := range list {
+			at, why, _ := strings.Cut(want[i], " "+n.EPMD.String()+" ")
+			if n.Host == "" {
+				at, why, _ = strings.Cut(want[i], n.EPMD.String()+" ")
+			}
+			if at != n.Host || !strings.Contains(n.Why, why) {
+				return fmt.Errorf("got %+v", n)
+			}
+		}
+		if len(list) != len(want) {
+			return fmt.Errorf("got %v", list)
+		}
+		return nil
+	})
+	ps.Configure()
+	ps.Gone(avahi.Place{Interface: 1, Label: "old"})
+	wait.Until(t, "no reasons", func() error {
+		if list := ps.Registry.NoStreams(); len(list) != 0 {
+			return fmt.Errorf("got %v", list)
+		}
+		return nil
+	})
 }
 
 // safeBuffer is a buffer for several goroutines.

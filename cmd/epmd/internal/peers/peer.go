@@ -89,6 +89,17 @@ func (p *peer) Facts() stream.Facts {
 	return f
 }
 
+// Explain enters why the peer gives no stream. nil: it does, or none is wanted.
+func (p *peer) Explain(why error) {
+	var n registry.NoStream
+	p.ps.mu.Lock()
+	if addrs := p.addrs(); why != nil && len(addrs) > 0 {
+		n = registry.NoStream{Host: p.host.host, EPMD: addrs[0], Why: why.Error()}
+	}
+	p.ps.mu.Unlock()
+	p.ps.Registry.SetNoStream(p, n)
+}
+
 // AskNames has the peer asked by NAMES_REQ if it is configured, or no longer.
 func (p *peer) AskNames(ask bool) {
 	p.ps.mu.Lock()

@@ -363,6 +363,7 @@ func (p *peer) Release() bool {
 		return false
 	}
 	delete(ps.all, p)
+	ps.Registry.SetNoStream(p, registry.NoStream{})
 	for at, e := range ps.places { // one may have waited for a place
 		if len(ps.all)-len(ps.configured) < maxFound && ps.announced[placeKey(e)] == nil {
 			ps.announce(at, e)

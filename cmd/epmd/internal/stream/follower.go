@@ -261,13 +261,16 @@ func (f *Follower) complete(now time.Time) {
 	f.nodes.Complete(now)
 	f.owner.AskNames(false)
 	f.owner.SetStreamed(true)
+	f.owner.Explain(nil)
 	f.Log.Debug("stream from the epmd of a host", "host", f.nodes.Who().Hello.Host, "address", f.nodes.Who().Addr, "nodes", f.nodes.Len())
 }
 
 // failed takes note of a try that has come to nothing.
 func (f *Follower) failed(now time.Time, err error) {
 	f.hangUp(now)
-	f.lastErr = err
+	if f.lastErr = err; f.said {
+		f.owner.Explain(err)
+	}
 	if !errors.Is(err, epmd.ErrNoAnswer) {
 		f.closes = 0
 	} else if f.closes++; f.closes == maxCloses {
@@ -296,6 +299,7 @@ func (f *Follower) park(now time.Time, why error) {
 	f.owner.SetStreamed(why == Twin)
 	switch why {
 	case Twin, Ourselves:
+		f.owner.Explain(nil)
 	case errCloses:
 		f.owner.AskNames(true)
 		fallthrough
@@ -346,6 +350,9 @@ func (f *Follower) forget() {
 	if f.parked != Twin {
 		f.owner.SetStreamed(false)
 	}
+	if f.now.Sourced && f.parked == nil {
+		f.complain()
+	}
 	f.owner.Forget()
 }
 
@@ -355,15 +362,16 @@ func (f *Follower) decide() {
 	f.complain()
 }
 
-// complain logs once why there is no stream.
+// complain says why there is no stream. The log has it once.
 func (f *Follower) complain() {
+	if f.lastErr == nil {
+		f.lastErr = fmt.Errorf("no answer within %v", Patience)
+	}
+	f.owner.Explain(f.lastErr)
 	if f.said {
 		return
 	}
 	f.said = true
-	if f.lastErr == nil {
-		f.lastErr = fmt.Errorf("no answer within %v", Patience)
-	}
 	if withheld, ok := f.Say.May(fmt.Sprint(f.now.Addrs)); ok {
 		log := f.Log
 		if f.now.Host != "" { // a configured epmd has none before it has answered

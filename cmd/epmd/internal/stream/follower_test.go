@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net/netip"
@@ -33,6 +34,7 @@ type world struct {
 	verdict  Verdict
 	streamed bool
 	asked    bool // by NAMES_REQ
+	why      error
 	released bool
 }
 
@@ -101,6 +103,22 @@ func (w *world) AskNames(is bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.asked = is
+}
+
+func (w *world) Explain(why error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.why = why
+}
+
+// explained checks why there is no stream. nil: there is.
+func (w *world) explained(want error) {
+	w.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !errors.Is(w.why, want) {
+		w.Errorf("after %v: no stream because of %v, want %v", time.Since(w.start), w.why, want)
+	}
 }
 
 func (w *world) Release() bool {
@@ -174,7 +192,9 @@ func TestLoss(t *testing.T) {
 			if !w.isStreamed() {
 				w.Error("instances are resolved in place of nodes that are kept")
 			}
+			w.explained(nil)
 			w.after(1, "")
+			w.explained(syscall.ECONNREFUSED)
 			if w.isStreamed() {
 				w.Error("still counts as a stream")
 			}
@@ -313,6 +333,10 @@ func TestCloses(t *testing.T) {
 		if w.isStreamed() {
 			t.Error("not resolved")
 		}
+		w.explained(errCloses)
+		if !w.asked {
+			t.Error("its names are not asked for")
+		}
 		n := len(w.net.Since(w.start))
 		w.after(59*time.Minute, "")
 		if got := len(w.net.Since(w.start)); got != n {
@@ -320,5 +344,40 @@ func TestCloses(t *testing.T) {
 		}
 		w.net.Offer(addrA, streamtest.New("hosta.local", 1, "+a", "="))
 		w.after(2*time.Minute, "a@hosta.local yes")
+		w.explained(nil)
+		if w.asked {
+			t.Error("its names are asked for")
+		}
+	})
+}
+
+// TestExplain says why there is no stream, as it is now.
+func TestExplain(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.net.Fail(addrA, syscall.EHOSTUNREACH)
+		w.found()
+		w.after(Patience-1, "")
+		w.explained(nil)
+		w.after(1, "")
+		w.explained(syscall.EHOSTUNREACH)
+		w.net.Fail(addrA, syscall.ECONNREFUSED)
+		w.after(FastRetry, "")
+		w.explained(syscall.ECONNREFUSED)
+		w.net.Offer(addrA, streamtest.New("hosta.local", 1, "+a", "="))
+		w.after(FastRetry, "a@hosta.local yes")
+		w.explained(nil)
+		w.mu.Lock()
+		w.verdict = Impostor
+		w.mu.Unlock()
+		w.net.Offer(addrA, streamtest.New("hosta.local", 1, "="))
+		w.learn(func(f *Facts) { f.Evicted = true })
+		w.after(Grace, "")
+		w.explained(Impostor)
+		w.mu.Lock()
+		w.verdict = Twin
+		w.mu.Unlock()
+		w.found()
+		w.after(Jitter, "")
+		w.explained(nil)
 	})
 }

@@ -70,6 +70,9 @@ type Owner interface {
 	// SetStreamed enters whether the epmd gives a stream, so that nothing of it is resolved.
 	SetStreamed(bool)
 
+	// Explain notes why no stream can be had. nil: there is one, or none is wanted.
+	Explain(error)
+
 	// AskNames begins or ends asking a configured epmd by NAMES_REQ.
 	AskNames(bool)
 
