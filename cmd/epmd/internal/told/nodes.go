@@ -128,13 +128,14 @@ func (ns *Nodes) Begin(w Who) {
 	ns.changes = make(map[string]*node)
 }
 
-// Rename notes that the host at the other end of the stream has a new name. It has taken back all
-// nodes.
+// Rename notes that the host at the other end of the stream has a new name. Its epmd takes back all
+// nodes before. Those that it has not taken back go too, as they are none of the new host.
 func (ns *Nodes) Rename(w Who) {
-	ns.who = w
-	if ns.incomplete {
-		clear(ns.changes)
+	clear(ns.changes)
+	for name := range ns.all {
+		ns.set(name, nil)
 	}
+	ns.who = w
 }
 
 // End notes that the stream has ended. What was joined is entered. Of nodes that were to come
@@ -161,8 +162,11 @@ func (ns *Nodes) Line(now time.Time, l epmd.Line) {
 		}
 	}
 	name := strings.Clone(n.Name)
+	_, changed := ns.changes[name]
+	isNew := !changed && ns.all[name] == nil
 	switch {
-	case len(ns.changes) >= registry.MaxTold && ns.all[name] == nil:
+	case isNew && is == nil: // it was never told of, or was left out
+	case isNew && len(ns.changes) >= registry.MaxTold:
 		ns.leaveOut(now)
 	case ns.incomplete || ns.joining:
 		ns.changes[name] = is

@@ -99,3 +99,48 @@ func TestFamilies(t *testing.T) {
 	ns.Move([]netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:4369")}, registry.LAN)
 	check(map[string]string{"n4": "[192.0.2.1]", "n46": "[192.0.2.1]"})
 }
+
+// TestFull has an epmd that tells of more nodes than are kept. What it takes back is not there.
+func TestFull(t *testing.T) {
+	ns, reg := newNodes(t, "192.0.2.1:4369")
+	now := time.Now()
+	for i := range registry.MaxTold + 1 {
+		tell(t, ns, now, fmt.Sprintf("+ n%d 4", i))
+	}
+	tell(t, ns, now, "- n0 4", "- unknown 4")
+	ns.Complete(now)
+	if got, want := reg.Count(registry.LAN), registry.MaxTold-1; got != want {
+		t.Errorf("%d nodes, want %d", got, want)
+	}
+	if !ns.Due.Refresh.Equal(now.Add(refreshIn)) {
+		t.Errorf("to be asked anew at %v", ns.Due.Refresh)
+	}
+}
+
+// TestRename has the host of an epmd get another name. Nothing of the old one is left, whatever the
+// epmd has taken back, and whether changes are joined or not.
+func TestRename(t *testing.T) {
+	for _, changes := range []int{0, 2 * MaxAtOnce} {
+		ns, reg := newNodes(t, "192.0.2.1:4369")
+		now := time.Now()
+		tell(t, ns, now, "+ a 4", "+ b 4")
+		ns.Complete(now)
+		for range changes {
+			tell(t, ns, now, "+ c 4", "- c 4")
+		}
+		tell(t, ns, now, "- a 4", "+ d 4")
+		w := ns.Who()
+		w.Hello.Host = "hostb.local"
+		ns.Rename(w)
+		tell(t, ns, now, "+ a 4")
+		ns.Flush(now)
+		for _, n := range reg.Nodes() {
+			if n.Node != "a@hostb.local" || n.Host != "hostb.local" {
+				t.Errorf("after %d changes: %s of %s", changes, n.Node, n.Host)
+			}
+		}
+		if n := reg.Count(registry.LAN); n != 1 || ns.Len() != 1 {
+			t.Errorf("after %d changes: %d nodes, %d entered", changes, ns.Len(), n)
+		}
+	}
+}
