@@ -21,7 +21,8 @@ func network(hosts int) []registry.Node {
 	for i := range hosts {
 		for _, name := range []string{"there", "gone"} {
 			host := fmt.Sprintf("host%d.local", i)
-			nodes = append(nodes, registry.Node{Node: name + "@" + host, Name: name, Host: host, Origin: registry.LAN, Sure: true,
+			origin := []registry.Origin{registry.LAN, registry.Peer}[i%2]
+			nodes = append(nodes, registry.Node{Node: name + "@" + host, Name: name, Host: host, Origin: origin, Sure: true,
 				Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})}})
 		}
 	}

@@ -38,6 +38,8 @@ type Watcher struct {
 	log   *slog.Logger
 
 	epmds   map[epmdKey]*lanEPMD
+	full    bool // some epmds have no place
+	said    bool // once
 	answers chan reachAnswer
 	slots   chan struct{} // one in it for each epmd that is being asked
 	asking  sync.WaitGroup
@@ -52,8 +54,10 @@ type lanEPMD struct {
 	fails int                       // in a row
 }
 
+// reachAnswer is what an epmd has answered.
 type reachAnswer struct {
 	key   epmdKey
+	epmd  *lanEPMD // as it was known when it was asked
 	names *Names
 	err   error
 }
@@ -145,8 +149,18 @@ func (w *Watcher) remove(n *registry.Node) {
 	if e == nil {
 		return
 	}
-	if delete(e.nodes, n.ID); len(e.nodes) == 0 {
-		delete(w.epmds, key)
+	if delete(e.nodes, n.ID); len(e.nodes) > 0 {
+		return
+	}
+	delete(w.epmds, key)
+	if !w.full {
+		return
+	}
+	w.full = false
+	for _, n := range w.reg.Nodes() { // one may have waited for the place
+		if w.epmds[epmdKeyOf(n)] == nil {
+			w.changed(registry.Event{Kind: registry.Up, Node: n})
+		}
 	}
 }
 
@@ -154,7 +168,11 @@ func (w *Watcher) add(n *registry.Node) {
 	e := w.epmds[epmdKeyOf(n)]
 	if e == nil {
 		if len(w.epmds) == maxReachable {
-			w.log.Debug("neighbour not checked: too many epmds on the LAN", n.LogNames(), "host", n.Host)
+			w.full = true
+			if !w.said {
+				w.said = true
+				w.log.Warn("too many epmds on the LAN: not all are checked", "limit", maxReachable)
+			}
 			return
 		}
 		e = &lanEPMD{nodes: make(map[uint64]*registry.Node), due: time.Now().Add(reachSettle)}
@@ -212,17 +230,17 @@ func (w *Watcher) askDue(ctx context.Context) {
 		}
 		e.due, e.asked, e.again = time.Time{}, now, false
 		addrs := e.addresses()
-		w.asking.Go(func() { w.askOne(ctx, key, addrs) })
+		w.asking.Go(func() { w.askOne(ctx, key, e, addrs) })
 	}
 }
 
-func (w *Watcher) askOne(ctx context.Context, key epmdKey, addrs []netip.Addr) {
+func (w *Watcher) askOne(ctx context.Context, key epmdKey, e *lanEPMD, addrs []netip.Addr) {
 	limited, cancel := context.WithTimeout(ctx, reachTime)
 	defer cancel()
 	names, err := w.ask(limited, addrs, key.port)
 	select {
 	case <-ctx.Done():
-	case w.answers <- reachAnswer{key, names, err}:
+	case w.answers <- reachAnswer{key, e, names, err}:
 	}
 }
 
@@ -232,9 +250,9 @@ func (e *lanEPMD) addresses() []netip.Addr { return addressesOf(maps.Values(e.no
 // answered tells the registry what an epmd has answered, if anything.
 func (w *Watcher) answered(a reachAnswer) {
 	<-w.slots
-	e := w.epmds[a.key]
-	if e == nil || !e.due.IsZero() {
-		return // its nodes have gone meanwhile
+	e := a.epmd
+	if w.epmds[a.key] != e {
+		return // its nodes have gone meanwhile; others may have come, for which it is asked again
 	}
 	if a.err == nil {
 		e.fails = 0

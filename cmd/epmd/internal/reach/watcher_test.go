@@ -250,6 +250,55 @@ func TestReachSilence(t *testing.T) {
 	})
 }
 
+// TestReachAnew has the only node of a host go while its epmd is being asked, and another come.
+// What the epmd answers to the first question says nothing of the other.
+func TestReachAnew(t *testing.T) {
+	const host = "198.51.100.12:4369"
+	synctest.Test(t, func(t *testing.T) {
+		l := check(t)
+		l.takes = 2 * time.Second
+		l.answer(host, "a")
+		l.see(t, "a", "hostb", "198.51.100.12", 4369)
+		time.Sleep(reachSettle + time.Second)
+		l.answer(host, "b")
+		l.remove("a", "hostb", 4369)
+		l.see(t, "b", "hostb", "198.51.100.12", 4369)
+		time.Sleep(l.takes - time.Second/2)
+		l.want(t, "after the first answer", map[string]registry.Reach{"b@hostb.local": registry.Unchecked})
+		time.Sleep(time.Second)
+		l.want(t, "after the second", map[string]registry.Reach{"b@hostb.local": registry.Reachable})
+	})
+}
+
+// TestReachFull has more epmds than are checked. One that has waited is, once there is a place.
+func TestReachFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := check(t)
+		unchecked := func() (list []string) {
+			time.Sleep(reachPause)
+			synctest.Wait()
+			for _, n := range l.reg.Nodes() {
+				if n.Reach == registry.Unchecked {
+					list = append(list, n.Host)
+				}
+			}
+			return list
+		}
+		for i := range maxReachable + 2 {
+			addr := fmt.Sprintf("198.51.%d.%d", 100+i/250, 1+i%250)
+			l.answer(addr+":4369", "n")
+			l.see(t, "n", fmt.Sprint("host", i), addr, 4369)
+		}
+		if got := unchecked(); len(got) != 2 {
+			t.Errorf("not checked: %v", got)
+		}
+		l.remove("n", "host0", 4369)
+		if got := unchecked(); len(got) != 1 {
+			t.Errorf("not checked after one has gone: %v", got)
+		}
+	})
+}
+
 // TestReachMany holds how many epmds are asked at once. All are, however slow.
 func TestReachMany(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
