@@ -166,6 +166,16 @@ func TestWho(t *testing.T) {
 			}
 		})
 	})
+	t.Run("our own host name", func(t *testing.T) {
+		inBubble(t, func(w *world) {
+			w.net.Offer(addrA, streamtest.New("us.local", 1, "+evil", "="))
+			w.ask("us.local", 1, addrA)
+			w.after(time.Minute, "")
+			w.net.Offer(second, streamtest.New("us.local", 2, "+a", "="))
+			w.ps.Configure(second)
+			w.after(time.Minute, "a@us.local yes")
+		})
+	})
 	t.Run("asked and found at one address", func(t *testing.T) {
 		inBubble(t, func(w *world) {
 			w.net.Offer(addrA, streamtest.New("hosta.local", 1, "+a", "="))

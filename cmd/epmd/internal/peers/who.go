@@ -21,40 +21,35 @@ type live struct {
 //
 // Two addresses are one epmd if both gave the same ID, and both were configured or are in the
 // records of its host. Else they are two, and one of them has the host name: the one that is
-// announced there or configured, else the first. The other gives no stream.
+// announced there or configured, else the first. The other gives no stream. Our own host name is
+// nobody else's, unless the other was configured.
 func (p *peer) Settle(w told.Who, s stream.Stream) stream.Verdict {
 	ps := p.ps
 	link, _ := ps.Link(w.Local, w.Addr.Addr())
-	own := ps.Hello().ID
+	own := ps.Hello()
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	ps.drop(p)
 	is := &live{w, link, s}
-	if w.Hello.ID == own {
+	switch {
+	case w.Hello.ID == own.ID:
 		return stream.Ourselves
+	case w.Hello.Host == own.Host && !p.address.IsValid():
+		return stream.Impostor
 	}
-	var rivals []*peer
-	for q := range ps.all {
-		switch {
-		case q == p || q.live == nil:
-		case ps.isSame(p, is, q):
-			if q.live.link == link {
-				p.waitsFor = q
-				return stream.Twin
-			}
-		case ps.isRival(is, q.live):
-			rivals = append(rivals, q)
-		}
+	twin, rivals := ps.others(p, is)
+	if twin != nil {
+		p.waitsFor = twin
+		return stream.Twin
 	}
 	for _, q := range rivals {
-		switch {
-		case !ps.isVouched(q, q.live) && ps.isVouched(p, is):
+		if !ps.isVouched(q, q.live) && ps.isVouched(p, is) {
 			continue
-		case q.live.Hello.ID == w.Hello.ID:
-			p.waitsFor = q
-			return stream.Twin
 		}
 		p.waitsFor = q
+		if q.live.Hello.ID == w.Hello.ID {
+			return stream.Twin
+		}
 		return stream.Impostor
 	}
 	for _, q := range rivals {
@@ -66,6 +61,23 @@ func (p *peer) Settle(w told.Who, s stream.Stream) stream.Verdict {
 		_ = s.SetKeepAlive(ps.keepAlive()) // it began with that of fewer streams
 	}
 	return stream.Welcome
+}
+
+// others returns the peer with another stream to the epmd of a new stream of p over the same link,
+// or else those whose epmds have its host name.
+func (ps *Peers) others(p *peer, is *live) (twin *peer, rivals []*peer) {
+	for q := range ps.all {
+		switch {
+		case q == p || q.live == nil:
+		case ps.isSame(p, is, q):
+			if q.live.link == is.link {
+				return q, nil
+			}
+		case ps.isRival(is, q.live):
+			rivals = append(rivals, q)
+		}
+	}
+	return nil, rivals
 }
 
 // isSame reports whether a new stream of p leads to the epmd of q.
