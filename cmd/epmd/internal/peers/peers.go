@@ -17,7 +17,6 @@ package peers
 import (
 	"context"
 	"log/slog"
-	"maps"
 	"math"
 	"net/netip"
 	"slices"
@@ -312,24 +311,31 @@ func (ps *Peers) Configure(addrs ...netip.AddrPort) {
 }
 
 // LinksChanged has those tried at once to which there is no stream. Who has asked over a link that
-// is no longer there has not asked.
+// is no longer there has not asked. A stream is of the link that has its address now.
 func (ps *Peers) LinksChanged() {
 	ps.links.Forget()
+	links := make(map[netip.Addr]string) // of our addresses
 	ps.mu.Lock()
-	asked := make(map[*peer]netip.Addr)
-	for _, p := range ps.asked {
-		asked[p] = p.askedBy
+	for p := range ps.all {
+		if p.askedAt != (addrKey{}) {
+			links[p.askedBy] = ""
+		}
+		if p.live != nil {
+			links[p.live.Local] = ""
+		}
 	}
 	ps.mu.Unlock()
-	maps.DeleteFunc(asked, func(_ *peer, local netip.Addr) bool {
-		link, _ := ps.Link(local, netip.Addr{}) // which may ask the kernel
-		return link != ""
-	})
+	for local := range links {
+		links[local], _ = ps.Link(local, netip.Addr{}) // which may ask the kernel
+	}
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	for p := range ps.all {
-		if local, gone := asked[p]; gone && p.askedBy == local {
+		if link, asked := links[p.askedBy]; asked && link == "" {
 			ps.unask(p)
+		}
+		if p.live != nil && links[p.live.Local] != "" {
+			p.live.link = links[p.live.Local]
 		}
 		p.poke(stream.KickSoon)
 	}

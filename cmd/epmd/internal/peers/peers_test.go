@@ -152,6 +152,25 @@ func TestInterfaces(t *testing.T) {
 	}
 }
 
+// TestLinkMoved has an interface become a port of a bridge, which gets its address. The stream stays
+// the only one.
+func TestLinkMoved(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.net.Offer(addrA, streamtest.New("hosta.local", 1, "+a", "="))
+		w.found("hosta.local", addrA)
+		w.after(time.Minute, "a@hosta.local yes")
+		w.ps.Link = func(_, other netip.Addr) (string, bool) { return "br0", !other.IsLoopback() }
+		w.ps.LinksChanged()
+		w.ps.Gone(place("hosta.local", 1))
+		w.net.Offer(addrA, streamtest.New("hosta.local", 1, "+a", "="))
+		w.ps.Found(place("hosta.local", 2), avahi.EPMD{Host: "hosta.local", Interface: "br0", Addrs: []netip.AddrPort{addrA}, Announces: true})
+		w.after(time.Minute, "a@hosta.local yes")
+		if n := len(w.net.Streams()); n != 1 || len(w.net.Since(w.start)) != 1 {
+			t.Errorf("%d streams, %d tries", n, len(w.net.Since(w.start)))
+		}
+	})
+}
+
 // TestWho decides which addresses are one epmd.
 func TestWho(t *testing.T) {
 	second := netip.MustParseAddrPort("192.0.2.3:4369")
@@ -248,7 +267,13 @@ func TestWho(t *testing.T) {
 			w.after(time.Second, "evil@hosta.local yes")
 			w.net.Offer(addrA, streamtest.New("hosta.local", 1, "+a", "="))
 			w.found("hosta.local", addrA)
-			w.after(stream.Jitter+stream.Grace, "a@hosta.local yes")
+			w.after(stream.Jitter, "a@hosta.local yes")
+			w.after(stream.Forgets, "a@hosta.local yes")
+			w.ps.mu.Lock()
+			defer w.ps.mu.Unlock()
+			if n := len(w.ps.all); n != 1 {
+				t.Errorf("%d peers", n)
+			}
 		})
 	})
 }
