@@ -152,8 +152,8 @@ func TestInterfaces(t *testing.T) {
 	}
 }
 
-// TestLinkMoved has an interface become a port of a bridge, which gets its address. The stream stays
-// the only one.
+// TestLinkMoved has an interface become a port of a bridge, which gets its address. The stream
+// stays the only one.
 func TestLinkMoved(t *testing.T) {
 	inBubble(t, func(w *world) {
 		w.net.Offer(addrA, streamtest.New("hosta.local", 1, "+a", "="))

@@ -28,15 +28,19 @@ const (
 	refreshIn = time.Minute     // before an epmd is asked anew for nodes that were left out
 )
 
-// maxKept is how many nodes are kept of all epmds. A host on two links counts twice.
-const maxKept = 2 * registry.MaxTold
+// Limits for all epmds together. Changes of nodes that are kept may always wait.
+const (
+	maxKept    = 2 * registry.MaxTold // nodes; those of a host on two links count twice
+	maxWaiting = 2 * maxKept          // changes that wait to be entered
+)
 
 // All are the nodes of all epmds. Make them with NewAll.
 type All struct {
-	source *registry.Source
-	kept   atomic.Int64
-	say    *throttle.Throttle
-	log    *slog.Logger
+	source  *registry.Source
+	kept    atomic.Int64 // nodes
+	waiting atomic.Int64 // changes
+	say     *throttle.Throttle
+	log     *slog.Logger
 }
 
 // NewAll returns the nodes of no epmd.
@@ -84,7 +88,8 @@ type Nodes struct {
 
 // node is what an epmd has told of one.
 type node struct {
-	full, dist      string
+	full, host      string
+	dist            string
 	port, high, low uint16
 	typ             registry.NodeType
 	proto           uint8
@@ -125,13 +130,13 @@ func (ns *Nodes) Move(addrs []netip.AddrPort, origin registry.Origin) {
 // Begin begins with a stream. All nodes come first, until Complete.
 func (ns *Nodes) Begin(w Who) {
 	ns.who, ns.streamed, ns.incomplete = w, true, true
-	ns.changes = make(map[string]*node)
+	ns.drain()
 }
 
 // Rename notes that the host at the other end of the stream has a new name. Its epmd takes back all
 // nodes before. Those that it has not taken back go too, as they are none of the new host.
 func (ns *Nodes) Rename(w Who) {
-	clear(ns.changes)
+	ns.drain()
 	for name := range ns.all {
 		ns.set(name, nil)
 	}
@@ -143,7 +148,7 @@ func (ns *Nodes) Rename(w Who) {
 func (ns *Nodes) End(now time.Time) {
 	ns.streamed, ns.incomplete = false, false
 	ns.Flush(now)
-	ns.changes = nil
+	ns.drain()
 	ns.Due.Flush, ns.Due.Refresh = time.Time{}, time.Time{}
 }
 
@@ -157,25 +162,43 @@ func (ns *Nodes) Line(now time.Time, l epmd.Line) {
 	var is *node
 	if l.Kind == epmd.NodeKnown {
 		is = &node{
-			full: strings.Clone(n.Node), dist: strings.Clone(n.Dist), port: n.Port, high: n.High, low: n.Low,
+			full: strings.Clone(n.Node), host: ns.who.Hello.Host, dist: strings.Clone(n.Dist), port: n.Port, high: n.High, low: n.Low,
 			typ: n.Type, proto: n.Protocol, ips: ips, sure: n.Sure, reach: registry.Reachable,
 		}
 	}
 	name := strings.Clone(n.Name)
-	_, changed := ns.changes[name]
-	isNew := !changed && ns.all[name] == nil
-	switch {
-	case isNew && is == nil: // it was never told of, or was left out
-	case isNew && len(ns.changes) >= registry.MaxTold:
-		ns.leaveOut(now)
+	switch _, changed := ns.changes[name]; {
+	case is == nil && !changed && ns.all[name] == nil: // it was never told of, or was left out
 	case ns.incomplete || ns.joining:
-		ns.changes[name] = is
+		ns.wait(now, name, is)
 	case ns.mayEnter(now):
 		ns.set(name, is)
 	default:
-		ns.joining, ns.changes = true, map[string]*node{name: is}
-		ns.Due.Flush = ns.since.Add(Joined)
+		ns.joining, ns.Due.Flush = true, ns.since.Add(Joined)
+		ns.wait(now, name, is)
 	}
+}
+
+// wait has a change wait. A new node is left out if there is no place for it.
+func (ns *Nodes) wait(now time.Time, name string, is *node) {
+	if _, changed := ns.changes[name]; !changed {
+		full := len(ns.changes) >= registry.MaxTold || ns.of.waiting.Load() >= maxWaiting
+		if full && ns.all[name] == nil {
+			ns.leaveOut(now)
+			return
+		}
+		ns.of.waiting.Add(1)
+	}
+	if ns.changes == nil {
+		ns.changes = make(map[string]*node)
+	}
+	ns.changes[name] = is
+}
+
+// drain empties what waits.
+func (ns *Nodes) drain() {
+	ns.of.waiting.Add(-int64(len(ns.changes)))
+	ns.changes = nil
 }
 
 // mayEnter reports whether a change may be entered at once, and counts it.
@@ -196,11 +219,11 @@ func (ns *Nodes) Flush(now time.Time) {
 		ns.set(name, is)
 	}
 	ns.joining = len(ns.changes) > 0 && ns.streamed
+	ns.drain()
 	if ns.joining {
-		ns.changes = make(map[string]*node)
 		ns.Due.Flush = now.Add(Joined)
 	} else {
-		ns.changes, ns.since, ns.count = nil, now, 0
+		ns.since, ns.count = now, 0
 	}
 }
 
@@ -224,7 +247,8 @@ func (ns *Nodes) Complete(now time.Time) {
 			ns.set(name, is)
 		}
 	}
-	ns.changes, ns.joining, ns.incomplete, ns.Due.Flush = nil, false, false, time.Time{}
+	ns.drain()
+	ns.joining, ns.incomplete, ns.Due.Flush = false, false, time.Time{}
 }
 
 // set enters one node. nil stands for one that has gone.
@@ -265,7 +289,7 @@ func (ns *Nodes) enter(name string, is *node) {
 		return
 	}
 	err := ns.of.source.See(key, registry.Node{
-		Node: is.full, Name: name, Host: ns.who.Hello.Host, Dist: is.dist, Addresses: addrs,
+		Node: is.full, Name: name, Host: is.host, Dist: is.dist, Addresses: addrs,
 		Port: is.port, EPMDPort: ns.who.Addr.Port(), High: is.high, Low: is.low, Protocol: is.proto,
 		Type: is.typ, Sure: is.sure, Origin: ns.origin, Via: registry.ViaEPMD, Reach: is.reach,
 	})

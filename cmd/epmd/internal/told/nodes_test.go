@@ -20,6 +20,13 @@ func newNodes(t *testing.T, addrs ...string) (*Nodes, *registry.Registry) {
 		at = append(at, netip.MustParseAddrPort(a))
 	}
 	ns.Move(at, registry.LAN)
+	t.Cleanup(func() {
+		ns.End(time.Now())
+		ns.Drop()
+		if waiting, kept := ns.of.waiting.Load(), ns.of.kept.Load(); waiting != 0 || kept != 0 {
+			t.Errorf("%d changes wait at the end, %d nodes are kept", waiting, kept)
+		}
+	})
 	ns.Begin(Who{Hello: epmd.PeerHello{ID: epmd.PeerID{1}, Host: "hosta.local", Port: 4369}, Addr: at[0]})
 	return ns, reg
 }
@@ -142,5 +149,56 @@ func TestRename(t *testing.T) {
 		if n := reg.Count(registry.LAN); n != 1 || ns.Len() != 1 {
 			t.Errorf("after %d changes: %d nodes, %d entered", changes, ns.Len(), n)
 		}
+	}
+}
+
+// TestManyWait has epmds tell of nodes without end, and never of the end. What waits is bounded for
+// all together. Those that are known already still may change.
+func TestManyWait(t *testing.T) {
+	known, reg := newNodes(t, "192.0.2.1:4369")
+	now := time.Now()
+	tell(t, known, now, "+ a 4", "+ b 4")
+	known.Complete(now)
+	known.Begin(known.Who())
+	for i := range maxWaiting/registry.MaxTold + 2 {
+		ns := known.of.New()
+		ns.Begin(Who{Hello: epmd.PeerHello{Host: fmt.Sprintf("host%d.local", i)}, Addr: netip.MustParseAddrPort("192.0.2.2:1")})
+		for n := range registry.MaxTold {
+			tell(t, ns, now, fmt.Sprintf("+ n%d 4", n))
+		}
+		defer ns.End(now)
+	}
+	tell(t, known, now, "+ a 4", "+ new 4")
+	if n := known.of.waiting.Load(); n != maxWaiting+1 {
+		t.Errorf("%d changes wait, want %d", n, maxWaiting+1)
+	}
+	if known.Due.Refresh.IsZero() {
+		t.Error("not to be asked for what was left out")
+	}
+	known.Complete(now)
+	if nodes := reg.Nodes(); len(nodes) != 1 || nodes[0].Name != "a" {
+		t.Errorf("got %v", nodes)
+	}
+}
+
+// TestOtherHost has another host at the address of one. Until that has told of all its nodes, those
+// of the first stay what they were.
+func TestOtherHost(t *testing.T) {
+	ns, reg := newNodes(t, "192.0.2.1:4369")
+	now := time.Now()
+	tell(t, ns, now, "+ a 4")
+	ns.Complete(now)
+	ns.End(now)
+	w := ns.Who()
+	w.Hello.ID, w.Hello.Host = epmd.PeerID{2}, "hostb.local"
+	ns.Begin(w)
+	ns.SetUnreachable()
+	if n := reg.Nodes()[0]; n.Node != "a@hosta.local" || n.Host != "hosta.local" || n.Reach != registry.Unreachable {
+		t.Errorf("got %+v", n)
+	}
+	tell(t, ns, now, "+ a 4")
+	ns.Complete(now)
+	if nodes := reg.Nodes(); len(nodes) != 1 || nodes[0].Node != "a@hostb.local" || nodes[0].Host != "hostb.local" {
+		t.Errorf("got %+v", nodes)
 	}
 }
