@@ -48,6 +48,10 @@ func TestMain(m *testing.M) {
 	case os.Getenv(clientsEnv) != "":
 		err = clientProcess(strings.Fields(os.Getenv(clientsEnv)))
 	default:
+		if r, w, err := os.Pipe(); err == nil { // The runtime's poller opens files of its own, once.
+			r.Close()
+			w.Close()
+		}
 		os.Exit(m.Run())
 	}
 	if err != nil {

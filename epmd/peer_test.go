@@ -407,17 +407,17 @@ func (s *testServer) drawn(link string) int {
 func TestPeerShares(t *testing.T) {
 	checkLeaks(t)
 	s := serve(t, Config{LinkOf: loLink})
-	for i := range 1000 {
+	const nodes, streams = 500, 100
+	for i := range nodes {
 		s.register(fmt.Sprint("n", i), everyIP...)
 	}
-	const streams = 200
 	var peers []*PeerStream
 	for i := range streams {
 		peers = append(peers, s.watchFrom(i))
 	}
 	for _, p := range peers {
-		if nodes := snapshotOf(t, p); len(nodes) != 1000 {
-			t.Fatalf("%d nodes; want 1000", len(nodes))
+		if got := snapshotOf(t, p); len(got) != nodes {
+			t.Fatalf("%d nodes; want %d", len(got), nodes)
 		}
 	}
 	if got := s.drawn("lo"); got != 1 {

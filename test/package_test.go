@@ -24,6 +24,7 @@ import (
 // sources returns a copy of the sources, for what builds in them.
 func sources(t *testing.T) string {
 	t.Helper()
+	need.Program(t, "make")
 	dir := t.TempDir()
 	wait.Must(t, copySources(dir))
 	return dir
@@ -253,6 +254,7 @@ func TestMakeDeb(t *testing.T) {
 
 // TestMakeDebUmask makes the package as somebody whose files nobody else may read.
 func TestMakeDebUmask(t *testing.T) {
+	need.Program(t, "dpkg-deb")
 	dir := sources(t)
 	build := exec.Command("sh", "-c", `umask 077 && exec make -C "$1" deb VERSION=1.0.0`, "sh", dir)
 	if out, err := build.CombinedOutput(); err != nil {

@@ -11,8 +11,11 @@ import (
 // Patience is how long one step of a test may take, on however busy a machine.
 const Patience = 3 * time.Minute
 
-// pause is between two looks at what tells nobody when it happens.
-const pause = 2 * time.Millisecond
+// Pauses are between two looks at what tells nobody when it happens. They double from firstPause.
+const (
+	firstPause = 50 * time.Microsecond
+	lastPause  = 2 * time.Millisecond
+)
 
 // Must ends the test if there is an error.
 func Must(tb testing.TB, err error) {
@@ -34,15 +37,13 @@ func Soon(tb testing.TB) context.Context {
 func Until(tb testing.TB, what string, check func() error) {
 	tb.Helper()
 	deadline := time.After(Patience)
-	again := time.NewTicker(pause)
-	defer again.Stop()
-	for {
+	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		err := check()
 		if err == nil {
 			return
 		}
 		select {
-		case <-again.C:
+		case <-time.After(pause):
 		case <-deadline:
 			tb.Fatalf("waited %v: %s: %v", Patience, what, err)
 		}

@@ -284,7 +284,7 @@ func TestFlood(t *testing.T) {
 	wantNodes(t, ps.Registry, "a@x.local yes")
 	changes := ps.Registry.Subscribe()
 	changes.Take()
-	const seconds = 3
+	const seconds = 1
 	<-time.After(seconds * time.Second) // a rate is measured
 	if n := len(changes.Take().Events); n > told.MaxAtOnce+2*(seconds+1) {
 		t.Errorf("%d changes in %d s", n, seconds)

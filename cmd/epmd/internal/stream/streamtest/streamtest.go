@@ -121,7 +121,9 @@ func (n *Network) Hang(at netip.AddrPort) {
 // Stream is a stream that says what the test wants. Make it with New.
 type Stream struct {
 	who    told.Who
-	lines  chan line
+	mu     sync.Mutex
+	lines  []line
+	more   chan struct{} // holds a token when lines have come
 	closed chan struct{}
 	once   sync.Once
 }
@@ -138,7 +140,7 @@ func New(host string, id byte, words ...string) *Stream {
 			Hello: epmd.PeerHello{Version: "1.2", ID: epmd.PeerID{1, 15: id}, Host: host, Port: 4369},
 			Local: netip.MustParseAddr("192.0.2.2"),
 		},
-		lines:  make(chan line, 1<<13),
+		more:   make(chan struct{}, 1),
 		closed: make(chan struct{}),
 	}
 	s.Say(words...)
@@ -165,21 +167,46 @@ func (s *Stream) Say(words ...string) {
 }
 
 // Line has it say a line.
-func (s *Stream) Line(text string) { s.lines <- line{text: text} }
+func (s *Stream) Line(text string) { s.add(line{text: text}) }
 
 // Fail has it end with an error.
-func (s *Stream) Fail(err error) { s.lines <- line{err: err} }
+func (s *Stream) Fail(err error) { s.add(line{err: err}) }
+
+func (s *Stream) add(l line) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lines = append(s.lines, l)
+	select {
+	case s.more <- struct{}{}:
+	default: // the token is there already
+	}
+}
+
+// take returns the next line, if there is one.
+func (s *Stream) take() (l line, found bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.lines) == 0 {
+		return line{}, false
+	}
+	l, s.lines = s.lines[0], s.lines[1:]
+	return l, true
+}
 
 // Next returns the next line, or why there is none.
 func (s *Stream) Next() (epmd.Line, error) {
-	select {
-	case l := <-s.lines:
-		if l.err != nil {
-			return epmd.Line{}, l.err
+	for {
+		if l, found := s.take(); found {
+			if l.err != nil {
+				return epmd.Line{}, l.err
+			}
+			return epmd.ParseLine(l.text)
 		}
-		return epmd.ParseLine(l.text)
-	case <-s.closed:
-		return epmd.Line{}, os.ErrClosed
+		select {
+		case <-s.more:
+		case <-s.closed:
+			return epmd.Line{}, os.ErrClosed
+		}
 	}
 }
 
