@@ -48,7 +48,8 @@ func TestMain(m *testing.M) {
 	case os.Getenv(clientsEnv) != "":
 		err = clientProcess(strings.Fields(os.Getenv(clientsEnv)))
 	default:
-		if r, w, err := os.Pipe(); err == nil { // The runtime's poller opens files of its own, once.
+		// The runtime's poller opens files of its own, once.
+		if r, w, err := os.Pipe(); err == nil {
 			r.Close()
 			w.Close()
 		}

@@ -906,7 +906,7 @@ func shippedBinary(t *testing.T) string {
 	if len(buildFlags) == 0 {
 		return eclusBinary(t)
 	}
-	return shipped(t, "test")
+	return shipped(t)
 }
 
 // switches returns how often the threads of epmd on the host have given up a processor. They do so

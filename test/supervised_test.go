@@ -52,24 +52,30 @@ func supervise(t *testing.T, lines ...string) *supervised {
 func superviseOn(t *testing.T, n *lan.Network, name string, opt machine.Options, lines ...string) *supervised {
 	t.Helper()
 	s := &supervised{machine.ForTest(t, n, name, opt, "systemd-run", "erl")}
-	s.configure(t, lines...)
-	wait.Must(t, s.InstallEpmd(wait.Soon(t), shipped(t, "test"), units))
+	s.addToService(t, lines...)
+	wait.Must(t, s.InstallEpmd(wait.Soon(t), shipped(t), units))
 	return s
 }
 
 // configure replaces what is added to section [Service] of the unit, for its next start.
 func (s *supervised) configure(t *testing.T, lines ...string) {
 	t.Helper()
-	text := "[Service]\n" + strings.Join(lines, "\n") + "\n"
-	wait.Must(t, s.WriteFile("/etc/systemd/system/epmd.service.d/test.conf", []byte(text), 0o644))
+	s.addToService(t, lines...)
 	s.systemctl(t, "daemon-reload")
 }
 
-// shipped builds epmd as it is shipped, which it has to be for the restrictions of the unit.
-func shipped(t *testing.T, version string) string {
+// addToService is configure for a systemd that will read its units later.
+func (s *supervised) addToService(t *testing.T, lines ...string) {
 	t.Helper()
-	return builtOnce(t, "shipped-"+version, func(binary string) error {
-		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -X main.version="+version, "-o", binary, "github.com/goerlang/eclus/cmd/epmd")
+	text := "[Service]\n" + strings.Join(lines, "\n") + "\n"
+	wait.Must(t, s.WriteFile("/etc/systemd/system/epmd.service.d/test.conf", []byte(text), 0o644))
+}
+
+// shipped builds epmd as it is shipped, which it has to be for the restrictions of the unit.
+func shipped(t *testing.T) string {
+	t.Helper()
+	return builtOnce(t, "shipped", func(binary string) error {
+		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -X main.version=test", "-o", binary, "github.com/goerlang/eclus/cmd/epmd")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		out, err := build.CombinedOutput()
 		if err != nil {
@@ -77,6 +83,16 @@ func shipped(t *testing.T, version string) string {
 		}
 		return err
 	})
+}
+
+// another returns epmd as shipped has it, as a program that differs: text follows its end.
+func another(t *testing.T, text string) string {
+	t.Helper()
+	program, err := os.ReadFile(shipped(t))
+	wait.Must(t, err)
+	path := filepath.Join(t.TempDir(), text)
+	wait.Must(t, os.WriteFile(path, append(program, text...), 0o755))
+	return path
 }
 
 // builds are the builds of builtOnce by their names.
@@ -102,7 +118,7 @@ func (s *supervised) kill(t *testing.T) { t.Helper(); s.signal(t, syscall.SIGKIL
 
 func (s *supervised) signal(t *testing.T, sig syscall.Signal) {
 	t.Helper()
-	s.systemctl(t, "kill", "--kill-whom=main", fmt.Sprintf("--signal=%d", sig), unit)
+	wait.Must(t, s.Signal(wait.Soon(t), unit, sig))
 }
 
 // show returns a property of the service.
@@ -404,8 +420,12 @@ func (s *supervised) endBy(t *testing.T, f func()) {
 	before := s.show(t, "InvocationID")
 	f()
 	wait.Must(t, lan.Wait(wait.Soon(t), "another epmd", func(ctx context.Context) (bool, error) {
-		out, err := s.Output(ctx, "systemctl", "show", "-P", "InvocationID", "-P", "SubState", unit)
-		return !strings.Contains(out, before) && strings.Contains(out, "running"), err
+		id, err := s.Show(ctx, unit, "InvocationID")
+		if err != nil || id == before {
+			return false, err
+		}
+		state, err := s.Show(ctx, unit, "SubState")
+		return state == "running", err
 	}))
 }
 

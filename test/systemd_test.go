@@ -52,7 +52,7 @@ func TestSystemdActivation(t *testing.T) {
 
 func TestSystemdNothingLost(t *testing.T) {
 	s := supervise(t)
-	newer, newest := shipped(t, "newer"), shipped(t, "newest")
+	newer, newest := another(t, "newer"), another(t, "newest")
 	nodes := append(s.register(t, "raw", 50), s.startErl(t, 3)...)
 	s.checkOnly(t, nodes...)
 	for _, tt := range []struct {

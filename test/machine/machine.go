@@ -86,8 +86,9 @@ func (m *Machine) awaitBoot(ctx context.Context, opt Options) error {
 		return err
 	}
 	// Until systemd listens, which nothing outside is told of, systemctl can't wait for it.
-	err = lan.Wait(ctx, "systemd", func(ctx context.Context) (bool, error) {
-		return m.Command(ctx, "test", "-S", "/run/systemd/private").Run() == nil, nil
+	err = lan.Wait(ctx, "systemd", func(context.Context) (bool, error) {
+		_, err := os.Stat(m.Path("/run/systemd/private"))
+		return err == nil, nil
 	})
 	if err != nil {
 		return err
