@@ -2,8 +2,9 @@ package epmd
 
 // answer says what becomes of a connection after its request. The zero answer closes it.
 type answer struct {
-	out      []byte       // to be sent first; valid until the next request, unless shared
-	shared   bool         // out is never written to again
+	out      []byte       // to be sent first; valid until the next request, unless it is shared
+	of       *shared      // not nil: out is all of that
+	listing  *listing     // not nil: the answer is made from it
 	reg      registration // not nil: the connection is registered
 	withhold bool         // with reg: out is sent by release
 	stay     bool         // the connection stays open until the peer ends it or says more
@@ -14,6 +15,8 @@ type answer struct {
 // carryOut does what an answer says.
 func (e *engine) carryOut(c *conn, a answer) {
 	switch {
+	case a.listing != nil:
+		e.list(c, a.listing)
 	case a.stream != nil:
 		e.startStream(c, a.stream)
 	case a.reg != nil:

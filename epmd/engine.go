@@ -27,6 +27,7 @@ import (
 //
 //	            request  answer     epoll waits for  may be silent   counted as
 //	part        a part   -          a byte           PacketTimeout   waiting
+//	asked       whole    not made   a reset          PacketTimeout   waiting
 //	unsent      whole    a part     room to send     PacketTimeout   waiting
 //	refused     whole    sent       the end          for ever        waiting
 //	withheld    whole    not sent   the end          for ever        registered
@@ -42,7 +43,8 @@ import (
 //	kept      a connection that the Keeper has a copy of: closing ours does not end it
 //
 // engine.go begins and ends. accept.go takes new connections. receive.go reads requests. answer.go
-// does what answers say, and send.go sends them. conn.go has the table, waiting.go those that wait.
+// does what answers say, listing.go makes long ones, and send.go sends them. conn.go has the table,
+// waiting.go those that wait.
 
 // Numbers of descriptors; see Config.Files.
 const (
@@ -50,7 +52,7 @@ const (
 	lookupFiles     = 16 // for connections that have not registered, when the rest is nodes
 	maxWaiting      = 8192
 	reservedStreams = 8        // streams that there is always room for
-	maxUnsentBytes  = 64 << 20 // of answers that peers are slow to read
+	maxUnsentBytes  = 32 << 20 // of answers that peers are slow to read
 )
 
 // protocol gives requests a meaning. The engine calls it with engine.mu held. It must not block.

@@ -54,7 +54,11 @@ func (y *toy) handle(_ caller, req []byte) answer {
 		y.names <- n
 		return answer{out: []byte("ok"), reg: n, withhold: req[0] == 'w'}
 	case 'b', 'B':
-		return answer{out: y.big, shared: req[0] == 'b'}
+		a := answer{out: y.big}
+		if req[0] == 'b' {
+			a.of = &shared{out: y.big}
+		}
+		return a
 	case 's':
 		return answer{stream: &stream{shares: []share{{"toy", 1}}, run: func(ctx context.Context, conn *os.File) {
 			conn.Write(text)

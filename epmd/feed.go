@@ -11,31 +11,38 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"weak"
 
 	"github.com/goerlang/eclus/internal/netif"
 	"github.com/goerlang/eclus/registry"
 )
 
-// A feed is what all peers on one link are told. It follows the registry, renders each change
-// once, and keeps a log of them that its streams read at their own pace:
+// A feed is what all peers on one link are told, or all programs of this host. It follows the
+// registry, renders each change once, and keeps a log of them that its streams read at their own
+// pace:
 //
 //	registry ── feed ── chunk ── chunk ── chunk ── (the next)
 //	                      │        └ a stream
 //	                      └ another stream, and a snapshot
 //
 // A chunk never changes and points to the next one. So the log lives for as long as somebody has
-// yet to read it, and no longer. A stream that is behind by more than maxBehind events is cut off.
+// yet to read it, and no longer. A stream that is too far behind is cut off.
 
 const (
-	maxBehind  = 32768    // events
-	chunkBytes = 16 << 10 // about: what a stream writes at once
-	minRedraw  = 1024     // events at least before a snapshot is rendered anew
+	maxBehind      = 32768    // events
+	maxBehindBytes = 16 << 20 // of their lines
+	chunkBytes     = 16 << 10 // about: what a stream writes at once
 
-	// What changes more often is rendered once in joinInterval, as it is then.
+	// A snapshot is made anew when more than that has happened since.
+	minRedraw   = 1024    // events; or as many as there are nodes
+	redrawBytes = 4 << 20 // of their lines
+
+	// What peers are told and changes more often is rendered once in joinInterval, as it is then.
 	maxAtOnce    = 1000 // events in a joinInterval
 	joinInterval = 100 * time.Millisecond
 
-	farewellTimeout = time.Second // that streams have to send what is left when the server ends
+	// What peers have to read what is left when the server ends.
+	farewellTimeout = 500 * time.Millisecond
 )
 
 // Why streams end.
@@ -54,6 +61,8 @@ type feeds struct {
 
 	mu       sync.Mutex // guards what follows, and all of each feed
 	byLink   map[string]*feed
+	whole    weak.Pointer[snapshot] // of all nodes
+	version  uint64                 // of the registry, which whole shows
 	over     bool
 	farewell *time.Timer
 	running  sync.WaitGroup
@@ -90,13 +99,25 @@ func (fs *feeds) link(local netip.Addr) (link string, addrs []netip.Addr) {
 	return link, addrs
 }
 
-// join makes p a stream of its link's feed.
-func (fs *feeds) join(p *peerStream) (start, error) {
-	link, addrs := fs.link(p.local)
+// programs is the link of the feed of this host's programs. No interface has that name.
+const programs = ""
+
+// join makes p a stream of its feed, unless it just wants to know what there is.
+func (fs *feeds) join(p *subscriber) (start, error) {
+	link, addrs := programs, []netip.Addr(nil)
+	if p.peer {
+		link, addrs = fs.link(p.local)
+	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if fs.over {
 		return start{}, errOver
+	}
+	if p.found != nil {
+		return start{snapshot: programsSnapshot(p.found)}, nil
+	}
+	if !p.peer && !p.follow {
+		return start{snapshot: fs.all()}, nil
 	}
 	f := fs.byLink[link]
 	if f == nil {
@@ -104,14 +125,28 @@ func (fs *feeds) join(p *peerStream) (start, error) {
 		fs.byLink[link] = f
 		f.resubscribe()
 		fs.running.Go(f.follow)
+	} else if !p.peer {
+		f.take() // so that it is told of all that has happened before it asked
 	}
 	p.feed = f
 	f.streams[p] = struct{}{}
 	return f.start(p), nil
 }
 
+// all returns a snapshot of all nodes as they are now.
+func (fs *feeds) all() *snapshot {
+	version := fs.reg.Version()
+	s := fs.whole.Value()
+	if s != nil && fs.version == version {
+		return s
+	}
+	s = programsSnapshot(fs.reg.Nodes())
+	fs.whole, fs.version = weak.Make(s), version
+	return s
+}
+
 // leave ends what join began. The last stream ends the feed.
-func (fs *feeds) leave(p *peerStream) {
+func (fs *feeds) leave(p *subscriber) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	f := p.feed
@@ -126,12 +161,12 @@ func (fs *feeds) leave(p *peerStream) {
 }
 
 // find returns the lines that p is told of the nodes of a full or alive name.
-func (fs *feeds) find(p *peerStream, name string) (lines []byte) {
+func (fs *feeds) find(p *subscriber, name string) (lines []byte) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	lines = append(lines, p.feed.told[name].line...)
+	lines = append(lines, p.feed.told[registry.NeighbourKey{Name: name}].line...)
 	alive, _, full := strings.Cut(name, "@")
-	if t, told := p.feed.told[alive]; told && full && t.node.Node == name {
+	if t, told := p.feed.told[registry.NeighbourKey{Name: alive}]; told && full && t.node.Node == name {
 		lines = append(lines, t.line...)
 	}
 	return lines
@@ -151,7 +186,8 @@ func (fs *feeds) linksChanged() {
 }
 
 // close ends all feeds, and lets no stream begin any more. If peers are to forget the nodes, they
-// are told so. They have a second to read that. Else the streams end at once.
+// are told so. They have farewellTimeout to read that. Else the streams end at once. Those of
+// programs do in any case.
 func (fs *feeds) close(forget bool) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -159,7 +195,7 @@ func (fs *feeds) close(forget bool) {
 	ended := slices.Collect(maps.Values(fs.byLink))
 	clear(fs.byLink)
 	for _, f := range ended {
-		if forget {
+		if forget && f.link != programs {
 			f.forget()
 		}
 		f.end()
@@ -191,10 +227,10 @@ func (fs *feeds) wait() {
 	}
 }
 
-// feed is what the peers on a link are told.
+// feed is what the peers on a link are told, or the programs of this host.
 type feed struct {
 	feeds *feeds
-	link  string
+	link  string        // or programs
 	looks chan struct{} // holds a token when the addresses may be others
 	ended chan struct{}
 	over  bool // ended is closed
@@ -202,36 +238,33 @@ type feed struct {
 	changes *registry.Subscription
 	addrs   []netip.Addr // of the link
 	host    string
-	told    map[string]toldNode // by alive name
-	streams map[*peerStream]struct{}
+	lan     registry.LANState
+	told    map[registry.NeighbourKey]toldNode
+	streams map[*subscriber]struct{}
 
 	scratch  []byte // the line rendered last
 	out      []byte // lines that are in no chunk yet
-	events   uint64 // so far
+	now      mark   // so far
 	last     *chunk
 	snapshot *snapshot // nil: none, or one that is too old
-	checked  uint64    // up to how many events no stream is too far behind
+	checked  mark      // no stream is further behind
 	drawn    int       // how many snapshots were rendered
 }
 
-// toldNode is a node as peers know it.
-type toldNode struct {
-	node *registry.Node
-	line string
+// mark is a place in the log.
+type mark struct{ events, bytes uint64 }
+
+// since reports whether more has been told since an earlier mark.
+func (m mark) since(earlier mark, events, bytes uint64) bool {
+	return m.events-earlier.events > events || m.bytes-earlier.bytes > bytes
 }
 
 // chunk is some lines, one for each event.
 type chunk struct {
-	lines  []byte
-	events uint64        // up to its end
-	ready  chan struct{} // closed when next is set
-	next   *chunk        // nil once ready: the feed has ended
-}
-
-// snapshot is lines for all nodes, as they were at the end of a chunk.
-type snapshot struct {
-	pieces [][]byte
-	at     *chunk
+	lines []byte
+	end   mark
+	ready chan struct{} // closed when next is set
+	next  *chunk        // nil once ready: the feed has ended
 }
 
 // start is where a stream begins: it sends the snapshot, then the chunks from there up to the last.
@@ -240,6 +273,7 @@ type start struct {
 	snapshot *snapshot
 	last     *chunk
 	nodes    int // that are known then
+	lan      registry.LANState
 }
 
 func newFeed(fs *feeds, link string, addrs []netip.Addr) *feed {
@@ -248,8 +282,8 @@ func newFeed(fs *feeds, link string, addrs []netip.Addr) *feed {
 		looks:   make(chan struct{}, 1),
 		ended:   make(chan struct{}),
 		host:    fs.reg.Host(),
-		told:    make(map[string]toldNode),
-		streams: make(map[*peerStream]struct{}),
+		told:    make(map[registry.NeighbourKey]toldNode),
+		streams: make(map[*subscriber]struct{}),
 		last:    &chunk{ready: make(chan struct{})},
 	}
 }
@@ -270,7 +304,7 @@ func (f *feed) follow() {
 		switch now := time.Now(); {
 		case now.Sub(began) >= joinInterval:
 			began, atBegin = now, events
-		case events-atBegin >= maxAtOnce:
+		case events-atBegin >= maxAtOnce && f.link != programs:
 			f.rest(began.Add(joinInterval).Sub(now))
 		}
 		ready, events = f.update(look)
@@ -294,21 +328,33 @@ func (f *feed) update(look bool) (<-chan struct{}, uint64) {
 	if f.over {
 		return nil, 0
 	}
-	if f.readLink(look) {
+	if f.link != programs && f.readLink(look) {
 		f.changes.Close()
 		f.resubscribe()
+	} else {
+		f.take() // events are taken after the link was looked at
 	}
+	return f.changes.Ready(), f.now.events
+}
+
+// take renders what has happened.
+func (f *feed) take() {
 	b := f.changes.Take()
+	if b.LAN != nil {
+		f.lan = *b.LAN
+	}
 	if b.Anew {
 		f.sync(b.Nodes)
 	}
-	for _, e := range joined(b.Events) {
+	if f.link != programs {
+		b.Events = joined(b.Events)
+	}
+	for _, e := range b.Events {
 		f.apply(e)
 	}
 	f.flush()
 	f.dropOld()
 	f.cutSlow()
-	return f.changes.Ready(), f.events
 }
 
 // joined returns the changes to tell. If there are very many, that is the last of each node.
@@ -331,9 +377,12 @@ func joined(events []registry.Event) []registry.Event {
 
 // resubscribe looks at all nodes.
 func (f *feed) resubscribe() {
-	f.changes = f.feeds.reg.SubscribeLocal()
-	f.sync(f.changes.Take().Nodes)
-	f.flush()
+	if f.link == programs {
+		f.changes = f.feeds.reg.Subscribe()
+	} else {
+		f.changes = f.feeds.reg.SubscribeLocal()
+	}
+	f.take()
 }
 
 // readLink reads the addresses of the link. It reports whether they are others than before. While
@@ -374,15 +423,23 @@ func (f *feed) cutMoved(local netip.Addr) {
 	}
 }
 
-// sync tells of the difference between all nodes and what peers know.
-func (f *feed) sync(nodes []*registry.Node) {
-	here := make(map[string]bool, len(nodes))
-	for _, n := range nodes {
-		here[n.Name] = true
+// keyOf returns what a node is known by.
+func keyOf(n *registry.Node) registry.NeighbourKey {
+	if n.Origin == registry.Local {
+		return registry.NeighbourKey{Name: n.Name} // whatever its host is called
 	}
-	for name := range f.told {
-		if !here[name] {
-			f.gone(name)
+	return n.NeighbourKey()
+}
+
+// sync tells of the difference between all nodes and what streams know.
+func (f *feed) sync(nodes []*registry.Node) {
+	here := make(map[registry.NeighbourKey]bool, len(nodes))
+	for _, n := range nodes {
+		here[keyOf(n)] = true
+	}
+	for key := range f.told {
+		if !here[key] {
+			f.gone(key)
 		}
 	}
 	for _, n := range nodes {
@@ -394,41 +451,60 @@ func (f *feed) sync(nodes []*registry.Node) {
 func (f *feed) apply(e registry.Event) {
 	if e.Kind != registry.Down {
 		f.known(e.Node)
-	} else if _, told := f.told[e.Node.Name]; told {
-		f.gone(e.Node.Name)
+	} else if _, told := f.told[keyOf(e.Node)]; told {
+		f.gone(keyOf(e.Node))
 	}
 }
 
-// known tells of a node, unless peers know it so. It takes back one that they can't reach.
+// known tells of a node, unless streams know it so.
 func (f *feed) known(n *registry.Node) {
+	key := keyOf(n)
+	switch was, told := f.told[key]; {
+	case f.link != programs:
+		f.knownToPeers(key, n)
+	case !told || was.node != n:
+		f.told[key] = toldNode{node: n}
+		f.scratch = appendNode(f.scratch[:0], NodeKnown, n)
+		f.add(f.scratch)
+	}
+}
+
+// knownToPeers tells peers of a node, unless they know it so. It takes back one that they can't
+// reach.
+func (f *feed) knownToPeers(key registry.NeighbourKey, n *registry.Node) {
 	if n.Host != f.host {
 		f.rename(n.Host)
 	}
 	line := appendPeerNode(f.scratch[:0], n, f.addrs)
 	f.scratch = line
-	was, told := f.told[n.Name]
+	was, told := f.told[key]
 	switch {
 	case len(line) > 0 && string(line) != was.line:
-		f.told[n.Name] = toldNode{n, string(line)}
+		f.told[key] = toldNode{n, string(line)}
 		f.add(line)
 	case len(line) > 0:
-		f.told[n.Name] = toldNode{n, was.line}
+		f.told[key] = toldNode{n, was.line}
 	case told:
-		f.gone(n.Name)
+		f.gone(key)
 	}
 }
 
 // gone tells that a node has gone.
-func (f *feed) gone(name string) {
-	line := appendPeerGone(nil, f.told[name].node)
-	delete(f.told, name)
-	f.add(line)
+func (f *feed) gone(key registry.NeighbourKey) {
+	n := f.told[key].node
+	delete(f.told, key)
+	if f.link == programs {
+		f.scratch = appendNode(f.scratch[:0], NodeGone, n)
+	} else {
+		f.scratch = appendPeerGone(f.scratch[:0], n)
+	}
+	f.add(f.scratch)
 }
 
 // forget tells that all nodes have gone.
 func (f *feed) forget() {
-	for name := range f.told {
-		f.gone(name)
+	for key := range f.told {
+		f.gone(key)
 	}
 	f.flush()
 }
@@ -445,7 +521,8 @@ func (f *feed) rename(host string) {
 // add adds a line to the log.
 func (f *feed) add(line []byte) {
 	f.out = append(f.out, line...)
-	f.events++
+	f.now.events++
+	f.now.bytes += uint64(len(line))
 	if len(f.out) >= chunkBytes {
 		f.flush()
 	}
@@ -456,7 +533,7 @@ func (f *feed) flush() {
 	if len(f.out) == 0 {
 		return
 	}
-	c := &chunk{lines: bytes.Clone(f.out), events: f.events, ready: make(chan struct{})}
+	c := &chunk{lines: bytes.Clone(f.out), end: f.now, ready: make(chan struct{})}
 	f.out = f.out[:0]
 	f.last.next = c
 	close(f.last.ready)
@@ -472,53 +549,46 @@ func (f *feed) end() {
 }
 
 // start returns where a stream begins.
-func (f *feed) start(p *peerStream) start {
+func (f *feed) start(p *subscriber) start {
 	if f.snapshot == nil {
 		f.snapshot = f.draw()
 	}
-	p.events.Store(f.snapshot.at.events)
-	return start{f.host, f.snapshot, f.last, len(f.told)}
+	p.at.Store(f.snapshot.at)
+	return start{f.host, f.snapshot, f.last, len(f.told), f.lan}
 }
 
 // dropOld drops a snapshot that is of little use, and with it the log since then.
 func (f *feed) dropOld() {
-	if s := f.snapshot; s != nil && f.events-s.at.events > max(minRedraw, uint64(len(f.told))) {
+	if s := f.snapshot; s != nil && f.now.since(s.at.end, max(minRedraw, uint64(len(f.told))), redrawBytes) {
 		f.snapshot = nil
 	}
 }
 
-// draw renders all nodes, in order of registration.
+// draw makes a snapshot of all nodes, in order of registration.
 func (f *feed) draw() *snapshot {
 	f.drawn++
 	nodes := make([]toldNode, 0, len(f.told))
 	for _, t := range f.told {
 		nodes = append(nodes, t)
 	}
-	slices.SortFunc(nodes, func(a, b toldNode) int { return cmp.Compare(a.node.ID, b.node.ID) })
-	s := &snapshot{at: f.last}
-	var piece []byte
-	for _, t := range nodes {
-		if len(piece)+len(t.line) > chunkBytes {
-			s.pieces, piece = append(s.pieces, piece), nil
-		}
-		piece = append(piece, t.line...)
-	}
-	s.pieces = append(s.pieces, piece)
-	return s
+	slices.SortFunc(nodes, func(a, b toldNode) int {
+		return cmp.Or(cmp.Compare(a.node.Origin, b.node.Origin), cmp.Compare(a.node.ID, b.node.ID))
+	})
+	return newSnapshot(nodes, f.last)
 }
 
 // cutSlow cuts off the streams that are too far behind.
 func (f *feed) cutSlow() {
-	if f.events-f.checked <= maxBehind {
+	if !f.now.since(f.checked, maxBehind, maxBehindBytes) {
 		return
 	}
-	f.checked = f.events
+	f.checked = f.now
 	for p := range f.streams {
-		at := p.events.Load()
-		if f.events-at > maxBehind {
+		at := p.at.Load().end
+		if f.now.since(at, maxBehind, maxBehindBytes) {
 			p.cutOff(errBehind)
-		} else {
-			f.checked = min(f.checked, at)
+			continue
 		}
+		f.checked = mark{min(f.checked.events, at.events), min(f.checked.bytes, at.bytes)}
 	}
 }

@@ -2,6 +2,7 @@ package epmd
 
 import (
 	"cmp"
+	"encoding/binary"
 	"fmt"
 	"iter"
 	"net/netip"
@@ -149,6 +150,15 @@ func appendNode(dst []byte, kind LineKind, n *registry.Node) []byte {
 		}
 	}
 	return append(dst, '\n')
+}
+
+// appendNodes appends the port and a line for each node, as an answer has them.
+func appendNodes(dst []byte, port uint16, nodes []*registry.Node) []byte {
+	dst = binary.BigEndian.AppendUint32(dst, uint32(port))
+	for _, n := range nodes {
+		dst = appendNode(dst, NodeKnown, n)
+	}
+	return dst
 }
 
 // into reads a text as it is.

@@ -236,15 +236,36 @@ func appendSnapshotEnd(dst []byte, nodes int, lan registry.LANState) []byte {
 func appendField(dst []byte, key, value string) []byte {
 	dst = append(append(append(dst, ' '), key...), '=')
 	for len(value) > 0 {
-		r, size := utf8.DecodeRuneInString(value)
-		if r == '%' || r == ' ' || r == utf8.RuneError && size == 1 || !unicode.IsPrint(r) {
-			for i := range size {
-				dst = fmt.Appendf(dst, "%%%02X", value[i])
-			}
-		} else {
+		size := 1
+		plain := isPlain[value[0]]
+		if value[0] >= utf8.RuneSelf {
+			var r rune
+			r, size = utf8.DecodeRuneInString(value)
+			plain = size > 1 && unicode.IsPrint(r)
+		}
+		if plain {
 			dst = append(dst, value[:size]...)
+		} else {
+			dst = appendEscaped(dst, value[:size])
 		}
 		value = value[size:]
+	}
+	return dst
+}
+
+// isPlain has the ASCII characters that values have as they are.
+var isPlain = func() (plain [256]bool) {
+	for c := byte('!'); c <= '~'; c++ {
+		plain[c] = c != '%'
+	}
+	return plain
+}()
+
+// appendEscaped percent-encodes all of s.
+func appendEscaped(dst []byte, s string) []byte {
+	const digits = "0123456789ABCDEF"
+	for i := range len(s) {
+		dst = append(dst, '%', digits[s[i]>>4], digits[s[i]&15])
 	}
 	return dst
 }

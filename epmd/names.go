@@ -123,10 +123,16 @@ func parseNamesLine(line string) (NamedPort, bool) {
 func appendDump(dst []byte, epmdPort uint32, nodes []*registry.Node, old []registry.Old) []byte {
 	dst = binary.BigEndian.AppendUint32(dst, epmdPort)
 	for _, n := range nodes {
-		dst = fmt.Appendf(dst, "active name     <%s> at port %d, fd = %d\n\x00", n.Name, n.Port, n.FD)
+		dst = append(append(dst, "active name     <"...), n.Name...)
+		dst = strconv.AppendUint(append(dst, "> at port "...), uint64(n.Port), 10)
+		dst = strconv.AppendInt(append(dst, ", fd = "...), int64(n.FD), 10)
+		dst = append(dst, "\n\x00"...)
 	}
 	for _, o := range old {
-		dst = fmt.Appendf(dst, "old/unused name <%s>, port = %d, fd = %d \n\x00", o.Name, o.Port, o.FD)
+		dst = append(append(dst, "old/unused name <"...), o.Name...)
+		dst = strconv.AppendUint(append(dst, ">, port = "...), uint64(o.Port), 10)
+		dst = strconv.AppendInt(append(dst, ", fd = "...), int64(o.FD), 10)
+		dst = append(dst, " \n\x00"...)
 	}
 	return dst
 }

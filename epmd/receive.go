@@ -22,6 +22,7 @@ func (e *engine) readOn(c *conn) {
 	case err == unix.EAGAIN || err == unix.EINTR:
 	case err != nil:
 		e.end(c, err.Error())
+	case c.wait != nil && c.wait.asked: // it may end its half, and has nothing more to say
 	case n == 0:
 		e.end(c, "connection closed")
 	case c.reg != nil:

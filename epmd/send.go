@@ -28,17 +28,19 @@ func (e *engine) send(fd int, out []byte, more bool) (rest []byte, err error) {
 	return nil, nil
 }
 
-// sendOn sends more of an unsent answer.
+// sendOn sends a piece more of an unsent answer. epoll tells again of a peer that takes more.
 func (e *engine) sendOn(c *conn) {
-	rest, err := e.send(c.fd, c.wait.unsent, false)
-	if err != nil || len(rest) == 0 {
+	piece := c.wait.unsent[:min(len(c.wait.unsent), pieceBytes)]
+	rest, err := e.send(c.fd, piece, len(piece) < len(c.wait.unsent))
+	sent := len(piece) - len(rest)
+	if err != nil || sent == len(c.wait.unsent) {
 		e.end(c, "")
 		return
 	}
-	if len(rest) < len(c.wait.unsent) {
+	if sent > 0 {
 		c.wait.active = time.Now()
 	}
-	c.wait.unsent = rest
+	c.wait.unsent = c.wait.unsent[sent:]
 }
 
 // confirm tells a registered peer so. A peer that does not take that is gone.

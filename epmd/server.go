@@ -104,11 +104,11 @@ type Server struct {
 	feeds  *feeds
 
 	// What follows is guarded by the engine's lock.
-	links        links
-	refused      refusals
-	out          []byte // the answer made last
-	namesAnswer  []byte
-	namesVersion uint64
+	links   links
+	refused refusals
+	out     []byte // the answer made last
+	names   *listing
+	dump    *listing
 }
 
 // NewServer returns a Server that has yet to Serve.
@@ -122,7 +122,11 @@ func NewServer(cfg Config) *Server {
 	if cfg.PacketTimeout == 0 {
 		cfg.PacketTimeout = DefaultPacketTimeout
 	}
-	s := &Server{cfg: cfg, log: cfg.Log, feeds: newFeeds(cfg)}
+	s := &Server{
+		cfg: cfg, log: cfg.Log, feeds: newFeeds(cfg),
+		names: namesListing(cfg.Registry, cfg.Port),
+		dump:  dumpListing(cfg.Registry, cfg.Port),
+	}
 	s.engine = &engine{
 		protocol: s,
 		engineConfig: engineConfig{
@@ -158,7 +162,7 @@ func (s *Server) handle(from caller, req []byte) answer {
 		return s.handlePort(from, req)
 	case TagNames:
 		s.debug("names asked for", from)
-		return answer{out: s.names(), shared: true}
+		return answer{listing: s.names}
 	case TagNodes, TagWatch:
 		return s.handleNodes(from, tag == TagWatch, req)
 	case TagAlive, TagDump, TagKill, TagStop:
@@ -184,8 +188,7 @@ func (s *Server) handleLocal(from caller, tag Tag, req []byte) answer {
 		return s.handleKill(from)
 	case TagDump:
 		s.debug("dump asked for", from)
-		reg := s.cfg.Registry
-		return answer{out: appendDump(nil, uint32(s.cfg.Port), reg.Local(), reg.Old()), shared: true}
+		return answer{listing: s.dump}
 	}
 	return answer{}
 }
@@ -211,7 +214,7 @@ func (s *Server) handleNodes(from caller, follow bool, req []byte) answer {
 	case name != "":
 		return s.find(from, name)
 	}
-	return answer{stream: s.nodeStream(from, follow)}
+	return answer{stream: s.programStream(from, follow)}
 }
 
 // maxFound is how many nodes of one name are told of at once. More have a stream: anybody may
@@ -337,10 +340,10 @@ func (s *Server) handleStop(from caller, req []byte) answer {
 	}
 	n := s.cfg.Registry.Lookup(stop.Name)
 	if n == nil {
-		return answer{out: []byte("NOEXISTSTOPPED"), shared: true}
+		return answer{out: []byte("NOEXISTSTOPPED")}
 	}
 	s.drop(n, "stopped by request")
-	return answer{out: []byte("STOPPED"), shared: true}
+	return answer{out: []byte("STOPPED")}
 }
 
 // drop ends the connection that n is registered over, if it is one of this server.
@@ -354,10 +357,10 @@ func (s *Server) drop(n *registry.Node, reason string) {
 func (s *Server) handleKill(from caller) answer {
 	if nodes := s.living(); nodes > 0 && !s.cfg.Relaxed {
 		s.log.Warn("kill refused: nodes are registered", "nodes", nodes, "peer", from.peer)
-		return answer{out: []byte("NO"), shared: true}
+		return answer{out: []byte("NO")}
 	}
 	s.log.Info("killed by request", "peer", from.peer)
-	return answer{out: []byte("OK"), shared: true, stop: ErrKilled}
+	return answer{out: []byte("OK"), stop: ErrKilled}
 }
 
 // living returns how many nodes are registered, without this process itself.
@@ -371,18 +374,28 @@ func (s *Server) living() int {
 	return count
 }
 
-// names returns the answer to NamesReq. It is made anew only after something has changed.
-func (s *Server) names() []byte {
-	version := s.cfg.Registry.LocalVersion()
-	if s.namesAnswer != nil && s.namesVersion == version {
-		return s.namesAnswer
+// namesListing returns the answer to NamesReq.
+func namesListing(reg *registry.Registry, port uint16) *listing {
+	return &listing{
+		version: reg.LocalVersion,
+		lines:   func() int { local, _ := reg.Counts(); return local },
+		append: func(dst []byte) []byte {
+			dst = Names{EPMDPort: uint32(port)}.Append(dst)
+			for _, n := range reg.Local() {
+				dst = appendNamesLine(dst, n.Name, n.Port)
+			}
+			return dst
+		},
 	}
-	out := Names{EPMDPort: uint32(s.cfg.Port)}.Append(nil)
-	for _, n := range s.cfg.Registry.Local() {
-		out = appendNamesLine(out, n.Name, n.Port)
+}
+
+// dumpListing returns the answer to DumpReq.
+func dumpListing(reg *registry.Registry, port uint16) *listing {
+	return &listing{
+		version: reg.LocalVersion,
+		lines:   func() int { local, _ := reg.Counts(); return local },
+		append:  func(dst []byte) []byte { return appendDump(dst, uint32(port), reg.Local(), reg.Old()) },
 	}
-	s.namesAnswer, s.namesVersion = out, version
-	return out
 }
 
 // logs reports whether anybody reads entries of that level. Their arguments cost more than a

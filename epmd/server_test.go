@@ -323,7 +323,7 @@ func TestServeEnds(t *testing.T) {
 	if err := s.wait(); err != nil {
 		t.Errorf("Serve returned %v", err)
 	}
-	if took := time.Since(start); took > streamTimeout/2 {
+	if took := time.Since(start); took > writeTimeout/2 {
 		t.Errorf("it took %v to end", took)
 	}
 	if len(s.reg.Local()) != 1000 {
@@ -607,6 +607,7 @@ func TestUnsentLimit(t *testing.T) {
 	readers := maxUnsentBytes/len(answer) + 10
 	peers := make([]*peer, readers)
 	for i := range peers {
+		answer = s.addNodes(1, fmt.Sprint("y", i)) // so that each reader has an answer of its own
 		peers[i] = dialSlow(t, s.addr)
 		peers[i].ask(NamesReq{})
 		wait.True(t, "it is being answered", func() bool { return s.namesServed(i + 1) })

@@ -11,16 +11,18 @@ import (
 // waiting has the connections that have not registered and could not be closed at once.
 type waiting struct {
 	list   list.List   // of *conn, the oldest first
-	unsent int         // bytes that their unsent answers keep in memory
+	unsent int         // bytes that their unsent answers keep in memory; a shared one counts once
 	timer  *time.Timer // calls expire; nil while no connection has a time limit
 }
 
 // waiter is what is known of such a connection.
 type waiter struct {
-	part    []byte // of its request
-	unsent  []byte // of its answer
-	memory  int    // bytes that unsent keeps: those that have gone are part of them
-	refused bool   // its answer has gone; it stays until its peer ends it
+	part    []byte  // of its request
+	asked   bool    // it waits for a listing
+	unsent  []byte  // of its answer
+	of      *shared // not nil: unsent is a part of that
+	memory  int     // else: bytes that unsent keeps, those that have gone included
+	refused bool    // its answer has gone; it stays until its peer ends it
 	active  time.Time
 	place   *list.Element
 }
@@ -87,16 +89,17 @@ func (e *engine) awaitEnd(c *conn) {
 // sendLater makes c wait until its peer has room for the rest of its answer. If there are too many
 // bytes of such answers, the connections that have waited for longest give way.
 func (e *engine) sendLater(c *conn, rest []byte, a answer) {
-	memory := len(a.out)
-	if !a.shared {
-		rest = append([]byte(nil), rest...)
-		memory = len(rest)
-	}
 	w := e.await(c)
-	w.part = nil
-	w.unsent, w.memory = rest, memory
+	w.part, w.of = nil, a.of
+	if a.of == nil {
+		rest = append([]byte(nil), rest...)
+		w.memory = len(rest)
+		e.waiting.unsent += w.memory
+	} else if a.of.senders++; a.of.senders == 1 {
+		e.waiting.unsent += len(a.of.out)
+	}
+	w.unsent = rest
 	w.active = time.Now()
-	e.waiting.unsent += memory
 	e.watch(unix.EPOLL_CTL_MOD, c, unix.EPOLLOUT)
 	for e.waiting.unsent > maxUnsentBytes && e.endOldestUnsent() {
 	}
@@ -121,6 +124,11 @@ func (e *engine) endWait(c *conn) {
 	}
 	e.waiting.list.Remove(c.wait.place)
 	e.waiting.unsent -= c.wait.memory
+	if of := c.wait.of; of != nil {
+		if of.senders--; of.senders == 0 {
+			e.waiting.unsent -= len(of.out)
+		}
+	}
 	c.wait = nil
 }
 

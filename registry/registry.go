@@ -53,6 +53,7 @@ type Registry struct {
 	local          map[string]*Registration
 	oldest, newest *Registration // the list of local, in order of registration
 	localVersion   atomic.Uint64
+	version        atomic.Uint64
 
 	old      map[string]*oldName
 	oldFirst *oldName // the name that went first
@@ -239,6 +240,9 @@ func (r *Registry) Lookup(name string) *Node {
 // LocalVersion changes whenever Local would return something else. It is read before Local.
 // What was made of Local holds for as long as the version stands.
 func (r *Registry) LocalVersion() uint64 { return r.localVersion.Load() }
+
+// Version changes whenever Nodes would return something else. It is read before Nodes.
+func (r *Registry) Version() uint64 { return r.version.Load() }
 
 // Local returns the nodes of this host, the newest first.
 func (r *Registry) Local() []*Node {

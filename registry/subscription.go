@@ -147,6 +147,7 @@ func (s *Subscription) Close() {
 
 // changed notes a change of the node in e. The caller holds r.mu.
 func (r *Registry) changed(e Event) {
+	r.version.Add(1)
 	if e.Node.Origin == Local {
 		r.localVersion.Add(1)
 	}
