@@ -160,16 +160,18 @@ func interfacePrefixes() []netip.Prefix {
 	return prefixes
 }
 
-// refusals counts refused peers by address. It says when one is worth a log entry: once a minute.
-// It tells at most 1,024 addresses apart. All others count as one.
+// refusals counts what is refused, by address or user. It says when that is worth a log entry:
+// burst times a minute. It tells at most 1,024 of them apart. All others count as one.
 type refusals struct {
-	seen  map[netip.Addr]*refusal
-	swept time.Time // when addresses were forgotten last
+	burst int // 0: 1
+	seen  map[any]*refusal
+	swept time.Time // when some were forgotten last
 }
 
 type refusal struct {
-	logged time.Time
-	since  int // refused since then
+	began  time.Time // of the minute
+	logged int       // in that minute
+	since  int       // refused since the last entry
 }
 
 const (
@@ -178,36 +180,40 @@ const (
 )
 
 // add counts a refused peer. It returns 0 if nothing is to be logged. Else it returns how often
-// this address was refused since the last entry.
-func (r *refusals) add(addr netip.Addr, now time.Time) (count int) {
-	seen := r.entry(addr, now)
+// this one was refused since the last entry.
+func (r *refusals) add(who any, now time.Time) (count int) {
+	seen := r.entry(who, now)
 	seen.since++
-	if now.Sub(seen.logged) < refusalInterval {
+	if now.Sub(seen.began) >= refusalInterval {
+		seen.began, seen.logged = now, 0
+	}
+	if seen.logged >= max(r.burst, 1) {
 		return 0
 	}
 	count = seen.since
-	seen.logged, seen.since = now, 0
+	seen.logged++
+	seen.since = 0
 	return count
 }
 
-// entry returns what is known of addr. An address that there is no room for shares an entry.
-func (r *refusals) entry(addr netip.Addr, now time.Time) *refusal {
-	if seen := r.seen[addr]; seen != nil {
+// entry returns what is known of somebody. Those that there is no room for share an entry.
+func (r *refusals) entry(who any, now time.Time) *refusal {
+	if seen := r.seen[who]; seen != nil {
 		return seen
 	}
 	if r.seen == nil {
-		r.seen = make(map[netip.Addr]*refusal)
+		r.seen = make(map[any]*refusal)
 	}
 	if len(r.seen) >= maxRefusals && now.Sub(r.swept) >= time.Second {
 		r.swept = now
-		maps.DeleteFunc(r.seen, func(_ netip.Addr, seen *refusal) bool {
-			return now.Sub(seen.logged) >= refusalInterval
+		maps.DeleteFunc(r.seen, func(_ any, seen *refusal) bool {
+			return now.Sub(seen.began) >= refusalInterval
 		})
 	}
-	if len(r.seen) >= maxRefusals && addr.IsValid() {
-		return r.entry(netip.Addr{}, now)
+	if len(r.seen) >= maxRefusals && who != anyPeer {
+		return r.entry(anyPeer, now)
 	}
 	seen := &refusal{}
-	r.seen[addr] = seen
+	r.seen[who] = seen
 	return seen
 }

@@ -193,7 +193,7 @@ func TestRefusalsLimit(t *testing.T) {
 		t.Errorf("%d addresses are kept", len(r.seen))
 	}
 	now = now.Add(refusalInterval)
-	if got := r.add(netip.Addr{}, now); got != 5000 {
+	if got := r.add(anyPeer, now); got != 5000 {
 		t.Errorf("those beyond the limit a minute later: log %d; want 5000", got)
 	}
 	if got := flood(100); got != 100 {

@@ -1,16 +1,13 @@
 package epmd
 
-import (
-	"fmt"
-
-	"golang.org/x/sys/unix"
-)
+import "golang.org/x/sys/unix"
 
 // conn is a connection. It is small, for there is one for each node.
 type conn struct {
 	caller
 	generation uint32       // tells it from earlier ones of its descriptor; 0: not in the table
 	reg        registration // nil: waiting, or new
+	user       uint32       // whose it is, if it is registered
 	wait       *waiter      // nil: registered, or new
 }
 
@@ -49,7 +46,9 @@ func (e *engine) settle(c *conn, reg registration) {
 	e.enter(c)
 	e.endWait(c)
 	c.reg = reg
+	c.user = e.user(c.fd)
 	e.registered++
+	e.registeredBy[c.user]++
 }
 
 // registeredAt returns the registered connection with that descriptor, or nil.
@@ -58,15 +57,6 @@ func (e *engine) registeredAt(fd int) *conn {
 		return nil
 	}
 	return e.conns[fd]
-}
-
-// roomToRegister returns an error if another registered connection would take the last descriptors.
-func (e *engine) roomToRegister() error {
-	limit := max(e.files-reservedFiles-lookupFiles, e.files/2)
-	if e.registered+e.streams.beyondReserve() >= limit {
-		return fmt.Errorf("%d nodes are registered, all that the limit of %d open files allows", e.registered, e.files)
-	}
-	return nil
 }
 
 // end closes a connection and ends its registration for that reason.
@@ -82,6 +72,9 @@ func (e *engine) end(c *conn, reason string) {
 // closing our descriptor ends nothing.
 func (e *engine) unregister(c *conn, reason string) {
 	e.registered--
+	if e.registeredBy[c.user]--; e.registeredBy[c.user] == 0 {
+		delete(e.registeredBy, c.user)
+	}
 	delete(e.withheld, c.reg)
 	if e.kept {
 		e.watch(unix.EPOLL_CTL_DEL, c, 0)

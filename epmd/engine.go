@@ -98,13 +98,15 @@ type engine struct {
 	epoll     *os.File
 	epfd      int
 
-	conns      []*conn // by descriptor
-	fresh      *conn   // accepted last; used again unless it has stayed
-	generation uint32
-	registered int // conns that have a registration
-	withheld   map[registration]withheld
-	waiting    waiting
-	streams    streams
+	conns        []*conn // by descriptor
+	fresh        *conn   // accepted last; used again unless it has stayed
+	generation   uint32
+	registered   int                          // conns that have a registration
+	registeredBy map[uint32]int               // the same, by user
+	userOf       func(fd int) (uint32, error) // nil: users are not told apart
+	withheld     map[registration]withheld
+	waiting      waiting
+	streams      streams
 
 	complaints refusals
 	scratch    [MaxRequest + 2]byte // what was read last
@@ -118,6 +120,7 @@ func (e *engine) open(ctx context.Context, stop context.CancelCauseFunc, listene
 	e.ctx, e.stop = ctx, stop
 	e.streams.running = make(map[any]int)
 	e.withheld = make(map[registration]withheld)
+	e.registeredBy = make(map[uint32]int)
 	if err := e.limitFiles(); err != nil {
 		return err
 	}
@@ -224,10 +227,10 @@ func (e *engine) endWaiting() {
 	e.epoll.Close()
 }
 
-// complain logs what a peer did wrong, once a minute for each address. So nobody can fill the
-// log.
+// complain logs what a peer did wrong, once a minute for each user or address. So nobody can fill
+// the log.
 func (e *engine) complain(from caller, msg string, args ...any) {
-	if count := e.complaints.add(from.peer.Addr(), time.Now()); count > 0 {
+	if count := e.complaints.add(e.who(from), time.Now()); count > 0 {
 		e.log.Warn(msg, append(args, "peer", from.peer, "times", count)...)
 	}
 }

@@ -60,7 +60,7 @@ func (y *toy) handle(_ caller, req []byte) answer {
 		}
 		return a
 	case 's':
-		return answer{stream: &stream{shares: []share{{"toy", 1}}, run: func(ctx context.Context, conn *os.File) {
+		return answer{stream: &stream{shares: []share{{"toy", 1, false}}, run: func(ctx context.Context, conn *os.File) {
 			conn.Write(text)
 			<-ctx.Done()
 			conn.Close()

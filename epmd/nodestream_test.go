@@ -250,7 +250,7 @@ func TestWatchInPieces(t *testing.T) {
 // TestStreamLimit subscribes as often as is allowed, and once more.
 func TestStreamLimit(t *testing.T) {
 	checkLeaks(t)
-	s := serve(t, Config{})
+	s := serve(t, Config{UserOf: manyUsers})
 	peers := make([]*peer, maxStreams)
 	for i := range peers {
 		peers[i] = dial(t, s.addr)

@@ -204,7 +204,7 @@ func TestWatchPeerAddresses(t *testing.T) {
 // TestPeerLimits takes as many streams as an address may have, and all may have.
 func TestPeerLimits(t *testing.T) {
 	checkLeaks(t)
-	s := serve(t, Config{LinkOf: loLink, Files: 200})
+	s := serve(t, Config{LinkOf: loLink, Files: 200, UserOf: manyUsers})
 	refused := func(n int) {
 		t.Helper()
 		local := netip.AddrFrom4([4]byte{127, 1, byte(n >> 8), byte(n)})
@@ -432,7 +432,7 @@ func TestPeersKeepNobodyWaiting(t *testing.T) {
 func TestPeersBegin(t *testing.T) {
 	need.Time(t)
 	checkLeaks(t)
-	s := serve(t, Config{LinkOf: loLink})
+	s := serve(t, Config{LinkOf: loLink, UserOf: manyUsers})
 	const peers, nodes = 2000, 1000
 	for i := range nodes {
 		s.register(fmt.Sprint("n", i), everyIP...)

@@ -17,7 +17,7 @@ var worstName = strings.Repeat("\U000E0001", 250)
 // TestProgramsShare has as many programs watch as may. What they are told is rendered once.
 func TestProgramsShare(t *testing.T) {
 	checkLeaks(t)
-	s := serve(t, Config{})
+	s := serve(t, Config{UserOf: manyUsers})
 	s.addNodes(1000, "n")
 	var streams []*Lines
 	for range maxStreams {

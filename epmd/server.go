@@ -57,6 +57,14 @@ type Config struct {
 	Access   Access       // who is answered
 	Relaxed  bool         // grant StopReq, and KillReq while nodes are registered
 
+	// Supervised says that a service manager starts epmd again. Then KillReq is granted to root and
+	// to the user of this process alone: for anybody else it would just disturb all nodes.
+	Supervised bool
+
+	// UserOf returns the user at the other end of a connection of this host. It must not block. It
+	// is not called concurrently. nil: the kernel is asked.
+	UserOf func(fd int) (uint32, error)
+
 	// PacketTimeout is how long a connection that has not registered may say nothing. Each byte
 	// starts it anew. The server closes up to a second later, as OTP's epmd does. 0:
 	// DefaultPacketTimeout.
@@ -66,8 +74,8 @@ type Config struct {
 	DelayWrite  time.Duration // before each answer, to simulate a busy server
 
 	// Files bounds the connections. At most Files-64 nodes can be registered, or Files/2 if that
-	// is more. The rest is for lookups and for the process itself. 0: the process's limit on open
-	// files.
+	// is more. One user can have half of them, and each next one half of what is left. The rest is
+	// for lookups and for the process itself. 0: the process's limit on open files.
 	Files int
 
 	// Keeper keeps connections for the next process. With one, Serve unregisters nobody when it
@@ -103,12 +111,17 @@ type Server struct {
 	engine *engine
 	feeds  *feeds
 
+	// nodeAlive ends the registration of a node over an address that has gone. A node that is slow
+	// or stopped is none: its kernel answers.
+	nodeAlive KeepAlive
+
 	// What follows is guarded by the engine's lock.
-	links   links
-	refused refusals
-	out     []byte // the answer made last
-	names   *listing
-	dump    *listing
+	links    links
+	refused  refusals // of peers that are not answered
+	warnings refusals // of requests
+	out      []byte   // the answer made last
+	names    *listing
+	dump     *listing
 }
 
 // NewServer returns a Server that has yet to Serve.
@@ -124,8 +137,10 @@ func NewServer(cfg Config) *Server {
 	}
 	s := &Server{
 		cfg: cfg, log: cfg.Log, feeds: newFeeds(cfg),
-		names: namesListing(cfg.Registry, cfg.Port),
-		dump:  dumpListing(cfg.Registry, cfg.Port),
+		nodeAlive: KeepAlive{Idle: time.Minute, Interval: 15 * time.Second, Timeout: 2 * time.Minute},
+		warnings:  refusals{burst: maxWarnings},
+		names:     namesListing(cfg.Registry, cfg.Port),
+		dump:      dumpListing(cfg.Registry, cfg.Port),
 	}
 	s.engine = &engine{
 		protocol: s,
@@ -264,10 +279,15 @@ func (s *Server) handleAlive(from caller, req []byte) answer {
 		reg, err = s.register(from, alive)
 	}
 	if err != nil {
-		s.log.Warn("name refused", message.NameRefused.Attr(),
-			"name", alive.Name, "err", err, "peer", from.peer, "holder", s.holder(alive.Name))
+		s.warn(from, "name refused", message.NameRefused.Attr(),
+			"name", alive.Name, "err", err, "holder", s.holder(alive.Name))
 		s.out = resp.Append(s.out[:0])
 		return answer{out: s.out, stay: true}
+	}
+	if !from.peer.Addr().IsLoopback() {
+		if err := s.nodeAlive.set(from.fd); err != nil {
+			s.log.Debug("no keep-alive", "name", alive.Name, "err", err)
+		}
 	}
 	resp.Result, resp.Creation = 0, s.cfg.Registry.Node(reg).Creation
 	s.out = resp.Append(s.out[:0])
@@ -298,7 +318,7 @@ func (s *Server) register(from caller, alive AliveReq) (*registry.Registration, 
 			s.engine.readOn(c)
 		}
 	}
-	if err := s.engine.roomToRegister(); err != nil {
+	if err := s.engine.roomToRegister(from); err != nil {
 		return nil, err
 	}
 	return s.cfg.Registry.Register(registry.Node{
@@ -332,7 +352,7 @@ func (s *Server) handleStop(from caller, req []byte) answer {
 	stop, err := ParseStopReq(req)
 	switch {
 	case !s.cfg.Relaxed:
-		s.log.Warn("stop refused: no -relaxed_command_check", "peer", from.peer)
+		s.warn(from, "stop refused: no -relaxed_command_check")
 		return answer{}
 	case err != nil:
 		s.engine.complain(from, "bad request", "err", err)
@@ -355,8 +375,14 @@ func (s *Server) drop(n *registry.Node, reason string) {
 }
 
 func (s *Server) handleKill(from caller) answer {
+	if s.cfg.Supervised {
+		if user := s.engine.user(from.fd); user != 0 && int(user) != os.Geteuid() {
+			s.warn(from, "kill refused: neither root nor the user of epmd asks", "user", userName(user))
+			return answer{out: []byte("NO")}
+		}
+	}
 	if nodes := s.living(); nodes > 0 && !s.cfg.Relaxed {
-		s.log.Warn("kill refused: nodes are registered", "nodes", nodes, "peer", from.peer)
+		s.warn(from, "kill refused: nodes are registered", "nodes", nodes)
 		return answer{out: []byte("NO")}
 	}
 	s.log.Info("killed by request", "peer", from.peer)
@@ -414,6 +440,7 @@ func (s *Server) debug(msg string, from caller) {
 // begin, or that a listener broke. All registrations end with Serve, except as Config.Keeper and
 // ErrHandOver say. Call it once.
 func (s *Server) Serve(ctx context.Context, listeners ...*net.TCPListener) error {
+	defer s.openUsers()()
 	parent := ctx
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)

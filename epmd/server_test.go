@@ -396,7 +396,7 @@ func TestServeCantBegin(t *testing.T) {
 func TestNodesLimit(t *testing.T) {
 	checkLeaks(t)
 	const files, limit = 128, 64
-	s := serve(t, Config{Files: files})
+	s := serve(t, Config{Files: files, UserOf: manyUsers})
 	nodes := make([]*peer, limit)
 	for i := range nodes {
 		nodes[i] = dial(t, s.addr)
@@ -422,7 +422,7 @@ func TestNodesLimit(t *testing.T) {
 func TestWaitingLimit(t *testing.T) {
 	checkLeaks(t)
 	const files, limit = 128, 128 - reservedFiles
-	s := serve(t, Config{Files: files})
+	s := serve(t, Config{Files: files, UserOf: manyUsers})
 	peers := make([]*peer, 0, 3*limit)
 	for range limit {
 		p := dial(t, s.addr)
@@ -450,7 +450,7 @@ func TestWaitingLimit(t *testing.T) {
 // lookups.
 func TestWaitingLimitWithNodes(t *testing.T) {
 	checkLeaks(t)
-	s := serve(t, Config{Files: 128})
+	s := serve(t, Config{Files: 128, UserOf: manyUsers})
 	for i := range 64 {
 		dial(t, s.addr).register(fmt.Sprint("n", i), 6)
 	}
@@ -769,6 +769,7 @@ func TestStaleEvent(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.engine.conns = make([]*conn, ends[0]+1)
+	s.engine.registeredBy = map[uint32]int{0: 1}
 	s.engine.conns[ends[0]] = &conn{caller: caller{fd: ends[0]}, generation: 2, reg: node}
 	s.engine.happened(ends[0], 1)
 	if reg.Lookup("a") == nil {

@@ -13,14 +13,23 @@ const maxStreams = 128
 
 // share is a number of streams that are counted together.
 type share struct {
-	of   any // what they have in common: comparable
-	most int
+	of     any // what they have in common: comparable
+	most   int
+	byUser bool // users of this host share them; see users.go
+}
+
+// usersShare is what the streams of a share have in common that one user has.
+type usersShare struct {
+	of   any
+	user uint32
 }
 
 // stream says how a connection goes on that has a goroutine of its own.
 type stream struct {
 	shares  []share // it takes a place in each
 	reserve bool    // it may have one of the descriptors that nodes never get
+	local   bool    // a program of this host has it
+	user    uint32  // who, if it is local and a share is by user
 	run     func(ctx context.Context, conn *os.File)
 }
 
@@ -35,8 +44,9 @@ type streams struct {
 // add counts n more of a stream's kind.
 func (s *streams) add(st *stream, n int) {
 	for _, sh := range st.shares {
-		if s.running[sh.of] += n; s.running[sh.of] == 0 {
-			delete(s.running, sh.of)
+		s.count(sh.of, n)
+		if sh.byUser && st.local {
+			s.count(usersShare{sh.of, st.user}, n)
 		}
 	}
 	if st.reserve {
@@ -46,25 +56,38 @@ func (s *streams) add(st *stream, n int) {
 	}
 }
 
+func (s *streams) count(of any, n int) {
+	if s.running[of] += n; s.running[of] == 0 {
+		delete(s.running, of)
+	}
+}
+
 // beyondReserve returns how many streams are not in the reserve.
 func (s *streams) beyondReserve() int { return s.others + max(0, s.reserving-reservedStreams) }
 
 // roomForStream reports whether there may be another stream of that kind. If not, it returns how
-// many there are.
+// many there are, of all or of that user.
 func (e *engine) roomForStream(s *stream) (count int, ok bool) {
 	for _, sh := range s.shares {
 		if count = e.streams.running[sh.of]; count >= sh.most {
 			return count, false
 		}
+		his := func() int { return e.streams.running[usersShare{sh.of, s.user}] }
+		if sh.byUser && s.local && !mayTake(count, sh.most, his) {
+			return his(), false
+		}
 	}
 	reserved := s.reserve && e.streams.reserving < reservedStreams
-	return count, e.ctx.Err() == nil && (reserved || e.roomToRegister() == nil)
+	return count, e.ctx.Err() == nil && (reserved || e.roomForFile() == nil)
 }
 
 // startStream hands a connection over to a goroutine, which closes it.
 func (e *engine) startStream(c *conn, s *stream) {
+	if s.local = c.local; s.local {
+		s.user = e.user(c.fd)
+	}
 	if count, ok := e.roomForStream(s); !ok {
-		e.complain(c.caller, "subscriber refused: too many", "subscribers", count)
+		e.complain(c.caller, "subscriber refused: too many", "subscribers", count, "uid", s.user)
 		e.end(c, "")
 		return
 	}

@@ -42,7 +42,7 @@ type subscriber struct {
 	peer   bool       // it is told what peers are told, else all
 	hello  *PeerHello // nil: it has not said who it is
 	follow bool
-	name   string           // of a peer, not empty: it asks for the nodes of that full or alive name alone
+	name   string           // of a peer, not empty: the full or alive name that it asks for
 	found  []*registry.Node // of a program, not nil: it is told of these alone
 
 	conn   *os.File // a non-blocking socket
@@ -63,13 +63,13 @@ func (s *Server) programStream(from caller, follow bool) *stream {
 	if follow {
 		requests = "watch"
 	}
-	return &stream{shares: []share{{requests, maxStreams}}, reserve: true, run: p.run}
+	return &stream{shares: []share{{requests, maxStreams, true}}, reserve: true, run: p.run}
 }
 
 // foundStream returns the stream that tells a program of the nodes that were found.
 func (s *Server) foundStream(from caller, found []*registry.Node) *stream {
 	p := &subscriber{server: s, from: from, found: found}
-	return &stream{shares: []share{{"nodes", maxStreams}}, reserve: true, run: p.run}
+	return &stream{shares: []share{{"nodes", maxStreams, true}}, reserve: true, run: p.run}
 }
 
 // peerStream returns the stream that answers a peer. The share of peers is bounded, and that of
@@ -78,8 +78,8 @@ func (s *Server) peerStream(from caller, follow bool, hello *PeerHello, name str
 	p := &subscriber{server: s, from: from, peer: true, follow: follow, hello: hello, name: name}
 	return &stream{
 		shares: []share{
-			{"peers", min(maxPeerStreams, s.engine.files/4)},
-			{from.peer.Addr(), maxStreamsOfOne},
+			{"peers", min(maxPeerStreams, s.engine.files/4), true},
+			{from.peer.Addr(), maxStreamsOfOne, false},
 		},
 		run: p.run,
 	}
@@ -260,8 +260,8 @@ func (p *subscriber) write(ctx context.Context, b []byte, flags int) error {
 	return sent
 }
 
-// transmit sends as much of b as the other side's window allows, and returns the rest. Few streams do so
-// at a time, so that no lookup has to wait behind all of them.
+// transmit sends as much of b as the other side's window allows, and returns the rest. Few streams
+// do so at a time, so that no lookup has to wait behind all of them.
 func (p *subscriber) transmit(fd int, b []byte, flags int) ([]byte, error) {
 	for len(b) > 0 {
 		p.server.feeds.turns <- struct{}{}

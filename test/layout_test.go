@@ -12,7 +12,7 @@ const module = "github.com/goerlang/eclus/"
 // mayImport lists for each package which of ours it may import. "…/" stands for cmd/epmd/internal/.
 var mayImport = map[string]string{
 	"registry":          "",
-	"epmd":              "internal/message internal/netif registry",
+	"epmd":              "internal/message internal/netif internal/owner registry",
 	"node/etf":          "",
 	"node":              "node/etf",
 	"avahi":             "registry internal/bus internal/netif internal/throttle",

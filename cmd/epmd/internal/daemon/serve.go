@@ -169,6 +169,7 @@ func newService(o Options, in systemd.Inherited, hangup chan os.Signal, log *dae
 			Port:          port,
 			Access:        o.Access,
 			Relaxed:       o.Relaxed,
+			Supervised:    systemd.NewManager() != nil && !o.Daemon,
 			PacketTimeout: o.PacketTimeout,
 			DelayAccept:   o.DelayAccept,
 			DelayWrite:    o.DelayWrite,
@@ -436,6 +437,11 @@ func (s *service) status() string {
 		text += "; " + shortage
 	case bound >= 0:
 		text += fmt.Sprintf("; up to %d are kept", bound)
+	}
+	if server := s.server.Load(); server != nil {
+		if shortage := server.Shortage(); shortage != "" {
+			text += "; " + shortage
+		}
 	}
 	return text
 }
