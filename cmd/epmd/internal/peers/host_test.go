@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/goerlang/eclus/avahi"
@@ -170,7 +171,13 @@ func TestRealRestart(t *testing.T) {
 	a.keeps = true
 	a.register("one", "two")
 	a.start()
-	ps := newPeers(t, nil)
+	var log safeBuffer
+	had := func() int { // streams that have told of all nodes
+		return strings.Count(log.String(), `msg="stream from the epmd of a host" host=a.local`)
+	}
+	ps := newPeers(t, func(o *Options) {
+		o.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	})
 	ps.Configure(a.addr)
 	run(t, ps)
 	wantNodes(t, ps.Registry, "one@a.local yes, two@a.local yes")
@@ -180,11 +187,11 @@ func TestRealRestart(t *testing.T) {
 	changes := ps.Registry.Subscribe()
 	changes.Take()
 	for range 3 {
-		was := ps.hadStreams()
+		was := had()
 		a.end()
 		a.start()
 		wait.Until(t, "another stream", func() error {
-			if ps.hadStreams() == was {
+			if had() == was {
 				return fmt.Errorf("%d so far", was)
 			}
 			return nil
@@ -195,11 +202,4 @@ func TestRealRestart(t *testing.T) {
 	if events := changes.Take().Events; len(events) != 1 {
 		t.Errorf("got %d events", len(events))
 	}
-}
-
-// hadStreams returns how many streams were had so far.
-func (ps *Peers) hadStreams() int {
-	ps.mu.Lock()
-	defer ps.mu.Unlock()
-	return ps.had
 }

@@ -86,7 +86,6 @@ type Peers struct {
 	configured map[netip.AddrPort]*peer
 	streams    map[string]bool // see Streamed; nil: to be made anew
 	live       int             // streams
-	had        int             // streams so far, which have told of all nodes
 	scale      int             // of keep-alive
 	full       bool            // it was said that there are too many
 }

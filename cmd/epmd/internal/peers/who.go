@@ -169,9 +169,6 @@ func (p *peer) SetStreamed(is bool) {
 	ps := p.ps
 	ps.mu.Lock()
 	changed := p.streamed != is
-	if is && p.live != nil {
-		ps.had++
-	}
 	p.streamed = is
 	if changed || is {
 		ps.streams = nil

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -35,8 +36,8 @@ func newNodes(t *testing.T, addrs ...string) (*Nodes, *registry.Registry) {
 func tell(t *testing.T, ns *Nodes, now time.Time, lines ...string) {
 	t.Helper()
 	for _, l := range lines {
-		var kind, name, ip string
-		fmt.Sscan(l, &kind, &name, &ip)
+		words := strings.Fields(l)
+		kind, name, ip := words[0], words[1], words[2]
 		host := ns.Who().Hello.Host
 		line, err := epmd.ParseLine(fmt.Sprintf("%s node=%s@%s name=%s host=%s port=1 type=normal ip=%s", kind, name, host, name, host, ip))
 		if err != nil {
