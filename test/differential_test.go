@@ -903,7 +903,8 @@ func randomSteps(seed uint64) []step {
 		steps = append(steps, g.next()...)
 	}
 	if g.IntN(50) == 0 {
-		steps = append(steps, asks(g.slot(), "k"))
+		slot := g.slot() // on a new connection: whether an old one is answered is not known here
+		steps = append(steps, step{op: opClose, slot: slot}, asks(slot, "k"))
 	}
 	return steps
 }
