@@ -10,6 +10,8 @@ FISHDIR    ?= $(PREFIX)/share/fish/vendor_completions.d
 DBUSDIR    ?= $(PREFIX)/share/dbus-1
 # Of policies, the system bus reads those below /usr/share and /etc only.
 POLICYDIR  ?= $(if $(filter /usr,$(PREFIX)),$(DBUSDIR),/etc/dbus-1)/system.d
+# Where Debian's erl looks for applications.
+ERLDIR     ?= /usr/lib/erlang/lib
 VERSION    ?= $(shell ./version)
 SUDO       := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)")
 GO         := test/go
@@ -17,13 +19,22 @@ TESTFLAGS  ?= -race
 GOTESTSUM  := gotest.tools/gotestsum@v1.13.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build demo test check fuzz otp-suite fresh soak releases bench lint install uninstall unowned files deb clean
+.PHONY: build erlang demo test check fuzz otp-suite fresh soak releases bench lint install uninstall unowned files deb clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o build/epmd ./cmd/epmd
 
 build/epmd: go.mod $(shell find . -path ./build -prune -o -name '*.go' ! -name '*_test.go' -print)
 	@$(MAKE) --no-print-directory build
+
+# The application for nodes, where there is Erlang to compile it.
+ERLAPP = eclus-$(shell sed -n 's/.*{vsn, "\(.*\)"}.*/\1/p' erlang/src/eclus.app.src)
+erlang:
+	@rm -rf build/erlang && mkdir -p build/erlang/ebin
+	@command -v erlc >/dev/null || { echo "no erlc here: the Erlang application eclus is left out" >&2; exit 0; }; \
+	    cd erlang/src && erlc +deterministic +debug_info -o ../../build/erlang/ebin *.erl && \
+	    modules=$$(printf '%s,' *.erl | sed 's/\.erl//g; s/,$$//') && \
+	    sed "s/{modules, \[\]}/{modules, [$$modules]}/" eclus.app.src >../../build/erlang/ebin/eclus.app
 
 demo:
 	@$(SUDO) test/setup demo
@@ -71,15 +82,15 @@ lint:
 	GOARCH=386 $(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 
-install: build/epmd unowned
+install: build/epmd erlang unowned
 	@umask 022; $(MAKE) --no-print-directory files
 
 # Removes what install has installed with the same variables.
-uninstall: build/epmd unowned
+uninstall: build/epmd erlang unowned
 	@made=$$(mktemp -d); trap 'rm -rf "$$made"' EXIT; \
 	    $(MAKE) --silent files DESTDIR="$$made"; \
 	    cd "$$made"; find . -type f -printf '$(DESTDIR)/%P\0' | xargs -0 rm -fv; \
-	    find . -depth -path '*/doc/eclus*' -type d -printf '$(DESTDIR)/%P\0' | xargs -0 rmdir 2>/dev/null || true
+	    find . -depth \( -path '*/doc/eclus*' -o -path '*/$(ERLAPP)*' \) -type d -printf '$(DESTDIR)/%P\0' | xargs -0 rmdir 2>/dev/null || true
 
 # Leaves to packages what is theirs, as /usr/bin/epmd is erlang-base's.
 unowned:
@@ -104,6 +115,8 @@ files:
 	install -D -m 644 -t $(DESTDIR)$(FISHDIR) cmd/epmd/completion/epmd.fish
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/eclus README.md CHANGELOG.md SECURITY.md CONTRIBUTING.md
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/eclus/docs docs/*.md
+	set -e; for file in $(wildcard build/erlang/ebin/*); do \
+	    install -D -m 644 -t $(DESTDIR)$(ERLDIR)/$(ERLAPP)/ebin $$file; done
 	set -e; for folder in epmd.socket.d epmd.service.d; do \
 	    install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/eclus/examples/$$folder systemd/examples/$$folder/*; done
 	grep -rlZ '^ExecStart=/usr/bin/' $(DESTDIR)$(UNITDIR)/epmd.service $(DESTDIR)$(USERUNITDIR)/epmd.service \
@@ -111,7 +124,7 @@ files:
 
 deb: ARCH = $(shell $(GO) env GOARCH)
 deb:
-	@$(MAKE) --no-print-directory build
+	@$(MAKE) --no-print-directory build erlang
 	@rm -rf build/deb
 	@umask 022; $(MAKE) --no-print-directory files DESTDIR=build/deb PREFIX=/usr \
 	    ZSHDIR=/usr/share/zsh/vendor-completions

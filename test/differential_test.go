@@ -94,17 +94,18 @@ func abridged(b []byte) string {
 
 // side is one of the two daemons and what the harness holds of it.
 type side struct {
-	name   string
-	argv   []string
-	port   int
-	cmd    *exec.Cmd
-	exited chan struct{}         // closed when it has
-	slots  map[int]int           // connections by number
-	sent   map[int][]byte        // what was sent on them
-	parked int                   // a connection that has sent the first byte of NAMES_REQ; -1: none
-	last   map[string]*creations // by name
-	killed bool                  // by a request that was granted
-	buf    [1 << 16]byte
+	name     string
+	argv     []string
+	port     int
+	cmd      *exec.Cmd
+	exited   chan struct{}         // closed when it has
+	slots    map[int]int           // connections by number
+	sent     map[int][]byte        // what was sent on them
+	parked   int                   // a connection with half a NAMES_REQ; -1: none
+	parkedAt time.Time             // since when
+	last     map[string]*creations // by name
+	killed   bool                  // by a request that was granted
+	buf      [1 << 16]byte
 }
 
 // differentialTimeout is how long an answer or a close may take.
@@ -349,6 +350,12 @@ func (s *side) turn() (names string, err error) {
 	if _, err := s.exchange("n"); err != nil {
 		return "", err
 	}
+	if time.Since(s.parkedAt) > maxParked {
+		unix.Close(s.parked)
+		if err := s.park(); err != nil {
+			return "", err
+		}
+	}
 	parked := s.parked
 	s.parked = -1
 	if names, err = s.finish(parked, []byte{1, 'n'}); err != nil {
@@ -357,8 +364,12 @@ func (s *side) turn() (names string, err error) {
 	return names, s.park()
 }
 
+// maxParked is how long a connection is parked. After a minute the daemon would close it.
+const maxParked = 20 * time.Second
+
 // park connects and sends the first byte of NAMES_REQ.
 func (s *side) park() (err error) {
+	s.parkedAt = time.Now()
 	if s.parked, err = s.dial(); err != nil {
 		return err
 	}

@@ -154,6 +154,9 @@ func TestMakeInstall(t *testing.T) {
 		"opt/e/share/man/man1/epmd.1",
 		"opt/e/share/zsh/site-functions/_epmd",
 	}
+	for _, file := range applicationFiles {
+		want = append(want, "usr/lib/erlang/lib/eclus-"+newestEntry(t)+"/ebin/"+file)
+	}
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
 		t.Errorf("installed %q; want %q", got, want)

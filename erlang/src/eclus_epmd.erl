@@ -1,0 +1,230 @@
+%% @doc Has a node reach others by what epmd knows, where no resolver knows their hosts.
+%%
+%% Start a node with `erl -epmd_module eclus_epmd'. From OTP 27.2 on, the parameter `epmd_module'
+%% of `kernel' does the same. A node that is given both does not start. It registers as ever, by
+%% `erl_epmd'. It asks the epmd of its host for the address and the port of a node before it
+%% connects, in one request. Which names that is done for:
+%%
+%% <ul>
+%% <li>`.local' hosts: epmd is asked first, then the resolver.</li>
+%% <li>Hosts without a dot, which short names have: the resolver first, then epmd.</li>
+%% <li>Other hosts: the resolver alone. Anybody on the LAN can announce `x@db.example.com', and
+%% nobody there may decide where that name leads.</li>
+%% <li>Hosts of the domains in `{eclus, [{domains, ["lab.example"]}]}': as `.local'.</li>
+%% </ul>
+%%
+%% `net_kernel' waits for the answer. So epmd has 100 ms. Then, and for a second after, all is as
+%% without this module. So it is where the epmd is one that has no such request, as that of
+%% Erlang/OTP, or has ended.
+-module(eclus_epmd).
+
+-export([start/0, start_link/0, stop/0, register_node/2, register_node/3, listen_port_please/2,
+         port_please/2, port_please/3, address_please/3, names/0, names/1]).
+
+-define(ADDRESS_TIME, 100). % ms
+-define(NAMES_TIME, 3000). % ms
+-define(SPARED, 1000). % ms: for how long an epmd is not asked that did not answer
+-define(VERSION, 6). % of the distribution protocol: the highest that OTP speaks
+
+%% @private
+-spec start() -> {ok, pid()} | ignore | {error, term()}.
+start() -> erl_epmd:start().
+
+%% @doc Starts what registers this node. The domains may be given as `-eclus domains LIST', so the
+%% application is loaded.
+-spec start_link() -> {ok, pid()} | ignore | {error, term()}.
+start_link() ->
+    _ = application:load(eclus),
+    erl_epmd:start_link().
+
+%% @private
+-spec stop() -> term().
+stop() -> erl_epmd:stop().
+
+%% @doc Registers this node, as `erl_epmd' does.
+-spec register_node(atom() | string(), inet:port_number()) -> {ok, integer()} | {error, term()}.
+register_node(Name, Port) -> erl_epmd:register_node(Name, Port).
+
+%% @doc Registers this node, as `erl_epmd' does.
+-spec register_node(atom() | string(), inet:port_number(), atom()) -> {ok, integer()} | {error, term()}.
+register_node(Name, Port, Driver) -> erl_epmd:register_node(Name, Port, Driver).
+
+%% @doc Returns the port to listen at, as `erl_epmd' does.
+-spec listen_port_please(atom() | string(), atom() | string() | inet:ip_address()) -> {ok, inet:port_number()}.
+listen_port_please(Name, Host) -> erl_epmd:listen_port_please(Name, Host).
+
+%% @doc Asks the epmd of a host for the port of a node, as `erl_epmd' does.
+-spec port_please(atom() | string(), atom() | string() | inet:ip_address()) ->
+          {port, inet:port_number(), non_neg_integer()} | noport | closed | {error, term()}.
+port_please(Name, Host) -> erl_epmd:port_please(Name, Host).
+
+%% @doc Asks the epmd of a host for the port of a node, as `erl_epmd' does.
+-spec port_please(atom() | string(), atom() | string() | inet:ip_address(), timeout()) ->
+          {port, inet:port_number(), non_neg_integer()} | noport | closed | {error, term()}.
+port_please(Name, Host, Timeout) -> erl_epmd:port_please(Name, Host, Timeout).
+
+%% @doc Returns where a node is: its address and, where epmd has told that too, its port.
+-spec address_please(string(), string() | inet:ip_address(), inet | inet6) ->
+          {ok, inet:ip_address()} | {ok, inet:ip_address(), inet:port_number(), non_neg_integer()} | {error, term()}.
+address_please(Name, Host, Family) ->
+    case order(Host) of
+        resolver -> erl_epmd:address_please(Name, Host, Family);
+        resolver_first -> resolver_first(Name, Host, Family);
+        epmd_first ->
+            case ask(Name, Host, Family, fun certain/2, unknown) of
+                unknown -> resolver_first(Name, Host, Family);
+                Located -> Located
+            end
+    end.
+
+%% Where the resolver knows no such host, nobody is harmed by what epmd can only guess.
+resolver_first(Name, Host, Family) ->
+    case erl_epmd:address_please(Name, Host, Family) of
+        {ok, _} = Resolved -> Resolved;
+        Unresolved -> ask(Name, Host, Family, fun possible/2, Unresolved)
+    end.
+
+%% @doc Lists the nodes of this host, as `erl_epmd' does.
+-spec names() -> {ok, [{string(), inet:port_number()}]} | {error, term()}.
+names() -> erl_epmd:names().
+
+%% @doc Lists the nodes of a host with their ports. `net_adm:names/1' and `world/0' call it.
+-spec names(atom() | string() | inet:ip_address()) ->
+          {ok, [{string(), inet:port_number()}]} | noport | {error, term()}.
+names(Host) when is_atom(Host) -> names(atom_to_list(Host));
+names(Host) -> names(order(Host), Host).
+
+names(resolver, Host) -> erl_epmd:names(Host);
+names(resolver_first, Host) ->
+    case erl_epmd:names(Host) of
+        {ok, _} = Listed -> Listed;
+        Failed -> names_or(Failed, Host)
+    end;
+names(epmd_first, Host) ->
+    case names_or(unknown, Host) of
+        unknown -> erl_epmd:names(Host);
+        Known -> Known
+    end.
+
+%% Returns the nodes of a host that epmd knows, or Otherwise if there are none.
+names_or(Otherwise, Host) ->
+    in_time(?NAMES_TIME, Otherwise, fun() ->
+        case [{unicode:characters_to_list(Name), binary_to_integer(Port)}
+              || #{<<"name">> := Name, <<"port">> := Port} = Node <- epmd(<<>>), is_of(Node, Host)] of
+            [] -> Otherwise;
+            Known -> {ok, lists:usort(Known)}
+        end
+    end).
+
+%% Reports whether a node is of that host, and can be reached.
+is_of(#{<<"reachable">> := <<"no">>}, _) -> false;
+is_of(#{<<"node">> := Full} = Node, Host) ->
+    Wanted = unicode:characters_to_binary(Host),
+    maps:get(<<"host">>, Node, none) =:= Wanted orelse tl(binary:split(Full, <<"@">>)) =:= [Wanted];
+is_of(_, _) -> false.
+
+%% Returns who is asked for the address of a host, and in which order.
+order(Host) when is_tuple(Host) -> resolver;
+order(Host) ->
+    Lower = string:lowercase(string:trim(Host, trailing, ".")),
+    Domains = ["local" | application:get_env(eclus, domains, [])],
+    case {inet:parse_strict_address(Lower), lists:member($., Lower)} of
+        {{ok, _}, _} -> resolver;
+        {_, false} -> resolver_first;
+        _ ->
+            case lists:any(fun(Domain) -> lists:suffix([$. | Domain], Lower) end, Domains) of
+                true -> epmd_first;
+                false -> resolver
+            end
+    end.
+
+%% Asks epmd for a node. Which says what counts of what it knows. It returns Otherwise if that is
+%% nothing.
+ask(Name, Host, Family, Which, Otherwise) ->
+    in_time(?ADDRESS_TIME, Otherwise, fun() ->
+        Full = unicode:characters_to_binary([Name, $@, Host]),
+        Nodes = [Node || #{<<"node">> := Known} = Node <- epmd(Full), Known =:= Full, Which(Node, Host)],
+        case [Answer || Node <- lists:sort(fun better/2, Nodes), Answer <- answer(Node, Family)] of
+            [Best | _] -> Best;
+            [] -> Otherwise
+        end
+    end).
+
+%% Reports whether what is known can be trusted to be that node: it belongs to the host of its name.
+certain(#{<<"sure">> := <<"no">>} = Node, Host) ->
+    maps:get(<<"host">>, Node, none) =:= unicode:characters_to_binary(Host) andalso possible(Node, Host);
+certain(Node, Host) -> possible(Node, Host).
+
+possible(#{<<"reachable">> := <<"no">>}, _) -> false;
+possible(_, _) -> true.
+
+better(A, B) -> rank(A) =< rank(B).
+
+rank(Node) ->
+    {maps:get(<<"sure">>, Node, yes) =:= <<"no">>,
+     maps:get(<<"origin">>, Node, none) =/= <<"local">>,
+     maps:get(<<"reachable">>, Node, none) =/= <<"yes">>,
+     maps:get(<<"via">>, Node, none) =/= <<"epmd">>}.
+
+%% Returns where a node is, in the form of address_please/3. There is none if it has no address of
+%% that family. Erlang has no zones, so link-local addresses of IPv6 lead nowhere.
+answer(#{<<"port">> := Port} = Node, Family) ->
+    All = maps:get(<<"addresses">>, Node, maps:get(<<"address">>, Node, <<>>)),
+    IPs = [IP || Text <- string:lexemes(binary_to_list(All), ","),
+                 {ok, IP} <- [parse(Text, Family)], not is_link_local(IP)],
+    [located(IP, binary_to_integer(Port), Node) || IP <- lists:sublist(IPs, 1)];
+answer(_, _) -> [].
+
+parse(Text, inet) -> inet:parse_ipv4strict_address(Text);
+parse(Text, inet6) -> inet:parse_ipv6strict_address(Text).
+
+is_link_local(IP) -> tuple_size(IP) =:= 8 andalso element(1, IP) band 16#FFC0 =:= 16#FE80.
+
+%% Says the port where the version is known. Otherwise the epmd of the node's host is asked.
+located(IP, Port, #{<<"high">> := High}) -> {ok, IP, Port, min(binary_to_integer(High), ?VERSION)};
+located(IP, _, _) -> {ok, IP}.
+
+%% Returns what Ask does, or Otherwise if it takes longer or fails. Another process does it: the
+%% caller may be net_kernel, with which the node would end. An epmd that was too slow is spared.
+in_time(Time, Otherwise, Ask) ->
+    Now = erlang:monotonic_time(millisecond),
+    case persistent_term:get(?MODULE, Now) of % of negative times, too
+        Until when Now < Until -> Otherwise;
+        _ ->
+            {Pid, Asking} = spawn_opt(fun() -> exit({answer, Ask()}) end, [monitor, {priority, high}]),
+            receive
+                {'DOWN', Asking, process, Pid, {answer, Answer}} -> Answer;
+                {'DOWN', Asking, process, Pid, _} -> Otherwise
+            after Time ->
+                exit(Pid, kill),
+                erlang:demonitor(Asking, [flush]),
+                persistent_term:put(?MODULE, Now + Time + ?SPARED),
+                Otherwise
+            end
+    end.
+
+%% Returns what the epmd of this host tells of the nodes of a name, or of all.
+epmd(Name) ->
+    Port = eclus_lines:port(),
+    Connected = case gen_tcp:connect({127, 0, 0, 1}, Port, [inet, binary, {active, false}]) of
+                    {error, _} -> gen_tcp:connect({0, 0, 0, 0, 0, 0, 0, 1}, Port, [inet6, binary, {active, false}]);
+                    Ok -> Ok
+                end,
+    case Connected of
+        {ok, Socket} ->
+            _ = gen_tcp:send(Socket, eclus_lines:request($N, Name)),
+            known(read_all(Socket, []));
+        {error, _} -> []
+    end.
+
+%% Reads until the end. An epmd that does not know the request may reset the connection.
+read_all(Socket, Read) ->
+    case gen_tcp:recv(Socket, 0) of
+        {ok, Bytes} -> read_all(Socket, [Read | Bytes]);
+        {error, _} -> iolist_to_binary(Read)
+    end.
+
+%% Reads an answer: the port of epmd in four bytes, then lines.
+known(<<_:32, Lines/binary>>) ->
+    [Node || Line <- binary:split(Lines, <<"\n">>, [global]), {known, Node} <- [eclus_lines:parse(Line)]];
+known(_) -> [].
