@@ -181,12 +181,11 @@ func (n *Network) connect(ctx context.Context, h *Host, p port, addresses []neti
 	return iface, h.LinkUp(ctx, iface)
 }
 
-// Wait asks cond at once and then every 20 ms. It ends when cond says true or fails, or when ctx
-// ends. It is for what tells nobody when it happens. what ends the sentence "waiting for ...".
+// Wait asks cond at once and then again and again. The pauses are an eighth of the wait so far, at
+// least 2 ms and at most 100 ms. Wait ends when cond says true or fails, or when ctx ends. It is
+// for what tells nobody when it happens. what ends the sentence "waiting for ...".
 func Wait(ctx context.Context, what string, cond func(context.Context) (bool, error)) error {
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
+	for begin := time.Now(); ; {
 		ok, err := cond(ctx)
 		if err != nil {
 			return fmt.Errorf("waiting for %s: %w", what, err)
@@ -195,7 +194,7 @@ func Wait(ctx context.Context, what string, cond func(context.Context) (bool, er
 			return nil
 		}
 		select {
-		case <-tick.C:
+		case <-time.After(min(max(time.Since(begin)/8, 2*time.Millisecond), 100*time.Millisecond)):
 		case <-ctx.Done():
 			return fmt.Errorf("waiting for %s: %w", what, context.Cause(ctx))
 		}
