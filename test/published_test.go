@@ -152,56 +152,85 @@ var refusals = []struct{ config, reason string }{
 	{"[server]\ndeny-interfaces=eth0\n", "avahi-daemon does not use eth0"},
 }
 
-// TestLANRefused has an Avahi that publishes nothing, which is said once, and others are still
-// looked for.
+// TestLANRefused has hosts whose Avahi publishes nothing, which is said once, and others are still
+// looked for. Meanwhile Avahi hangs on two others. It takes epmd 5 s to say so.
 func TestLANRefused(t *testing.T) {
 	t.Parallel()
-	a, b := pair(t)
-	seenA, seenB := a.watch(t), b.watch(t)
-	a.register(t, "a", 4711)
-	a.register(t, "other", 4712)
+	hosts := running(t, "hostb", "hostc", "hostd", "hoste", "hostf", "hostg")
+	b, refused, hung, hungAtStart := hosts[0], hosts[1:4], hosts[4], hosts[5]
 	b.register(t, "b", 4711)
-	seenB.until(t, present("a@hosta.local"), present("other@hosta.local"))
-	usual, err := a.Output(wait.Soon(t), "cat", "/etc/avahi/avahi-daemon.conf")
-	wait.Must(t, err)
-	configure := func(config string) {
-		wait.Must(t, a.WriteFile("/etc/avahi/avahi-daemon.conf", config, 0o644))
-		wait.Must(t, a.Avahi.Restart(wait.Soon(t)))
+	for _, h := range refused {
+		h.register(t, "one", 4711)
+		h.register(t, "two", 4712)
 	}
-	for _, refusal := range refusals {
-		before := len(a.epmd.Output())
-		configure(refusal.config)
-		a.awaitTable(t, `(?m)^this host is not announced: `+refusal.reason)
+	hung.register(t, "one", 4711)
+	seenB := b.watch(t)
+	announced := []condition{present("one@hostf.local")}
+	for _, h := range refused {
+		announced = append(announced, present("one@"+h.Name()+".local"), present("two@"+h.Name()+".local"))
+	}
+	seenB.until(t, announced...)
+
+	stopped := []*lan.Process{hung.suspendAvahi(t)}
+	hung.register(t, "missed", 4713)
+	hungAtStart.kill(t)
+	stopped = append(stopped, hungAtStart.suspendAvahi(t))
+	hungAtStart.start(t)
+	usual, err := b.Output(wait.Soon(t), "cat", "/etc/avahi/avahi-daemon.conf")
+	wait.Must(t, err)
+	checkRefused(t, refused)
+	restartAvahi(t, refused, func(int) string { return usual })
+	for _, h := range []*host{hung, hungAtStart} {
+		h.awaitTable(t, `(?m)^LAN discovery off: avahi-daemon does not answer`)
+	}
+	for _, p := range stopped {
+		wait.Must(t, p.Signal(syscall.SIGCONT))
+	}
+	seenB.until(t, append(announced, present("missed@hostf.local"))...)
+	for _, h := range append(refused, hung) { // each has two nodes
+		h.awaitTable(t, `^epmd on port 4369: 9 nodes, 7 on the LAN\n\n`)
+	}
+	hungAtStart.awaitTable(t, `(?m)^b@hostb.local `)
+}
+
+// checkRefused gives each host's Avahi one of the refusals.
+func checkRefused(t *testing.T, hosts []*host) {
+	t.Helper()
+	before := make([]int, len(hosts))
+	for i, h := range hosts {
+		before[i] = len(h.epmd.Output())
+	}
+	restartAvahi(t, hosts, func(i int) string { return refusals[i].config })
+	for i, h := range hosts {
+		refusal := refusals[i]
+		h.awaitTable(t, `(?m)^this host is not announced: `+refusal.reason)
 		if !strings.Contains(refusal.config, "deny") {
-			seenA.until(t, present("b@hostb.local"))
+			h.awaitTable(t, `(?m)^b@hostb.local `)
 		}
-		said := a.epmd.Output()[before:]
+		said := h.epmd.Output()[before[i]:]
 		if n := strings.Count(said, refusal.reason); n != 1 || strings.Contains(said, "refuses to publish") {
 			t.Errorf("%q: said %d times, want once:\n%s", refusal.config, n, said)
 		}
-		configure(usual)
-		seenB.until(t, present("a@hosta.local"), present("other@hosta.local"))
-		seenA.until(t, present("b@hostb.local"))
-		a.awaitTable(t, `^epmd on port 4369: 3 nodes, 1 on the LAN\n\n`)
 	}
-	t.Run("hangs", func(t *testing.T) {
-		p, err := a.Avahi.Process()
-		wait.Must(t, err)
-		wait.Must(t, p.Signal(syscall.SIGSTOP))
-		a.register(t, "missed", 4713)
-		a.awaitTable(t, `(?m)^LAN discovery off: avahi-daemon does not answer`)
-		wait.Must(t, p.Signal(syscall.SIGCONT))
-		seenB.until(t, present("missed@hosta.local"))
-		a.awaitTable(t, `^epmd on port 4369: 4 nodes, 1 on the LAN\n\n`)
-	})
-	t.Run("hangs from the start", func(t *testing.T) {
-		p, err := a.Avahi.Process()
-		wait.Must(t, err)
-		a.kill(t)
-		wait.Must(t, p.Signal(syscall.SIGSTOP))
-		a.start(t)
-		a.awaitTable(t, `(?m)^LAN discovery off: avahi-daemon does not answer`)
-		wait.Must(t, p.Signal(syscall.SIGCONT))
-		a.awaitTable(t, `(?m)^b@hostb.local `)
-	})
+}
+
+// restartAvahi restarts Avahi on hosts at the same time, each with the configuration for its
+// number.
+func restartAvahi(t *testing.T, hosts []*host, config func(int) string) {
+	t.Helper()
+	var restarts errgroup.Group
+	for i, h := range hosts {
+		wait.Must(t, h.WriteFile("/etc/avahi/avahi-daemon.conf", config(i), 0o644))
+		restarts.Go(func() error { return h.Avahi.Restart(wait.Soon(t)) })
+	}
+	wait.Must(t, restarts.Wait())
+}
+
+// suspendAvahi stops the host's Avahi as a debugger does, and returns its process.
+func (h *host) suspendAvahi(t *testing.T) *lan.Process {
+	t.Helper()
+	p, err := h.Avahi.Process()
+	wait.Must(t, err)
+	wait.Must(t, p.Signal(syscall.SIGSTOP))
+	return p
 }
