@@ -51,11 +51,18 @@ func addHosts(t *testing.T, n *lan.Network, opt lan.HostOptions, names ...string
 // pair returns two usual hosts on a network of the test's own, on which epmd runs.
 func pair(t *testing.T) (a, b *host) {
 	t.Helper()
-	hosts := addHosts(t, lan.ForTest(t, tools...), lan.HostOptions{}, "hosta", "hostb")
+	hosts := running(t, "hosta", "hostb")
+	return hosts[0], hosts[1]
+}
+
+// running returns usual hosts on a network of their own, each with our epmd.
+func running(t *testing.T, names ...string) []*host {
+	t.Helper()
+	hosts := addHosts(t, lan.ForTest(t, tools...), lan.HostOptions{}, names...)
 	for _, h := range hosts {
 		h.start(t)
 	}
-	return hosts[0], hosts[1]
+	return hosts
 }
 
 // tools are what tests on the LAN run on hosts.

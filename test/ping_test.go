@@ -39,18 +39,41 @@ type pinged struct {
 // ping runs epmd -ping on the host and returns what it prints as JSON.
 func (h *host) ping(t *testing.T, node string, env ...string) pinged {
 	t.Helper()
-	cmd := h.Command(wait.Soon(t), eclusBinary(t), "-ping", node, "-json")
+	return h.pinging(t, node, env...)()
+}
+
+// pinging is ping for what takes long: it starts epmd -ping. The function that it returns waits for
+// the end.
+func (h *host) pinging(t *testing.T, node string, env ...string) func() pinged {
+	t.Helper()
+	end := h.begin(t, env, "-ping", node, "-json")
+	return func() (p pinged) {
+		t.Helper()
+		out, err := end()
+		if json.Unmarshal([]byte(out), &p) != nil || p.V != 1 || p.Node != node {
+			t.Fatalf("epmd -ping %s -json prints %s, %v", node, out, err)
+		}
+		if (err == nil) != p.Pong {
+			t.Errorf("epmd -ping %s ends with %v: %s", node, err, out)
+		}
+		checkShown(t, "epmd -ping -json", out)
+		return p
+	}
+}
+
+// begin starts our epmd with these arguments. The function that it returns waits for its end and
+// returns what it has printed.
+func (h *host) begin(t *testing.T, env []string, args ...string) (end func() (string, error)) {
+	t.Helper()
+	cmd := h.Command(wait.Soon(t), eclusBinary(t), args...)
 	cmd.Env = append(cmd.Env, env...)
-	out, err := cmd.Output()
-	var p pinged
-	if json.Unmarshal(out, &p) != nil || p.V != 1 || p.Node != node {
-		t.Fatalf("epmd -ping %s -json prints %s, %v", node, out, err)
+	var out strings.Builder
+	cmd.Stdout = &out
+	wait.Must(t, cmd.Start())
+	return func() (string, error) {
+		err := cmd.Wait()
+		return out.String(), err
 	}
-	if (err == nil) != p.Pong {
-		t.Errorf("epmd -ping %s ends with %v: %s", node, err, out)
-	}
-	checkShown(t, "epmd -ping -json", string(out))
-	return p
 }
 
 // checkFails fails the test unless a ping ends at that step, with texts that match.
@@ -66,9 +89,11 @@ func (p pinged) checkFails(t *testing.T, step, found, advice string) {
 // TestLANPing goes the way to nodes of another host, and has it end at every step.
 func TestLANPing(t *testing.T) {
 	t.Parallel()
-	a, b := pair(t)
+	hosts := running(t, "hosta", "hostb", "hostc")
+	a, b, c := hosts[0], hosts[1], hosts[2]
 	seen := a.watch(t)
 	node := b.erl(t, "-name", "b@hostb.local")
+	c.erl(t, "-name", "c@hostc.local")
 	seen.until(t, present("b@hostb.local", sure)) // the epmd on B has asked it for its name
 	b.register(t, "two\nlines", 4710)             // of which nobody but -names takes notice
 	eval(t, node, "net_kernel:monitor_nodes(true).", "ok")
@@ -97,8 +122,8 @@ func TestLANPing(t *testing.T) {
 		a.ping(t, "b").checkFails(t, "name", "NAME@HOST", "full node name")
 		a.ping(t, "b@host\x1bb").checkFails(t, "name", "printable", "")
 	})
+	t.Run("patient", func(t *testing.T) { testPingPatient(t, a, b, c, seen) })
 	t.Run("resolve", func(t *testing.T) {
-		a.ping(t, "b@nohost.local").checkFails(t, "resolve", `"nohost\.local"`, "Nobody on the LAN")
 		a.ping(t, "b@nohost").checkFails(t, "resolve", `"nohost"`, "short name")
 		switching, err := os.ReadFile(a.Path("/etc/nsswitch.conf"))
 		wait.Must(t, err)
@@ -113,55 +138,8 @@ func TestLANPing(t *testing.T) {
 		}
 		wait.Must(t, a.WriteFile("/etc/nsswitch.conf", string(switching), 0o644))
 	})
-	t.Run("lookup", func(t *testing.T) {
-		a.ping(t, "c@hostb.local").checkFails(t, "lookup", `"c" is not registered`, "These are: b$")
-	})
-	t.Run("connect", func(t *testing.T) {
-		b.registerOnly(t, "nothing", 4711)
-		a.ping(t, "nothing@hostb.local").checkFails(t, "connect", "nothing listens on 198.51.100.12:4711", "inet_dist_use_interface")
-	})
 	t.Run("rejected", func(t *testing.T) { testPingRejected(t, a, b) })
-	t.Run("large", func(t *testing.T) {
-		b.filter(t, "output", "ip length > 1200 drop")
-		a.ping(t, "b@hostb.local").checkFails(t, "large", "8 kB does not arrive", "MTU")
-		out := a.ask(t, "-peek", "b@hostb.local", "-json")
-		if !strings.Contains(out, `"unanswered":[`) || !strings.Contains(out, `"run_queue":`) || strings.Contains(out, `"by_memory":`) {
-			t.Errorf("a peek at a node whose large answers get lost: %s", out)
-		}
-		b.Output(wait.Soon(t), "nft", "flush ruleset")
-		if p := a.ping(t, "b@hostb.local"); !p.Pong {
-			t.Errorf("no pong without the filter: %+v", p)
-		}
-	})
-	t.Run("identify", func(t *testing.T) { testPingIdentify(t, a, b) })
-	t.Run("cookie", func(t *testing.T) {
-		wait.Must(t, a.WriteFile(lan.Home+"/wrong", "s3cret\n", 0o600))
-		cookieFile := a.pingArgs(t, "b@hostb.local", "-cookie_file", lan.Home+"/wrong")
-		if !strings.Contains(cookieFile, "✗ cookie") || !strings.Contains(cookieFile, "does not accept the cookie in ") || strings.Contains(cookieFile, "s3cret") {
-			t.Errorf("wrong cookie file: %s", cookieFile)
-		}
-		a.ping(t, "b@hostb.local", "ERLANG_COOKIE=other").checkFails(t, "cookie", "does not accept the cookie in ERLANG_COOKIE", "get_cookie")
-		a.ping(t, "b@hostb.local", "HOME=/nonexistent").checkFails(t, "cookie", "no cookie", "")
-		wait.Must(t, os.Chmod(a.Path(lan.Home+"/wrong"), 0o644))
-		if out := a.pingArgs(t, "b@hostb.local", "-cookie_file", lan.Home+"/wrong"); !strings.Contains(out, "mode 644") {
-			t.Errorf("cookie file for everybody: %s", out)
-		}
-	})
-	t.Run("suspended", func(t *testing.T) {
-		wait.Must(t, node.Signal(syscall.SIGSTOP))
-		a.ping(t, "b@hostb.local").checkFails(t, "identify", "takes connections, but does not answer", "suspended")
-		wait.Must(t, node.Signal(syscall.SIGCONT))
-	})
-	t.Run("renamed", func(t *testing.T) {
-		wait.Must(t, b.SetHostName(wait.Soon(t), "hostb-2"))
-		seen.until(t, present("b@hostb.local", onHost("hostb-2.local")))
-		// The epmd there says so before Avahi has forgotten the name.
-		wait.True(t, "hostb.local resolves no longer", func() bool { return !a.ping(t, "b@hostb.local").Pong })
-		a.ping(t, "b@hostb.local").checkFails(t, "trust", "hostb.local is 198", `(?s)announces itself as hostb-2\.local \(198\.51\.100\.12.*\n.*renames.*\n.*-name b@hostb-2\.local`)
-		a.ping(t, "b@hostb-2.local").checkFails(t, "identify", "calls itself b@hostb.local", `hostb\.local resolves nowhere here`)
-		wait.Must(t, b.SetHostName(wait.Soon(t), "hostb"))
-		seen.until(t, present("b@hostb.local", onHost("hostb.local")))
-	})
+	t.Run("cookie", func(t *testing.T) { testPingCookie(t, a) })
 	t.Run("epmd", func(t *testing.T) {
 		b.stop(t)
 		a.ping(t, "b@hostb.local").checkFails(t, "epmd", "nothing listens on 198.51.100.12:4369", "loopback only")
@@ -170,6 +148,95 @@ func TestLANPing(t *testing.T) {
 		wait.Must(t, b.LinkDown(wait.Soon(t), "eth0"))
 		a.ping(t, "b@198.51.100.12").checkFails(t, "epmd", "no (answer|way)", "down")
 	})
+}
+
+// testPingPatient has four ways at once on which epmd or mDNS waits for 5 s, and does others
+// meanwhile. The four are to a name that nobody has, to a suspended node, to one whose large
+// packets get lost, and to a host that has another name now. From a host only one at a time leads
+// to a node: the second would end the first.
+func testPingPatient(t *testing.T, a, b, c *host, seen *watcher) {
+	nohost := a.pinging(t, "b@nohost.local")
+	short := b.erl(t, "-sname", "short", "-start_epmd", "false")
+	a.ping(t, "short@hostb.local").checkFails(t, "identify", "the node calls itself short@hostb$", "can't be connected")
+	wait.Must(t, short.Signal(syscall.SIGSTOP))
+	suspended := a.pinging(t, "short@hostb.local")
+	b.filter(t, "output", fmt.Sprintf("tcp sport %d ip length > 1200 drop", b.portOf(t, "b")))
+	large := a.pinging(t, "b@hostb.local")
+	peeked := b.begin(t, nil, "-peek", "b@hostb.local", "-json")
+
+	t.Run("renamed", func(t *testing.T) { testPingRenamed(t, a, b, c, seen) })
+	t.Run("lookup", func(t *testing.T) {
+		a.ping(t, "c@hostb.local").checkFails(t, "lookup", `"c" is not registered`, "These are: (b, short|short, b)$")
+	})
+	t.Run("connect", func(t *testing.T) {
+		b.registerOnly(t, "nothing", 4711)
+		a.ping(t, "nothing@hostb.local").checkFails(t, "connect", "nothing listens on 198.51.100.12:4711", "inet_dist_use_interface")
+	})
+	t.Run("identify", func(t *testing.T) {
+		port := b.serve(t, func(conn net.Conn) { fmt.Fprint(conn, "220 smtp\r\n\x1b[2J") })
+		b.registerOnly(t, "mail", port)
+		a.ping(t, "mail@hostb.local").checkFails(t, "identify", ".", "no Erlang node")
+	})
+
+	nohost().checkFails(t, "resolve", `"nohost\.local"`, "Nobody on the LAN")
+	suspended().checkFails(t, "identify", "takes connections, but does not answer", "suspended")
+	wait.Must(t, short.Signal(syscall.SIGCONT))
+	wait.Must(t, short.Stop(wait.Soon(t)))
+	large().checkFails(t, "large", "8 kB does not arrive", "MTU")
+	out, err := peeked()
+	wait.Must(t, err)
+	if !strings.Contains(out, `"unanswered":[`) || !strings.Contains(out, `"run_queue":`) || strings.Contains(out, `"by_memory":`) {
+		t.Errorf("a peek at a node whose large answers get lost: %s", out)
+	}
+	b.Output(wait.Soon(t), "nft", "flush ruleset")
+	if p := a.ping(t, "b@hostb.local"); !p.Pong {
+		t.Errorf("no pong without the filter: %+v", p)
+	}
+}
+
+// portOf returns the port of a node of the host.
+func (h *host) portOf(t *testing.T, name string) (port uint16) {
+	t.Helper()
+	wait.Must(t, h.inside(func() error {
+		resp, err := h.client().Lookup(wait.Soon(t), name)
+		port = resp.Port
+		return err
+	}))
+	return port
+}
+
+// testPingRenamed gives host C another name, and then its own again. A goes to the node by the old
+// name, and B by the new one.
+func testPingRenamed(t *testing.T, a, b, c *host, seen *watcher) {
+	wait.Must(t, c.SetHostName(wait.Soon(t), "hostc-2"))
+	seen.until(t, present("c@hostc.local", onHost("hostc-2.local")))
+	var byOld, byNew pinged
+	// The epmd there says so before Avahi has forgotten the name.
+	wait.True(t, "hostc.local resolves no longer", func() bool {
+		end := b.pinging(t, "c@hostc-2.local")
+		byOld = a.ping(t, "c@hostc.local")
+		byNew = end()
+		return !byOld.Pong
+	})
+	byOld.checkFails(t, "trust", "hostc.local is 198", `(?s)announces itself as hostc-2\.local \(198\.51\.100\.13.*\n.*renames.*\n.*-name c@hostc-2\.local`)
+	byNew.checkFails(t, "identify", "calls itself c@hostc.local", `hostc\.local resolves nowhere here`)
+	wait.Must(t, c.SetHostName(wait.Soon(t), "hostc"))
+	seen.until(t, present("c@hostc.local", onHost("hostc.local")))
+}
+
+// testPingCookie goes with other cookies than the node's.
+func testPingCookie(t *testing.T, a *host) {
+	wait.Must(t, a.WriteFile(lan.Home+"/wrong", "s3cret\n", 0o600))
+	cookieFile := a.pingArgs(t, "b@hostb.local", "-cookie_file", lan.Home+"/wrong")
+	if !strings.Contains(cookieFile, "✗ cookie") || !strings.Contains(cookieFile, "does not accept the cookie in ") || strings.Contains(cookieFile, "s3cret") {
+		t.Errorf("wrong cookie file: %s", cookieFile)
+	}
+	a.ping(t, "b@hostb.local", "ERLANG_COOKIE=other").checkFails(t, "cookie", "does not accept the cookie in ERLANG_COOKIE", "get_cookie")
+	a.ping(t, "b@hostb.local", "HOME=/nonexistent").checkFails(t, "cookie", "no cookie", "")
+	wait.Must(t, os.Chmod(a.Path(lan.Home+"/wrong"), 0o644))
+	if out := a.pingArgs(t, "b@hostb.local", "-cookie_file", lan.Home+"/wrong"); !strings.Contains(out, "mode 644") {
+		t.Errorf("cookie file for everybody: %s", out)
+	}
 }
 
 // testPingRejected has a firewall reject connections as some do. The error is that of a host that
@@ -276,16 +343,6 @@ func (h *host) pingArgs(t *testing.T, node string, args ...string) string {
 	t.Helper()
 	out, _ := h.Command(wait.Soon(t), eclusBinary(t), append([]string{"-ping", node}, args...)...).Output()
 	return string(out)
-}
-
-// testPingIdentify pings what is no node, and nodes by other names.
-func testPingIdentify(t *testing.T, a, b *host) {
-	port := b.serve(t, func(conn net.Conn) { fmt.Fprint(conn, "220 smtp\r\n\x1b[2J") })
-	b.registerOnly(t, "mail", port)
-	a.ping(t, "mail@hostb.local").checkFails(t, "identify", ".", "no Erlang node")
-	short := b.erl(t, "-sname", "short", "-start_epmd", "false")
-	a.ping(t, "short@hostb.local").checkFails(t, "identify", "the node calls itself short@hostb$", "can't be connected")
-	wait.Must(t, short.Stop(wait.Soon(t)))
 }
 
 // serve accepts connections on the host until the test ends.
