@@ -449,6 +449,46 @@ func (s *testServer) watchFrom(n int) *PeerStream {
 	return p
 }
 
+// TestPeerAwaitsLook has peers watch before it is known where a node listens, as after a restart.
+// They are told of nothing until then. Nobody else waits, and the server's end does not either.
+func TestPeerAwaitsLook(t *testing.T) {
+	checkLeaks(t)
+	for _, known := range []bool{true, false} {
+		looked := make(chan struct{})
+		s := serve(t, Config{Looked: looked, LinkOf: func(local netip.Addr) (string, []netip.Addr) {
+			if !isClosed(looked) {
+				t.Error("a stream has begun too early")
+			}
+			return loLink(local)
+		}})
+		a := s.register("a")
+		p := dial(t, s.addr)
+		p.ask(WatchReq{&testHello})
+		s.stillAnswers()
+		if known {
+			s.reg.SetListens(s.reg.Node(a), everyIP)
+			close(looked)
+			if nodes := snapshotOf(t, s.watchPeer()); len(nodes) != 1 {
+				t.Errorf("nodes %q, want one", nodes)
+			}
+		}
+		s.cancel()
+		wait.Must(t, s.wait())
+		if got := string(p.all()); !known && got != "" {
+			t.Errorf("got %q", got)
+		}
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
 // snapshotOf reads up to the end of the snapshot. It returns the lines by name.
 func snapshotOf(t *testing.T, p *PeerStream) map[string]string {
 	t.Helper()

@@ -97,6 +97,10 @@ type Config struct {
 	// not block. nil: nobody wants to know.
 	Asked func(PeerAsk)
 
+	// Looked is closed once it is known where the restored nodes listen. Before that, a peer that
+	// watches is told of no node: it would take the others for gone. nil: it is known.
+	Looked <-chan struct{}
+
 	// LinkOf returns the name of the interface that has a local address, and all addresses of that
 	// interface without zones. A link-local address has its zone. "" means that no interface has
 	// the address. nil: the kernel is asked, at most once a second.

@@ -87,7 +87,7 @@ func (s *Server) peerStream(from caller, follow bool, hello *PeerHello, name str
 
 // run sends the snapshot and, if it is to follow, every change. It ends when the other side ends,
 // falls behind, or when the feed ends. It closes the connection. ctx is the engine's. A peer's
-// stream outlasts it: the feed has a farewell to say.
+// stream that has begun outlasts it: the feed has a farewell to say.
 func (p *subscriber) run(ctx context.Context, conn *os.File) {
 	p.conn = conn
 	mine, cut := context.WithCancelCause(context.Background())
@@ -102,6 +102,9 @@ func (p *subscriber) run(ctx context.Context, conn *os.File) {
 	p.closed = make(chan struct{})
 	go p.awaitEnd()
 	err := p.begin()
+	if err == nil {
+		err = p.awaitLooked(ctx, mine)
+	}
 	if err == nil {
 		err = p.send(mine)
 	}
@@ -149,6 +152,22 @@ func (p *subscriber) begin() (err error) {
 		asked(PeerAsk{*p.hello, far, near.Addr()})
 	}
 	return nil
+}
+
+// awaitLooked returns once it is known which of the restored nodes a peer can reach.
+func (p *subscriber) awaitLooked(engine, ctx context.Context) error {
+	looked := p.server.cfg.Looked
+	if looked == nil || !p.peer || !p.follow {
+		return nil
+	}
+	select {
+	case <-looked:
+		return nil
+	case <-engine.Done():
+		return errOver
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // log logs why the stream has ended, if that is worth it.

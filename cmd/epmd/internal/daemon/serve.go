@@ -200,7 +200,7 @@ func (s *service) makeNeighbours(o Options, lns []*net.TCPListener) {
 	})
 	s.lan = newLAN(o, s.reg, s.config.Port, lns, s.peers, s.log.Logger)
 	s.peers.Configure(o.Peers...)
-	s.config.Hello, s.config.Asked = hello, s.peers.Asked
+	s.config.Hello, s.config.Asked, s.config.Looked = hello, s.peers.Asked, s.listens.Looked()
 }
 
 // makeOptional makes the parts that not everybody wants. It also makes the journal, which tells one

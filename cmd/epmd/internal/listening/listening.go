@@ -32,6 +32,7 @@ type Watcher struct {
 	interfaces []string // as -interface has them
 	log        *slog.Logger
 
+	looked chan struct{}             // closed after the first look
 	closed map[uint64]*registry.Node // at whose ports nobody listens, by ID
 	again  *time.Timer               // to the next look at them
 	pause  time.Duration             // before that
@@ -47,8 +48,12 @@ type Options struct {
 
 // New returns a Watcher that looks at nothing before Run.
 func New(o Options) *Watcher {
-	return &Watcher{reg: o.Registry, interfaces: o.Interfaces, log: o.Log, closed: make(map[uint64]*registry.Node)}
+	return &Watcher{reg: o.Registry, interfaces: o.Interfaces, log: o.Log,
+		looked: make(chan struct{}), closed: make(map[uint64]*registry.Node)}
 }
+
+// Looked is closed once Run has looked where the nodes listen that were there when it began.
+func (w *Watcher) Looked() <-chan struct{} { return w.looked }
 
 // Run returns nil when ctx has ended. It is called once.
 func (w *Watcher) Run(ctx context.Context) error {
@@ -62,6 +67,8 @@ func (w *Watcher) Run(ctx context.Context) error {
 	w.readAddresses()
 	changes := w.reg.SubscribeLocal()
 	defer changes.Close()
+	w.take(changes.Take())
+	close(w.looked)
 	for {
 		select {
 		case <-ctx.Done():

@@ -32,17 +32,14 @@ func TestListens(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	changes := reg.Subscribe()
-	defer changes.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	ended := make(chan error, 1)
-	go func() {
-		ended <- New(Options{Registry: reg, Log: slog.New(slog.DiscardHandler)}).Run(ctx)
-	}()
-	for reg.Lookup("open").Listens == nil || reg.Lookup("gone").Listens == nil {
-		if _, err := changes.Next(ctx); err != nil {
-			t.Fatal("not looked at for 20 s")
-		}
+	w := New(Options{Registry: reg, Log: slog.New(slog.DiscardHandler)})
+	go func() { ended <- w.Run(ctx) }()
+	select {
+	case <-w.Looked():
+	case <-ctx.Done():
+		t.Fatal("not looked at for 20 s")
 	}
 	cancel()
 	if err := <-ended; err != nil {
