@@ -193,7 +193,7 @@ func (s *service) makeNeighbours(o Options, lns []*net.TCPListener) {
 		Hello:          hello,
 		AskBack:        o.Browse,
 		Interfaces:     o.Interfaces,
-		Silent:         !o.Publish,
+		Silent:         !o.Publish || isLoopbackOnly(lns) || o.Access.LocalOnly(),
 		Others:         s.others,
 		StreamsChanged: func() { s.lan.StreamsChanged() },
 		Log:            s.log.Logger,

@@ -58,7 +58,7 @@ type Options struct {
 	// Interfaces are those over which somebody is asked back. Empty: all.
 	Interfaces []string
 
-	Silent bool  // nobody learns who asks, nor asks back: -lan browse or off
+	Silent bool  // nobody learns who asks, nor asks back: nobody may, or is to
 	Others Asker // nil: nobody
 	// StreamsChanged is called when Streamed may say something else. It must not block.
 	// nil: nobody wants to know.
