@@ -86,11 +86,20 @@ func TestKicks(t *testing.T) {
 					}
 					w.found("hosta.local", addrA)
 					w.after(5*time.Minute, "")
+					w.beQuiet()
 					w.net.Offer(addrA, streamtest.New("hosta.local", 1, "+a", "="))
 					w.kick(tt.kick, tt.within)
 				})
 			})
 		}
+	}
+}
+
+// beQuiet waits until no try is as young as to be left alone by a kick.
+func (w *world) beQuiet() {
+	const young = 100 * time.Millisecond
+	for tries := w.net.Since(time.Now()); tries[len(tries)-1] > -young; tries = w.net.Since(time.Now()) {
+		time.Sleep(young)
 	}
 }
 
