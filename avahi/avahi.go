@@ -118,6 +118,14 @@ func (d *Discovery) StreamsChanged() {
 	}
 }
 
+// FindAgain looks for the addresses of a host, as EPMD.Host has it. It is for a host that streams,
+// whose addresses are followed from time to time alone. FindAgain does not block.
+func (d *Discovery) FindAgain(host string) {
+	if d.browser != nil {
+		d.browser.findAgain(host)
+	}
+}
+
 // Run publishes and browses until ctx ends. It returns when what was published is withdrawn.
 func (d *Discovery) Run(ctx context.Context) {
 	var parts sync.WaitGroup

@@ -68,6 +68,18 @@ func (b *browser) streamsChanged() {
 	})
 }
 
+// findAgain has the session look for the addresses of a host.
+func (b *browser) findAgain(host string) {
+	if s := b.present.Load(); s != nil {
+		s.mail.post(func() error {
+			if s.onFind != nil {
+				s.onFind(host)
+			}
+			return nil
+		})
+	}
+}
+
 // browse is one session of Run.
 func (b *browser) browse(ctx context.Context, s *session, known *findings, say *throttle.Throttle) error {
 	bs := &browseSession{
@@ -85,7 +97,7 @@ func (b *browser) browse(ctx context.Context, s *session, known *findings, say *
 	known.doubt(rebirth)
 	defer known.doubt(absence)
 	b.on(s)
-	s.onSignal, s.onStreams = bs.signal, bs.reviewAll
+	s.onSignal, s.onStreams, s.onFind = bs.signal, bs.reviewAll, bs.findAgain
 	bs.readdress()
 	bs.start(s.interfaces)
 	return bs.follow()

@@ -31,8 +31,8 @@ const settleAddrs = 20 * time.Millisecond
 const maxAddrs = 16
 
 // The addresses of a host are browsed for as long as anything of the host is resolved. If a stream
-// makes that needless, they are browsed for searchTime every searchEvery. Avahi asks the LAN again
-// and again for what is browsed.
+// makes that needless, they are browsed for searchTime every searchEvery, or when somebody doubts
+// them. Avahi asks the LAN again and again for what is browsed.
 const (
 	searchTime  = 5 * time.Second
 	searchEvery = 10 * time.Minute
@@ -118,6 +118,17 @@ func (b *browseSession) tend(h *foundHost) {
 			b.endSearch(h)
 			h.next.set(mail, b.part.searchEvery, again)
 		})
+	}
+}
+
+// findAgain looks for the addresses of a host once more, or for longer.
+func (b *browseSession) findAgain(host string) {
+	for _, h := range b.hosts {
+		if strings.EqualFold(strings.TrimSuffix(h.name, "."), host) {
+			h.next.stop()
+			b.find(h)
+			b.tend(h)
+		}
 	}
 }
 

@@ -38,6 +38,7 @@ type session struct {
 	links      *netif.Watcher
 	onSignal   func(signal) error // what isn't for the session itself
 	onStreams  func()             // other hosts may give streams now; nil: nobody wants to know
+	onFind     func(host string)  // its addresses are to be looked for; nil: nobody does
 
 	streamsAsked atomic.Bool // whether onStreams is about to be called
 }

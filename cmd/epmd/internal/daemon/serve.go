@@ -196,6 +196,7 @@ func (s *service) makeNeighbours(o Options, lns []*net.TCPListener) {
 		Silent:         !o.Publish || isLoopbackOnly(lns) || o.Access.LocalOnly(),
 		Others:         s.others,
 		StreamsChanged: func() { s.lan.StreamsChanged() },
+		FindAgain:      func(host string) { s.lan.FindAgain(host) },
 		Log:            s.log.Logger,
 	})
 	s.lan = newLAN(o, s.reg, s.config.Port, lns, s.peers, s.log.Logger)

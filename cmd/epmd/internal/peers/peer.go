@@ -109,6 +109,16 @@ func (p *peer) AskNames(ask bool) {
 	}
 }
 
+// Moved has an announced peer's addresses looked for.
+func (p *peer) Moved() {
+	p.ps.mu.Lock()
+	host, announced := p.host.host, len(p.places) > 0
+	p.ps.mu.Unlock()
+	if announced {
+		p.ps.FindAgain(host)
+	}
+}
+
 // Forget forgets that the peer has asked us.
 func (p *peer) Forget() {
 	p.ps.mu.Lock()

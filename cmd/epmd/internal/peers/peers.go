@@ -63,7 +63,10 @@ type Options struct {
 	// StreamsChanged is called when Streamed may say something else. It must not block.
 	// nil: nobody wants to know.
 	StreamsChanged func()
-	Log            *slog.Logger
+	// FindAgain is called with the name of an announced host that may have other addresses than
+	// those that were found. It must not block. nil: nobody looks for them.
+	FindAgain func(host string)
+	Log       *slog.Logger
 
 	Watch stream.WatchFunc // nil: over the network
 	Link  LinkFunc         // nil: as the kernel says
@@ -121,6 +124,9 @@ func New(o Options) *Peers {
 	}
 	if ps.StreamsChanged == nil {
 		ps.StreamsChanged = func() {}
+	}
+	if ps.FindAgain == nil {
+		ps.FindAgain = func(string) {}
 	}
 	ps.followers = stream.Options{
 		Watch: ps.Watch, Hello: ps.said, KeepAlive: ps.keepAliveNow, Nodes: told.NewAll(o.Registry, o.Log),

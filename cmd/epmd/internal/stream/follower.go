@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"sync"
 	"syscall"
@@ -33,6 +34,7 @@ type Follower struct {
 	said    bool  // that it gives no stream
 	lastErr error // of the last try
 	due     deadlines
+	at      netip.AddrPort // where it has last told of all nodes
 	nodes   *told.Nodes
 }
 
@@ -262,6 +264,12 @@ func (f *Follower) complete(now time.Time) {
 	f.owner.AskNames(false)
 	f.owner.SetStreamed(true)
 	f.owner.Explain(nil)
+	if at := f.nodes.Who().Addr; at != f.at {
+		if f.at.IsValid() {
+			f.owner.Moved()
+		}
+		f.at = at
+	}
 	f.Log.Debug("stream from the epmd of a host", "host", f.nodes.Who().Hello.Host, "address", f.nodes.Who().Addr, "nodes", f.nodes.Len())
 }
 
@@ -329,6 +337,7 @@ func (f *Follower) lost(now time.Time, err error) {
 	switch {
 	case isSilence(err):
 		f.gaveOut(now)
+		f.owner.Moved()
 	case incomplete:
 	default:
 		f.due.grace = now.Add(Grace)

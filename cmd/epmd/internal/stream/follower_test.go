@@ -36,6 +36,7 @@ type world struct {
 	asked    bool // by NAMES_REQ
 	why      error
 	released bool
+	moved    int // how often it may have had other addresses
 }
 
 // inBubble runs a test with a Follower.
@@ -82,6 +83,12 @@ func (w *world) Settle(told.Who, Stream) Verdict {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.verdict
+}
+
+func (w *world) Moved() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.moved++
 }
 
 func (w *world) Lost()   {}
@@ -286,6 +293,39 @@ func TestLoss(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestMoved has an epmd fall silent, and come back at another address. Then its host may have other
+// addresses than are known. After a restart it has not.
+func TestMoved(t *testing.T) {
+	inBubble(t, func(w *world) {
+		moved := func(want int) {
+			t.Helper()
+			w.after(time.Minute, bothUp)
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if w.moved != want {
+				t.Errorf("%d times; want %d", w.moved, want)
+			}
+		}
+		s := w.begin()
+		moved(0)
+		again := func(at netip.AddrPort, why error) {
+			next := w.net.Offer(at, streamtest.New("hosta.local", 1, "+a", "+b", "="))
+			s.Fail(why)
+			s = next
+		}
+		again(addrA, io.EOF)
+		moved(0)
+		again(addrA, syscall.ETIMEDOUT)
+		moved(1)
+		other := netip.MustParseAddrPort("192.0.2.2:4369")
+		w.learn(func(f *Facts) { f.Addrs = []netip.AddrPort{other} })
+		again(other, io.EOF)
+		moved(2)
+		again(other, io.EOF)
+		moved(2)
+	})
 }
 
 // TestRetry holds when a peer is tried again.

@@ -67,6 +67,9 @@ type Owner interface {
 	// Lost notes that there is no stream any more.
 	Lost()
 
+	// Moved notes that the epmd may have other addresses than are known.
+	Moved()
+
 	// SetStreamed enters whether the epmd gives a stream, so that nothing of it is resolved.
 	SetStreamed(bool)
 
