@@ -1,0 +1,158 @@
+//go:build soak
+
+package test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/test/lan"
+	"github.com/goerlang/eclus/test/machine"
+	"github.com/goerlang/eclus/test/wait"
+)
+
+// TestSoakPeersAway cuts a host off in each of the ways there are, for up to a minute. The other
+// host knows soon, and knows soon when it is back.
+func TestSoakPeersAway(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		cut  func(*testing.T, *host) (end func())
+	}{
+		{"link down", func(t *testing.T, h *host) func() {
+			wait.Must(t, h.LinkDown(wait.Soon(t), "eth0"))
+			return func() { wait.Must(t, h.LinkUp(wait.Soon(t), "eth0")) }
+		}},
+		{"cable pulled", func(t *testing.T, h *host) func() {
+			wait.Must(t, h.Unplug(wait.Soon(t), "eth0"))
+			return func() { wait.Must(t, h.Plug(wait.Soon(t), "eth0")) }
+		}},
+		{"power cut", func(t *testing.T, h *host) func() { // nothing comes back, not even a reset
+			in, out := h.drop(t, "input", ""), h.drop(t, "output", "")
+			return func() { in(); out() }
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			a, b := pair(t)
+			seen := b.watch(t)
+			a.register(t, "a", 4000)
+			seen.until(t, present("a@hosta.local", reachable))
+			for _, away := range []time.Duration{0, time.Second, 5 * time.Second, 15 * time.Second, 40 * time.Second} {
+				time.Sleep(2 * time.Second) // all is as it was
+				began := time.Now()
+				back := tt.cut(t, a)
+				lost := seen.until(t, present("a@hosta.local", unreachable)).Sub(began)
+				time.Sleep(away)
+				began = time.Now()
+				back()
+				found := seen.until(t, present("a@hosta.local", reachable)).Sub(began)
+				t.Logf("unreachable after %v; %v later back: seen after %v", lost.Round(time.Millisecond), away, found.Round(time.Millisecond))
+				if lost > 6*time.Second || found > 2*time.Second {
+					t.Error("want 6 s and 2 s at most")
+				}
+			}
+		})
+	}
+}
+
+// TestSoakPeersChurn has one node register and end as fast as the machine can. The journal of a
+// neighbour stays short, and no lookup there waits.
+func TestSoakPeersChurn(t *testing.T) {
+	const measured = 20 * time.Second
+	n := lan.ForTest(t, tools...)
+	a := addHosts(t, n, lan.HostOptions{}, "hosta")[0]
+	b := superviseOn(t, n, "hostb", machine.Options{Avahi: true})
+	a.start(t)
+	a.register(t, "first", 4000)
+	b.register(t, "here", 1)
+	knows := func(name string, is bool) {
+		t.Helper()
+		wait.Until(t, fmt.Sprint(name, " on B: ", is), func() error {
+			if _, known := b.known(t)[name]; known != is {
+				return errors.New("not yet")
+			}
+			return nil
+		})
+	}
+	knows("first", true)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	times := make(chan int, 1)
+	entries := func() int { return strings.Count(b.journal(t), "\n") }
+	before, began := entries(), time.Now()
+	go func() { times <- a.churn(ctx, t, "busy", 4000) }()
+	polled := b.poll(t, "here0", 20000)
+	other := make(chan poller, 1)
+	go func() {
+		var p poller
+		wait.Must(t, a.inside(func() error {
+			p.run(ctx, a.client(), "first", 4000)
+			return nil
+		}))
+		other <- p
+	}()
+	time.Sleep(measured)
+	lines := entries() - before
+	lasted := time.Since(began).Seconds()
+	here := polled()
+	cancel()
+	there := <-other
+	t.Logf("a node registers and ends %.0f times a second", float64(<-times)/lasted)
+	t.Logf("the neighbour's journal has %d lines more, %.2f a second", lines, float64(lines)/lasted)
+	t.Logf("of %d lookups on the neighbour the slowest took %v, of %d beside the node %v",
+		here.asked, here.longest.Round(time.Microsecond), there.asked, there.longest.Round(time.Microsecond))
+	if float64(lines)/lasted > 2 {
+		t.Errorf("want 2 lines a second at most:\n%s", b.journal(t))
+	}
+	here.check(t, 0, 50*time.Millisecond)
+	there.check(t, 0, 50*time.Millisecond)
+	a.register(t, "last", 4000)
+	knows("last", true)
+	knows("busy", false)
+	t.Logf("busy was seen: %d lines about it", strings.Count(b.journal(t), "busy"))
+}
+
+// journal returns all that epmd has written to the journal.
+func (s *supervised) journal(t *testing.T) string {
+	t.Helper()
+	out, err := s.Journal(wait.Soon(t), "-u", unit, "-o", "cat")
+	wait.Must(t, err)
+	return out
+}
+
+// churn has a node register and end, over and over. It returns how often.
+func (h *host) churn(ctx context.Context, t *testing.T, name string, port uint16) (times int) {
+	frame, err := epmd.AppendFrame(nil, aliveReq(name, port))
+	wait.Must(t, err)
+	answer := make([]byte, 6)
+	once := func() error {
+		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", epmd.DefaultPort))
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		conn.(*net.TCPConn).SetLinger(0) // or ports run out
+		if _, err := conn.Write(frame); err != nil {
+			return err
+		}
+		if _, err := io.ReadFull(conn, answer[:2]); err != nil || answer[1] != 0 {
+			return err // refused while the one before is there
+		}
+		times++
+		return nil
+	}
+	wait.Must(t, h.inside(func() (err error) {
+		for err == nil && ctx.Err() == nil {
+			err = once()
+		}
+		return err
+	}))
+	return times
+}
