@@ -46,9 +46,6 @@ type state struct {
 	Waiting, Unannounced int
 }
 
-// starting is why a part is off that has yet to run.
-const starting = "starting"
-
 // newPart returns the part of that name. It posts to that slot of the board.
 func newPart(name string, b *board, slot *registry.Discovery, opts Options, log *slog.Logger) *part {
 	if opts.Bus.IsZero() {
@@ -57,7 +54,7 @@ func newPart(name string, b *board, slot *registry.Discovery, opts Options, log 
 	p := &part{board: b, slot: slot, reg: b.reg, opts: opts, log: log.With("part", name),
 		maxObjects: maxObjects, maxClients: maxClients, maxInstances: maxInstances,
 		searchTime: searchTime, searchEvery: searchEvery}
-	p.doing.Store(&state{Off: starting})
+	p.doing.Store(&state{Off: registry.Starting})
 	b.parts = append(b.parts, p)
 	return p
 }
@@ -75,7 +72,7 @@ func (p *part) setState(s state) {
 func (p *part) off(reason error) {
 	was := *p.doing.Load()
 	p.setState(state{Off: reason.Error()})
-	if (was.Off == "" || was.Off == starting) && p.board.isNews(reason.Error()) {
+	if (was.Off == "" || was.Off == registry.Starting) && p.board.isNews(reason.Error()) {
 		p.log.Warn("LAN discovery off", "reason", reason)
 	} else {
 		p.log.Debug("LAN discovery still off", "reason", reason)
@@ -169,7 +166,7 @@ func newBoard(reg *registry.Registry, opts Options) *board {
 	b.lan.Browsing = registry.Discovery{Wanted: opts.Browse}
 	for _, d := range []*registry.Discovery{&b.lan.Publishing, &b.lan.Browsing} {
 		if d.Wanted {
-			d.Off = starting
+			d.Off = registry.Starting
 		}
 	}
 	if !opts.Publish && !opts.Browse {

@@ -97,8 +97,9 @@ type Config struct {
 	// not block. nil: nobody wants to know.
 	Asked func(PeerAsk)
 
-	// Looked is closed once it is known where the restored nodes listen. Before that, a peer that
-	// watches is told of no node: it would take the others for gone. nil: it is known.
+	// Looked is closed once it is known where the restored nodes listen, and what this host is
+	// called. Before that, a peer that watches is told of no node: it would take the others for
+	// gone. nil: all is known.
 	Looked <-chan struct{}
 
 	// LinkOf returns the name of the interface that has a local address, and all addresses of that

@@ -22,6 +22,9 @@ type Discovery struct {
 	Unannounced int
 }
 
+// Starting is why a part is off that has yet to run.
+const Starting = "starting"
+
 func (d Discovery) on() bool { return d.Wanted && d.Off == "" }
 
 // Off returns why no part is on, or "" if one is.

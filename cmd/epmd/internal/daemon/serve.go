@@ -55,6 +55,9 @@ const headStart = 10 * time.Millisecond
 // envNotify names the socket of a service manager, or of the process that started a daemon.
 const envNotify = "NOTIFY_SOCKET"
 
+// nameTime is how long peers wait after a restart for Avahi to say what this host is called.
+const nameTime = 2 * time.Second
+
 // Options are what the daemon needs to know.
 type Options struct {
 	Args   []string // those that the process was started with; another program goes on with them
@@ -136,6 +139,7 @@ type service struct {
 
 	server atomic.Pointer[epmd.Server] // that answers now; nil: not yet
 	links  chan struct{}               // holds a token when network interfaces have changed
+	looked chan struct{}               // closed when peers may be told of the nodes
 
 	daemon   bool           // another process waits for this one to listen
 	shortage chan struct{}  // holds a token when that of the store has changed
@@ -161,6 +165,7 @@ func newService(o Options, in systemd.Inherited, hangup chan os.Signal, log *dae
 		manager:  systemd.NewManager(),
 		shortage: make(chan struct{}, 1),
 		links:    make(chan struct{}, 1),
+		looked:   make(chan struct{}),
 		args:     o.Args,
 		hangup:   hangup,
 		config: epmd.Config{
@@ -201,7 +206,7 @@ func (s *service) makeNeighbours(o Options, lns []*net.TCPListener) {
 	})
 	s.lan = newLAN(o, s.reg, s.config.Port, lns, s.peers, s.log.Logger)
 	s.peers.Configure(o.Peers...)
-	s.config.Hello, s.config.Asked, s.config.Looked = hello, s.peers.Asked, s.listens.Looked()
+	s.config.Hello, s.config.Asked, s.config.Looked = hello, s.peers.Asked, s.looked
 }
 
 // makeOptional makes the parts that not everybody wants. It also makes the journal, which tells one
@@ -334,6 +339,7 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 // runOthers begins the parts that no answer waits for.
 func (s *service) runOthers(background func(name string, f func(context.Context) error)) {
 	background("no longer looked where nodes listen", s.listens.Run)
+	background("peers are told of nodes early", s.look)
 	if s.asker != nil {
 		background("identifying ended", s.asker.Run)
 	}
@@ -384,6 +390,31 @@ func (s *service) answer(ctx context.Context, lns []*net.TCPListener) error {
 			return err
 		}
 	}
+}
+
+// look returns when peers may be told of the nodes, so that none seems to have gone by a restart.
+// By then it is known where they listen. Avahi has said what this host is called, if it does so
+// within 2 seconds.
+func (s *service) look(ctx context.Context) error {
+	defer close(s.looked)
+	select {
+	case <-s.listens.Looked():
+	case <-ctx.Done():
+		return nil
+	}
+	if local, _ := s.reg.Counts(); local == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, nameTime)
+	defer cancel()
+	changes := s.reg.SubscribeLocal()
+	defer changes.Close()
+	for s.reg.LAN().Off() == registry.Starting {
+		if _, err := changes.Next(ctx); err != nil {
+			return nil
+		}
+	}
+	return nil
 }
 
 // checkReach keeps it known which neighbours can be reached until ctx ends.
