@@ -93,8 +93,8 @@ func TestLANOneWay(t *testing.T) {
 }
 
 // TestLANStopped sends SIGSTOP to an epmd in the middle of a stream, and later to the one that
-// reads it. The kernel still answers for a stopped one: its nodes stay as they are. Nobody waits. What
-// was missed comes when the epmd goes on.
+// reads it. The kernel still answers for a stopped one: its nodes stay as they are. Nobody waits.
+// What was missed comes when the epmd goes on.
 func TestLANStopped(t *testing.T) {
 	t.Parallel()
 	hosts := addHosts(t, lan.ForTest(t, tools...), lan.HostOptions{}, "hosta", "hostb", "hostc")
@@ -196,8 +196,8 @@ func TestLANNoStream(t *testing.T) {
 	seenB.until(t, present("again@older.local", via("epmd"), reachable))
 }
 
-// TestLANNewer has a host with an epmd of a later version. That says more than ours knows, both when
-// it asks and when it answers.
+// TestLANNewer has a host with an epmd of a later version. That says more than ours knows, when it
+// asks and when it answers.
 func TestLANNewer(t *testing.T) {
 	t.Parallel()
 	hosts := addHosts(t, lan.ForTest(t, tools...), lan.HostOptions{}, "hostb", "newer")
@@ -312,9 +312,9 @@ func TestSystemdPeers(t *testing.T) {
 	checkUnnoticed(t, "reloaded", "other.local", seen, func() { a.systemctl(t, "reload", unit) }, register)
 }
 
-// checkUnnoticed has the epmd of A, called host, end, and another one be there. By that, no node may go on B nor be
-// out of reach. B holds nodes for 5 seconds. Where the machine is so busy that this was too short,
-// all is done again. register registers a node of a name.
+// checkUnnoticed ends the epmd of a host, and has another one be there. No node may go on B by that
+// or be out of reach. B holds nodes for 5 seconds. Where the machine is so busy that this was too
+// short, all is done again. register registers a node of a name.
 func checkUnnoticed(t *testing.T, what, host string, seen *watcher, end func(), register func(name string)) {
 	t.Helper()
 	const grace, tries = 5 * time.Second, 10
