@@ -301,7 +301,7 @@ func TestSystemdPeers(t *testing.T) {
 	}
 	seen := b.watch(t)
 	seen.until(t, neighbours(nodes), reachableNeighbours(nodes), present("n0@other.local"))
-	newer := shipped(t, "newer")
+	newer := another(t, "newer")
 	checkUnnoticed(t, "killed", "other.local", seen, func() { a.crash(t) }, register)
 	checkUnnoticed(t, "restarted", "other.local", seen, func() { a.systemctl(t, "restart", unit) }, register)
 	checkUnnoticed(t, "upgraded", "other.local", seen, func() {
