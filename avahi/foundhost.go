@@ -246,6 +246,7 @@ func (b *browseSession) addressed(h *foundHost, sig signal) error {
 func (b *browseSession) readdressed(h *foundHost) {
 	addrs, own := b.sift(h)
 	if len(addrs) == 0 && !own {
+		b.sayOffLink(h)
 		return
 	}
 	if own == h.own && slices.Equal(addrs, h.addrs) {
@@ -257,51 +258,53 @@ func (b *browseSession) readdressed(h *foundHost) {
 	}
 }
 
-// sift returns those of a host's addresses that this host can use, best first. It reports
-// whether all lead to this host instead. IP versions that this host does not have on the link
-// are left out, unless there is nothing else.
-func (b *browseSession) sift(h *foundHost) (addrs []netip.Addr, own bool) {
-	all := 0
-	for a := range h.named {
-		if !usable(a) {
-			continue
-		}
-		if all++; !b.own.has(a, h.iface) {
-			addrs = append(addrs, a)
-		}
+// sayOffLink logs that a host is left out because none of its addresses is on the link. If it had
+// some before, those count on, and nothing is logged.
+func (b *browseSession) sayOffLink(h *foundHost) {
+	if len(h.addrs) > 0 || len(h.named) == 0 {
+		return
 	}
-	var subnets []netip.Prefix
-	var v4, v6 bool
-	for _, s := range b.subnets {
-		if s.Index == h.iface {
-			subnets = append(subnets, s.Prefix)
-			v4, v6 = v4 || s.Prefix.Addr().Is4(), v6 || s.Prefix.Addr().Is6()
-		}
+	for it := range h.users {
+		b.reject("announcement leads off the link", it, h.name, fmt.Errorf("addresses %v", slices.Collect(maps.Keys(h.named))))
+		return
 	}
-	fits := func(a netip.Addr) bool { return a.Is4() && v4 || a.Is6() && v6 }
-	if slices.ContainsFunc(addrs, fits) {
-		addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool { return !fits(a) })
-	}
-	sortAddrs(addrs, subnets)
-	return addrs[:min(len(addrs), maxAddrs)], all > 0 && len(addrs) == 0
 }
 
-// sortAddrs sorts addresses by how likely a connection is to work. Those on one of the subnets
-// come first, link-local IPv6 last. Of each kind, IPv4 comes before IPv6.
-func sortAddrs(addrs []netip.Addr, subnets []netip.Prefix) {
-	rank := func(a netip.Addr) int {
-		onLink := slices.ContainsFunc(subnets, func(p netip.Prefix) bool { return p.Contains(a.WithZone("")) })
+// sift returns those of a host's addresses to which an announcement on that link may lead, best
+// first: IPv4 before IPv6, and link-local IPv6 last. All are on a subnet that this host has on the
+// link. Anybody can announce any address, and nobody is to be led elsewhere by that. sift also
+// reports whether all that is announced leads to this host instead.
+func (b *browseSession) sift(h *foundHost) (addrs []netip.Addr, own bool) {
+	others := 0
+	for a := range h.named {
 		switch {
-		case needsZone(a):
-			return 4
-		case onLink && a.Is4():
-			return 0
-		case onLink:
-			return 1
-		case a.Is4():
-			return 2
+		case !usable(a):
+		case b.own.has(a, h.iface):
+			own = true
+		default:
+			if others++; b.isOnLink(a, h.iface) {
+				addrs = append(addrs, a)
+			}
 		}
-		return 3
 	}
-	slices.SortFunc(addrs, func(a, b netip.Addr) int { return cmp.Or(cmp.Compare(rank(a), rank(b)), a.Compare(b)) })
+	slices.SortFunc(addrs, func(a, b netip.Addr) int { return cmp.Or(cmp.Compare(addrRank(a), addrRank(b)), a.Compare(b)) })
+	return addrs[:min(len(addrs), maxAddrs)], own && others == 0
+}
+
+// isOnLink reports whether an address is on a subnet that this host has on an interface.
+func (b *browseSession) isOnLink(a netip.Addr, iface int32) bool {
+	return slices.ContainsFunc(b.subnets, func(s netif.Address) bool {
+		return s.Index == iface && s.Prefix.Contains(a.WithZone(""))
+	})
+}
+
+// addrRank is lower for the addresses that are more likely to work.
+func addrRank(a netip.Addr) int {
+	switch {
+	case needsZone(a):
+		return 2
+	case a.Is6():
+		return 1
+	}
+	return 0
 }

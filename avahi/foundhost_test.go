@@ -22,10 +22,12 @@ func TestSift(t *testing.T) {
 	}{
 		{"best first", both,
 			[]string{"fe80::2%eth0", "2001:db8:1::2", "203.0.113.77", "2001:db8::2", "192.0.2.9", "192.0.2.2"},
-			[]string{"192.0.2.2", "192.0.2.9", "2001:db8::2", "203.0.113.77", "2001:db8:1::2", "fe80::2%eth0"}, false},
+			[]string{"192.0.2.2", "192.0.2.9", "2001:db8::2", "fe80::2%eth0"}, false},
+		{"elsewhere", both, []string{"8.8.8.8", "169.254.169.254", "10.66.0.1", "203.0.113.77", "2001:db8:1::2"}, nil, false},
+		{"elsewhere and here", both, []string{"8.8.8.8", "192.0.2.1"}, nil, false},
 		{"no IPv6 here", both[:1], []string{"fe80::2%eth0", "192.0.2.2", "2001:db8::2"}, []string{"192.0.2.2"}, false},
 		{"no IPv4 here", both[2:], []string{"fe80::2%eth0", "192.0.2.2"}, []string{"fe80::2%eth0"}, false},
-		{"nothing else", both[:1], []string{"fe80::2%eth0"}, []string{"fe80::2%eth0"}, false},
+		{"no link-local IPv6 here", both[:1], []string{"fe80::2%eth0"}, nil, false},
 		{"no use to anybody", both, []string{"127.0.0.1", "0.0.0.0", "224.0.0.1", "::1", "192.0.2.2"}, []string{"192.0.2.2"}, false},
 		{"some of this host", both, []string{"192.0.2.1", "192.0.2.2"}, []string{"192.0.2.2"}, false},
 		{"this host", both, []string{"192.0.2.1", "2001:db8::1", "fe80::1%eth0"}, nil, true},
@@ -55,7 +57,8 @@ func TestSift(t *testing.T) {
 	for i := range 100 {
 		h.named[netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})] = true
 	}
-	if addrs, _ := (&browseSession{}).sift(h); len(addrs) != maxAddrs {
+	here := &browseSession{subnets: []netif.Address{{Prefix: v4}}}
+	if addrs, _ := here.sift(h); len(addrs) != maxAddrs {
 		t.Errorf("%d of 100 addresses count, want %d", len(addrs), maxAddrs)
 	}
 }

@@ -14,6 +14,10 @@ import (
 // nothing but this SRV port stands for an epmd.
 const epmdPort = 4369
 
+// minEPMDPort is the lowest port at which an epmd is asked. The ports below are those of other
+// services, which nobody is to be made to connect to.
+const minEPMDPort = 1024
+
 // record is a service instance that was found and resolved. Nothing in it has been checked.
 type record struct {
 	label string   // name of the instance
@@ -85,6 +89,8 @@ func parse(r record) (kind, registry.Node, error) {
 	case text["node"] != "" || text["name"] != "":
 		n, err := nodeOfText(n, text)
 		return kindNode, n, err
+	case host && r.port < minEPMDPort:
+		return 0, n, fmt.Errorf("epmd at port %d", r.port)
 	case host:
 		return kindHost, n, nil
 	case r.port == epmdPort:
@@ -118,6 +124,9 @@ func nodeOfText(n registry.Node, text map[string]string) (registry.Node, error) 
 	}
 	if port := number(text["epmd"], 16); port != 0 {
 		n.EPMDPort = uint16(port)
+	}
+	if n.EPMDPort < minEPMDPort {
+		return n, fmt.Errorf("epmd at port %d", n.EPMDPort)
 	}
 	n.Protocol = uint8(number(text["proto"], 8))
 	n.High = uint16(number(text["high"], 16))

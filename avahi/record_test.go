@@ -57,6 +57,10 @@ var parseTests = []struct {
 	{name: "our host on another port", label: "hosta", host: "hosta.local", port: 5000, text: []string{"eclus"}, kind: kindHost},
 
 	{name: "port 0", label: "a", host: "hosta.local", err: "port 0"},
+	{name: "epmd at the port of another service", label: "a", host: "hosta.local", port: 4711, text: []string{"node=a@b", "epmd=22"}, err: "epmd at port 22"},
+	{name: "host at the port of another service", label: "hosta", host: "hosta.local", port: 53, text: []string{"eclus=1"}, err: "epmd at port 53"},
+	{name: "epmd at the lowest port", label: "a", host: "hosta.local", port: 4711, text: []string{"node=a@b", "epmd=1024"},
+		want: registry.Node{Node: "a@b", Name: "a", Type: registry.Normal, EPMDPort: 1024, Sure: true}},
 	{name: "name left out for its length", label: "a@b~12345678", host: "hosta.local", port: 1, text: []string{"txtvers=1", "type=normal"}, err: "TXT"},
 	{name: "names that differ", label: "a@b", host: "hosta.local", port: 1, text: []string{"node=a@b", "name=c"}, err: `"c"`},
 	{name: "two at signs", label: "a", host: "hosta.local", port: 1, text: []string{"node=a@b@c"}, err: `"a@b@c"`},

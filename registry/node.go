@@ -102,6 +102,7 @@ type Node struct {
 	Port      uint16       // distribution port
 	Via       string       // ViaMDNS, ViaEPMD or a nodes file's name; neighbours only
 	EPMDPort  uint16       // where the epmd of its host listens; neighbours only
+	Claims    []uint16     // other ports at which it is announced, some of them; neighbours only
 	PeerPort  uint16       // of its end of its connection, at Addresses[0]; local nodes only
 	High, Low uint16       // distribution versions spoken; 0: not known
 	Type      NodeType     // of a local node that has said who it is: what it said
@@ -110,7 +111,7 @@ type Node struct {
 	Origin    Origin
 	Rank      Rank // of the source that it is known from; neighbours only
 	Reach     Reach
-	Sure      bool // Node is what the node calls itself, not put together from Name and Host
+	Sure      bool // Node is what the node calls itself, and the host in it is its own
 	Mute      bool // it was asked for its full name and did not tell; local nodes only
 }
 

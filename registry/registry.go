@@ -111,6 +111,8 @@ func New(host string, maxOld int) *Registry {
 		reg:     r,
 		nodes:   make(map[NeighbourKey][]*sighting),
 		waiting: make(map[NeighbourKey][]*sighting),
+		chosen:  make(map[NeighbourKey]*sighting),
+		ports:   make(map[NeighbourKey]uint16), resolved: make(map[string][]netip.Addr),
 	}
 	_, _ = crand.Read(r.id[:]) // it never fails
 	for rank := range r.sightings.refused {
@@ -478,6 +480,16 @@ func (r *Registry) RemoveNeighbour(key NeighbourKey) {
 	delete(r.neighbours, key)
 	r.leave(n)
 	r.changed(Event{Down, n.Node})
+}
+
+// neighbour returns the neighbour of that key, or nil.
+func (r *Registry) neighbour(k NeighbourKey) *Node {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if n := r.neighbours[k]; n != nil {
+		return n.Node
+	}
+	return nil
 }
 
 // link puts reg at the new end of the list.

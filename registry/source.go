@@ -5,12 +5,16 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 )
 
 // maxSightings is how many sightings of one node count in each rank. A host has one for each
 // interface and IP version. More wait until one of these goes.
 const maxSightings = 64
+
+// maxClaims is how many other ports of a node are remembered.
+const maxClaims = 8
 
 // maxAmends is how many refused nodes are tried again when one goes.
 const maxAmends = 16
@@ -44,8 +48,11 @@ type sightings struct {
 	reg *Registry
 
 	mu       sync.Mutex
-	nodes    map[NeighbourKey][]*sighting // those that count, the latest news last
+	nodes    map[NeighbourKey][]*sighting // those that count, the one that came first leads
 	waiting  map[NeighbourKey][]*sighting // those beyond maxSightings, the oldest first
+	chosen   map[NeighbourKey]*sighting   // which of several Announced ones is believed
+	ports    map[NeighbourKey]uint16      // what the epmds of hosts have answered; see Answered
+	resolved map[string][]netip.Addr      // addresses of hosts in full names; see SetResolved
 	refused  [2]map[NeighbourKey]struct{} // by Rank: for which there is no place
 	prefixes []netip.Prefix
 }
@@ -59,9 +66,14 @@ func (r *Registry) NewSource(rank Rank) *Source {
 // that key before. Keys are comparable and the source's own.
 //
 // If there are Told sightings of a node, others don't count. All that count add their addresses.
-// Told ones keep their order, reachable ones leading. For the rest the latest one counts in which
-// the node itself tells its full name. If there is none, the latest counts. A Told node is
-// reachable if one sighting says so.
+// Told ones keep their order, reachable ones leading. For the rest the one counts that came first,
+// of those with the port that the node's epmd has answered. Anybody can announce anything of
+// anybody's node, and does not change what is known of it by that. If no full name is in it, the
+// first of the others counts in which there is one. A Told node is reachable if one sighting says
+// so.
+//
+// A node is Sure only if the host in its full name belongs to it: it is Host or its first label, or
+// one of the node's addresses, or a name that has one; see SetResolved.
 //
 // See returns ErrTooManyNeighbours, ErrTooManyOfHost or ErrTooManyTold if there is no place for
 // the node. The node gets one when another goes.
@@ -76,20 +88,40 @@ func (s *Source) See(key any, n Node) error {
 		return nil
 	}
 	k := n.NeighbourKey()
+	if was != nil && was.node.NeighbourKey() == k {
+		was.node, was.gen = n, s.gen
+		return m.settle(k)
+	}
 	if was != nil {
-		if s.take(key, was); was.node.NeighbourKey() != k {
-			m.recall(was)
-			_ = m.settle(was.node.NeighbourKey()) // a place was refused before, if it is
-		}
+		s.take(key, was)
+		m.recall(was)
+		_ = m.settle(was.node.NeighbourKey()) // a place was refused before, if it is
 	}
 	is := &sighting{n, s.gen}
 	s.seen[key] = is
-	if len(ofRank(m.nodes[k], s.rank)) >= maxSightings {
+	switch {
+	case len(ofRank(m.nodes[k], s.rank)) < maxSightings:
+		m.nodes[k] = append(m.nodes[k], is)
+	case !m.displace(k, is):
 		m.waiting[k] = append(m.waiting[k], is)
 		return nil
 	}
-	m.nodes[k] = append(m.nodes[k], is)
 	return m.settle(k)
+}
+
+// displace has a sighting that the node's epmd contradicts wait for one that the epmd confirms. It
+// reports whether there is one.
+func (m *sightings) displace(k NeighbourKey, is *sighting) bool {
+	if is.node.Rank != Announced || m.ports[k] != is.node.Port {
+		return false
+	}
+	i := slices.IndexFunc(m.nodes[k], func(s *sighting) bool { return s.node.Rank == Announced && s.node.Port != is.node.Port })
+	if i < 0 {
+		return false
+	}
+	m.waiting[k] = append(m.waiting[k], m.nodes[k][i])
+	m.nodes[k][i] = is
+	return true
 }
 
 // Lose takes back what the source has said under a key.
@@ -181,6 +213,10 @@ func (m *sightings) settle(k NeighbourKey) error {
 	if !is {
 		m.reg.RemoveNeighbour(k)
 	}
+	if len(m.nodes[k]) == 0 {
+		delete(m.ports, k)
+		delete(m.chosen, k)
+	}
 	if !is || room {
 		m.amend()
 	}
@@ -232,17 +268,10 @@ func (m *sightings) amend() {
 
 // merge makes one node of the sightings of it, which are of one rank.
 func (m *sightings) merge(all []*sighting) Node {
-	n := all[len(all)-1].node
-	// What the node's own host says outweighs guesses.
-	for i := len(all) - 2; i >= 0 && !n.Sure; i-- {
-		if all[i].node.Sure {
-			n = all[i].node
-		}
-	}
-	if n.Rank == Told {
+	if all[0].node.Rank == Told {
 		slices.SortStableFunc(all, m.compareTold)
-		n.Reach = all[0].node.Reach
 	}
+	n := m.choose(all)
 	n.Addresses = nil
 	for _, s := range all {
 		n.Addresses = append(n.Addresses, s.node.Addresses...)
@@ -252,11 +281,105 @@ func (m *sightings) merge(all []*sighting) Node {
 	}
 	if n.Rank == Told {
 		n.Addresses = unique(n.Addresses)
-		return n
+	} else {
+		slices.SortFunc(n.Addresses, m.compareAddresses)
+		n.Addresses = slices.Compact(n.Addresses)
 	}
-	slices.SortFunc(n.Addresses, m.compareAddresses)
-	n.Addresses = slices.Compact(n.Addresses)
+	n.Sure = n.Sure && m.belongs(&n)
 	return n
+}
+
+// choose returns what counts of sightings of one rank, beside addresses.
+func (m *sightings) choose(all []*sighting) Node {
+	n := all[0].node
+	if n.Rank == Announced {
+		n = m.chooseAnnounced(n.NeighbourKey(), all)
+	}
+	for _, s := range all {
+		if s.node.Sure && !n.Sure && s.node.Port == n.Port {
+			n.Node, n.Sure = s.node.Node, true
+		}
+		if s.node.Port != n.Port && !slices.Contains(n.Claims, s.node.Port) && len(n.Claims) < maxClaims {
+			n.Claims = append(n.Claims, s.node.Port)
+		}
+	}
+	slices.Sort(n.Claims)
+	return n
+}
+
+// chooseAnnounced returns what is announced of a neighbour and counts. That is what counted before,
+// or what came first, unless the node's epmd knows another port.
+func (m *sightings) chooseAnnounced(k NeighbourKey, all []*sighting) Node {
+	port, is := m.ports[k], m.chosen[k]
+	if !slices.Contains(all, is) {
+		is = all[0]
+	}
+	if is.node.Port != port && port != 0 {
+		if i := slices.IndexFunc(all, func(s *sighting) bool { return s.node.Port == port }); i >= 0 {
+			is = all[i]
+		}
+	}
+	m.chosen[k] = is
+	n := is.node
+	n.Port = cmp.Or(port, n.Port)
+	return n
+}
+
+// belongs reports whether the host in a node's full name belongs to the node.
+func (m *sightings) belongs(n *Node) bool {
+	_, host, _ := strings.Cut(n.Node, "@")
+	label, _, _ := strings.Cut(n.Host, ".")
+	if strings.EqualFold(host, n.Host) || strings.EqualFold(host, label) {
+		return true
+	}
+	if a, err := netip.ParseAddr(host); err == nil {
+		return hasAddr(n.Addresses, a)
+	}
+	return slices.ContainsFunc(m.resolved[strings.ToLower(host)], func(a netip.Addr) bool { return hasAddr(n.Addresses, a) })
+}
+
+// hasAddr reports whether an address is among others, whatever the zones.
+func hasAddr(all []netip.Addr, a netip.Addr) bool {
+	return slices.ContainsFunc(all, func(b netip.Addr) bool { return b.Unmap().WithZone("") == a.Unmap().WithZone("") })
+}
+
+// SetResolved enters the addresses of a host by which nodes call themselves, as the resolver has
+// them. None: it has none, or not any more. Nodes at one of them may call themselves so.
+func (r *Registry) SetResolved(host string, addrs []netip.Addr) {
+	m := r.sightings
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	host = strings.ToLower(host)
+	if slices.Equal(m.resolved[host], addrs) {
+		return
+	}
+	if m.resolved[host] = slices.Clone(addrs); len(addrs) == 0 {
+		delete(m.resolved, host)
+	}
+	for k, all := range m.nodes {
+		if slices.ContainsFunc(all, func(s *sighting) bool {
+			_, h, _ := strings.Cut(s.node.Node, "@")
+			return strings.EqualFold(h, host)
+		}) {
+			_ = m.settle(k)
+		}
+	}
+}
+
+// Answered enters what the epmd of a neighbour has answered: whether it can be reached, and its
+// port; 0: not known. What the epmd says decides between those who announce the neighbour at
+// different ports. Nothing happens if n has gone or was seen anew, or if it is Told.
+func (r *Registry) Answered(n *Node, reach Reach, port uint16) {
+	m, k := r.sightings, n.NeighbourKey()
+	m.mu.Lock()
+	if now := r.neighbour(k); now != nil && now.ID == n.ID && m.ports[k] != port && len(m.nodes[k]) > 0 {
+		if m.ports[k] = port; port == 0 {
+			delete(m.ports, k)
+		}
+		_ = m.settle(k)
+	}
+	m.mu.Unlock()
+	r.SetReach(n, reach)
 }
 
 // unique drops addresses that are there already.

@@ -22,7 +22,11 @@ func show(changes *Subscription) string {
 		if e.Kind == Down {
 			lines = append(lines, "- "+e.Node.Node)
 		} else {
-			lines = append(lines, fmt.Sprintf("+ %s %d %v %v", e.Node.Node, e.Node.Port, e.Node.Addresses, e.Node.Sure))
+			line := fmt.Sprintf("+ %s %d %v %v", e.Node.Node, e.Node.Port, e.Node.Addresses, e.Node.Sure)
+			if len(e.Node.Claims) > 0 {
+				line += fmt.Sprintf(", not %d", e.Node.Claims)
+			}
+			lines = append(lines, line)
 		}
 	}
 	slices.Sort(lines)
@@ -54,17 +58,21 @@ func TestSource(t *testing.T) {
 		{"and IPv6", func() { see(mdns, "v6", lanNode("a", 1, "2001:db8::1")) }, "+ a@hosta.local 1 [2001:db8::1 fe80::1%eth1] false"},
 		{"and IPv4", func() { see(mdns, "v4", lanNode("a", 1, "192.0.2.1")) }, "+ a@hosta.local 1 [192.0.2.1 2001:db8::1 fe80::1%eth1] false"},
 		{"once more", func() { see(mdns, "v4", lanNode("a", 1, "192.0.2.1")) }, ""},
-		{"port changes", func() { see(mdns, "v4", sure) }, "+ a@hosta.local 2 [192.0.2.1 2001:db8::1 fe80::1%eth1] true"},
-		{"a guess of another source doesn't outweigh", func() { see(file, "v4", lanNode("a", 9, "192.0.2.1")) }, ""},
-		{"nor does its end matter", func() { file.Lose("v4") }, ""},
+		{"another port in one place", func() { see(mdns, "v4", sure) }, "+ a@hosta.local 1 [192.0.2.1 2001:db8::1 fe80::1%eth1] false, not [2]"},
+		{"of which its epmd knows", func() { r.Answered(onlyNeighbour(t, r), Unchecked, 2) }, "+ a@hosta.local 2 [192.0.2.1 2001:db8::1 fe80::1%eth1] true, not [1]"},
+		{"another source doesn't outweigh", func() { see(file, "v4", lanNode("a", 9, "192.0.2.1")) }, "+ a@hosta.local 2 [192.0.2.1 2001:db8::1 fe80::1%eth1] true, not [1 9]"},
+		{"it ends", func() { file.Lose("v4") }, "+ a@hosta.local 2 [192.0.2.1 2001:db8::1 fe80::1%eth1] true, not [1]"},
 		{"it isn't lost twice", func() { file.Lose("v4") }, ""},
-		{"another source has another address", func() { see(file, "v4", lanNode("a", 9, "192.0.2.9")) }, "+ a@hosta.local 2 [192.0.2.1 192.0.2.9 2001:db8::1 fe80::1%eth1] true"},
-		{"that ends", func() { file.Close() }, "+ a@hosta.local 2 [192.0.2.1 2001:db8::1 fe80::1%eth1] true"},
-		{"it tells another full name", func() { see(mdns, "v4", other) }, "+ a@full 2 [192.0.2.1 2001:db8::1 fe80::1%eth1] true"},
+		{"another source has another address", func() { see(file, "v4", lanNode("a", 9, "192.0.2.9")) }, "+ a@hosta.local 2 [192.0.2.1 192.0.2.9 2001:db8::1 fe80::1%eth1] true, not [1 9]"},
+		{"that ends", func() { file.Close() }, "+ a@hosta.local 2 [192.0.2.1 2001:db8::1 fe80::1%eth1] true, not [1]"},
+		{"it tells another full name", func() { see(mdns, "v4", other) }, "+ a@full 2 [192.0.2.1 2001:db8::1 fe80::1%eth1] false, not [1]"},
+		{"whose host has its address", func() { r.SetResolved("FULL", []netip.Addr{netip.MustParseAddr("192.0.2.1")}) }, "+ a@full 2 [192.0.2.1 2001:db8::1 fe80::1%eth1] true, not [1]"},
+		{"and another one", func() { r.SetResolved("full", []netip.Addr{netip.MustParseAddr("192.0.2.7")}) }, "+ a@full 2 [192.0.2.1 2001:db8::1 fe80::1%eth1] false, not [1]"},
 		{"another epmd of the host has one too", func() { see(mdns, "a #2", second) }, "+ a@hosta.local 7 [192.0.2.1] false"},
 		{"which goes", func() { mdns.Lose("a #2") }, "- a@hosta.local"},
-		{"lost in one place", func() { mdns.Lose("ll") }, "+ a@full 2 [192.0.2.1 2001:db8::1] true"},
-		{"lost where it was sure", func() { mdns.Lose("v4") }, "+ a@hosta.local 1 [2001:db8::1] false"},
+		{"lost in one place", func() { mdns.Lose("ll") }, "+ a@full 2 [192.0.2.1 2001:db8::1] false, not [1]"},
+		{"lost where it was sure", func() { mdns.Lose("v4") }, "+ a@hosta.local 2 [2001:db8::1] false, not [1]"},
+		{"its epmd doesn't answer", func() { r.Answered(onlyNeighbour(t, r), Unchecked, 0) }, "+ a@hosta.local 1 [2001:db8::1] false"},
 		{"lost in all", func() { mdns.Lose("v6") }, "- a@hosta.local"},
 		{"old, not seen again, and expired", func() {
 			see(mdns, "v6", lanNode("a", 1, "2001:db8::1"))
@@ -161,7 +169,7 @@ func TestSourceBound(t *testing.T) {
 	see(told, "", own)
 	want("told", "+ a@hosta.local 4711 [192.0.2.7] true")
 	told.Close()
-	want("no longer", "+ a@hosta.local 64 [192.0.2.1] false")
+	want("no longer", "+ a@hosta.local 1 [192.0.2.1] false, not [2 3 4 5 6 7 8 9]")
 	see(source, many-1, lanNode("a", 9, "192.0.2.9")) // which waits
 	for i := range many - 1 {
 		source.Lose(i)
@@ -196,5 +204,65 @@ func TestSourceRefused(t *testing.T) {
 	}
 	if _, n := r.Counts(); n != MaxNeighboursPerHost || len(r.sightings.refused[Announced]) != 0 {
 		t.Errorf("%d neighbours, %d refused", n, len(r.sightings.refused[Announced]))
+	}
+}
+
+// TestForged has others announce something of a node that is not theirs. What is known of it stays,
+// and its epmd decides.
+func TestForged(t *testing.T) {
+	r := New("hosta.local", 0)
+	mdns := r.NewSource(Announced)
+	genuine := Node{Node: "a@hostb.local", Name: "a", Host: "hostb.local", EPMDPort: 4369, Port: 4711, Type: Normal, Sure: true,
+		Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.2")}, Origin: LAN}
+	see := func(key any, n Node) {
+		t.Helper()
+		if err := mdns.See(key, n); err != nil {
+			t.Error(err)
+		}
+	}
+	want := func(when string, port uint16) {
+		t.Helper()
+		if n := onlyNeighbour(t, r); n.Port != port || n.Type != Normal || !n.Sure || n.Node != genuine.Node {
+			t.Errorf("%s: %+v", when, n)
+		}
+	}
+	see("a@hostb", genuine)
+	forged := genuine
+	forged.Port, forged.Type, forged.Node = 6666, Hidden, "a@hostb"
+	see("innocent", forged)
+	want("forged later", 4711)
+	r.Answered(onlyNeighbour(t, r), Reachable, 4711)
+	mdns.Lose("a@hostb")
+	see("a@hostb", genuine)
+	want("forged, and announced anew", 4711)
+	moved := genuine
+	moved.Port = 4712
+	see("a@hostb", moved)
+	want("moved, before its epmd says so", 4711)
+	r.Answered(onlyNeighbour(t, r), Reachable, 4712)
+	want("moved", 4712)
+	for i := range 2 * maxSightings {
+		see(i, forged)
+	}
+	mdns.Lose("a@hostb")
+	see("a@hostb", moved)
+	want("forged many times, and announced anew", 4712)
+}
+
+// TestBelongs has nodes call themselves by hosts that are theirs or not.
+func TestBelongs(t *testing.T) {
+	r := New("hosta.local", 0)
+	r.SetResolved("b.example.com", []netip.Addr{netip.MustParseAddr("203.0.113.9"), netip.MustParseAddr("192.0.2.2")})
+	r.SetResolved("db.example.com", []netip.Addr{netip.MustParseAddr("203.0.113.9")})
+	source := r.NewSource(Announced)
+	for host, want := range map[string]bool{
+		"hostb.local": true, "HostB.local": true, "hostb": true, "192.0.2.2": true, "fe80::2": true, "b.example.com": true, "B.example.com": true,
+		"hostc.local": false, "hostc": false, "192.0.2.3": false, "db.example.com": false, "nowhere.example": false, "hostb.local.example": false,
+	} {
+		err := source.See("a", Node{Node: "a@" + host, Name: "a", Host: "hostb.local", Port: 1, Sure: true, Origin: LAN,
+			Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("fe80::2%eth0")}})
+		if n := onlyNeighbour(t, r); err != nil || n.Sure != want || n.Node != "a@"+host {
+			t.Errorf("%s: %+v, %v; want sure %v", host, n, err, want)
+		}
 	}
 }

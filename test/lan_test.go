@@ -645,6 +645,44 @@ func TestLANOwnAddress(t *testing.T) {
 	}
 }
 
+// TestLANOffLink has another host announce epmds and nodes at addresses off the link, and at ports
+// of other services. This host has a route to all, and connects to none.
+func TestLANOffLink(t *testing.T) {
+	t.Parallel()
+	hosts := addHosts(t, lan.ForTest(t, tools...), lan.HostOptions{}, "hosta", "evil")
+	a, evil := hosts[0], hosts[1]
+	_, err := a.Output(wait.Soon(t), "ip", "route", "add", "default", "via", evil.Address().String())
+	wait.Must(t, err)
+	_, err = a.Output(wait.Soon(t), "nft", "table inet test { counter off {}; counter low {}; chain out { type filter hook output priority 0; "+
+		"ip daddr != { 198.51.100.0/24, 224.0.0.0/4, 127.0.0.0/8 } counter name off; ip daddr 198.51.100.0/24 tcp dport < 1024 counter name low; }; }")
+	wait.Must(t, err)
+	a.start(t)
+	seen := a.watch(t)
+	for i, addr := range []string{"8.8.8.8", "169.254.169.254", "10.66.0.1", "192.0.2.99"} {
+		name := fmt.Sprintf("off%d.local", i)
+		p, err := evil.Start(t.Context(), "avahi-publish", "-a", "-R", name, addr)
+		wait.Must(t, err)
+		_, err = p.WaitOutput(wait.Soon(t), "Established")
+		wait.Must(t, err)
+		publish(t, evil, fmt.Sprint("epmd", i), "-H", name, "_epmd._tcp", "4369")
+		publish(t, evil, fmt.Sprint("host", i), "-H", name, "_epmd._tcp", "4369", "eclus=1")
+		publish(t, evil, fmt.Sprintf("n@off%d", i), "-H", name, "_epmd._tcp", "53", "node=n@"+name, "epmd=3306")
+	}
+	publish(t, evil, "low", "_epmd._tcp", "22", "node=low@evil.local", "epmd=22")
+	publish(t, evil, "low host", "_epmd._tcp", "22", "eclus=1")
+	publish(t, evil, "here", "_epmd._tcp", "4711", "node=here@evil.local")
+	seen.until(t, present("here@evil.local", func(n registry.Node) bool { return n.Reach == registry.Unreachable }))
+	passTime(t, evil, a)
+	a.ask(t, "-nodes")
+	seen.until(t, neighbours(1))
+	for _, counter := range []string{"off", "low"} {
+		out, err := a.Output(wait.Soon(t), "nft", "list", "counter", "inet", "test", counter)
+		if err != nil || !strings.Contains(out, "packets 0 ") {
+			t.Errorf("packets where no announcement may lead: %s, %v", out, err)
+		}
+	}
+}
+
 func atEPMD(port uint16) func(registry.Node) bool {
 	return func(n registry.Node) bool { return n.EPMDPort == port }
 }
@@ -655,6 +693,7 @@ func TestLANForeign(t *testing.T) {
 	n := lan.ForTest(t, append(tools, "epmd")...)
 	hosts := addHosts(t, n, lan.HostOptions{}, "hosta", "hostb", "nerves")
 	a, b, nerves := hosts[0], hosts[1], hosts[2]
+	wait.Must(t, b.WriteFile("/etc/hosts", "127.0.0.1 localhost\n"+a.Address().String()+" name.example\n", 0o644))
 	b.start(t)
 	seen := b.watch(t)
 	stock, err := nerves.Start(t.Context(), "epmd")
@@ -662,6 +701,7 @@ func TestLANForeign(t *testing.T) {
 	e := nerves.erl(t, "-name", "n@nerves.local")
 	publish(t, nerves, "nerves", "_epmd._tcp", "4369")
 
+	// Of the hosts in the full names, /etc/hosts has name.example, at the address of A.
 	announced := []struct {
 		label string
 		rest  string // port and TXT
@@ -673,19 +713,22 @@ func TestLANForeign(t *testing.T) {
 		{"old@somewhere", "1002", "old@somewhere", 1002, false},
 		{"any label at all", "1003 name=full@name.example", "full@name.example", 1003, true},
 		{"x", "1004 name=alive type=hidden", "alive@hosta.local", 1004, false},
-		{"y", "1005 node=y@y.example name=y dist=tls", "y@y.example", 1005, true},
-		{"bad port", "4369 name=p@p.example", "p@p.example", 4369, true},
+		{"y", "1005 node=y@y.example name=y dist=tls", "y@y.example", 1005, false},
+		{"bad port", "4369 name=p@p.example", "p@p.example", 4369, false},
 		{"control", "1010 node=with\x1b[31m@control", "", 0, false},
 		{"newline", "1011 node=with\n-@newline", "", 0, false},
 		{"\x1b]0;title\x07", "1012", "", 0, false},
 		{"nbsp\u00a0bidi\u202e", "1013", "", 0, false},
 		{"invalid", "1014 node=\xff\xfe@utf8", "", 0, false},
-		{"long", "1015 node=" + strings.Repeat("x", 240) + "@y", strings.Repeat("x", 240) + "@y", 1015, true},
+		{"long", "1015 node=" + strings.Repeat("x", 240) + "@y", strings.Repeat("x", 240) + "@y", 1015, false},
 		{"contradiction", "1016 node=c@c name=d", "", 0, false},
 		{"at@two@signs", "1017", "", 0, false},
 		{"oldest", "1018 email=a@b.example jid= status=avail", "oldest@hosta.local", 1018, false},
 		{"quotes", "1019 node=q'\"\\@hosta.local", "", 0, false},
-		{"percent", "1020 node=percent@100%41.example", "percent@100%41.example", 1020, true},
+		{"percent", "1020 node=percent@100%41.example", "percent@100%41.example", 1020, false},
+		{"own", "1021 node=own@hosta.local", "own@hosta.local", 1021, true},
+		{"impostor", "1022 node=n2@nerves.local", "n2@nerves.local", 1022, false},
+		{"privileged", "1023 node=p2@hosta.local epmd=22", "", 0, false},
 	}
 	var publishers []*lan.Process
 	for _, x := range announced {

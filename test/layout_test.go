@@ -25,7 +25,7 @@ var mayImport = map[string]string{
 	"systemd":           "internal/message internal/owner registry",
 	"…/cookie":          "node",
 	"…/daemon": "avahi dbus epmd internal/bus internal/message internal/netif internal/owner node registry systemd …/daemonlog " +
-		"…/hosts …/identify …/journal …/listening …/neighbours …/nodeserver …/peers …/reach …/screen …/stockerror",
+		"…/hosts …/identify …/journal …/listening …/neighbours …/nodeserver …/peers …/reach …/screen …/stockerror …/vouch",
 	"…/daemonlog":  "systemd",
 	"…/holders":    "internal/owner registry",
 	"…/detach":     "epmd …/exit",
@@ -35,13 +35,13 @@ var mayImport = map[string]string{
 	"…/identify":   "internal/netif node registry …/holders",
 	"…/journal":    "internal/message registry …/holders",
 	"…/listening":  "internal/netif internal/owner registry",
-	"…/listing":    "epmd registry …/exit …/explain …/reach …/screen",
-	"…/neighbours": "avahi epmd registry internal/throttle …/reach",
+	"…/listing":    "epmd internal/netif registry …/exit …/explain …/reach …/screen",
+	"…/neighbours": "avahi epmd registry internal/netif internal/throttle …/reach",
 	"…/nodeserver": "epmd node node/etf registry",
 	"…/peek":       "node node/etf …/exit …/screen …/way",
 	"…/peers":      "avahi epmd registry internal/netif internal/throttle …/stream …/told",
 	"…/probe":      "node …/exit …/screen …/tcp …/way",
-	"…/reach":      "epmd registry",
+	"…/reach":      "epmd internal/throttle registry",
 	"…/screen":     "",
 	"…/stock":      "epmd …/exit …/explain …/screen",
 	"…/stockerror": "",
@@ -49,9 +49,10 @@ var mayImport = map[string]string{
 
 	"…/stream/streamtest": "epmd registry …/told",
 
-	"…/tcp":  "epmd",
-	"…/told": "epmd internal/throttle registry",
-	"…/way":  "epmd internal/netif node registry …/cookie …/reach …/tcp",
+	"…/tcp":   "epmd",
+	"…/told":  "epmd internal/throttle registry",
+	"…/vouch": "internal/throttle registry",
+	"…/way":   "epmd internal/netif node registry …/cookie …/reach …/tcp",
 }
 
 // TestLayout holds that imports point inwards. registry and the distribution protocol know nothing

@@ -42,7 +42,33 @@ func (l *Links) Of(local netip.Addr) (link string, prefixes []netip.Prefix) {
 	return l.names[index], prefixes
 }
 
-// Forget has the next Of ask the kernel.
+// OnLink reports whether another host with that address is on a link of this one: the address is
+// on a subnet of an interface, or it is link-local there and has the zone. Addresses of this host,
+// of loopback and of multicast never are.
+func (l *Links) OnLink(addr netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if time.Since(l.read) > linksMaxAge {
+		l.refresh()
+	}
+	zone, bare := addr.Zone(), addr.Unmap().WithZone("")
+	if !bare.IsValid() || bare.IsLoopback() || bare.IsMulticast() || bare.IsUnspecified() {
+		return false
+	}
+	linkLocal, on := bare.Is6() && bare.IsLinkLocalUnicast(), false
+	for _, a := range l.addrs {
+		here := zone == l.names[a.Index]
+		switch {
+		case a.Prefix.Addr() == bare && (here || !linkLocal):
+			return false
+		case a.Prefix.Contains(bare) && (here || !linkLocal):
+			on = true
+		}
+	}
+	return on
+}
+
+// Forget has the next question go to the kernel.
 func (l *Links) Forget() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -34,6 +34,7 @@ import (
 	"github.com/goerlang/eclus/cmd/epmd/internal/peers"
 	"github.com/goerlang/eclus/cmd/epmd/internal/reach"
 	"github.com/goerlang/eclus/cmd/epmd/internal/screen"
+	"github.com/goerlang/eclus/cmd/epmd/internal/vouch"
 	"github.com/goerlang/eclus/dbus"
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/internal/bus"
@@ -356,6 +357,7 @@ func (s *service) runOthers(background func(name string, f func(context.Context)
 		background("epmd is no node any more", s.node.Run)
 	}
 	background("epmds of the LAN no longer asked", s.others.Run)
+	background("hosts in nodes' names no longer resolved", vouch.New(vouch.Options{Registry: s.reg, Log: s.log.Logger}).Run)
 	background("no more streams from other epmds", s.peers.Run)
 	background("LAN discovery ended", func(ctx context.Context) error { s.lan.Run(ctx); return nil })
 	background("status no longer told", s.tell)
@@ -419,7 +421,8 @@ func (s *service) look(ctx context.Context) error {
 
 // checkReach keeps it known which neighbours can be reached until ctx ends.
 func (s *service) checkReach(ctx context.Context) error {
-	w := reach.NewWatcher(reach.Options{Registry: s.reg, Ask: reach.Ask, Links: s.links, Log: s.log.Logger})
+	var links netif.Links
+	w := reach.NewWatcher(reach.Options{Registry: s.reg, Ask: reach.Ask, OnLink: links.OnLink, Links: s.links, Log: s.log.Logger})
 	return w.Run(ctx)
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/goerlang/eclus/cmd/epmd/internal/reach"
 	"github.com/goerlang/eclus/cmd/epmd/internal/screen"
 	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/internal/netif"
 	"github.com/goerlang/eclus/registry"
 )
 
@@ -52,7 +53,8 @@ func List(ctx context.Context, o Options) error {
 		}
 		defer lines.Close()
 	}
-	for _, n := range reach.Check(ctx, known.listed(), reach.Ask) {
+	var links netif.Links
+	for _, n := range reach.Check(ctx, known.listed(), reach.Ask, links.OnLink) {
 		known.nodes[keyOf(n)] = n
 	}
 	out := bufio.NewWriter(o.Stdout)

@@ -38,7 +38,7 @@ type lan struct {
 
 func newLAN() *lan {
 	l := &lan{reg: registry.New("hostb.local", 0)}
-	l.Asker = New(Options{Registry: l.reg, Log: slog.New(slog.NewTextHandler(l, nil)), Names: l.answer})
+	l.Asker = New(Options{Registry: l.reg, Log: slog.New(slog.NewTextHandler(l, nil)), OnLink: everywhere, Names: l.answer})
 	return l
 }
 
@@ -337,7 +337,7 @@ func TestOverTheNetwork(t *testing.T) {
 	}()
 	reg := registry.New("hostb.local", 0)
 	ctx, cancel := context.WithCancel(t.Context())
-	a := New(Options{Registry: reg, Log: slog.New(slog.DiscardHandler)})
+	a := New(Options{Registry: reg, OnLink: everywhere, Log: slog.New(slog.DiscardHandler)})
 	ended := make(chan error, 1)
 	go func() { ended <- a.Run(ctx) }()
 	a.Found(at(0), avahi.EPMD{Host: "hosta.local", Addrs: []netip.AddrPort{listener.Addr().(*net.TCPAddr).AddrPort()}})

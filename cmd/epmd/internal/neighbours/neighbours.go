@@ -18,6 +18,7 @@ import (
 	"github.com/goerlang/eclus/avahi"
 	"github.com/goerlang/eclus/cmd/epmd/internal/reach"
 	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/internal/netif"
 	"github.com/goerlang/eclus/internal/throttle"
 	"github.com/goerlang/eclus/registry"
 )
@@ -38,6 +39,7 @@ type NamesFunc func(context.Context, netip.AddrPort) (epmd.Names, error)
 type Asker struct {
 	source *registry.Source
 	names  NamesFunc
+	onLink func(netip.Addr) bool
 	log    *slog.Logger
 	say    *throttle.Throttle
 
@@ -85,7 +87,8 @@ type told struct {
 // Options are what an Asker needs.
 type Options struct {
 	Registry *registry.Registry
-	Names    NamesFunc // nil: over the network
+	Names    NamesFunc             // nil: over the network
+	OnLink   func(netip.Addr) bool // as in netif.Links; nil: as the kernel says
 	Log      *slog.Logger
 }
 
@@ -94,6 +97,7 @@ func New(o Options) *Asker {
 	a := &Asker{
 		source:     o.Registry.NewSource(registry.Announced),
 		names:      o.Names,
+		onLink:     o.OnLink,
 		log:        o.Log,
 		say:        throttle.New(),
 		found:      make(map[avahi.Place]*found),
@@ -104,8 +108,14 @@ func New(o Options) *Asker {
 			return reach.Client(addr).Names(ctx)
 		}
 	}
+	if a.onLink == nil {
+		a.onLink = new(netif.Links).OnLink
+	}
 	return a
 }
+
+// errOffLink is why an epmd is not asked that was announced on another link.
+var errOffLink = errors.New("its address is not on a link of this host")
 
 // Run asks until ctx ends, then takes back what was told. It returns nil, and is called once.
 func (a *Asker) Run(ctx context.Context) error {
@@ -194,7 +204,11 @@ func (a *Asker) ask(f *found) {
 	a.asking.Go(func() {
 		ctx, cancel := context.WithTimeout(a.ctx, askTimeout)
 		defer cancel()
-		names, err := a.names(ctx, addr)
+		var names epmd.Names
+		err := errOffLink
+		if f.isConfigured() || a.onLink(addr.Addr()) {
+			names, err = a.names(ctx, addr)
+		}
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		a.answered(f, names.Nodes, err)

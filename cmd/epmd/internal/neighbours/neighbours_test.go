@@ -43,7 +43,7 @@ func TestAskLimit(t *testing.T) {
 		var silent atomic.Uint32 // port of an epmd that doesn't answer
 		var log bytes.Buffer
 		reg := registry.New("hostb.local", 0)
-		a := New(Options{Registry: reg, Log: slog.New(slog.NewTextHandler(&log, nil)), Names: func(_ context.Context, addr netip.AddrPort) (epmd.Names, error) {
+		a := New(Options{Registry: reg, Log: slog.New(slog.NewTextHandler(&log, nil)), OnLink: everywhere, Names: func(_ context.Context, addr netip.AddrPort) (epmd.Names, error) {
 			asked.Add(1)
 			if uint32(addr.Port()) == silent.Load() {
 				return epmd.Names{}, errors.New("no answer")
@@ -100,7 +100,7 @@ func TestConfigured(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked atomic.Int32
 		reg := registry.New("hostb.local", 0)
-		a := New(Options{Registry: reg, Log: slog.New(slog.DiscardHandler), Names: func(context.Context, netip.AddrPort) (epmd.Names, error) {
+		a := New(Options{Registry: reg, Log: slog.New(slog.DiscardHandler), OnLink: everywhere, Names: func(context.Context, netip.AddrPort) (epmd.Names, error) {
 			asked.Add(1)
 			return epmd.Names{Nodes: []epmd.NamedPort{{Name: "n", Port: 4711}}}, nil
 		}})
@@ -148,3 +148,6 @@ func TestNodeOf(t *testing.T) {
 		}
 	}
 }
+
+// everywhere has all addresses on a link.
+func everywhere(netip.Addr) bool { return true }

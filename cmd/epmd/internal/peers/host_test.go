@@ -121,7 +121,8 @@ func newPeers(t testing.TB, change func(*Options)) *Peers {
 		Hello: func() epmd.PeerHello {
 			return epmd.PeerHello{Version: "1.2", ID: epmd.PeerID{9}, Host: "us.local", Port: 4369}
 		},
-		Log: slog.New(slog.DiscardHandler),
+		Log:    slog.New(slog.DiscardHandler),
+		OnLink: func(netip.Addr) bool { return true },
 	}
 	if change != nil {
 		change(&o)

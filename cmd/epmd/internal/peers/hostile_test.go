@@ -2,6 +2,7 @@ package peers
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -10,11 +11,15 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/goerlang/eclus/avahi"
+	"github.com/goerlang/eclus/cmd/epmd/internal/stream"
 	"github.com/goerlang/eclus/cmd/epmd/internal/told"
+	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/registry"
 	"github.com/goerlang/eclus/test/wait"
 )
@@ -288,5 +293,82 @@ func TestFlood(t *testing.T) {
 	<-time.After(seconds * time.Second) // a rate is measured
 	if n := len(changes.Take().Events); n > told.MaxAtOnce+2*(seconds+1) {
 		t.Errorf("%d changes in %d s", n, seconds)
+	}
+}
+
+// TestOffLink has an epmd announced at addresses that are on no link of this host. Nobody connects
+// there, until it is configured.
+func TestOffLink(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int32
+	at := play(t, "127.0.9.1", func(conn *net.TCPConn, _ int) {
+		asked.Add(1)
+		conn.Write(answer("hostx.local", 7, nodeLine, "= nodes=1"))
+		untilClosed(conn)
+	})
+	ps := newPeers(t, func(o *Options) { o.OnLink = func(a netip.Addr) bool { return a.String() == "127.0.9.2" } })
+	run(t, ps)
+	b := newHost(t, "hostb", "127.0.9.2", 2)
+	b.start()
+	b.register("b")
+	(&host{name: "hostx.local", addr: at}).announce(ps)
+	b.announce(ps)
+	wait.True(t, "the host on the link is streamed", func() bool { return len(ps.Registry.Nodes()) == 1 })
+	wait.True(t, "the other one gives no stream", func() bool { return !ps.Streamed("hostx") })
+	if n := asked.Load(); n != 0 {
+		t.Errorf("%d connections to an address that is not on a link", n)
+	}
+	ps.Configure(at)
+	wait.True(t, "both are streamed", func() bool { return len(ps.Registry.Nodes()) == 2 })
+}
+
+// TestTriesAMinute has a host announced anew ten times a second, at a port that refuses. It is
+// tried so many times a minute.
+func TestTriesAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var tries atomic.Int32
+		ps := newPeers(t, func(o *Options) {
+			o.Watch = func(_ context.Context, addrs []netip.AddrPort, _ epmd.PeerHello, _ epmd.KeepAlive) (stream.Stream, error) {
+				tries.Add(int32(min(len(addrs), 1)))
+				return nil, syscall.ECONNREFUSED
+			}
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { ps.Run(ctx); close(ended) }()
+		h := &host{name: "hostx.local", addr: netip.MustParseAddrPort("198.51.100.66:4369")}
+		for began := time.Now(); time.Since(began) < 59*time.Second; time.Sleep(100 * time.Millisecond) {
+			h.announce(ps)
+		}
+		if n := tries.Load(); n != maxTriesAMinute {
+			t.Errorf("%d tries in a minute; want %d", n, maxTriesAMinute)
+		}
+		cancel()
+		<-ended
+	})
+}
+
+// TestImpostor has an epmd say that it is a host which is announced elsewhere, or this host itself.
+func TestImpostor(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"hostb.local", "us.local"} {
+		at := play(t, "127.0.9.4", func(conn *net.TCPConn, _ int) {
+			conn.Write(answer(name, 7, nodeLine, "= nodes=1"))
+			untilClosed(conn)
+		})
+		ps := newPeers(t, nil)
+		run(t, ps)
+		evil := &host{name: "evil.local", addr: at}
+		if name == "hostb.local" {
+			evil.announce(ps)
+			wait.True(t, "it is believed while nobody else is known", func() bool { return len(ps.Registry.Nodes()) == 1 })
+		}
+		genuine := avahi.EPMD{Host: "hostb.local", Interface: "lo", Addrs: []netip.AddrPort{netip.MustParseAddrPort("127.0.9.5:4369")}}
+		ps.Found(avahi.Place{Interface: 1, Label: "hostb"}, genuine)
+		evil.announce(ps)
+		wait.True(t, "it gives no stream", func() bool { return !ps.Streamed("evil") })
+		wait.True(t, "its nodes have gone", func() bool { return len(ps.Registry.Nodes()) == 0 })
+		ps.Configure(at)
+		wait.True(t, "it is believed where it is configured", func() bool { return len(ps.Registry.Nodes()) == 1 })
 	}
 }

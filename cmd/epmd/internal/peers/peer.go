@@ -100,6 +100,22 @@ func (p *peer) Explain(why error) {
 	p.ps.Registry.SetNoStream(p, n)
 }
 
+// maxTriesAMinute is how often an announced host is tried a minute, at all its addresses each
+// time. A host that is away is tried about 35 times in its first minute.
+const maxTriesAMinute = 90
+
+// Tries returns the addresses that may be tried now. An announcement leads to addresses on a link
+// of this host alone, and not too often. The configured address may be anywhere.
+func (p *peer) Tries(addrs []netip.AddrPort) []netip.AddrPort {
+	p.ps.mu.Lock()
+	host, configured := p.host.host, p.address
+	p.ps.mu.Unlock()
+	may := host == "" || p.ps.tries.May(host)
+	return slices.DeleteFunc(slices.Clone(addrs), func(a netip.AddrPort) bool {
+		return a != configured && !(may && p.ps.OnLink(a.Addr()))
+	})
+}
+
 // AskNames has the peer asked by NAMES_REQ if it is configured, or no longer.
 func (p *peer) AskNames(ask bool) {
 	p.ps.mu.Lock()

@@ -68,15 +68,17 @@ type Options struct {
 	FindAgain func(host string)
 	Log       *slog.Logger
 
-	Watch stream.WatchFunc // nil: over the network
-	Link  LinkFunc         // nil: as the kernel says
+	Watch  stream.WatchFunc      // nil: over the network
+	Link   LinkFunc              // nil: as the kernel says
+	OnLink func(netip.Addr) bool // as in netif.Links; nil: as the kernel says
 }
 
 // Peers are all that are known. Make them with New.
 type Peers struct {
 	Options
 	followers stream.Options
-	links     netif.Links // for the default of Link
+	tries     *throttle.Minute // of announced hosts
+	links     netif.Links      // for the default of Link
 	running   sync.WaitGroup
 
 	mu         sync.Mutex
@@ -84,6 +86,7 @@ type Peers struct {
 	ended      bool            // it has ended: no peer is started any more
 	all        map[*peer]struct{}
 	places     map[avahi.Place]avahi.EPMD // that announce eclus=
+	claims     map[avahi.Place]avahi.EPMD // all places
 	announced  map[hostKey]*peer
 	asked      map[addrKey]*peer
 	configured map[netip.AddrPort]*peer
@@ -111,6 +114,7 @@ func New(o Options) *Peers {
 		Options:    o,
 		all:        make(map[*peer]struct{}),
 		places:     make(map[avahi.Place]avahi.EPMD),
+		claims:     make(map[avahi.Place]avahi.EPMD),
 		announced:  make(map[hostKey]*peer),
 		asked:      make(map[addrKey]*peer),
 		configured: make(map[netip.AddrPort]*peer),
@@ -128,6 +132,10 @@ func New(o Options) *Peers {
 	if ps.FindAgain == nil {
 		ps.FindAgain = func(string) {}
 	}
+	if ps.OnLink == nil {
+		ps.OnLink = ps.links.OnLink
+	}
+	ps.tries = throttle.NewMinute(maxTriesAMinute)
 	ps.followers = stream.Options{
 		Watch: ps.Watch, Hello: ps.said, KeepAlive: ps.keepAliveNow, Nodes: told.NewAll(o.Registry, o.Log),
 		Slots: make(chan struct{}, maxTries), Say: throttle.New(), Log: o.Log,
@@ -173,6 +181,7 @@ func (ps *Peers) Found(at avahi.Place, e avahi.EPMD) {
 	if ps.Others != nil {
 		ps.Others.Found(at, e)
 	}
+	ps.claim(at, e)
 	if !e.Announces || len(e.Addrs) == 0 {
 		ps.gone(at)
 		return
@@ -187,6 +196,14 @@ func (ps *Peers) Found(at avahi.Place, e avahi.EPMD) {
 	ps.places[at] = e
 	ps.announce(at, e)
 	ps.streams = nil
+}
+
+// claim notes which host is announced in a place, whether or not it may give a stream.
+func (ps *Peers) claim(at avahi.Place, e avahi.EPMD) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	ps.claims[at] = e
+	ps.evictImpostors()
 }
 
 // placeKey returns the peer that a place is of.
@@ -231,6 +248,9 @@ func (ps *Peers) Gone(at avahi.Place) {
 	if ps.Others != nil {
 		ps.Others.Gone(at)
 	}
+	ps.mu.Lock()
+	delete(ps.claims, at)
+	ps.mu.Unlock()
 	ps.gone(at)
 }
 

@@ -2,6 +2,7 @@ package peers
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/goerlang/eclus/cmd/epmd/internal/stream"
@@ -34,7 +35,7 @@ func (p *peer) Settle(w told.Who, s stream.Stream) stream.Verdict {
 	switch {
 	case w.Hello.ID == own.ID:
 		return stream.Ourselves
-	case w.Hello.Host == own.Host && !p.address.IsValid():
+	case !p.address.IsValid() && (w.Hello.Host == own.Host || !ps.mayBe(is)):
 		return stream.Impostor
 	}
 	twin, rivals := ps.others(p, is)
@@ -96,6 +97,33 @@ func (ps *Peers) isRival(a, b *live) bool {
 	host := a.Hello.Host
 	return host == b.Hello.Host && (a.Addr.Port() == b.Addr.Port() ||
 		a.Addr.Addr() != b.Addr.Addr() && !(ps.inRecords(host, a.Addr) && ps.inRecords(host, b.Addr)))
+}
+
+// mayBe reports whether an epmd that nobody has configured may have the host name that it says. It
+// may not have that of an epmd that is announced elsewhere and gives no streams: nobody would
+// contradict. Of two that give streams, Settle knows which is right.
+func (ps *Peers) mayBe(is *live) bool {
+	host, elsewhere := is.Hello.Host, false
+	for _, e := range ps.claims {
+		switch {
+		case e.Announces, !strings.EqualFold(e.Host, host):
+		case slices.ContainsFunc(e.Addrs, func(a netip.AddrPort) bool { return a.Addr() == is.Addr.Addr() }):
+			return true
+		default:
+			elsewhere = true
+		}
+	}
+	return !elsewhere
+}
+
+// evictImpostors ends the streams of those who have the name of a host that is announced elsewhere.
+func (ps *Peers) evictImpostors() {
+	for p := range ps.all {
+		if p.live != nil && !p.address.IsValid() && !ps.mayBe(p.live) {
+			p.evicted = true
+			p.poke(stream.KickNot)
+		}
+	}
 }
 
 // isVouched reports whether the host name is the peer's by more than its own word.

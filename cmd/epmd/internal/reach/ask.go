@@ -28,14 +28,14 @@ type Asker func(ctx context.Context, addrs []netip.Addr, port uint16) (*Names, e
 
 // Names are the alive names that an epmd has.
 type Names struct {
-	Has map[string]bool
-	Cut bool // it has more than were read
+	Ports map[string]uint16 // of each
+	Cut   bool              // it has more than were read
 }
 
 // Of reports whether a node can be reached whose epmd has those names. nil: it did not answer.
 // If it has more names than were read, any other counts as one of them.
 func Of(name string, names *Names) registry.Reach {
-	if names != nil && (names.Has[name] || names.Cut) {
+	if names != nil && (names.Ports[name] != 0 || names.Cut) {
 		return registry.Reachable
 	}
 	return registry.Unreachable
@@ -51,9 +51,9 @@ func Ask(ctx context.Context, addrs []netip.Addr, port uint16) (*Names, error) {
 	if err != nil {
 		return nil, err
 	}
-	names := &Names{make(map[string]bool, len(answer.Nodes)), answer.Cut}
+	names := &Names{make(map[string]uint16, len(answer.Nodes)), answer.Cut}
 	for _, n := range answer.Nodes {
-		names.Has[n.Name] = true
+		names.Ports[n.Name] = n.Port
 	}
 	return names, nil
 }
@@ -74,12 +74,16 @@ type epmdKey struct {
 
 func epmdKeyOf(n *registry.Node) epmdKey { return epmdKey{n.Host, n.EPMDPort} }
 
-// addressesOf returns the addresses of an epmd's nodes. Those that are likelier to work lead.
-func addressesOf(nodes iter.Seq[*registry.Node]) []netip.Addr {
+// OnLink reports whether another host's address is on a link of this host.
+type OnLink func(netip.Addr) bool
+
+// addressesOf returns the addresses of an epmd's nodes. Those that are likelier to work lead. Those
+// of the LAN that are not on a link of this host are left out: this host may have moved on since.
+func addressesOf(nodes iter.Seq[*registry.Node], onLink OnLink) []netip.Addr {
 	var list []netip.Addr
 	for n := range nodes {
 		for _, a := range n.Addresses {
-			if len(list) < maxAddresses && !slices.Contains(list, a) {
+			if len(list) < maxAddresses && !slices.Contains(list, a) && (n.Origin != registry.LAN || onLink(a)) {
 				list = append(list, a)
 			}
 		}

@@ -31,11 +31,11 @@ type neighbourEPMD struct {
 // 500 ms. It returns the neighbours among the nodes with what was answered. If an epmd has not
 // answered by then, its nodes can't be reached. If there was no time to ask it, its nodes are
 // not returned. What is known of them still holds.
-func Check(ctx context.Context, nodes []registry.Node, ask Asker) []registry.Node {
+func Check(ctx context.Context, nodes []registry.Node, ask Asker, onLink OnLink) []registry.Node {
 	ctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
 	epmds := neighbourEPMDs(nodes)
-	askAll(ctx, epmds, ask)
+	askAll(ctx, epmds, ask, onLink)
 	var checked []registry.Node
 	for _, e := range epmds {
 		for _, n := range e.nodes {
@@ -85,16 +85,16 @@ func (e *neighbourEPMD) patience() int {
 }
 
 // addresses returns where the epmd may be.
-func (e *neighbourEPMD) addresses() []netip.Addr {
+func (e *neighbourEPMD) addresses(onLink OnLink) []netip.Addr {
 	nodes := make([]*registry.Node, len(e.nodes))
 	for i := range e.nodes {
 		nodes[i] = &e.nodes[i]
 	}
-	return addressesOf(slices.Values(nodes))
+	return addressesOf(slices.Values(nodes), onLink)
 }
 
 // askAll asks epmds until ctx ends. It returns when all have answered that have been asked.
-func askAll(ctx context.Context, epmds []*neighbourEPMD, ask Asker) {
+func askAll(ctx context.Context, epmds []*neighbourEPMD, ask Asker, onLink OnLink) {
 	var asking sync.WaitGroup
 	defer asking.Wait()
 	slots := make(chan struct{}, checkAtOnce)
@@ -109,7 +109,7 @@ func askAll(ctx context.Context, epmds []*neighbourEPMD, ask Asker) {
 		e.asked = true
 		asking.Go(func() {
 			defer func() { <-slots }()
-			if names, err := ask(ctx, e.addresses(), e.port); err == nil {
+			if names, err := ask(ctx, e.addresses(onLink), e.port); err == nil {
 				e.names = names
 			}
 		})

@@ -59,8 +59,8 @@ func TestCheckNeighbours(t *testing.T) {
 				return nil, errors.New("connection refused")
 			}
 			time.Sleep(checkTime / 2)
-			return &Names{Has: map[string]bool{"there": true}}, nil
-		})
+			return &Names{Ports: map[string]uint16{"there": 4711}}, nil
+		}, everywhere)
 		if took := time.Since(begin); took != checkTime {
 			t.Errorf("took %v, want %v", took, checkTime)
 		}
@@ -94,11 +94,11 @@ func TestCheckMany(t *testing.T) {
 			most.Store(max(most.Load(), now.Add(1)))
 			defer now.Add(-1)
 			if ip := addrs[0].As4(); ip[2] == 1 && ip[3] >= 380-256 || ip == [4]byte{10, 0, 0, 38} {
-				return &Names{Has: map[string]bool{"there": true}}, nil
+				return &Names{Ports: map[string]uint16{"there": 4711}}, nil
 			}
 			<-ctx.Done()
 			return nil, ctx.Err()
-		})
+		}, everywhere)
 		if most.Load() > checkAtOnce {
 			t.Errorf("%d epmds asked at once, want at most %d", most.Load(), checkAtOnce)
 		}
@@ -114,7 +114,7 @@ func TestCheckNobody(t *testing.T) {
 	checked := Check(t.Context(), network(0), func(context.Context, []netip.Addr, uint16) (*Names, error) {
 		t.Error("an epmd was asked")
 		return nil, nil
-	})
+	}, everywhere)
 	if len(checked) != 0 {
 		t.Errorf("got %v, want nothing", checked)
 	}

@@ -19,7 +19,7 @@ func TestOf(t *testing.T) {
 		{"no nodes", &Names{}, registry.Unreachable},
 		{"the node", hasNames("a", "b"), registry.Reachable},
 		{"another", hasNames("A", "aa"), registry.Unreachable},
-		{"cut, another", &Names{Has: hasNames("b").Has, Cut: true}, registry.Reachable},
+		{"cut, another", &Names{Ports: hasNames("b").Ports, Cut: true}, registry.Reachable},
 		{"cut, none", &Names{Cut: true}, registry.Reachable},
 	} {
 		if got := Of("a", tt.names); got != tt.want {
@@ -39,10 +39,10 @@ func TestAddressesOf(t *testing.T) {
 			want = append(want, addr)
 		}
 	}
-	if got := addressesOf(slices.Values(nodes)); !slices.Equal(got, want) {
+	if got := addressesOf(slices.Values(nodes), everywhere); !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
-	if got := addressesOf(slices.Values[[]*registry.Node](nil)); len(got) != 0 {
+	if got := addressesOf(slices.Values[[]*registry.Node](nil), everywhere); len(got) != 0 {
 		t.Errorf("no nodes: %v", got)
 	}
 }

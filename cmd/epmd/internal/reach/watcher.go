@@ -2,6 +2,7 @@ package reach
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -10,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/internal/throttle"
 	"github.com/goerlang/eclus/registry"
 )
 
@@ -21,6 +24,7 @@ const (
 	reachSettle  = 100 * time.Millisecond // what is announced together is asked for together
 	reachPause   = time.Second            // between two questions to one epmd
 	linkSettle   = 250 * time.Millisecond // from the last of several changes of links to asking all
+	reachMost    = 60                     // questions to one host a minute; see payer
 	reachTime    = 4 * time.Second        // for an epmd: SYNs are repeated after 1 s and 3 s
 	reachAtOnce  = 32                     // epmds asked at once
 	maxReachable = 1024                   // epmds asked at all
@@ -32,10 +36,12 @@ const (
 // link of this host came or went. Else it asks about once a minute, and more often while the
 // epmd does not answer.
 type Watcher struct {
-	reg   *registry.Registry
-	ask   Asker
-	links <-chan struct{}
-	log   *slog.Logger
+	reg    *registry.Registry
+	ask    Asker
+	onLink OnLink
+	minute *throttle.Minute
+	links  <-chan struct{}
+	log    *slog.Logger
 
 	epmds   map[epmdKey]*lanEPMD
 	full    bool // some epmds have no place
@@ -52,6 +58,8 @@ type lanEPMD struct {
 	again bool                      // something was announced since it began to be asked
 	asked time.Time                 // when it last began to be
 	fails int                       // in a row
+
+	answers bool // it has answered once
 }
 
 // reachAnswer is what an epmd has answered.
@@ -66,6 +74,7 @@ type reachAnswer struct {
 type Options struct {
 	Registry *registry.Registry
 	Ask      Asker           // usually the function Ask
+	OnLink   OnLink          // usually that of a netif.Links
 	Links    <-chan struct{} // yields when links of this host have changed; nil: never
 	Log      *slog.Logger
 }
@@ -75,6 +84,8 @@ func NewWatcher(o Options) *Watcher {
 	return &Watcher{
 		reg:     o.Registry,
 		ask:     o.Ask,
+		onLink:  o.OnLink,
+		minute:  throttle.NewMinute(reachMost),
 		links:   o.Links,
 		log:     o.Log,
 		epmds:   make(map[epmdKey]*lanEPMD),
@@ -136,11 +147,16 @@ func (w *Watcher) changed(e registry.Event) {
 		w.remove(n)
 		return
 	}
-	if epmd != nil && epmd.nodes[n.ID] != nil && slices.Equal(epmd.nodes[n.ID].Addresses, n.Addresses) {
+	if epmd != nil && epmd.nodes[n.ID] != nil && isSame(epmd.nodes[n.ID], n) {
 		epmd.nodes[n.ID] = n
 		return
 	}
 	w.add(n)
+}
+
+// isSame reports whether a neighbour is announced as before. Its epmd needn't be asked again then.
+func isSame(was, is *registry.Node) bool {
+	return slices.Equal(was.Addresses, is.Addresses) && slices.Equal(was.Claims, is.Claims)
 }
 
 func (w *Watcher) remove(n *registry.Node) {
@@ -223,15 +239,29 @@ func (w *Watcher) askDue(ctx context.Context) {
 		if e.due.IsZero() || e.due.After(now) {
 			continue
 		}
+		if !w.minute.May(e.payer(key)) {
+			e.due = now.Add(reachRetry)
+			continue
+		}
 		select {
 		case w.slots <- struct{}{}:
 		default:
 			return
 		}
 		e.due, e.asked, e.again = time.Time{}, now, false
-		addrs := e.addresses()
+		addrs := addressesOf(maps.Values(e.nodes), w.onLink)
 		w.asking.Go(func() { w.askOne(ctx, key, e, addrs) })
 	}
+}
+
+// payer returns for whose sake an epmd is asked. Whoever announces nodes of a host at many ports,
+// at which nobody has answered, has them asked in the place of each other. The usual port, and one
+// at which an epmd has answered, count apart.
+func (e *lanEPMD) payer(key epmdKey) string {
+	if e.answers || key.port == epmd.DefaultPort {
+		return fmt.Sprint(key.host, ":", key.port)
+	}
+	return key.host
 }
 
 func (w *Watcher) askOne(ctx context.Context, key epmdKey, e *lanEPMD, addrs []netip.Addr) {
@@ -244,9 +274,6 @@ func (w *Watcher) askOne(ctx context.Context, key epmdKey, e *lanEPMD, addrs []n
 	}
 }
 
-// addresses returns where the epmd may be.
-func (e *lanEPMD) addresses() []netip.Addr { return addressesOf(maps.Values(e.nodes)) }
-
 // answered tells the registry what an epmd has answered, if anything.
 func (w *Watcher) answered(a reachAnswer) {
 	<-w.slots
@@ -255,7 +282,7 @@ func (w *Watcher) answered(a reachAnswer) {
 		return // its nodes have gone meanwhile; others may have come, for which it is asked again
 	}
 	if a.err == nil {
-		e.fails = 0
+		e.fails, e.answers = 0, true
 		e.due = time.Now().Add(reachEvery - reachJitter + rand.N(2*reachJitter))
 	} else {
 		e.due = time.Now().Add(min(reachRetry<<min(e.fails, 8), reachEvery))
@@ -263,7 +290,11 @@ func (w *Watcher) answered(a reachAnswer) {
 		w.log.Debug("epmd on the LAN doesn't answer", "host", a.key.host, "port", a.key.port, "err", a.err)
 	}
 	for _, n := range e.nodes {
-		w.reg.SetReach(n, Of(n.Name, a.names))
+		var port uint16
+		if a.names != nil {
+			port = a.names.Ports[n.Name]
+		}
+		w.reg.Answered(n, Of(n.Name, a.names), port)
 	}
 	if e.again {
 		e.hurry(reachSettle)

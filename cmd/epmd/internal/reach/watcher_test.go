@@ -43,7 +43,7 @@ func check(t *testing.T) *lanEPMDs {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		w := NewWatcher(Options{Registry: l.reg, Ask: l.ask, Links: l.links, Log: slog.New(slog.DiscardHandler)})
+		w := NewWatcher(Options{Registry: l.reg, Ask: l.ask, OnLink: everywhere, Links: l.links, Log: slog.New(slog.DiscardHandler)})
 		if err := w.Run(ctx); err != nil {
 			t.Error(err)
 		}
@@ -51,6 +51,9 @@ func check(t *testing.T) *lanEPMDs {
 	t.Cleanup(func() { cancel(); <-ended })
 	return l
 }
+
+// everywhere is an OnLink of a test's LAN, which has all addresses.
+func everywhere(netip.Addr) bool { return true }
 
 func (l *lanEPMDs) ask(ctx context.Context, addrs []netip.Addr, port uint16) (*Names, error) {
 	addr := netip.AddrPortFrom(addrs[0], port)
@@ -81,11 +84,11 @@ func (l *lanEPMDs) ask(ctx context.Context, addrs []netip.Addr, port uint16) (*N
 }
 
 func hasNames(names ...string) *Names {
-	has := make(map[string]bool)
+	ports := make(map[string]uint16)
 	for _, name := range names {
-		has[name] = true
+		ports[name] = 4711
 	}
-	return &Names{Has: has}
+	return &Names{Ports: ports}
 }
 
 // answer has an epmd answer with these names from now on.
@@ -375,7 +378,65 @@ func TestAsk(t *testing.T) {
 		register(fmt.Sprintf("node-with-a-name-of-31-chars-%04d", i))
 	}
 	names, err = Ask(t.Context(), addrs("127.0.0.1"), port)
-	if err != nil || !names.Cut || names.Has["a"] || len(names.Has) < 2000 || Of("a", names) != registry.Reachable {
-		t.Errorf("3,000 nodes: got %d, cut %v, %v", len(names.Has), names.Cut, err)
+	if err != nil || !names.Cut || names.Ports["a"] != 0 || len(names.Ports) < 2000 || Of("a", names) != registry.Reachable {
+		t.Errorf("3,000 nodes: got %d, cut %v, %v", len(names.Ports), names.Cut, err)
 	}
+}
+
+// TestReachOffLink has nodes announced at addresses on no link of this host. Nobody is asked there,
+// unless the epmd is configured.
+func TestReachOffLink(t *testing.T) {
+	onLink := func(a netip.Addr) bool { return a.String() == "198.51.100.12" }
+	node := func(origin registry.Origin, addrs ...string) *registry.Node {
+		n := &registry.Node{Origin: origin}
+		for _, a := range addrs {
+			n.Addresses = append(n.Addresses, netip.MustParseAddr(a))
+		}
+		return n
+	}
+	nodes := []*registry.Node{
+		node(registry.LAN, "8.8.8.8", "198.51.100.12", "169.254.169.254"), node(registry.LAN, "10.66.0.1"), node(registry.Peer, "203.0.113.9"),
+	}
+	got := addressesOf(slices.Values(nodes), onLink)
+	if want := nodes[0].Addresses[1:2]; !slices.Equal(got, append(want, nodes[2].Addresses...)) {
+		t.Errorf("asks %v", got)
+	}
+}
+
+// TestReachPorts has somebody announce nodes of a host at many ports where nobody is. The host is
+// asked at them so many times a minute, and its own epmd as ever.
+func TestReachPorts(t *testing.T) {
+	const host, other = "198.51.100.12:4369", "198.51.100.12:5555"
+	synctest.Test(t, func(t *testing.T) {
+		l := check(t)
+		l.answer(host, "b")
+		l.answer(other, "b")
+		l.see(t, "b", "hostb", "198.51.100.12", 5555)
+		time.Sleep(2 * reachPause)
+		for port := range uint16(300) {
+			l.see(t, "b", "hostb", "198.51.100.12", 6000+port)
+		}
+		l.see(t, "b", "hostb", "198.51.100.12", 4369)
+		time.Sleep(2 * reachPause)
+		synctest.Wait()
+		for _, at := range []string{host, other} {
+			if l.questions(at) == 0 {
+				t.Errorf("the epmd at %s was not asked", at)
+			}
+		}
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		forged := 0
+		for port := range 300 {
+			forged += l.questions(fmt.Sprintf("198.51.100.12:%d", 6000+port))
+		}
+		if most := 11 * reachMost; forged > most {
+			t.Errorf("%d questions at ports where nobody is, in 10 minutes; want at most %d", forged, most)
+		}
+		for _, at := range []string{host, other} {
+			if n := l.questions(at); n < 8 {
+				t.Errorf("the epmd at %s was asked %d times in 10 minutes", at, n)
+			}
+		}
+	})
 }

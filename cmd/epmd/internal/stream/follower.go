@@ -205,7 +205,7 @@ func (f *Follower) try(ctx context.Context) {
 	now := time.Now()
 	f.tried, f.due.try = now, time.Time{}
 	f.due.slot, f.due.timeout = now.Add(SlotTime), now.Add(f.retry.timeout())
-	f.session = f.open(ctx, f.now.Addrs)
+	f.session = f.open(ctx, f.owner.Tries(f.now.Addrs))
 }
 
 // hangUp ends the session.

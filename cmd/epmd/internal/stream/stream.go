@@ -60,6 +60,10 @@ type Owner interface {
 	// Facts returns what is known, and takes the Kick.
 	Facts() Facts
 
+	// Tries returns those of the addresses that may be tried now. None are left if the epmd is
+	// tried too often, or has moved to where nobody may be led by an announcement.
+	Tries([]netip.AddrPort) []netip.AddrPort
+
 	// Settle decides who is at the other end of a new stream, or of one that has a new host name.
 	// The Owner has the stream from then on, if it is Welcome, until Lost.
 	Settle(told.Who, Stream) Verdict
