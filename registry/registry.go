@@ -22,7 +22,7 @@ import (
 // Limits on what comes from other hosts. Anybody on the network can announce anything.
 const (
 	MaxNeighbours        = 4096  // Announced nodes in all
-	MaxNeighboursPerHost = 512   // Announced nodes of one host
+	MaxNeighboursPerHost = 512   // Announced nodes at one address
 	MaxTold              = 16384 // Told nodes in all, counted apart
 )
 
@@ -61,10 +61,11 @@ type Registry struct {
 	maxOld   int
 
 	neighbours map[NeighbourKey]*entry
-	named      names          // the same
-	ranked     [2]int         // how many of them have each Rank
-	origins    [Origins]int   // and each Origin
-	perHost    map[string]int // how many of them are Announced
+	named      names                     // the same
+	ranked     [2]int                    // how many of them have each Rank
+	origins    [Origins]int              // and each Origin
+	shares     map[string]*share         // of those that are Announced
+	lost       map[NeighbourKey]struct{} // of these, those that can't be reached
 
 	noStreams     map[any]NoStream
 	subscriptions map[*Subscription]struct{}
@@ -103,7 +104,8 @@ func New(host string, maxOld int) *Registry {
 		local:         make(map[string]*Registration),
 		old:           make(map[string]*oldName),
 		neighbours:    make(map[NeighbourKey]*entry),
-		perHost:       make(map[string]int),
+		shares:        make(map[string]*share),
+		lost:          make(map[NeighbourKey]struct{}),
 		noStreams:     make(map[any]NoStream),
 		subscriptions: make(map[*Subscription]struct{}),
 	}
@@ -116,7 +118,7 @@ func New(host string, maxOld int) *Registry {
 	}
 	_, _ = crand.Read(r.id[:]) // it never fails
 	for rank := range r.sightings.refused {
-		r.sightings.refused[rank] = make(map[NeighbourKey]struct{})
+		r.sightings.refused[rank] = make(map[NeighbourKey]bool)
 	}
 	return r
 }
@@ -373,12 +375,13 @@ func (r *Registry) SetHolder(n *Node, h *Holder) {
 // For a node past the limits SetNeighbour returns ErrTooManyNeighbours, ErrTooManyOfHost or
 // ErrTooManyTold. What was known of the node stays.
 func (r *Registry) SetNeighbour(n Node) error {
-	_, err := r.setNeighbour(n)
+	_, err := r.setNeighbour(n, nil)
 	return err
 }
 
-// setNeighbour is SetNeighbour. It also reports whether that made room for another node.
-func (r *Registry) setNeighbour(n Node) (room bool, err error) {
+// setNeighbour is SetNeighbour. It also reports whether that made room for another node. If there
+// is no place, a node that can't be reached gives way; gone is told which. nil: none does.
+func (r *Registry) setNeighbour(n Node, gone func(NeighbourKey)) (room bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	key := n.NeighbourKey()
@@ -386,8 +389,9 @@ func (r *Registry) setNeighbour(n Node) (room bool, err error) {
 		n.Origin = LAN
 	}
 	was := r.neighbours[key]
-	if was == nil || was.Rank != n.Rank {
-		if err := r.place(&n); err != nil {
+	isNew := was == nil || was.Rank != n.Rank
+	if isNew || shareOf(was.Node) != shareOf(&n) {
+		if err := r.place(&n, isNew, gone); err != nil {
 			return false, err
 		}
 	}
@@ -411,18 +415,45 @@ func (r *Registry) setNeighbour(n Node) (room bool, err error) {
 	return n.Rank != was.Rank, nil
 }
 
-// place returns an error if there is no place for one more neighbour like n.
-func (r *Registry) place(n *Node) error {
+// share is the Announced neighbours that answer at one address.
+type share struct {
+	nodes int
+	lost  map[NeighbourKey]struct{} // those that can't be reached
+}
+
+// shareOf returns whose share a neighbour is of. That is the address where it should answer, as
+// anybody may announce nodes of any host.
+func shareOf(n *Node) string {
+	if len(n.Addresses) == 0 {
+		return n.Host
+	}
+	return n.Addresses[0].String()
+}
+
+// place finds a place for a neighbour that is new, or new at its address. A neighbour that can be
+// reached never gives way.
+func (r *Registry) place(n *Node, isNew bool, gone func(NeighbourKey)) error {
 	var err error
+	lost := r.lost
+	own := r.shares[shareOf(n)]
 	switch {
 	case n.Rank == Told && r.ranked[Told] >= MaxTold:
-		err = ErrTooManyTold
-	case n.Rank == Announced && r.ranked[Announced] >= MaxNeighbours:
+		err, lost = ErrTooManyTold, nil
+	case n.Rank == Told:
+		return nil
+	case own != nil && own.nodes >= MaxNeighboursPerHost:
+		err, lost = ErrTooManyOfHost, own.lost
+	case isNew && r.ranked[Announced] >= MaxNeighbours:
 		err = ErrTooManyNeighbours
-	case n.Rank == Announced && r.perHost[n.Host] >= MaxNeighboursPerHost:
-		err = ErrTooManyOfHost
 	default:
 		return nil
+	}
+	for key := range lost {
+		if gone != nil {
+			r.remove(key)
+			gone(key)
+			return nil
+		}
 	}
 	return fmt.Errorf("neighbour %q of %q: %w", n.Node, n.Host, err)
 }
@@ -434,10 +465,29 @@ func (r *Registry) enter(key NeighbourKey, e Event) {
 	r.named.add(n)
 	r.ranked[e.Node.Rank]++
 	r.origins[e.Node.Origin]++
-	if e.Node.Rank == Announced {
-		r.perHost[key.Host]++
-	}
+	r.count(e.Node, 1)
 	r.changed(e)
+}
+
+// count counts an Announced neighbour among those of its share, or no more.
+func (r *Registry) count(n *Node, by int) {
+	if n.Rank != Announced {
+		return
+	}
+	of, key := shareOf(n), n.NeighbourKey()
+	s := r.shares[of]
+	if s == nil {
+		s = &share{lost: make(map[NeighbourKey]struct{})}
+		r.shares[of] = s
+	}
+	if s.nodes += by; s.nodes == 0 {
+		delete(r.shares, of)
+	}
+	delete(s.lost, key)
+	delete(r.lost, key)
+	if by > 0 && n.Reach == Unreachable {
+		s.lost[key], r.lost[key] = struct{}{}, struct{}{}
+	}
 }
 
 // leave counts a neighbour no more.
@@ -445,12 +495,7 @@ func (r *Registry) leave(n *entry) {
 	r.named.remove(n)
 	r.ranked[n.Rank]--
 	r.origins[n.Origin]--
-	if n.Rank != Announced {
-		return
-	}
-	if r.perHost[n.Host]--; r.perHost[n.Host] == 0 {
-		delete(r.perHost, n.Host)
-	}
+	r.count(n.Node, -1)
 }
 
 // SetReach enters whether a neighbour can be reached. Nothing happens if n has gone or was seen
@@ -465,7 +510,9 @@ func (r *Registry) SetReach(n *Node, reach Reach) {
 	}
 	m := *now.Node
 	m.Reach = reach
+	r.count(now.Node, -1)
 	now.Node = &m
+	r.count(&m, 1)
 	r.changed(Event{Changed, &m})
 }
 
@@ -473,6 +520,10 @@ func (r *Registry) SetReach(n *Node, reach Reach) {
 func (r *Registry) RemoveNeighbour(key NeighbourKey) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.remove(key)
+}
+
+func (r *Registry) remove(key NeighbourKey) {
 	n := r.neighbours[key]
 	if n == nil {
 		return

@@ -583,8 +583,8 @@ func TestNeighbourLimits(t *testing.T) {
 			r.RemoveNeighbour(n.NeighbourKey())
 		}
 	}
-	if _, left := r.Counts(); left != 0 || len(r.perHost) != 0 {
-		t.Errorf("%d neighbours of %d hosts left; want none", left, len(r.perHost))
+	if _, left := r.Counts(); left != 0 || len(r.shares) != 0 {
+		t.Errorf("%d neighbours of %d hosts left; want none", left, len(r.shares))
 	}
 }
 

@@ -53,7 +53,7 @@ type sightings struct {
 	chosen   map[NeighbourKey]*sighting   // which of several Announced ones is believed
 	ports    map[NeighbourKey]uint16      // what the epmds of hosts have answered; see Answered
 	resolved map[string][]netip.Addr      // addresses of hosts in full names; see SetResolved
-	refused  [2]map[NeighbourKey]struct{} // by Rank: for which there is no place
+	refused  [2]map[NeighbourKey]bool     // by Rank: for which there is no place; true: it had one
 	prefixes []netip.Prefix
 }
 
@@ -229,17 +229,26 @@ func (m *sightings) enter(k NeighbourKey) (is, room bool, err error) {
 	for _, rank := range []Rank{Told, Announced} {
 		var refused error
 		if all := ofRank(m.nodes[k], rank); !is && len(all) > 0 {
-			room, refused = m.reg.setNeighbour(m.merge(all))
+			room, refused = m.reg.setNeighbour(m.merge(all), m.givesWay(rank, k))
 			is = refused == nil
 		}
 		if refused == nil {
 			delete(m.refused[rank], k)
 			continue
 		}
-		m.refused[rank][k] = struct{}{}
+		m.refused[rank][k] = m.refused[rank][k]
 		err = cmp.Or(err, refused)
 	}
 	return is, room, err
+}
+
+// givesWay returns what notes that another neighbour has given way to one. Nobody gives way to one
+// that has done so itself.
+func (m *sightings) givesWay(rank Rank, k NeighbourKey) func(NeighbourKey) {
+	if m.refused[rank][k] {
+		return nil
+	}
+	return func(gone NeighbourKey) { m.refused[Announced][gone] = true }
 }
 
 // ofRank returns the sightings of sources of that rank.
@@ -262,6 +271,22 @@ func (m *sightings) amend() {
 				break
 			}
 			_, _, _ = m.enter(k)
+		}
+	}
+}
+
+// amendOne tries again until one of the nodes has a place that has had none so far.
+func (m *sightings) amendOne() {
+	tries := 0
+	for k, had := range m.refused[Announced] {
+		if tries++; tries > maxAmends {
+			return
+		}
+		if had {
+			continue
+		}
+		if is, _, _ := m.enter(k); is {
+			return
 		}
 	}
 }
@@ -380,6 +405,11 @@ func (r *Registry) Answered(n *Node, reach Reach, port uint16) {
 	}
 	m.mu.Unlock()
 	r.SetReach(n, reach)
+	if reach == Unreachable { // it may give way
+		m.mu.Lock()
+		m.amendOne()
+		m.mu.Unlock()
+	}
 }
 
 // unique drops addresses that are there already.

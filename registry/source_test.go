@@ -266,3 +266,105 @@ func TestBelongs(t *testing.T) {
 		}
 	}
 }
+
+// flood announces so many nodes of a host at an address.
+func flood(t *testing.T, s *Source, host, addr string, many int) {
+	t.Helper()
+	for i := range many {
+		n := lanNode(fmt.Sprint("forged", i), 6666, addr)
+		n.Host = host
+		if err := s.See(host+addr+n.Name, n); err != nil && !errors.Is(err, ErrTooManyOfHost) && !errors.Is(err, ErrTooManyNeighbours) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// answer has the epmd of each neighbour answer that it has only nodes that are not forged, or at
+// evil addresses all of them.
+func answer(r *Registry, evil ...string) {
+	for _, n := range r.Nodes() {
+		switch has := n.Name == "genuine" || slices.Contains(evil, n.Addresses[0].String()); {
+		case n.Reach != Unchecked:
+		case has:
+			r.Answered(n, Reachable, n.Port)
+		default:
+			r.Answered(n, Unreachable, 0)
+		}
+	}
+}
+
+// TestPlacesOfHost has somebody announce nodes of a host that does not have them, as many as there
+// are places for. The host's own nodes have places all the same, and keep them.
+func TestPlacesOfHost(t *testing.T) {
+	r := New("hostb.local", 0)
+	mdns := r.NewSource(Announced)
+	if err := mdns.See("first", lanNode("genuine", 4711, "192.0.2.1")); err != nil {
+		t.Fatal(err)
+	}
+	answer(r)
+	flood(t, mdns, "hosta.local", "192.0.2.1", 2*MaxNeighboursPerHost)
+	second := lanNode("genuine", 4712, "192.0.2.1")
+	second.EPMDPort = 5555
+	if err := mdns.See("second", second); !errors.Is(err, ErrTooManyOfHost) {
+		t.Errorf("before any epmd has answered: %v", err)
+	}
+	for range 10 { // all have their turn
+		answer(r)
+	}
+	genuine := 0
+	for _, n := range r.Nodes() {
+		if n.Name == "genuine" && n.Reach == Reachable {
+			genuine++
+		}
+	}
+	if genuine != 2 || len(r.Nodes()) > MaxNeighboursPerHost {
+		t.Errorf("%d of 2 genuine nodes can be reached, among %d", genuine, len(r.Nodes()))
+	}
+	third := lanNode("genuine", 4713, "192.0.2.1")
+	third.EPMDPort = 5556
+	if err := mdns.See("third", third); err != nil {
+		t.Errorf("a third one, at once: %v", err)
+	}
+	mdns.Close()
+	if m := r.sightings; len(r.Nodes())+len(r.shares)+len(r.lost)+len(m.refused[Announced])+len(m.ports)+len(m.chosen) > 0 {
+		t.Errorf("left are %d nodes, %v, %v, %v", len(r.Nodes()), r.shares, r.lost, m.refused[Announced])
+	}
+}
+
+// TestPlaces has nine announced hosts at one or two addresses whose epmd has all names that anybody
+// asks for. Places are counted by address, so that others have theirs.
+func TestPlaces(t *testing.T) {
+	r := New("hostb.local", 0)
+	mdns := r.NewSource(Announced)
+	for i := range 9 {
+		flood(t, mdns, fmt.Sprintf("evil%d.local", i), fmt.Sprint("192.0.2.", 66+i%2), MaxNeighboursPerHost)
+	}
+	answer(r, "192.0.2.66", "192.0.2.67")
+	if n := len(r.Nodes()); n != 2*MaxNeighboursPerHost {
+		t.Errorf("%d nodes at two addresses", n)
+	}
+	for i := range 9 { // at addresses where nobody is
+		flood(t, mdns, fmt.Sprintf("none%d.local", i), fmt.Sprint("192.0.2.", 100+i), MaxNeighboursPerHost)
+	}
+	answer(r)
+	if n := len(r.Nodes()); n != MaxNeighbours {
+		t.Errorf("%d nodes; want %d", n, MaxNeighbours)
+	}
+	if err := mdns.See("genuine", lanNode("genuine", 4711, "192.0.2.1")); err != nil {
+		t.Errorf("a genuine one, at once: %v", err)
+	}
+	answer(r)
+	for i := range 9 {
+		flood(t, mdns, fmt.Sprintf("more%d.local", i), fmt.Sprint("192.0.2.", 120+i), MaxNeighboursPerHost)
+		answer(r)
+	}
+	reachable := 0
+	for _, n := range r.Nodes() {
+		if n.Reach == Reachable {
+			reachable++
+		}
+	}
+	if want := 2*MaxNeighboursPerHost + 1; reachable != want || len(r.Nodes()) != MaxNeighbours {
+		t.Errorf("%d of %d nodes can be reached; want %d of %d", reachable, len(r.Nodes()), want, MaxNeighbours)
+	}
+}

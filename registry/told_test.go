@@ -148,8 +148,8 @@ func TestToldLimit(t *testing.T) {
 	}
 	stream.Close()
 	mdns.Close()
-	if len(r.neighbours) != 0 || r.ranked != [2]int{} || r.origins != [Origins]int{} || len(r.perHost) != 0 ||
+	if len(r.neighbours) != 0 || r.ranked != [2]int{} || r.origins != [Origins]int{} || len(r.shares) != 0 ||
 		len(r.sightings.nodes) != 0 || len(r.sightings.refused[Told])+len(r.sightings.refused[Announced]) != 0 {
-		t.Errorf("left at the end: %d neighbours, %v, %v", len(r.neighbours), r.ranked, r.perHost)
+		t.Errorf("left at the end: %d neighbours, %v, %v", len(r.neighbours), r.ranked, r.shares)
 	}
 }
