@@ -236,7 +236,9 @@ func (m *sightings) enter(k NeighbourKey) (is, room bool, err error) {
 			delete(m.refused[rank], k)
 			continue
 		}
-		m.refused[rank][k] = m.refused[rank][k]
+		if _, known := m.refused[rank][k]; !known {
+			m.refused[rank][k] = false
+		}
 		err = cmp.Or(err, refused)
 	}
 	return is, room, err
