@@ -226,8 +226,6 @@ func onPort(port uint16) func(*registry.Node) bool {
 	return func(n *registry.Node) bool { return n.Port == port }
 }
 
-func sure(n *registry.Node) bool { return n.Sure }
-
 func count(n int) func([]*registry.Node) bool {
 	return func(nodes []*registry.Node) bool { return len(nodes) == n }
 }
@@ -277,7 +275,7 @@ func TestPublishAndBrowse(t *testing.T) {
 
 	began := time.Now()
 	r := a.register("a", 4711)
-	n := b.until("a appears", node("a@hosta.example", onPort(4711), sure))[0]
+	n := b.until("a appears", node("a@hosta.example", onPort(4711)))[0]
 	t.Logf("registered on A, seen on B after %v", time.Since(began))
 	if n.Host != "hosta.local" || n.Name != "a" || n.High != 6 || n.Low != 5 || n.Dist != "tcp" || n.Origin != registry.LAN {
 		t.Errorf("seen as %+v", n)

@@ -117,11 +117,7 @@ func (e *engine) open(ctx context.Context, stop context.CancelCauseFunc, listene
 	for _, l := range listeners {
 		defer l.Close() // a copy is served
 	}
-	e.ctx, e.stop = ctx, stop
-	e.streams.running = make(map[any]int)
-	e.withheld = make(map[registration]withheld)
-	e.registeredBy = make(map[uint32]int)
-	if err := e.limitFiles(); err != nil {
+	if err := e.prepare(ctx, stop); err != nil {
 		return err
 	}
 	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
@@ -137,6 +133,17 @@ func (e *engine) open(ctx context.Context, stop context.CancelCauseFunc, listene
 		}
 	}
 	return nil
+}
+
+// prepare makes what others may look at while the engine opens.
+func (e *engine) prepare(ctx context.Context, stop context.CancelCauseFunc) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.ctx, e.stop = ctx, stop
+	e.streams.running = make(map[any]int)
+	e.withheld = make(map[registration]withheld)
+	e.registeredBy = make(map[uint32]int)
+	return e.limitFiles()
 }
 
 // limitFiles takes the process's limit on open files if none is configured.

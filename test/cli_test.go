@@ -834,7 +834,7 @@ func TestNotify(t *testing.T) {
 		buf := make([]byte, 4096)
 		n, err := conn.Read(buf)
 		// What is kept is told beside.
-		for err == nil && strings.HasPrefix(string(buf[:n]), "FDSTORE") {
+		for err == nil && (strings.HasPrefix(string(buf[:n]), "FDSTORE") || strings.HasPrefix(string(buf[:n]), "BARRIER")) {
 			n, err = conn.Read(buf)
 		}
 		if !strings.Contains(string(buf[:n]), want) {

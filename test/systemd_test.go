@@ -386,7 +386,7 @@ func TestSystemdCatalog(t *testing.T) {
 	}))
 	seen := publish(t, other, "neighbour", "_epmd._tcp", "4711")
 	s.awaitEntry(t, neighbourUp, "neighbour")
-	named := publish(t, other, "says more", "_epmd._tcp", "4711", "node=neighbour@real.example")
+	named := publish(t, other, "says more", "_epmd._tcp", "4711", "node=neighbour@other")
 	s.awaitEntry(t, neighbourNamed, "neighbour")
 	wait.Must(t, seen.Kill(wait.Soon(t)))
 	wait.Must(t, named.Kill(wait.Soon(t)))
