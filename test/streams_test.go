@@ -124,13 +124,13 @@ func TestLANStopped(t *testing.T) {
 	})
 	t.Run("told of it", func(t *testing.T) {
 		goOn := b.pause(t)
-		for range 200 {
-			wait.Must(t, a.register(t, "brief", 4000).Close())
+		for i := range 200 {
+			wait.Must(t, a.register(t, fmt.Sprint("brief", i), 4000).Close())
 		}
 		a.register(t, "late", 4000)
 		checkLookup(t, a, "late", 4000)
 		goOn()
-		seen.until(t, present("late@hosta.local", reachable), present("stays@hosta.local", reachable), absent("brief@hosta.local"), neighbours(3))
+		seen.until(t, present("late@hosta.local", reachable), present("stays@hosta.local", reachable), neighbours(3))
 	})
 }
 
