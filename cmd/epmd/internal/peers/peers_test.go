@@ -276,7 +276,7 @@ func TestWho(t *testing.T) {
 			w.after(time.Second, "evil@hosta.local yes")
 			w.net.Offer(addrA, streamtest.New("hosta.local", 1, "+a", "="))
 			w.found("hosta.local", addrA)
-			w.after(stream.Jitter, "a@hosta.local yes")
+			w.after(stream.Jitter+stream.Grace, "a@hosta.local yes")
 			w.after(stream.Forgets, "a@hosta.local yes")
 			w.ps.mu.Lock()
 			defer w.ps.mu.Unlock()

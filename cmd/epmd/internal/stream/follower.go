@@ -297,16 +297,13 @@ var errLeftOut = errors.New("there was no place for all its nodes")
 // errCloses is why an epmd is parked that closes on W.
 var errCloses = errors.New("it gives no streams")
 
-// park has the epmd left alone for an hour, or until it is kicked. What it has told goes soon. What
-// an impostor has told goes at once.
+// park has the epmd left alone for an hour, or until it is kicked. What it has told goes soon,
+// unless it turns out to be no impostor by then: records come in any order.
 func (f *Follower) park(now time.Time, why error) {
 	f.parked, f.lastErr = why, why
 	f.due.try, f.due.decide = now.Add(parkedFor), time.Time{}
 	if f.due.forget.IsZero() {
 		f.due.forget = now.Add(Forgets)
-	}
-	if why == Impostor {
-		f.nodes.Drop()
 	}
 	if f.nodes.Len() > 0 && f.due.grace.IsZero() {
 		f.due.grace = now.Add(Grace)
