@@ -180,10 +180,13 @@ has_dot(Node) ->
     [_, Host] = binary:split(Node, <<"@">>),
     binary:match(Host, [<<".">>, <<":">>]) =/= nomatch.
 
+%% Reports whether a node's name is an atom already or may become one.
 may_be_named(Node, #state{named = Named}) -> is_map_key(Node, Named) orelse map_size(Named) < ?NAMES.
 
 attempt(Node, #state{known = Known, trying = Trying, named = Named} = State) ->
     Where = [{Address, Port} || #{<<"node">> := N, <<"address">> := Address, <<"port">> := Port} <- maps:values(Known), N =:= Node],
+    _ = [logger:warning("eclus_cluster: ~b names have been tried, and no other will be", [?NAMES])
+         || map_size(Named) =:= ?NAMES - 1, not is_map_key(Node, Named)],
     {_, Attempt} = spawn_monitor(fun() -> exit(join(binary_to_atom(Node, utf8), Where)) end),
     State#state{trying = Trying#{Attempt => Node}, named = Named#{Node => []}}.
 

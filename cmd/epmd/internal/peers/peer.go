@@ -116,7 +116,7 @@ func (p *peer) Tries(addrs []netip.AddrPort) []netip.AddrPort {
 	})
 }
 
-// AskNames has the peer asked by NAMES_REQ if it is configured, or no longer.
+// AskNames begins or ends to ask a configured peer by NAMES_REQ.
 func (p *peer) AskNames(ask bool) {
 	p.ps.mu.Lock()
 	defer p.ps.mu.Unlock()

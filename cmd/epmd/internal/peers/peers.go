@@ -335,8 +335,8 @@ func (ps *Peers) Configure(addrs ...netip.AddrPort) {
 	}
 }
 
-// LinksChanged has those tried at once to which there is no stream. Who has asked over a link that
-// is no longer there has not asked. A stream is of the link that has its address now.
+// LinksChanged tries those at once to which there is no stream. It forgets who has asked over a
+// link that is gone. A stream belongs to the link that has its address now.
 func (ps *Peers) LinksChanged() {
 	ps.links.Forget()
 	links := make(map[netip.Addr]string) // of our addresses

@@ -253,7 +253,7 @@ func TestReachSilence(t *testing.T) {
 	})
 }
 
-// TestReachAnew has the only node of a host go while its epmd is being asked, and another come.
+// TestReachAnew replaces the only node of a host while its epmd is being asked.
 // What the epmd answers to the first question says nothing of the other.
 func TestReachAnew(t *testing.T) {
 	const host = "198.51.100.12:4369"

@@ -68,7 +68,7 @@ type Owner interface {
 	// The Owner has the stream from then on, if it is Welcome, until Lost.
 	Settle(told.Who, Stream) Verdict
 
-	// Lost notes that there is no stream any more.
+	// Lost notes that the stream has ended.
 	Lost()
 
 	// Moved notes that the epmd may have other addresses than are known.

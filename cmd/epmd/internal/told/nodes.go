@@ -179,7 +179,7 @@ func (ns *Nodes) Line(now time.Time, l epmd.Line) {
 	}
 }
 
-// wait has a change wait. A new node is left out if there is no place for it.
+// wait puts off a change. It leaves out a new node for which there is no place.
 func (ns *Nodes) wait(now time.Time, name string, is *node) {
 	if _, changed := ns.changes[name]; !changed {
 		full := len(ns.changes) >= registry.MaxTold || ns.of.waiting.Load() >= maxWaiting
