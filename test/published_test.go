@@ -54,6 +54,8 @@ func TestLANPublished(t *testing.T) {
 	for _, address := range []string{"203.0.113.77/24", "2001:db8::11/64"} {
 		wait.Must(t, a.AddAddress(wait.Soon(t), "eth1", netip.MustParsePrefix(address)))
 	}
+	// Nobody is led to an address of a subnet where it is not.
+	wait.Must(t, b.AddAddress(wait.Soon(t), "eth1", netip.MustParsePrefix("2001:db8::12/64")))
 	// On a busy machine Avahi takes late addresses of its host for a conflict and renames the host.
 	for _, h := range hosts {
 		startAvahi(t, h)
