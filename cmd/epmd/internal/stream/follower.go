@@ -124,7 +124,7 @@ func (f *Follower) next(now time.Time) time.Time {
 	if d.try.After(now) {
 		first = d.try
 	}
-	for _, at := range []time.Time{d.slot, d.timeout, d.snapshot, d.decide, d.grace, d.forget, n.Flush, n.Held, n.Refresh} {
+	for _, at := range []time.Time{d.slot, d.timeout, d.snapshot, d.decide, d.grace, d.forget, n.Flush, n.Held, n.Refresh, n.Find} {
 		if !at.IsZero() && at.Before(first) {
 			first = at
 		}
@@ -146,6 +146,7 @@ func (f *Follower) expire(now time.Time) {
 		{&n.Held, f.nodes.DropHeld},
 		{&d.grace, func() { f.gaveOut(now) }},
 		{&n.Refresh, func() { f.lost(now, errLeftOut) }},
+		{&n.Find, func() { f.owner.Moved(); f.nodes.FindLater(now) }},
 		{&d.forget, f.forget},
 		{&d.decide, f.decide},
 	} {

@@ -298,7 +298,8 @@ func TestLoss(t *testing.T) {
 }
 
 // TestMoved has an epmd fall silent, and come back at another address. Then its host may have other
-// addresses than are known. After a restart it has not.
+// addresses than are known. After a restart it has not. A node that listens where the host has no
+// known address has it looked up too.
 func TestMoved(t *testing.T) {
 	inBubble(t, func(w *world) {
 		moved := func(want int) {
@@ -327,6 +328,8 @@ func TestMoved(t *testing.T) {
 		moved(2)
 		again(other, io.EOF)
 		moved(2)
+		s.Line("+ node=c@hosta.local name=c host=hosta.local port=41233 type=normal ip=6")
+		moved(2 + 3) // at once, after 10 s, and after 20 s more
 	})
 }
 

@@ -26,6 +26,10 @@ const (
 	Joined    = time.Second     // between the times that joined changes are entered
 	grace     = 5 * time.Second // that nodes are held after a restart
 	refreshIn = time.Minute     // before an epmd is asked anew for nodes that were left out
+
+	// Between the times that a host is looked up again.
+	firstFind = 10 * time.Second
+	lastFind  = 10 * time.Minute
 )
 
 // Limits for all epmds together. Changes of nodes that are kept may always wait.
@@ -63,6 +67,7 @@ type Due struct {
 	Flush   time.Time // changes that were joined are to be entered, by Flush
 	Held    time.Time // nodes that are missing after a restart are to go, by DropHeld
 	Refresh time.Time // the epmd is to be asked anew for nodes that were left out
+	Find    time.Time // its host is to be looked up again: a node lacks an address; see FindLater
 }
 
 // Nodes are those of one epmd. Make them with All.New.
@@ -82,7 +87,8 @@ type Nodes struct {
 	streamed   bool // there is a stream
 	incomplete bool // it has not come to the end of the snapshot
 	joining    bool
-	since      time.Time // when the first of those was entered that are counted
+	finding    time.Duration // how long Due.Find was put off last
+	since      time.Time     // when the first of those was entered that are counted
 	count      int
 }
 
@@ -286,6 +292,9 @@ func (ns *Nodes) enter(name string, is *node) {
 	addrs := ns.addresses(is.ips)
 	if len(addrs) == 0 {
 		ns.of.source.Lose(key)
+		if ns.Due.Find.IsZero() {
+			ns.Due.Find = time.Now().Add(ns.finding)
+		}
 		return
 	}
 	err := ns.of.source.See(key, registry.Node{
@@ -296,6 +305,19 @@ func (ns *Nodes) enter(name string, is *node) {
 	if err != nil {
 		ns.warn("node left out", err)
 	}
+}
+
+// FindLater notes that the host is looked up. If a node still lacks an address, that is due again,
+// after longer each time. The records of one IP version may come long after those of the other.
+func (ns *Nodes) FindLater(now time.Time) {
+	for _, is := range ns.all {
+		if len(ns.addresses(is.ips)) == 0 {
+			ns.finding = min(max(firstFind, 2*ns.finding), lastFind)
+			ns.Due.Find = now.Add(ns.finding)
+			return
+		}
+	}
+	ns.finding = 0
 }
 
 // addresses returns where a node is that listens on IP versions. That is where its epmd has

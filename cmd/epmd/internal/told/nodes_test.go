@@ -47,6 +47,34 @@ func tell(t *testing.T, ns *Nodes, now time.Time, lines ...string) {
 	}
 }
 
+// TestFind has a node listen on an IP version of which its host has no known address. The host is
+// looked up again, less and less often, until it has one.
+func TestFind(t *testing.T) {
+	const other = "[2001:db8::1]:4369"
+	ns, reg := newNodes(t, "192.0.2.1:4369")
+	now := time.Now()
+	tell(t, ns, now, "+ a 4")
+	ns.Complete(now)
+	if !ns.Due.Find.IsZero() {
+		t.Error("the host is looked up though it has all addresses")
+	}
+	tell(t, ns, now, "+ b 6")
+	if ns.Due.Find.IsZero() || time.Until(ns.Due.Find) > 0 {
+		t.Errorf("the host is looked up at %v", ns.Due.Find)
+	}
+	for i, want := range []time.Duration{10, 20, 40, 80, 160, 320, 600, 600} {
+		ns.Due.Find = time.Time{}
+		if ns.FindLater(now); ns.Due.Find.Sub(now) != want*time.Second {
+			t.Errorf("time %d: again after %v, want %v s", i, ns.Due.Find.Sub(now), want)
+		}
+	}
+	ns.Due.Find = time.Time{}
+	ns.Move([]netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:4369"), netip.MustParseAddrPort(other)}, registry.LAN)
+	if ns.FindLater(now); !ns.Due.Find.IsZero() || len(reg.Nodes()) != 2 {
+		t.Errorf("once more at %v; known are %d nodes", ns.Due.Find, len(reg.Nodes()))
+	}
+}
+
 // TestJoined has an epmd that changes all the time.
 func TestJoined(t *testing.T) {
 	ns, reg := newNodes(t, "192.0.2.1:4369")
