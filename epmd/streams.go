@@ -73,7 +73,7 @@ func (e *engine) roomForStream(s *stream) (count int, ok bool) {
 			return count, false
 		}
 		his := func() int { return e.streams.running[usersShare{sh.of, s.user}] }
-		if sh.byUser && s.local && !mayTake(count, sh.most, his) {
+		if sh.byUser && s.local && e.userOf != nil && !mayTake(count, sh.most, his) {
 			return his(), false
 		}
 	}
@@ -87,7 +87,11 @@ func (e *engine) startStream(c *conn, s *stream) {
 		s.user = e.user(c.fd)
 	}
 	if count, ok := e.roomForStream(s); !ok {
-		e.complain(c.caller, "subscriber refused: too many", "subscribers", count, "uid", s.user)
+		args := []any{"subscribers", count}
+		if c.local {
+			args = append(args, "uid", s.user)
+		}
+		e.complain(c.caller, "subscriber refused: too many", args...)
 		e.end(c, "")
 		return
 	}

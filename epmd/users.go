@@ -12,7 +12,8 @@ import (
 // while he has fewer of them than are free. So the first user can have half of them, the second a
 // quarter, and the next one finds room. Nobody's place is taken away. Root is no exception.
 //
-// Until half of the places are taken, that holds for everybody.
+// Until half of the places are taken, that holds for everybody. If the kernel does not tell users
+// apart, all may take all.
 
 // unknownUser stands for all whom the kernel does not know.
 const unknownUser = ^uint32(0)
@@ -88,7 +89,7 @@ func (e *engine) roomToRegister(from caller) error {
 	}
 	taken, most := e.registered+e.streams.beyondReserve(), e.maxRegistered()
 	his := func() int { return e.registeredBy[e.user(from.fd)] }
-	if !mayTake(taken, most, his) {
+	if e.userOf != nil && !mayTake(taken, most, his) {
 		return fmt.Errorf("%s has %d names, and the %d places left are for others", userName(e.user(from.fd)), his(), most-taken)
 	}
 	return nil
@@ -113,7 +114,7 @@ func (s *Server) Shortage() string {
 			user, his = u, n
 		}
 	}
-	if his < most-taken {
+	if e.userOf == nil || his < most-taken {
 		return ""
 	}
 	return fmt.Sprintf("%s has %d names and may register no more", userName(user), his)

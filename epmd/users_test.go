@@ -96,6 +96,25 @@ func TestUsersShareNames(t *testing.T) {
 	s.stillAnswers()
 }
 
+// TestUsersUnknown has no kernel that tells users apart. All may take all places then.
+func TestUsersUnknown(t *testing.T) {
+	const files = 128 + reservedFiles + lookupFiles
+	e := &engine{engineConfig: engineConfig{files: files}, registered: 127, registeredBy: map[uint32]int{unknownUser: 127}}
+	if err := e.roomToRegister(caller{local: true}); err != nil {
+		t.Error(err)
+	}
+	e.registered++
+	if err := e.roomToRegister(caller{local: true}); err == nil {
+		t.Error("there is room beyond the limit")
+	}
+	s := &stream{shares: []share{{"watch", 4, true}}, reserve: true}
+	s.local, s.user = true, unknownUser
+	e.ctx, e.registered, e.streams.running = t.Context(), 0, map[any]int{"watch": 3}
+	if _, ok := e.roomForStream(s); !ok {
+		t.Error("the last stream is refused")
+	}
+}
+
 // TestUsersShareStreams has one user watch as often as he may. Others still can.
 func TestUsersShareStreams(t *testing.T) {
 	for _, req := range []WatchReq{{}, {&testHello}} {
