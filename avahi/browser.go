@@ -21,12 +21,13 @@ import (
 // How long neighbours count that were known before avahi-daemon went.
 const (
 	absence = 5 * time.Second // from when it went
-	rebirth = 4 * time.Second // from when it is back: it asks at 0, 1 and 3 s, of nodes nodesLater
+	rebirth = 5 * time.Second // from when it is back: it asks at 0, 1 and 3 s, of nodes nodesLater
 )
 
 // nodesLater is how much later than hosts all instances are looked for, where hosts may give
-// streams. Most hosts have answered by then. So their nodes' instances needn't be resolved.
-const nodesLater = 500 * time.Millisecond
+// streams. By then most of these have given one, even if many began together. So their nodes'
+// instances, of which Avahi may bring hundreds at once, needn't be resolved.
+const nodesLater = 1500 * time.Millisecond
 
 // hostsEnd is how long hosts are looked for by their subtype, after all instances are. They are
 // among these. Avahi asks the LAN again and again for what is browsed.

@@ -289,6 +289,54 @@ func TestPublishLimit(t *testing.T) {
 	})
 }
 
+// TestPublishShares has a user with more nodes than there are places: those that a host announces,
+// or those of Avahi. A node of another user is announced all the same. The first user has the place
+// back once that node has gone.
+func TestPublishShares(t *testing.T) {
+	for _, tt := range []struct {
+		name           string
+		objects, nodes int
+		full, more     avahi.State
+	}{
+		{"announced", 1000, 300, avahi.State{Instances: 256, Unannounced: 45}, avahi.State{Instances: 256, Unannounced: 46}},
+		{"Avahi", 20, 30, avahi.State{Instances: 20, Waiting: 11}, avahi.State{Instances: 20, Waiting: 12}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a, b := pair(t)
+			publisher, _ := a.publishLimited(tt.objects)
+			b.browse()
+			tt.full.Whose, tt.more.Whose = "user 65001", "user 65001"
+			for i := range tt.nodes {
+				a.registerOf(65001, fmt.Sprintf("n%d", i), uint16(5000+i))
+			}
+			waitCount(t, publisher.State, tt.full)
+			began := time.Now()
+			rabbit := a.registerOf(65002, "rabbit", 25672)
+			b.until("the node of another user appears", func(nodes []*registry.Node) bool {
+				return slices.ContainsFunc(nodes, func(n *registry.Node) bool { return n.Name == "rabbit" })
+			})
+			t.Logf("seen after %v", time.Since(began))
+			waitCount(t, publisher.State, tt.more)
+			if got := a.reg.LAN().String(); !strings.HasSuffix(got, " (user 65001 has most places)") {
+				t.Errorf("said %q; want whose the places are", got)
+			}
+			a.reg.Unregister(rabbit)
+			waitCount(t, publisher.State, tt.full)
+		})
+	}
+}
+
+// registerOf registers a node of a user.
+func (s *side) registerOf(uid uint32, name string, port uint16) *registry.Registration {
+	s.t.Helper()
+	r, err := s.reg.Register(registry.Node{Name: name, Port: port, Type: registry.Normal, High: 6, Low: 5})
+	wait.Must(s.t, err)
+	s.reg.SetHolder(s.reg.Node(r), &registry.Holder{UID: uid})
+	s.reg.SetListens(s.reg.Node(r), []netip.Addr{netip.IPv4Unspecified()})
+	s.identify(r)
+	return r
+}
+
 // TestBrowseLimit sees more instances than may be resolved. Those that may take several
 // connections.
 func TestBrowseLimit(t *testing.T) {

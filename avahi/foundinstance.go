@@ -138,7 +138,7 @@ func (b *browseSession) review(it *foundInstance) {
 	case isNode && b.streamed(host):
 		b.lose(it)
 		it.tries = 0
-	case !isNode && it.resolved && it.kind == kindHost && b.streamed(firstLabel(it.record.host)):
+	case !isNode && it.resolved && it.kind == kindHost && b.streamed(registry.HostLabel(it.record.host)):
 		b.unresolve(it)
 		it.tries = 0
 	case it.client != nil:
@@ -149,12 +149,6 @@ func (b *browseSession) review(it *foundInstance) {
 	if it.host != nil {
 		b.tend(it.host)
 	}
-}
-
-// firstLabel returns the first label of a host's name.
-func firstLabel(host string) string {
-	label, _, _ := strings.Cut(host, ".")
-	return label
 }
 
 // resolve has Avahi resolve the instance, now and whenever one of its records changes. If Avahi

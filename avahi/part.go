@@ -3,6 +3,8 @@ package avahi
 import (
 	"cmp"
 	"context"
+	"errors"
+	"io/fs"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -44,6 +46,9 @@ type state struct {
 	// Waiting is how many more there are for which Avahi's limits leave no place. Unannounced
 	// is how many of this host's there are beyond maxInstances.
 	Waiting, Unannounced int
+
+	// Whose says which user has most places, if that is known and nodes are left out.
+	Whose string
 }
 
 // newPart returns the part of that name. It posts to that slot of the board.
@@ -68,14 +73,18 @@ func (p *part) setState(s state) {
 }
 
 // off notes why there is no session. It is news when the part was on, or never was. Other
-// reasons that turn up on the way back are none.
+// reasons that turn up on the way back are none. A host that begins without a bus, as containers
+// do, has lost nothing.
 func (p *part) off(reason error) {
 	was := *p.doing.Load()
 	p.setState(state{Off: reason.Error()})
-	if (was.Off == "" || was.Off == registry.Starting) && p.board.isNews(reason.Error()) {
-		p.log.Warn("LAN discovery off", "reason", reason)
-	} else {
+	switch {
+	case was.Off != "" && was.Off != registry.Starting || !p.board.isNews(reason.Error()):
 		p.log.Debug("LAN discovery still off", "reason", reason)
+	case was.Off != "" && errors.Is(reason, fs.ErrNotExist):
+		p.log.Info("LAN discovery off", "reason", reason)
+	default:
+		p.log.Warn("LAN discovery off", "reason", reason)
 	}
 }
 
@@ -184,7 +193,7 @@ func (b *board) post(p *part, s state) {
 	if was := p.doing.Swap(&s); *was == s {
 		return
 	}
-	p.slot.Off, p.slot.Waiting, p.slot.Unannounced = s.Off, s.Waiting, s.Unannounced
+	p.slot.Off, p.slot.Waiting, p.slot.Unannounced, p.slot.Whose = s.Off, s.Waiting, s.Unannounced, s.Whose
 	b.reg.SetLAN(b.lan)
 	if s.Off == "" {
 		b.said = ""

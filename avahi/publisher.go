@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/goerlang/eclus/internal/places"
 	"github.com/goerlang/eclus/registry"
 
 	"github.com/godbus/dbus/v5"
@@ -65,6 +66,7 @@ type publishSession struct {
 	refused  error     // why Avahi takes nothing; nil: it does
 	dialNext time.Time // another connection is tried, after one has failed; zero: none has
 	saidFull bool
+	shared   bool // somebody had to give a place back, which is in the log
 }
 
 // follow publishes what happens in the registry until the session is over.
@@ -196,6 +198,15 @@ func (p *publishSession) sayFull() {
 	}
 }
 
+// sayShared says once that a user has to give places back.
+func (p *publishSession) sayShared(u user) {
+	if !p.shared {
+		p.shared = true
+		p.part.log.Warn("users share the places of announced nodes: some were taken back",
+			"from", places.UserName(uint32(u)))
+	}
+}
+
 // accept notes that Avahi has taken something.
 func (p *publishSession) accept() {
 	if !p.begun {
@@ -245,10 +256,10 @@ func (p *publishSession) state() (s state, begun bool) {
 	for _, l := range p.links {
 		s.Instances = max(s.Instances, l.established)
 		switch {
-		case !l.hasRoom():
-			s.Unannounced = max(s.Unannounced, l.due.Len())
-		case l.full:
-			s.Waiting = max(s.Waiting, l.due.Len())
+		case !l.hasRoom() && l.due.sum() > s.Unannounced:
+			s.Unannounced, s.Whose = l.due.sum(), l.whose()
+		case l.full && l.due.sum() > s.Waiting:
+			s.Waiting, s.Whose = l.due.sum(), l.whose()
 		}
 		reach := l.reaches(l.host)
 		reaches, used = reaches || reach, used || reach && !l.unused

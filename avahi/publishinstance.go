@@ -22,6 +22,8 @@ type publishedInstance struct {
 	queue  *list.List     // in which it waits, or nil
 	elem   *list.Element
 	client *client // on which it has one of Avahi's places, or nil
+	user   user    // whose it is, as far as its place in due or placed goes
+	placed *list.Element
 	gone   bool
 
 	group       dbus.ObjectPath // once Avahi has made it
@@ -40,16 +42,11 @@ func (p *publishLink) place(e *publishedInstance) bool {
 	}
 	c := p.all.connection()
 	if p.full = c == nil; p.full {
-		if e.queue != p.due {
-			e.wait(p.due)
-		}
+		p.awaitPlace(e)
 		p.all.sayFull()
 		return false
 	}
-	e.wait(nil)
-	e.client = c
-	c.objects++
-	p.placed++
+	p.enter(e, c)
 	c.call(serverPath, ifaceServer, "EntryGroupNew", func(r reply) { p.made(e, c, r) })
 	return true
 }
@@ -208,13 +205,6 @@ func (p *publishLink) free(e *publishedInstance) {
 	if e.client != nil {
 		p.unplace(e)
 	}
-}
-
-// unplace takes note that the instance has no place any more.
-func (p *publishLink) unplace(e *publishedInstance) {
-	e.client.objects--
-	e.client = nil
-	p.placed--
 }
 
 func (p *publishLink) unestablish(e *publishedInstance) {

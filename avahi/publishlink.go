@@ -22,11 +22,11 @@ type publishLink struct {
 	// Every instance waits in at most one of these.
 	fresh  *list.List // until settle is over
 	unsure *list.List // for what is still to be known, until patience is over
-	due    *list.List // for a place, and for its turn
+	due    byUser     // for a place, and for its turn
 	turns  turns
 
-	placed      int  // instances that have one of Avahi's places
-	full        bool // Avahi had no place for the last one
+	placed      byUser // have one of Avahi's places, the last that got one at the end
+	full        bool   // Avahi had no place for the last one
 	established int
 
 	// Avahi says nothing of an interface that it does not use.
@@ -40,7 +40,7 @@ func newPublishLink(all *publishSession, iface int32) *publishLink {
 		all: all, log: all.part.log.With("interface", all.session.names[iface]), iface: iface,
 		addrs:     all.session.addresses[iface],
 		instances: make(map[uint64]*publishedInstance),
-		fresh:     list.New(), unsure: list.New(), due: list.New(),
+		fresh:     list.New(), unsure: list.New(), due: make(byUser), placed: make(byUser),
 	}
 	p.host = &publishedInstance{link: p}
 	p.lookAgain = firstLookAgain
@@ -123,12 +123,13 @@ func (p *publishLink) consider(e *publishedInstance) {
 	case !p.reaches(e):
 		p.withdraw(e)
 	case e.client != nil:
+		p.setUser(e)
 		p.update(e)
-	case e.queue != nil && e.queue == p.due, e.node != nil && age < settle:
-	case e.node == nil:
+	case e.node != nil && age < settle:
+	case e.node == nil && !p.isDue(e):
 		p.place(e)
-	case e.node.Sure && e.node.Listens != nil, age >= patience:
-		e.wait(p.due)
+	case p.isDue(e), e.node.Sure && e.node.Listens != nil, age >= patience:
+		p.awaitPlace(e)
 	case e.queue != p.unsure:
 		e.wait(p.unsure)
 	}
@@ -189,7 +190,7 @@ func (p *publishLink) publishDue() (next time.Time) {
 		p.consider(e)
 	}
 	for e := first(p.unsure); e != nil && !now.Before(e.since.Add(patience)); e = first(p.unsure) {
-		e.wait(p.due)
+		p.awaitPlace(e)
 	}
 	next = p.placeDue(now)
 	if e := first(p.unsure); e != nil {
@@ -199,30 +200,6 @@ func (p *publishLink) publishDue() (next time.Time) {
 		next = earlier(next, e.since.Add(settle))
 	}
 	return next
-}
-
-// placeDue gives places to instances that wait for one, as far as there are places and it is
-// their turn. It returns when the next one's turn is; zero: turns are not what they wait for.
-func (p *publishLink) placeDue(now time.Time) (next time.Time) {
-	for e := first(p.due); e != nil && p.hasRoom(); e = first(p.due) {
-		if next := p.turns.next(); next.After(now) {
-			return next
-		}
-		if !p.place(e) {
-			break
-		}
-		p.turns.take(now)
-	}
-	return time.Time{}
-}
-
-// hasRoom reports whether another node may be announced. The host's own instance has its place.
-func (p *publishLink) hasRoom() bool {
-	nodes := p.placed
-	if p.host.client != nil {
-		nodes--
-	}
-	return nodes < p.all.part.maxInstances-1
 }
 
 // turns paces what is announced on one link. A burst of new instances costs every avahi-daemon

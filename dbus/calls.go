@@ -52,19 +52,16 @@ var methods = map[string]method{
 	"Set":               {ifaceProperties, "ssv", (*session).set},
 	"GetManagedObjects": {ifaceObjectManager, "", (*session).managedObjects},
 	"Lookup":            {ifaceManager, "s", (*session).lookup},
+	"ListNodes":         {ifaceManager, "ou", (*session).listNodes},
 }
 
 // refusal returns an error of a name of the bus's own.
 func refusal(name, format string, args ...any) error {
-	return &dbus.Error{Name: errorPrefix + name, Body: []any{fmt.Sprintf(format, args...)}}
+	return &dbus.Error{Name: errorPrefix + name, Body: []any{text(fmt.Sprintf(format, args...))}}
 }
 
-// answer answers a method call.
-func (s *session) answer(msg *dbus.Message) error {
-	body, err := s.dispatch(msg)
-	if msg.Flags&dbus.FlagNoReplyExpected != 0 {
-		return nil
-	}
+// reply sends the reply to a method call: body, or an error of type *dbus.Error.
+func (s *session) reply(msg *dbus.Message, body []any, err error) {
 	reply := &dbus.Message{
 		Type: dbus.TypeMethodReply,
 		Headers: map[dbus.HeaderField]dbus.Variant{
@@ -82,7 +79,6 @@ func (s *session) answer(msg *dbus.Message) error {
 		reply.Headers[dbus.FieldSignature] = dbus.MakeVariant(dbus.SignatureOf(reply.Body...))
 	}
 	s.conn.Send(reply, nil) // a connection that is broken ends the session by itself
-	return nil
 }
 
 // dispatch finds the method that is called and calls it. Its errors are of type *dbus.Error.
@@ -137,7 +133,7 @@ func (s *session) machineID(call) ([]any, error) {
 // properties returns all properties of an object's interface.
 func (s *session) properties(path dbus.ObjectPath, iface string) (map[string]dbus.Variant, error) {
 	if !slices.Contains(s.interfacesAt(path), iface) {
-		return nil, refusal("UnknownInterface", "object %s has no interface %s", path, text(iface))
+		return nil, refusal("UnknownInterface", "object %s has no interface %s", path, iface)
 	}
 	switch iface {
 	case ifaceManager:
@@ -175,18 +171,9 @@ func (s *session) set(c call) ([]any, error) {
 	return nil, refusal("PropertyReadOnly", "property %s is read-only", c.text(1))
 }
 
-// managedObjects is ObjectManager.GetManagedObjects.
-func (s *session) managedObjects(call) ([]any, error) {
-	all := make(map[dbus.ObjectPath]map[string]map[string]dbus.Variant)
-	for path, n := range s.objects.all() {
-		all[path] = nodeInterfaces(n)
-	}
-	return []any{all}, nil
-}
-
 // lookup is Manager.Lookup.
 func (s *session) lookup(c call) ([]any, error) {
-	path := s.objects.lookup(c.text(0))
+	path := s.objects.lookup(nameOf(c.text(0)))
 	if path == "" {
 		return nil, &dbus.Error{Name: errNoSuchNode, Body: []any{fmt.Sprintf("no node %q is known", c.text(0))}}
 	}

@@ -2,6 +2,7 @@ package dbus
 
 import (
 	_ "embed"
+	"fmt"
 	"strings"
 
 	"github.com/godbus/dbus/v5"
@@ -85,13 +86,21 @@ func (s *session) introspect(c call) ([]any, error) {
 	default:
 		children = []dbus.ObjectPath{Root}
 	}
-	parent := strings.TrimSuffix(string(c.path), "/") + "/"
-	for _, path := range children { // made of letters, digits and _
-		name, _, _ := strings.Cut(strings.TrimPrefix(string(path), parent), "/")
-		b.WriteString("  <node name=\"" + name + "\"/>\n")
-	}
-	b.WriteString("</node>\n")
+	b.WriteString(childrenXML(c.path, children) + "</node>\n")
 	return []any{b.String()}, nil
+}
+
+// childrenXML lists the children of an object, or says that they are too many for a message.
+func childrenXML(parent dbus.ObjectPath, children []dbus.ObjectPath) string {
+	var b strings.Builder
+	above := strings.TrimSuffix(string(parent), "/") + "/"
+	for _, path := range children { // made of letters, digits and _
+		name, _, _ := strings.Cut(strings.TrimPrefix(string(path), above), "/")
+		if b.WriteString("  <node name=\"" + name + "\"/>\n"); b.Len() > maxAnswer {
+			return fmt.Sprintf("  <!-- %d nodes are too many for one message: call %s.ListNodes -->\n", len(children), ifaceManager)
+		}
+	}
+	return b.String()
 }
 
 // interfaceOf returns the interface element of a description.

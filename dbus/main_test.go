@@ -8,12 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
-	"sync"
+	"runtime"
+	"strconv"
 	"testing"
 	"time"
 
 	godbus "github.com/godbus/dbus/v5"
+	"golang.org/x/sys/unix"
 
 	"github.com/goerlang/eclus/dbus"
 	"github.com/goerlang/eclus/internal/bus"
@@ -135,27 +136,45 @@ func (b *testBus) client(t *testing.T) *godbus.Conn {
 	return conn
 }
 
-// log is what a service has logged.
-type log struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
+// Users without rights that every Debian has. dbus-daemon takes nobody whom it does not know.
+const (
+	daemonUser = 1
+	binUser    = 2
+)
 
-func (l *log) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(b)
-}
-
-func (l *log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
+// clientOf connects as another user.
+func (b *testBus) clientOf(t *testing.T, uid int) *godbus.Conn {
+	t.Helper()
+	need.Root(t)
+	var conn *godbus.Conn
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // for good: the thread ends, and whose it was
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), uintptr(uid), ^uintptr(0)); errno != 0 {
+			err = errno
+			return
+		}
+		conn, err = godbus.Dial(b.address(), godbus.WithSignalHandler(godbus.NewSequentialSignalHandler()))
+	}()
+	<-done
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	if err := conn.Auth([]godbus.Auth{godbus.AuthExternal(strconv.Itoa(uid))}); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Hello(); err != nil {
+		t.Fatal(err)
+	}
+	return conn
 }
 
 // serve runs a service on the bus until the test ends, and returns its registry and its log,
 // without debug entries.
-func (b *testBus) serve(t *testing.T, opts dbus.Options) (*registry.Registry, *log) {
+func (b *testBus) serve(t *testing.T, opts dbus.Options) (*registry.Registry, *wait.Output) {
 	t.Helper()
 	reg := registry.New("hosta.local", registry.OldNames)
 	l, _ := b.serveRegistry(t, reg, opts)
@@ -163,13 +182,13 @@ func (b *testBus) serve(t *testing.T, opts dbus.Options) (*registry.Registry, *l
 }
 
 // serveRegistry is serve for a registry that is there. The function it returns ends the service.
-func (b *testBus) serveRegistry(t *testing.T, reg *registry.Registry, opts dbus.Options) (*log, func()) {
+func (b *testBus) serveRegistry(t *testing.T, reg *registry.Registry, opts dbus.Options) (*wait.Output, func()) {
 	t.Helper()
 	var err error
 	if opts.Bus, err = bus.Parse(b.address()); err != nil {
 		t.Fatal(err)
 	}
-	l := &log{}
+	l := &wait.Output{}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {

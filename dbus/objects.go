@@ -27,6 +27,7 @@ type objects struct {
 	queue  []*object                   // those to tell of, the one that changed first leading
 	counts [registry.Origins]uint32    // of those that the bus was told of, by registry.Origin
 	port   uint16                      // of this epmd
+	sorted []dbus.ObjectPath           // what paths returned last; nil: that has changed
 }
 
 func newObjects(port uint16) *objects {
@@ -100,11 +101,13 @@ func (o *objects) tellOf(obj *object) change {
 	if obj.told == nil {
 		obj.path = pathOf(obj.known, func(path dbus.ObjectPath) bool { return o.byPath[path] != nil })
 		o.byPath[obj.path] = obj
+		o.sorted = nil
 	} else {
 		o.counts[obj.told.Origin]--
 	}
 	if obj.known == nil {
 		delete(o.byPath, obj.path)
+		o.sorted = nil
 	} else {
 		o.counts[obj.known.Origin]++
 	}
@@ -132,8 +135,23 @@ func (o *objects) all() iter.Seq2[dbus.ObjectPath, *registry.Node] {
 	}
 }
 
-// paths returns the paths of all objects, sorted.
-func (o *objects) paths() []dbus.ObjectPath { return slices.Sorted(maps.Keys(o.byPath)) }
+// paths returns the paths of all objects, sorted. The caller must not change them.
+func (o *objects) paths() []dbus.ObjectPath {
+	if o.sorted == nil {
+		o.sorted = slices.Sorted(maps.Keys(o.byPath))
+	}
+	return o.sorted
+}
+
+// after returns the sorted paths that follow one. That path needs not be there.
+func (o *objects) after(path dbus.ObjectPath) []dbus.ObjectPath {
+	paths := o.paths()
+	i, found := slices.BinarySearch(paths, path)
+	if found {
+		i++
+	}
+	return paths[i:]
+}
 
 // lookup returns the path of a node, or "". name is a full name, or the alive name of a node that
 // is registered on this host. Several nodes may claim a full name. Those of this host come first,

@@ -31,9 +31,9 @@ func escape(s string) string {
 func isLetter(c byte) bool { return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' }
 func isDigit(c byte) bool  { return '0' <= c && c <= '9' }
 
-// pathOf returns a free path for a node. The path has the node's alive name and host, which stay
-// the same while the node lives. Two epmds of a host may each have a node of that name. Then __2
-// and so on follows, which escape never returns.
+// pathOf returns a free path for a node. The path has the node's alive name and host. It stays
+// while the node lives, even if its host gets another name. Two epmds of a host may each have a
+// node of that name. Then __2 and so on follows, which escape never returns.
 func pathOf(n *registry.Node, isTaken func(dbus.ObjectPath) bool) dbus.ObjectPath {
 	base := dbus.ObjectPath(Root + "/" + escape(n.Name+"@"+n.Host))
 	path := base

@@ -4,7 +4,6 @@ import (
 	"net/url"
 	"strings"
 	"testing"
-	"unicode/utf8"
 
 	godbus "github.com/godbus/dbus/v5"
 )
@@ -40,23 +39,6 @@ func FuzzEscape(f *testing.F) {
 		hex := strings.NewReplacer("%", "", "_", "%").Replace(got)
 		if back, err := url.PathUnescape(hex); s != "" && (err != nil || back != s) {
 			t.Errorf("escape(%q) = %q, which reads back as %q, %v", s, got, back, err)
-		}
-	})
-}
-
-func FuzzText(f *testing.F) {
-	for _, s := range []string{"a", "", "a\x00b", "\xff", "\xed\xa0\x80", "é\xc3"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		got := text(s)
-		if !utf8.ValidString(got) {
-			t.Errorf("text(%q) = %q, which is not UTF-8", s, got)
-		}
-		for _, c := range []byte(got) {
-			if c == 0 {
-				t.Errorf("text(%q) = %q, which has a NUL", s, got)
-			}
 		}
 	})
 }

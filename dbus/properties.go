@@ -2,7 +2,6 @@ package dbus
 
 import (
 	"reflect"
-	"strings"
 
 	"github.com/godbus/dbus/v5"
 
@@ -20,27 +19,28 @@ const noUID = 1<<32 - 1
 
 // nodeProperties are those of org.erlang.Epmd.Node.
 var nodeProperties = []property[*registry.Node]{
-	{"Node", func(n *registry.Node) any { return text(n.Node) }},
-	{"Name", func(n *registry.Node) any { return text(n.Name) }},
-	{"Host", func(n *registry.Node) any { return text(n.Host) }},
+	{"Node", func(n *registry.Node) any { return nameText(n.Node) }},
+	{"Name", func(n *registry.Node) any { return nameText(n.Name) }},
+	{"Host", func(n *registry.Node) any { return nameText(n.Host) }},
 	{"Addresses", func(n *registry.Node) any { return addresses(n) }},
 	{"Port", func(n *registry.Node) any { return n.Port }},
 	{"Type", func(n *registry.Node) any { return n.Type.String() }},
 	{"Origin", func(n *registry.Node) any { return n.Origin.String() }},
-	{"Via", func(n *registry.Node) any { return text(n.Via) }},
+	{"Via", func(n *registry.Node) any { return nameText(n.Via) }},
+	{"Named", func(n *registry.Node) any { return n.Named }},
 	{"Creation", func(n *registry.Node) any { return n.Creation }},
 	{"Since", func(n *registry.Node) any { return uint64(max(n.Since.UnixMicro(), 0)) }},
 	{"Sure", func(n *registry.Node) any { return n.Sure }},
 	{"Reachable", func(n *registry.Node) any { return n.Reach.String() }},
 	{"Why", func(n *registry.Node) any { return text(string(n.Why)) }},
-	{"Dist", func(n *registry.Node) any { return text(n.Dist) }},
+	{"Dist", func(n *registry.Node) any { return nameText(n.Dist) }},
 	{"EPMDPort", func(n *registry.Node) any { return n.EPMDPort }},
 	{"High", func(n *registry.Node) any { return n.High }},
 	{"Low", func(n *registry.Node) any { return n.Low }},
 	{"Protocol", func(n *registry.Node) any { return n.Protocol }},
 	{"PID", func(n *registry.Node) any { return uint32(max(holder(n).PID, 0)) }},
 	{"UID", func(n *registry.Node) any { return holder(n).UID }},
-	{"Unit", func(n *registry.Node) any { return text(holder(n).Unit) }},
+	{"Unit", func(n *registry.Node) any { return nameText(holder(n).Unit) }},
 }
 
 // status is what the Manager's properties come from.
@@ -55,7 +55,7 @@ type status struct {
 
 // managerProperties are those of org.erlang.Epmd.Manager.
 var managerProperties = []property[status]{
-	{"HostName", func(s status) any { return text(s.hostName) }},
+	{"HostName", func(s status) any { return nameText(s.hostName) }},
 	{"Port", func(s status) any { return s.port }},
 	{"Version", func(s status) any { return text(s.version) }},
 	{"Allow", func(s status) any { return text(s.allow) }},
@@ -97,13 +97,7 @@ func holder(n *registry.Node) registry.Holder {
 func addresses(n *registry.Node) []string {
 	list := make([]string, len(n.Addresses))
 	for i, a := range n.Addresses {
-		list[i] = text(a.String())
+		list[i] = addressText(a)
 	}
 	return list
-}
-
-// text returns s as a D-Bus string can hold it: UTF-8 without NUL, with U+FFFD for all else. A bus
-// drops the connection of a sender of anything else.
-func text(s string) string {
-	return strings.ReplaceAll(strings.ToValidUTF8(s, "\ufffd"), "\x00", "\ufffd")
 }

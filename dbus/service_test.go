@@ -75,7 +75,7 @@ func TestNodeProperties(t *testing.T) {
 	want := map[string]any{
 		"Node": "b@hostb.local", "Name": "b", "Host": "hostb.local", "Dist": "tcp", "Port": uint16(41237), "EPMDPort": uint16(4370),
 		"Addresses": []string{"198.51.100.12", "fe80::1%eth0"}, "High": uint16(6), "Low": uint16(5), "Type": "hidden",
-		"Sure": true, "Creation": uint32(1795367590), "Origin": "lan", "Via": "mdns", "Reachable": "unknown", "Protocol": uint8(0),
+		"Sure": true, "Creation": uint32(1795367590), "Origin": "lan", "Via": "mdns", "Named": false, "Reachable": "unknown", "Protocol": uint8(0),
 		"PID": uint32(0), "UID": uint32(1<<32 - 1), "Unit": "", "Why": "",
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -287,6 +287,15 @@ func TestHostileText(t *testing.T) {
 	sum := newSum(t, root(t, conn))
 	sum.until(t, signals, func() bool { return sum.has("last") && len(sum.nodes) == 11 })
 	sum.compare(t, root(t, conn))
+	for _, call := range [][]string{{objectManager, "GetManagedObjects"}, {manager, "ListNodes", "ou", "/", "0"}} {
+		if out, err := b.busctl(t, call...); err != nil || strings.Count(out, `"Sure"`) != 11 {
+			t.Errorf("busctl %v: %v, %s", call, err, out)
+		}
+	}
+	hostile := getAll(t, lookup(t, conn, "%EF%BF%BE@4"), nodeInterface)
+	if hostile["Name"] != "%EF%BF%BE" || hostile["Node"] != "%EF%BF%BE@4" {
+		t.Errorf("got %q, %q", hostile["Name"], hostile["Node"])
+	}
 	if got := len(introspected(t, root(t, conn)).Children); got != 11 {
 		t.Errorf("%d children; want 11", got)
 	}

@@ -18,16 +18,16 @@ const (
 	busName       = "org.freedesktop.DBus"
 	errorPrefix   = "org.freedesktop.DBus.Error."
 	accessDenied  = errorPrefix + "AccessDenied"
-	inboxSize     = 64
 	signalsAtOnce = 8                     // sent before the bus has shown that it has read them
 	signalPause   = 10 * time.Millisecond // between two times that signals are sent
+	askedAtOnce   = 16                    // senders whose user the bus is asked for
 )
 
 // errBusGone is why a session ends when its bus ends.
 var errBusGone = errors.New("the bus has gone")
 
 // session is one connection to the bus, from making it to losing it. One goroutine sends everything
-// on it, so replies and signals are in order.
+// on it, so replies and signals are in order. The one that receives sends only errors of its own.
 //
 // A session sends a change at once, and the next ones after signalPause. It sends at most
 // signalsAtOnce signals before the bus has answered a ping. In the meantime objects joins what
@@ -36,8 +36,10 @@ type session struct {
 	*Service
 	ctx     context.Context
 	conn    *dbus.Conn
-	inbox   chan *dbus.Message // calls and signals about the name, in order; full: the bus waits
-	replies chan *dbus.Call    // of our own calls
+	inbox   *turns          // calls, and signals about the name
+	replies chan *dbus.Call // of our own calls
+	users   chan *dbus.Call // the same, of those that ask whose a sender is
+	asking  int             // how many of these the bus has yet to answer
 
 	changes *registry.Subscription
 	objects *objects
@@ -66,8 +68,9 @@ func (s *Service) session(ctx context.Context) error {
 	c := &session{
 		Service: s,
 		ctx:     ctx,
-		inbox:   make(chan *dbus.Message, inboxSize),
+		inbox:   newTurns(),
 		replies: make(chan *dbus.Call, 2),
+		users:   make(chan *dbus.Call, askedAtOnce),
 		objects: newObjects(s.opts.Port),
 		timer:   time.NewTimer(0),
 	}
@@ -102,16 +105,24 @@ func (s *session) receive(msg *dbus.Message) {
 	case msg.Type == dbus.TypeMethodCall:
 		call := *msg
 		msg.Type = 0 // of which the library takes no notice
-		s.post(&call)
+		s.receiveCall(&call)
 	case msg.Type == dbus.TypeSignal && bus.Header[string](msg, dbus.FieldSender) == busName:
-		s.post(msg)
+		s.inbox.put(msg)
 	}
 }
 
-func (s *session) post(msg *dbus.Message) {
-	select {
-	case s.inbox <- msg:
-	case <-s.ctx.Done():
+// receiveCall has a call wait for its turn. It refuses a call at once if there is no room. It
+// ignores calls that expect no reply: they would change nothing.
+func (s *session) receiveCall(call *dbus.Message) {
+	if call.Flags&dbus.FlagNoReplyExpected != 0 {
+		return
+	}
+	if callText(call) > maxCallText {
+		s.reply(call, nil, refusal("LimitsExceeded", "the arguments have more than %d bytes", maxCallText))
+		return
+	}
+	if refused := s.inbox.put(call); refused != nil {
+		s.reply(refused, nil, refusal("LimitsExceeded", "%d calls wait for an answer", maxWaiting))
 	}
 }
 
@@ -126,6 +137,7 @@ func (s *session) serve() error {
 		if err := s.await(); err != nil {
 			return err
 		}
+		s.askUsers()
 		if err := s.tell(time.Now()); err != nil {
 			return err
 		}
@@ -135,6 +147,27 @@ func (s *session) serve() error {
 // ask calls a method of the bus. The reply comes by s.replies.
 func (s *session) ask(method string, args ...any) {
 	s.conn.BusObject().GoWithContext(s.ctx, busName+"."+method, 0, s.replies, args...)
+}
+
+// askUsers asks the bus whose the senders are of which that is not known.
+func (s *session) askUsers() {
+	for s.asking < askedAtOnce {
+		sender := s.inbox.stranger()
+		if sender == "" {
+			return
+		}
+		s.asking++
+		s.conn.BusObject().GoWithContext(s.ctx, busName+".GetConnectionUnixUser", 0, s.users, sender)
+	}
+}
+
+// toldUser enters whose a sender is. The bus does not tell of one that has gone.
+func (s *session) toldUser(call *dbus.Call) {
+	s.asking--
+	var uid uint32
+	if err := call.Store(&uid); err == nil {
+		s.inbox.learn(call.Args[0].(string), user(uid))
+	}
 }
 
 // await waits for the next event and deals with it. While no signals may be sent, changes add up.
@@ -148,10 +181,12 @@ func (s *session) await() error {
 		return s.ctx.Err()
 	case <-s.conn.Context().Done():
 		return errBusGone
-	case msg := <-s.inbox:
-		return s.handle(msg)
+	case <-s.inbox.ready:
+		s.handle(s.inbox.next())
 	case reply := <-s.replies:
 		return s.replied(reply)
+	case told := <-s.users:
+		s.toldUser(told)
 	case <-changed:
 		s.take()
 	case <-s.timer.C:
@@ -173,14 +208,19 @@ func (s *session) take() {
 	}
 }
 
-// handle deals with a method call or a signal of the bus.
-func (s *session) handle(msg *dbus.Message) error {
-	if msg.Type == dbus.TypeMethodCall {
-		return s.answer(msg)
+// handle deals with a method call or a signal of the bus. msg is nil if it has given way.
+func (s *session) handle(msg *dbus.Message) {
+	switch {
+	case msg == nil:
+		return
+	case msg.Type == dbus.TypeMethodCall:
+		body, err := s.dispatch(msg)
+		s.reply(msg, body, err)
+		return
 	}
 	var name string
 	if err := dbus.Store(msg.Body, &name); err != nil || name != Name {
-		return nil
+		return
 	}
 	switch bus.Header[string](msg, dbus.FieldMember) {
 	case "NameAcquired":
@@ -190,7 +230,6 @@ func (s *session) handle(msg *dbus.Message) error {
 		s.owner = false
 		s.off(errTaken)
 	}
-	return nil
 }
 
 // errTaken is why there is no service though the bus allows the name.

@@ -217,6 +217,36 @@ func TestSignalsOfManyNodes(t *testing.T) {
 	t.Logf("%d signals", sum.signals)
 }
 
+// TestScripts plays scripts at random. In the end a program that adds up the signals of a real bus
+// knows what the registry has.
+func TestScripts(t *testing.T) {
+	b := startBus(t)
+	for seed := range uint64(20) {
+		s := dbus.NewScript(dbus.RandomScript(seed))
+		_, stop := b.serveRegistry(t, s.Reg, dbus.Options{})
+		conn := b.client(t)
+		signals := subscribe(t, conn)
+		root := root(t, conn)
+		sum := newSum(t, root)
+		for s.More() {
+			s.Step()
+		}
+		differs := ""
+		known := func() bool {
+			objects := make(map[godbus.ObjectPath]map[string]godbus.Variant)
+			for path, of := range sum.nodes {
+				objects[path] = of
+			}
+			differs = dbus.Differs(s.Reg, objects)
+			return differs == ""
+		}
+		sum.until(t, signals, known)
+		sum.compare(t, root)
+		stop()
+		conn.Close()
+	}
+}
+
 // TestSlowBus stops the bus for longer than the registry keeps changes for a subscriber.
 func TestSlowBus(t *testing.T) {
 	b := startBus(t)

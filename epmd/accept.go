@@ -53,7 +53,7 @@ const acceptPause = 100 * time.Millisecond
 // listens.
 func (e *engine) accept(listener int) error {
 	for e.ctx.Err() == nil {
-		fd, peer, err := acceptPeer(listener)
+		fd, peer, err := e.sockets.accept(listener)
 		switch err {
 		case nil:
 			time.Sleep(e.delayAccept) // -delay_accept, for each connection
@@ -83,14 +83,15 @@ func (e *engine) begin(fd int, peer netip.AddrPort) {
 	}
 	c := e.freshConn()
 	c.caller = from
-	n, err := receive(fd, e.scratch[:])
-	if err == unix.EAGAIN {
+	n, err := e.sockets.receive(fd, e.scratch[:])
+	if err == unix.EAGAIN || err == unix.EINTR {
 		e.await(c)
 	} else if err != nil || n == 0 {
 		closeSocket(fd)
 	} else {
 		e.received(c, e.scratch[:n])
 	}
+	e.endUnwatched(c)
 }
 
 // ofThisHost reports whether the peer of a connection is on this host.

@@ -26,12 +26,16 @@ func (e *engine) carryOut(c *conn, a answer) {
 	}
 }
 
-// register makes c a registered connection and tells the peer, unless that is withheld.
+// register makes c a registered connection. It tells the peer, unless that is withheld or there is
+// nothing to tell.
 func (e *engine) register(c *conn, a answer) {
 	e.settle(c, a.reg)
-	if a.withhold {
+	switch {
+	case e.endUnwatched(c):
+	case len(a.out) == 0:
+	case a.withhold:
 		e.withhold(c, a.out)
-	} else {
+	default:
 		e.confirm(c, a.out)
 	}
 }
@@ -39,12 +43,7 @@ func (e *engine) register(c *conn, a answer) {
 // adopt makes a connection registered that an earlier process accepted. An answer without out says
 // nothing: the peer has had its answer.
 func (e *engine) adopt(from caller, a answer) {
-	c := &conn{caller: from}
-	if len(a.out) == 0 {
-		e.settle(c, a.reg)
-	} else {
-		e.register(c, a)
-	}
+	e.register(&conn{caller: from}, a)
 }
 
 // reply sends the answer of a connection that does not register.

@@ -6,8 +6,10 @@ import "golang.org/x/sys/unix"
 type conn struct {
 	caller
 	generation uint32       // tells it from earlier ones of its descriptor; 0: not in the table
+	user       uint32       // whose it is, if that was asked
+	asked      bool         // it was, as it is registered
+	unwatched  bool         // epoll has no room for it: it must be ended
 	reg        registration // nil: waiting, or new
-	user       uint32       // whose it is, if it is registered
 	wait       *waiter      // nil: registered, or new
 }
 
@@ -30,7 +32,21 @@ func (e *engine) enter(c *conn) {
 	e.conns[c.fd] = c
 	e.generation = max(e.generation+1, 1)
 	c.generation = e.generation
-	e.watch(unix.EPOLL_CTL_ADD, c, unix.EPOLLIN)
+	c.unwatched = !e.watch(unix.EPOLL_CTL_ADD, c, unix.EPOLLIN)
+}
+
+// noRoomInEpoll is why a connection is ended that epoll does not watch. The kernel bounds what a
+// user may have watched: /proc/sys/fs/epoll/max_user_watches.
+const noRoomInEpoll = "the kernel has no room to watch it"
+
+// endUnwatched ends a connection that epoll does not watch, unless it has ended. Its end would not
+// be noticed. It reports whether it has done so.
+func (e *engine) endUnwatched(c *conn) bool {
+	if !c.unwatched || e.conns[c.fd] != c {
+		return false
+	}
+	e.end(c, noRoomInEpoll)
+	return true
 }
 
 // remove takes c out of the table if it is there.
@@ -46,9 +62,12 @@ func (e *engine) settle(c *conn, reg registration) {
 	e.enter(c)
 	e.endWait(c)
 	c.reg = reg
-	c.user = e.user(c.fd)
 	e.registered++
-	e.registeredBy[c.user]++
+	e.unasked++
+	if e.usersMatter() {
+		e.askUser(c)
+		e.askUsers(usersAtOnce)
+	}
 }
 
 // registeredAt returns the registered connection with that descriptor, or nil.
@@ -72,7 +91,9 @@ func (e *engine) end(c *conn, reason string) {
 // closing our descriptor ends nothing.
 func (e *engine) unregister(c *conn, reason string) {
 	e.registered--
-	if e.registeredBy[c.user]--; e.registeredBy[c.user] == 0 {
+	if !c.asked {
+		e.unasked--
+	} else if e.registeredBy[c.user]--; e.registeredBy[c.user] == 0 {
 		delete(e.registeredBy, c.user)
 	}
 	delete(e.withheld, c.reg)
@@ -83,38 +104,58 @@ func (e *engine) unregister(c *conn, reason string) {
 	e.protocol.gone(c.reg, reason)
 }
 
-// watch tells epoll what to watch of c.
-func (e *engine) watch(op int, c *conn, events uint32) {
+// watch tells epoll what to watch of c. It reports whether epoll does so.
+func (e *engine) watch(op int, c *conn, events uint32) bool {
 	ev := unix.EpollEvent{Events: events, Fd: int32(c.fd), Pad: int32(c.generation)}
-	if err := epollControl(e.epfd, op, c.fd, &ev); err != nil {
-		e.log.Error("epoll", "err", err, "peer", c.peer)
+	err := e.sockets.epollControl(e.epfd, op, c.fd, &ev)
+	if err != nil {
+		e.complain(c.caller, "connection can't be watched", "err", err)
 	}
+	return err == nil
 }
 
-// poll handles what has happened to the connections in the table. It goes on until epoll has no
-// more to tell. Go's poller watches the epoll descriptor edge-triggered. It calls again only for
-// what happens after the last look. A FIN behind a request's end may have come before.
+// poll handles what has happened to the connections in the table. It goes on until epoll can have
+// no more to tell. Go's poller watches the epoll descriptor edge-triggered. It calls again only for
+// what happens after the last look. A FIN behind a request's end may have come before. So epoll is
+// asked again unless each connection that it told of has ended.
 func (e *engine) poll(epfd int) error {
 	var events [128]unix.EpollEvent
-	for e.ctx.Err() == nil {
-		n, err := epollWait(epfd, events[:])
-		if n == 0 || err != nil {
+	for more := true; more && e.ctx.Err() == nil; {
+		n, err := e.sockets.epollWait(epfd, events[:])
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
 			return err
 		}
+		more = n == len(events)
 		for _, ev := range events[:n] {
-			e.happened(int(ev.Fd), uint32(ev.Pad))
+			if e.happened(int(ev.Fd), uint32(ev.Pad), ev.Events) {
+				more = true
+			}
 		}
 	}
 	return nil
 }
 
-// happened goes on with a connection. It may have been closed since epoll told of it.
-func (e *engine) happened(fd int, generation uint32) {
+// happened goes on with a connection. It may have been closed since epoll told of it. happened
+// reports whether it is there now.
+func (e *engine) happened(fd int, generation, events uint32) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if c := e.conns[fd]; c != nil && c.generation == generation {
-		e.goOn(c)
+	c := e.conns[fd]
+	switch {
+	case c == nil || c.generation != generation:
+		return false
+	case c.wait == nil || c.wait.unsent == nil:
+		e.readOn(c)
+	case events&(unix.EPOLLERR|unix.EPOLLHUP) != 0:
+		e.end(c, "")
+	default:
+		e.watch(unix.EPOLL_CTL_MOD, c, 0)
+		e.sendInLane(c)
 	}
+	return e.conns[fd] == c
 }
 
 // goOn sends or reads on, whichever the connection waits for.

@@ -43,8 +43,8 @@ import (
 //	kept      a connection that the Keeper has a copy of: closing ours does not end it
 //
 // engine.go begins and ends. accept.go takes new connections. receive.go reads requests. answer.go
-// does what answers say, listing.go makes long ones, and send.go sends them. conn.go has the table,
-// waiting.go those that wait.
+// does what answers say, listing.go makes long ones, and send.go sends them. lane.go has users take
+// turns at that. conn.go has the table, waiting.go those that wait.
 
 // Numbers of descriptors; see Config.Files.
 const (
@@ -83,6 +83,8 @@ type engineConfig struct {
 	delayAccept time.Duration // before each new connection is looked at
 	delayWrite  time.Duration // before each answer
 	kept        bool          // registered connections are kept: they outlive the engine
+
+	ownerOf func(netip.Addr) string // see Config.OwnerOf
 }
 
 // engine serves a protocol. Its lock is held for whatever happens to one connection. That
@@ -90,6 +92,7 @@ type engineConfig struct {
 type engine struct {
 	engineConfig
 	protocol protocol
+	sockets  sockets
 
 	mu        sync.Mutex
 	ctx       context.Context // of run
@@ -102,11 +105,14 @@ type engine struct {
 	fresh        *conn   // accepted last; used again unless it has stayed
 	generation   uint32
 	registered   int                          // conns that have a registration
-	registeredBy map[uint32]int               // the same, by user
+	registeredBy map[uint32]int               // the same, by user, as far as that was asked
+	unasked      int                          // of the others
+	nextAsked    int                          // descriptor at which askUsers goes on
 	userOf       func(fd int) (uint32, error) // nil: users are not told apart
 	withheld     map[registration]withheld
 	waiting      waiting
 	streams      streams
+	lane         lane // has a lock of its own, which comes after mu
 
 	complaints refusals
 	scratch    [MaxRequest + 2]byte // what was read last

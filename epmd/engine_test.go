@@ -60,7 +60,7 @@ func (y *toy) handle(_ caller, req []byte) answer {
 		}
 		return a
 	case 's':
-		return answer{stream: &stream{shares: []share{{"toy", 1, false}}, run: func(ctx context.Context, conn *os.File) {
+		return answer{stream: &stream{shares: []share{{"toy", 1, false}}, run: func(ctx context.Context, conn *os.File, _ any) {
 			conn.Write(text)
 			<-ctx.Done()
 			conn.Close()
@@ -78,6 +78,7 @@ type toyServer struct {
 	*engine
 	*toy
 	addr  netip.AddrPort
+	serve func()
 	end   context.CancelCauseFunc
 	ended chan error // what run returned
 	cause func() error
@@ -85,6 +86,14 @@ type toyServer struct {
 
 // serveToy starts an engine. The test must end it with finish.
 func serveToy(tb testing.TB, cfg engineConfig) *toyServer {
+	tb.Helper()
+	s := newToy(tb, cfg)
+	s.serve()
+	return s
+}
+
+// newToy returns an engine that serves once serve is called.
+func newToy(tb testing.TB, cfg engineConfig) *toyServer {
 	tb.Helper()
 	l, err := listen("127.0.0.1:0")
 	if err != nil {
@@ -101,10 +110,12 @@ func serveToy(tb testing.TB, cfg engineConfig) *toyServer {
 	}
 	ctx, end := context.WithCancelCause(context.Background())
 	s.end, s.cause = end, func() error { return context.Cause(ctx) }
-	if err := s.open(ctx, end, []*net.TCPListener{l}); err != nil {
-		tb.Fatal(err)
+	s.serve = func() {
+		if err := s.open(ctx, end, []*net.TCPListener{l}); err != nil {
+			tb.Fatal(err)
+		}
+		go func() { s.ended <- s.run(ctx) }()
 	}
-	go func() { s.ended <- s.run(ctx) }()
 	return s
 }
 

@@ -102,6 +102,13 @@ func (fs *feeds) link(local netip.Addr) (link string, addrs []netip.Addr) {
 // programs is the link of the feed of this host's programs. No interface has that name.
 const programs = ""
 
+// turn does something in turn with the other streams. Few do so at a time.
+func (fs *feeds) turn(job func()) {
+	fs.turns <- struct{}{}
+	defer func() { <-fs.turns }()
+	job()
+}
+
 // join makes p a stream of its feed, unless it just wants to know what there is.
 func (fs *feeds) join(p *subscriber) (start, error) {
 	link, addrs := programs, []netip.Addr(nil)

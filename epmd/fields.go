@@ -55,6 +55,7 @@ var nodeFields = []nodeField{
 	{"proto", known, func(n *registry.Node) any { return onlyIf(n.High != 0, n.Protocol) }, number("proto", func(n *registry.Node) *uint8 { return &n.Protocol })},
 	{"epmd", everywhere, func(n *registry.Node) any { return ifAny(n.EPMDPort) }, number("epmd", func(n *registry.Node) *uint16 { return &n.EPMDPort })},
 	{"via", known, func(n *registry.Node) any { return ifAny(n.Via) }, into(func(n *registry.Node) *string { return &n.Via })},
+	{"named", known, func(n *registry.Node) any { return onlyIf(n.Named, true) }, readNamed},
 	{"reachable", known, reachable, readReachable},
 	{"lan", known, func(n *registry.Node) any { return onlyIf(n.Why != "", false) }, readLAN},
 	{"why", known, func(n *registry.Node) any { return ifAny(string(n.Why)) }, readWhy},
@@ -199,6 +200,11 @@ func readSince(n *registry.Node, s string) (err error) {
 
 func readSure(n *registry.Node, s string) error {
 	n.Sure = s != "no"
+	return nil
+}
+
+func readNamed(n *registry.Node, s string) error {
+	n.Named = s == "yes"
 	return nil
 }
 

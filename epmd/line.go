@@ -58,6 +58,7 @@ const (
 //	proto      if high is there: 0 for TCP/IPv4, as ALIVE2_REQ has it
 //	epmd       port of the epmd that it is registered with; neighbours only
 //	via        how a neighbour is known: mdns, epmd (its own says so) or a nodes file's name
+//	named      yes: this host's owner has named its epmd, or the node itself
 //	reachable  yes or no: the epmd of its host answers and has it; missing until it was asked
 //	lan        no: no other host can reach it, and none is told of it; local nodes only
 //	why        if lan=no is there: the reason, see [registry.Why]

@@ -5,12 +5,13 @@ import "golang.org/x/sys/unix"
 // A listing is an answer that grows with what is registered. Everybody who asks gets the same one.
 // It is made anew only after something has changed. A short one is made and sent at once. A long
 // one would keep others waiting for as long as that takes. So a goroutine makes it, one at a time
-// and without the engine's lock, and whoever has asked by then gets it. It is sent a piece at a
-// time, in turn with all else that happens.
+// and without the engine's lock, and whoever has asked by then gets it. Then it is sent a piece at
+// a time. Both are done in the lane: see lane.go.
 
 const (
 	shortLines = 128      // a listing of so many lines is made at once
 	pieceBytes = 64 << 10 // of an answer: what a connection is sent in one go
+	shortBytes = 16 << 10 // an answer of so many bytes is sent at once
 )
 
 // listing makes such an answer.
@@ -54,10 +55,10 @@ func (e *engine) list(c *conn, l *listing) {
 	}
 }
 
-// replyShared sends a shared answer. A long one is left to the poller.
+// replyShared sends a shared answer. A long one is left to the lane.
 func (e *engine) replyShared(c *conn, s *shared) {
 	a := answer{out: s.out, of: s}
-	if len(s.out) > pieceBytes {
+	if len(s.out) > shortBytes {
 		e.sendLater(c, s.out, a)
 		return
 	}
@@ -83,7 +84,8 @@ func (e *engine) makeListings(l *listing) {
 		}
 		if made == nil {
 			version := l.version()
-			made = &shared{out: l.append(spare)}
+			made = &shared{}
+			e.doInLane(l, func() { made.out = l.append(spare) })
 			e.mu.Lock()
 			l.made, l.of = made, version
 			e.mu.Unlock()

@@ -50,7 +50,7 @@ func TestPeerRequestCut(t *testing.T) {
 
 // readAnswer reads all lines of an answer that comes from r.
 func readAnswer(r io.Reader) (lines []string, err error) {
-	s := &PeerStream{lines: bufio.NewReaderSize(r, MaxPeerLine)}
+	s := &PeerStream{lines: bufio.NewReaderSize(r, peerBuffer)}
 	if err := s.begin(); err != nil {
 		return nil, noAnswer(err)
 	}

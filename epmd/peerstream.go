@@ -20,6 +20,10 @@ var ErrBadPeer = errors.New("no epmd says so")
 // MaxPeerLine is how many bytes a line between epmds has at most, its newline included.
 const MaxPeerLine = 4 << 10
 
+// peerBuffer is how many bytes each stream reads at a time. There are many streams, and their lines
+// are short.
+const peerBuffer = 1 << 10
+
 // maxIdleLines is how many lines in a row may say nothing to us.
 const maxIdleLines = 1 << 16
 
@@ -106,7 +110,7 @@ func newPeerStream(conn *net.TCPConn, addr netip.AddrPort) *PeerStream {
 	return &PeerStream{
 		Addr:  addr,
 		Local: conn.LocalAddr().(*net.TCPAddr).AddrPort().Addr().Unmap(),
-		conn:  conn, lines: bufio.NewReaderSize(conn, MaxPeerLine),
+		conn:  conn, lines: bufio.NewReaderSize(conn, peerBuffer),
 	}
 }
 
@@ -169,18 +173,32 @@ func (s *PeerStream) Next() (Line, error) {
 
 // read returns the next line of any kind.
 func (s *PeerStream) read() (Line, error) {
-	b, err := s.lines.ReadSlice('\n')
-	switch {
-	case errors.Is(err, bufio.ErrBufferFull):
-		return Line{}, fmt.Errorf("%w: line of more than %d bytes", ErrBadPeer, MaxPeerLine)
-	case err != nil:
+	text, err := s.readText()
+	if err != nil {
 		return Line{}, err // a line that breaks off says nothing
 	}
-	l, err := ParseLine(string(b))
+	l, err := ParseLine(text)
 	if err != nil {
 		return Line{}, fmt.Errorf("%w: %w", ErrBadPeer, err)
 	}
 	return l, nil
+}
+
+// readText returns the next line with its newline. Few lines are longer than the buffer.
+func (s *PeerStream) readText() (string, error) {
+	part, err := s.lines.ReadSlice('\n')
+	if err == nil {
+		return string(part), nil
+	}
+	var line []byte
+	for errors.Is(err, bufio.ErrBufferFull) && len(line) < MaxPeerLine {
+		line = append(line, part...)
+		part, err = s.lines.ReadSlice('\n')
+	}
+	if line = append(line, part...); len(line) > MaxPeerLine || len(line) == MaxPeerLine && err != nil {
+		return "", fmt.Errorf("%w: line of more than %d bytes", ErrBadPeer, MaxPeerLine)
+	}
+	return string(line), err
 }
 
 // SetKeepAlive sets when the peer counts as gone.

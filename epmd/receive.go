@@ -17,7 +17,7 @@ func (e *engine) readOn(c *conn) {
 			buf = buf[:2+binary.BigEndian.Uint16(buf)]
 		}
 	}
-	n, err := receive(c.fd, buf[got:])
+	n, err := e.sockets.receive(c.fd, buf[got:])
 	switch {
 	case err == unix.EAGAIN || err == unix.EINTR:
 	case err != nil:

@@ -16,16 +16,45 @@ func (e *engine) send(fd int, out []byte, more bool) (rest []byte, err error) {
 		flags |= unix.MSG_MORE
 	}
 	for len(out) > 0 {
-		n, err := transmit(fd, out, flags)
-		if err == unix.EAGAIN {
+		n, err := e.sockets.transmit(fd, out, flags)
+		switch err {
+		case nil, unix.EINTR:
+			out = out[n:]
+		case unix.EAGAIN:
 			return out, nil
-		}
-		if err != nil {
+		default:
 			return nil, err
 		}
-		out = out[n:]
 	}
 	return nil, nil
+}
+
+// inLane has a job done that is part of a long answer, in turn with those of other users. The
+// engine need not be locked.
+func (e *engine) inLane(of any, job func()) {
+	e.lane.add(of, job, func() { e.streams.ended.Go(func() { e.lane.work(e.ctx) }) })
+}
+
+// doInLane is inLane, and returns when the job is done.
+func (e *engine) doInLane(of any, job func()) {
+	done := make(chan struct{})
+	e.inLane(of, func() {
+		defer close(done)
+		job()
+	})
+	<-done
+}
+
+// sendInLane has a piece more of an unsent answer sent when its turn has come.
+func (e *engine) sendInLane(c *conn) {
+	generation := c.generation
+	e.inLane(c.wait.whose, func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.conns[c.fd] == c && c.generation == generation && c.wait != nil && c.wait.unsent != nil {
+			e.sendOn(c)
+		}
+	})
 }
 
 // sendOn sends a piece more of an unsent answer. epoll tells again of a peer that takes more.
@@ -41,6 +70,11 @@ func (e *engine) sendOn(c *conn) {
 		c.wait.active = time.Now()
 	}
 	c.wait.unsent = c.wait.unsent[sent:]
+	if len(rest) == 0 {
+		e.sendInLane(c)
+	} else {
+		e.watch(unix.EPOLL_CTL_MOD, c, unix.EPOLLOUT)
+	}
 }
 
 // confirm tells a registered peer so. A peer that does not take that is gone.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/goerlang/eclus/internal/message"
+	"github.com/goerlang/eclus/internal/places"
 	"github.com/goerlang/eclus/registry"
 )
 
@@ -64,6 +65,11 @@ type Config struct {
 	// UserOf returns the user at the other end of a connection of this host. It must not block. It
 	// is not called concurrently. nil: the kernel is asked.
 	UserOf func(fd int) (uint32, error)
+
+	// OwnerOf returns who answers at an address of another host, such as its MAC address, or else
+	// the address itself. Peers share streams by it. It must not block. nil: each address is
+	// somebody's own.
+	OwnerOf func(netip.Addr) string
 
 	// PacketTimeout is how long a connection that has not registered may say nothing. Each byte
 	// starts it anew. The server closes up to a second later, as OTP's epmd does. 0:
@@ -158,6 +164,7 @@ func NewServer(cfg Config) *Server {
 			delayAccept: cfg.DelayAccept,
 			delayWrite:  cfg.DelayWrite,
 			kept:        cfg.Keeper != nil,
+			ownerOf:     cfg.OwnerOf,
 		},
 	}
 	return s
@@ -382,7 +389,7 @@ func (s *Server) drop(n *registry.Node, reason string) {
 func (s *Server) handleKill(from caller) answer {
 	if s.cfg.Supervised {
 		if user := s.engine.user(from.fd); user != 0 && int(user) != os.Geteuid() {
-			s.warn(from, "kill refused: neither root nor the user of epmd asks", "user", userName(user))
+			s.warn(from, "kill refused: neither root nor the user of epmd asks", "user", places.UserName(user))
 			return answer{out: []byte("NO")}
 		}
 	}

@@ -771,11 +771,11 @@ func TestStaleEvent(t *testing.T) {
 	s.engine.conns = make([]*conn, ends[0]+1)
 	s.engine.registeredBy = map[uint32]int{0: 1}
 	s.engine.conns[ends[0]] = &conn{caller: caller{fd: ends[0]}, generation: 2, reg: node}
-	s.engine.happened(ends[0], 1)
+	s.engine.happened(ends[0], 1, 0)
 	if reg.Lookup("a") == nil {
 		t.Error("an event of an earlier connection ended this one")
 	}
-	s.engine.happened(ends[0], 2)
+	s.engine.happened(ends[0], 2, 0)
 	if reg.Lookup("a") != nil {
 		t.Error("its own event did not end it")
 	}

@@ -12,6 +12,62 @@ import (
 // away from a call that lasts for 20 µs. That costs more than the call, and keeps a thread of the
 // runtime looking out for such calls.
 
+// sockets makes the calls of an engine that can fail.
+type sockets struct {
+	// fault has a call fail, or read or write less than size bytes. nil, except in tests: no call
+	// does.
+	fault func(call string, fd, size int) (int, error)
+}
+
+func (s *sockets) accept(listener int) (fd int, peer netip.AddrPort, err error) {
+	if s.fault != nil {
+		if _, err := s.fault("accept", listener, 0); err != nil {
+			return -1, netip.AddrPort{}, err
+		}
+	}
+	return acceptPeer(listener)
+}
+
+func (s *sockets) receive(fd int, buf []byte) (int, error) {
+	if s.fault != nil {
+		size, err := s.fault("read", fd, len(buf))
+		if err != nil {
+			return 0, err
+		}
+		buf = buf[:size]
+	}
+	return receive(fd, buf)
+}
+
+func (s *sockets) transmit(fd int, b []byte, flags int) (int, error) {
+	if s.fault != nil {
+		size, err := s.fault("write", fd, len(b))
+		if err != nil {
+			return 0, err
+		}
+		b = b[:size]
+	}
+	return transmit(fd, b, flags)
+}
+
+func (s *sockets) epollWait(epfd int, events []unix.EpollEvent) (int, error) {
+	if s.fault != nil {
+		if _, err := s.fault("epoll_wait", epfd, 0); err != nil {
+			return 0, err
+		}
+	}
+	return epollWait(epfd, events)
+}
+
+func (s *sockets) epollControl(epfd, op, fd int, ev *unix.EpollEvent) error {
+	if s.fault != nil && op == unix.EPOLL_CTL_ADD {
+		if _, err := s.fault("epoll_ctl", fd, 0); err != nil {
+			return err
+		}
+	}
+	return epollControl(epfd, op, fd, ev)
+}
+
 // acceptPeer accepts a connection. Its descriptor neither blocks nor is inherited. The address of
 // an IPv4 peer is an IPv4 address on a socket of either kind.
 func acceptPeer(listener int) (fd int, peer netip.AddrPort, err error) {

@@ -48,8 +48,9 @@ type subscriber struct {
 	conn   *os.File // a non-blocking socket
 	raw    syscall.RawConn
 	local  netip.Addr
-	feed   *feed         // nil: it has joined none
-	closed chan struct{} // closed when the other side has closed, or said more
+	turn   func(job func()) // has something rendered or sent in turn with others
+	feed   *feed            // nil: it has joined none
+	closed chan struct{}    // closed when the other side has closed, or said more
 
 	at     atomic.Pointer[chunk] // of the feed, which it has read or is about to
 	cutOff context.CancelCauseFunc
@@ -73,23 +74,25 @@ func (s *Server) foundStream(from caller, found []*registry.Node) *stream {
 }
 
 // peerStream returns the stream that answers a peer. The share of peers is bounded, and that of
-// each address.
+// each address. Whoever answers at many of them gets no more than half of all; see users.go.
 func (s *Server) peerStream(from caller, follow bool, hello *PeerHello, name string) *stream {
 	p := &subscriber{server: s, from: from, peer: true, follow: follow, hello: hello, name: name}
 	return &stream{
 		shares: []share{
 			{"peers", min(maxPeerStreams, s.engine.files/4), true},
-			{from.peer.Addr(), maxStreamsOfOne, false},
+			{addrShare{from.peer.Addr()}, maxStreamsOfOne, false},
 		},
-		run: p.run,
+		addr: from.peer.Addr(),
+		run:  p.run,
 	}
 }
 
 // run sends the snapshot and, if it is to follow, every change. It ends when the other side ends,
 // falls behind, or when the feed ends. It closes the connection. ctx is the engine's. A peer's
 // stream that has begun outlasts it: the feed has a farewell to say.
-func (p *subscriber) run(ctx context.Context, conn *os.File) {
+func (p *subscriber) run(ctx context.Context, conn *os.File, whose any) {
 	p.conn = conn
+	p.turn = func(job func()) { p.server.engine.doInLane(whose, job) }
 	mine, cut := context.WithCancelCause(context.Background())
 	defer cut(nil)
 	p.cutOff = func(reason error) {
@@ -192,6 +195,7 @@ func (p *subscriber) send(ctx context.Context) error {
 	if err != nil || !p.follow {
 		return err
 	}
+	p.turn = p.server.feeds.turn
 	for {
 		select {
 		case <-ctx.Done():
@@ -224,7 +228,9 @@ func (p *subscriber) sendSnapshot(ctx context.Context, at start) (*chunk, error)
 	}
 	for i := range at.snapshot.pieces {
 		if err == nil {
-			err = p.write(ctx, *p.lines(&at.snapshot.pieces[i]), unix.MSG_MORE)
+			var lines *[]byte
+			p.turn(func() { lines = at.snapshot.pieces[i].lines() })
+			err = p.write(ctx, *lines, unix.MSG_MORE)
 		}
 	}
 	c := at.snapshot.at
@@ -247,13 +253,6 @@ func (p *subscriber) sendSnapshot(ctx context.Context, at start) (*chunk, error)
 		err = p.write(ctx, out, 0)
 	}
 	return c, err
-}
-
-// lines returns the lines of a piece. Few streams render one at a time.
-func (p *subscriber) lines(of *piece) *[]byte {
-	p.server.feeds.turns <- struct{}{}
-	defer func() { <-p.server.feeds.turns }()
-	return of.lines()
 }
 
 // write sends some lines. What takes longer than the stream's time-out fails.
@@ -283,9 +282,9 @@ func (p *subscriber) write(ctx context.Context, b []byte, flags int) error {
 // do so at a time, so that no lookup has to wait behind all of them.
 func (p *subscriber) transmit(fd int, b []byte, flags int) ([]byte, error) {
 	for len(b) > 0 {
-		p.server.feeds.turns <- struct{}{}
-		n, err := unix.SendmsgN(fd, b, nil, nil, flags|unix.MSG_NOSIGNAL)
-		<-p.server.feeds.turns
+		var n int
+		var err error
+		p.turn(func() { n, err = unix.SendmsgN(fd, b, nil, nil, flags|unix.MSG_NOSIGNAL) })
 		if err != nil {
 			return b, err
 		}

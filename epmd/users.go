@@ -6,31 +6,17 @@ import (
 	"time"
 
 	"github.com/goerlang/eclus/internal/owner"
+	"github.com/goerlang/eclus/internal/places"
 )
 
-// What can run out on this host is shared by its users. A user may have another place of a kind
-// while he has fewer of them than are free. So the first user can have half of them, the second a
-// quarter, and the next one finds room. Nobody's place is taken away. Root is no exception.
+// What can run out on this host is shared by its users: see package places. Nobody's place is taken
+// away. If the kernel does not tell users apart, all may take all.
 //
-// Until half of the places are taken, that holds for everybody. If the kernel does not tell users
-// apart, all may take all.
+// Whose a registration is matters once half of the places are taken. Asking the kernel takes a
+// quarter of a registration's time. So nobody is asked for before a quarter is taken. From then on
+// each registration and each stream has usersAtOnce asked for, which is all in time.
 
-// unknownUser stands for all whom the kernel does not know.
-const unknownUser = ^uint32(0)
-
-// userName returns what a log calls a user.
-func userName(uid uint32) string {
-	if uid == unknownUser {
-		return "a user who is not known"
-	}
-	return fmt.Sprintf("user %d", uid)
-}
-
-// mayTake reports whether somebody who has so many of these places may have another.
-func mayTake(taken, most int, his func() int) bool {
-	free := most - taken
-	return free > 0 && (taken < free || his() < free)
-}
+const usersAtOnce = 4
 
 // openUsers begins to ask the kernel for users, unless Config says who else is asked.
 func (s *Server) openUsers() (closeAll func()) {
@@ -50,13 +36,45 @@ func (s *Server) openUsers() (closeAll func()) {
 // user returns the user at the other end of a connection of this host.
 func (e *engine) user(fd int) uint32 {
 	if e.userOf == nil {
-		return unknownUser
+		return places.Unknown
 	}
 	uid, err := e.userOf(fd)
 	if err != nil {
-		return unknownUser
+		return places.Unknown
 	}
 	return uid
+}
+
+// askUser asks for the user of a registered connection of which that is not known.
+func (e *engine) askUser(c *conn) {
+	c.user, c.asked = e.user(c.fd), true
+	e.registeredBy[c.user]++
+	e.unasked--
+}
+
+// askUsers is askUser for so many connections.
+func (e *engine) askUsers(most int) {
+	for ; e.unasked > 0 && most > 0; e.nextAsked++ {
+		if e.nextAsked >= len(e.conns) {
+			e.nextAsked = 0
+		}
+		if c := e.conns[e.nextAsked]; c != nil && c.reg != nil && !c.asked {
+			e.askUser(c)
+			most--
+		}
+	}
+}
+
+// usersMatter reports whether so many places are taken that users are asked for.
+func (e *engine) usersMatter() bool { return 4*e.taken() >= e.maxRegistered() }
+
+// taken returns how many places of maxRegistered are taken.
+func (e *engine) taken() int { return e.registered + e.streams.beyondReserve() }
+
+// nodesOf returns how many registered connections a user has.
+func (e *engine) nodesOf(user uint32) int {
+	e.askUsers(e.unasked)
+	return e.registeredBy[user]
 }
 
 // who returns by what log entries about a caller are counted: its user, or of another host its
@@ -76,7 +94,7 @@ func (e *engine) maxRegistered() int {
 
 // roomForFile returns an error if another registered connection would take the last descriptors.
 func (e *engine) roomForFile() error {
-	if e.registered+e.streams.beyondReserve() >= e.maxRegistered() {
+	if e.taken() >= e.maxRegistered() {
 		return fmt.Errorf("%d nodes are registered, all that the limit of %d open files allows", e.registered, e.files)
 	}
 	return nil
@@ -87,10 +105,10 @@ func (e *engine) roomToRegister(from caller) error {
 	if err := e.roomForFile(); err != nil {
 		return err
 	}
-	taken, most := e.registered+e.streams.beyondReserve(), e.maxRegistered()
-	his := func() int { return e.registeredBy[e.user(from.fd)] }
-	if e.userOf != nil && !mayTake(taken, most, his) {
-		return fmt.Errorf("%s has %d names, and the %d places left are for others", userName(e.user(from.fd)), his(), most-taken)
+	taken, most := e.taken(), e.maxRegistered()
+	his := func() int { return e.nodesOf(e.user(from.fd)) }
+	if e.userOf != nil && !places.MayTake(taken, most, his) {
+		return fmt.Errorf("%s has %d names, and the %d places left are for others", places.UserName(e.user(from.fd)), his(), most-taken)
 	}
 	return nil
 }
@@ -101,23 +119,19 @@ func (s *Server) Shortage() string {
 	e := s.engine
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	taken, most := e.registered+e.streams.beyondReserve(), e.maxRegistered()
+	taken, most := e.taken(), e.maxRegistered()
 	if e.files == 0 || taken < most-taken {
 		return ""
 	}
 	if taken >= most {
 		return "no place for another name"
 	}
-	user, his := unknownUser, 0
-	for u, n := range e.registeredBy {
-		if n > his {
-			user, his = u, n
-		}
-	}
+	e.askUsers(e.unasked)
+	user, his := places.Greediest(e.registeredBy)
 	if e.userOf == nil || his < most-taken {
 		return ""
 	}
-	return fmt.Sprintf("%s has %d names and may register no more", userName(user), his)
+	return fmt.Sprintf("%s has %d names and may register no more", places.UserName(user), his)
 }
 
 // maxWarnings is how many entries a minute a caller may cause that name what was refused.

@@ -8,10 +8,12 @@ import (
 	"net/netip"
 	"os"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"github.com/goerlang/eclus/internal/places"
 	"github.com/goerlang/eclus/test/wait"
 )
 
@@ -22,28 +24,10 @@ func manyUsers(fd int) (uint32, error) { return uint32(fd), nil }
 type oneUser struct{ atomic.Uint32 }
 
 func (u *oneUser) of(int) (uint32, error) {
-	if uid := u.Load(); uid != unknownUser {
+	if uid := u.Load(); uid != places.Unknown {
 		return uid, nil
 	}
 	return 0, errors.New("not known")
-}
-
-// logBuffer is a log that a test reads while it is written.
-type logBuffer struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
 }
 
 // dialFrom connects from the n-th loopback address.
@@ -66,7 +50,7 @@ func (p *peer) refusedName(name string) {
 // half of what he found. Who gives a name back may have another.
 func TestUsersShareNames(t *testing.T) {
 	checkLeaks(t)
-	var log logBuffer
+	var log wait.Output
 	var user oneUser
 	const files = 128 + reservedFiles + lookupFiles
 	s := serve(t, Config{Files: files, UserOf: user.of, Log: slog.New(slog.NewTextHandler(&log, nil))})
@@ -88,7 +72,7 @@ func TestUsersShareNames(t *testing.T) {
 	last.Close()
 	wait.True(t, "a node has gone", func() bool { return s.state().nodes == 119 })
 	dial(t, s.addr).register("again", 6)
-	user.Store(unknownUser) // all whom nobody knows are one
+	user.Store(places.Unknown) // all whom nobody knows are one
 	for j := range 4 {
 		dial(t, s.addr).register(fmt.Sprint("unknown", j), 6)
 	}
@@ -96,10 +80,58 @@ func TestUsersShareNames(t *testing.T) {
 	s.stillAnswers()
 }
 
+// TestUsersAsked has nobody asked for while most places are free. All are known once half are
+// taken, by nodes or by streams. None is counted that has gone.
+func TestUsersAsked(t *testing.T) {
+	checkLeaks(t)
+	const most = 128
+	for _, streams := range []int{0, most / 4} {
+		var asked atomic.Int32
+		s := serve(t, Config{Files: most + reservedFiles + lookupFiles, LinkOf: loLink, UserOf: func(int) (uint32, error) {
+			asked.Add(1)
+			return 1000, nil
+		}})
+		var nodes []*peer
+		register := func(count int) {
+			for range count {
+				p := dial(t, s.addr)
+				p.register(fmt.Sprint("n", len(nodes)), 6)
+				nodes = append(nodes, p)
+			}
+		}
+		register(most/4 - 1)
+		if n := asked.Swap(0); n != 0 {
+			t.Errorf("%d users were asked for while most places are free", n)
+		}
+		nodes[0].Close()
+		wait.True(t, "a node has gone", func() bool { return s.state().nodes == most/4-2 })
+		for range min(streams, 1) * (reservedStreams + streams) {
+			lines, err := s.client.Watch(t.Context())
+			wait.Must(t, err)
+			defer lines.Close()
+		}
+		register(most/4 + 2 - streams)
+		s.engine.mu.Lock()
+		if left := s.engine.unasked; left != 0 || s.engine.registeredBy[1000] != most/2-streams {
+			t.Errorf("%d are not asked for; %v; want %d of user 1000", left, s.engine.registeredBy, most/2-streams)
+		}
+		s.engine.mu.Unlock()
+		for _, p := range nodes {
+			p.Close()
+		}
+		wait.True(t, "all have gone", func() bool { return s.state().nodes == 0 })
+		s.engine.mu.Lock()
+		if s.engine.unasked != 0 || len(s.engine.registeredBy) != 0 {
+			t.Errorf("left are %d and %v", s.engine.unasked, s.engine.registeredBy)
+		}
+		s.engine.mu.Unlock()
+	}
+}
+
 // TestUsersUnknown has no kernel that tells users apart. All may take all places then.
 func TestUsersUnknown(t *testing.T) {
 	const files = 128 + reservedFiles + lookupFiles
-	e := &engine{engineConfig: engineConfig{files: files}, registered: 127, registeredBy: map[uint32]int{unknownUser: 127}}
+	e := &engine{engineConfig: engineConfig{files: files}, registered: 127, registeredBy: map[uint32]int{places.Unknown: 127}}
 	if err := e.roomToRegister(caller{local: true}); err != nil {
 		t.Error(err)
 	}
@@ -108,7 +140,7 @@ func TestUsersUnknown(t *testing.T) {
 		t.Error("there is room beyond the limit")
 	}
 	s := &stream{shares: []share{{"watch", 4, true}}, reserve: true}
-	s.local, s.user = true, unknownUser
+	s.local, s.user = true, places.Unknown
 	e.ctx, e.registered, e.streams.running = t.Context(), 0, map[any]int{"watch": 3}
 	if _, ok := e.roomForStream(s); !ok {
 		t.Error("the last stream is refused")
@@ -148,11 +180,56 @@ func TestUsersShareStreams(t *testing.T) {
 	}
 }
 
+// TestOwnersShareStreams has a host ask for streams from many addresses. It gets half of them, and
+// no more once it is known that all are its own.
+func TestOwnersShareStreams(t *testing.T) {
+	for name, before := range map[string]int{"known at once": 32, "known late": 48} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				known := before == 32
+				e := &engine{engineConfig: engineConfig{files: 4096}}
+				e.ownerOf = func(a netip.Addr) string {
+					if known && netip.MustParsePrefix("10.66.0.0/16").Contains(a) {
+						return "crowd"
+					}
+					return a.String()
+				}
+				e.ctx, e.streams.running = t.Context(), make(map[any]int)
+				asks := func(a netip.Addr) bool {
+					s := &stream{shares: []share{{"peers", 64, true}, {addrShare{a}, 2, false}}, addr: a}
+					_, ok := e.roomForStream(s)
+					if ok {
+						e.takePlaces(s)
+					}
+					return ok
+				}
+				a := netip.MustParseAddr("10.66.0.1")
+				for range before {
+					if !asks(a) {
+						t.Fatalf("%v is refused", a)
+					}
+					a = a.Next()
+				}
+				known = true
+				time.Sleep(ownersAge + 1)
+				if asks(a) {
+					t.Errorf("%v has a stream beyond its share", a)
+				}
+				for i, other := 0, netip.MustParseAddr("192.0.2.1"); i < (64-before)/2; i, other = i+1, other.Next() {
+					if !asks(other) {
+						t.Errorf("%v is refused", other)
+					}
+				}
+			})
+		})
+	}
+}
+
 // TestKillSupervised has each kind of user ask to end an epmd that a service manager would start
 // again.
 func TestKillSupervised(t *testing.T) {
-	for uid, granted := range map[uint32]bool{0: true, uint32(os.Geteuid()): true, 12345: false, unknownUser: false} {
-		t.Run(userName(uid), func(t *testing.T) {
+	for uid, granted := range map[uint32]bool{0: true, uint32(os.Geteuid()): true, 12345: false, places.Unknown: false} {
+		t.Run(places.UserName(uid), func(t *testing.T) {
 			checkLeaks(t)
 			var user oneUser
 			user.Store(uid)
@@ -185,7 +262,7 @@ func TestWarnings(t *testing.T) {
 	} {
 		t.Run(tt.msg, func(t *testing.T) {
 			checkLeaks(t)
-			var log logBuffer
+			var log wait.Output
 			var user oneUser
 			s := serve(t, Config{UserOf: user.of, Log: slog.New(slog.NewTextHandler(&log, nil))})
 			dial(t, s.addr).register("taken", 6)
@@ -212,7 +289,7 @@ func TestUserOfKernel(t *testing.T) {
 	dial(t, s.addr).register("a", 6)
 	s.engine.mu.Lock()
 	defer s.engine.mu.Unlock()
-	if got := s.engine.registeredBy[uint32(os.Geteuid())]; got != 1 {
+	if got := s.engine.nodesOf(uint32(os.Geteuid())); got != 1 {
 		t.Errorf("registered by %v; want 1 of user %d", s.engine.registeredBy, os.Geteuid())
 	}
 }

@@ -18,8 +18,9 @@ type waiting struct {
 // waiter is what is known of such a connection.
 type waiter struct {
 	part    []byte  // of its request
-	asked   bool    // it waits for a listing
+	asked   bool    // it waits for a listing, or to be refused a stream
 	unsent  []byte  // of its answer
+	whose   any     // what who returns of the caller, once there was something unsent
 	of      *shared // not nil: unsent is a part of that
 	memory  int     // else: bytes that unsent keeps, those that have gone included
 	refused bool    // its answer has gone; it stays until its peer ends it
@@ -90,7 +91,7 @@ func (e *engine) awaitEnd(c *conn) {
 // bytes of such answers, the connections that have waited for longest give way.
 func (e *engine) sendLater(c *conn, rest []byte, a answer) {
 	w := e.await(c)
-	w.part, w.of = nil, a.of
+	w.part, w.of, w.whose = nil, a.of, e.who(c.caller)
 	if a.of == nil {
 		rest = append([]byte(nil), rest...)
 		w.memory = len(rest)

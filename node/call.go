@@ -110,9 +110,11 @@ func (c *Conn) demonitor(process any, ref etf.Ref) {
 	if err != nil {
 		return
 	}
+	c.account.add(c, len(m))
 	select {
 	case c.out <- m: // after the message that began the monitoring
 	default: // what comes of it will be ignored
+		c.account.add(c, -len(m))
 	}
 }
 

@@ -75,14 +75,15 @@ type Message struct {
 // It has one process, Self, that sends everything. Three goroutines serve it until Close, or
 // until the peer is gone. None of them waits for a caller.
 type Conn struct {
-	conn  net.Conn
-	us    self
-	them  them
-	pid   etf.Pid
-	ctx   context.Context // ends with the connection, the cause being why
-	fail  context.CancelCauseFunc
-	ended sync.WaitGroup // the goroutines that read and write
-	idle  sync.WaitGroup // the one that calls handlers
+	conn    net.Conn
+	us      self
+	them    them
+	pid     etf.Pid
+	ctx     context.Context // ends with the connection, the cause being why
+	fail    context.CancelCauseFunc
+	account *account       // nil: it belongs to no Server
+	ended   sync.WaitGroup // the goroutines that read and write
+	idle    sync.WaitGroup // the one that calls handlers
 
 	out     chan []byte  // whole messages of callers, to be sent
 	answers chan []byte  // the same, of the reader
@@ -150,10 +151,12 @@ func (c *Conn) Close() error {
 
 // handleAll passes messages to their handlers.
 func (c *Conn) handleAll() {
+	defer c.account.settle(c)
 	for {
 		select {
 		case m := <-c.in:
 			c.us.Processes[m.To](c, m)
+			c.account.add(c, -len(m.Term))
 		case <-c.ctx.Done():
 			return
 		}
@@ -174,6 +177,7 @@ func (c *Conn) writeAll() {
 		case m = <-c.out:
 		case <-tick.C:
 			m = make([]byte, messageLenSize)
+			c.account.add(c, len(m))
 		case <-c.ctx.Done():
 			c.flush()
 			return
@@ -181,7 +185,9 @@ func (c *Conn) writeAll() {
 		if len(m) > messageLenSize {
 			c.said.Store(true)
 		}
-		if err := c.write(m); err != nil {
+		err := c.write(m)
+		c.account.add(c, -len(m))
+		if err != nil {
 			c.fail(fmt.Errorf("send to node: %w", c.lost(err)))
 			return
 		}
@@ -292,6 +298,7 @@ func (c *Conn) receive(m []byte) error {
 // answer sends a message of the reader. It ends the connection if the peer makes us answer and
 // does not read.
 func (c *Conn) answer(m []byte) error {
+	c.account.add(c, len(m))
 	select {
 	case c.answers <- m:
 		return nil
@@ -308,10 +315,12 @@ func (c *Conn) send(ctx context.Context, m []byte, err error) error {
 	if c.ctx.Err() != nil {
 		return c.Err()
 	}
+	c.account.add(c, len(m))
 	select {
 	case c.out <- m:
 		return nil
 	case <-ctx.Done():
+		c.account.add(c, -len(m))
 		return context.Cause(ctx)
 	case <-c.ctx.Done():
 		return c.Err()

@@ -114,12 +114,6 @@ func (c *Conn) waits() int {
 	return len(c.waiting)
 }
 
-func (p *peers) handshakes() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.attempts)
-}
-
 // controlSeeds are a peer's messages, right and wrong ones of each kind.
 func controlSeeds(t testing.TB, c *Conn) [][]byte {
 	far := etf.Pid{Node: "them@there", ID: 7, Creation: 1}
@@ -440,43 +434,7 @@ func TestServeHostile(t *testing.T) {
 			if err := <-refused; !names(err, tt.err) {
 				t.Errorf("refused with %v; want %q", err, tt.err)
 			}
-			if n := s.peers.handshakes(); n != 0 {
-				t.Errorf("%d handshakes left", n)
-			}
 		})
-	}
-}
-
-// TestServeSilent has one address say nothing on as many connections as a Server takes in all.
-// Another address is served meanwhile.
-func TestServeSilent(t *testing.T) {
-	refused := make(chan error, maxConns)
-	s := &Server{Name: "us@here", Cookie: "secret", Refused: func(_ net.Addr, err error) { refused <- err }}
-	addr := served(t, s)
-	for range maxConns {
-		c, err := net.Dial("tcp", addr.String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-	}
-	for range maxConns - maxGuests {
-		if err := <-refused; !errors.Is(err, errGuests) {
-			t.Errorf("refused with %v", err)
-		}
-	}
-	other := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
-	c, err := other.DialContext(t.Context(), "tcp", addr.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	f := frames{c, plainLenSize}
-	if err := f.write(SendName{connected, 1, "a@b"}.Append(nil)); err != nil {
-		t.Fatal(err)
-	}
-	if b, err := f.read(); err != nil || string(b) != "sok" {
-		t.Errorf("got %q, %v", b, err)
 	}
 }
 

@@ -239,6 +239,7 @@ func (c *Conn) toProcess(m Message) error {
 	if c.us.Processes[m.To] == nil {
 		return c.answerSystem(m)
 	}
+	c.account.add(c, len(m.Term))
 	select {
 	case c.in <- m:
 		return nil

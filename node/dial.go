@@ -117,7 +117,7 @@ func dialError(ctx context.Context, name string, err error) error {
 // isBusy reports whether another connection between the same nodes is in the way. It may be gone
 // soon.
 func isBusy(err error) bool {
-	if errors.Is(err, errGaveWay) || errors.Is(err, errComing) {
+	if errors.Is(err, errGaveWay) || errors.Is(err, errDialling) {
 		return true
 	}
 	refused := (*StatusError)(nil)

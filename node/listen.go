@@ -13,8 +13,7 @@ import (
 
 const (
 	acceptTime = 7 * time.Second // for a handshake, as a node allows
-	maxConns   = 256             // of a Server, handshakes included
-	maxGuests  = 64              // handshakes with one address
+	maxConns   = 256             // of a Server, after the handshake
 	acceptWait = 50 * time.Millisecond
 )
 
@@ -40,44 +39,42 @@ type Server struct {
 	once     sync.Once
 	creation uint32 // the same for all connections, so that peers see one node
 	guests   guests
+	account  account
+	places   places
 }
 
-// guests counts handshakes under way by the address of the peer. So one that never says a word
-// leaves room for others.
-type guests struct {
-	mu   sync.Mutex
-	from map[string]int
+// places are for connections after the handshake.
+type places struct {
+	mu    sync.Mutex
+	taken int
 }
 
-// enter returns false if as many handshakes as there may be are with that address. Otherwise call
-// leave afterwards.
-func (g *guests) enter(from string) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.from == nil {
-		g.from = map[string]int{}
-	}
-	if g.from[from] == maxGuests {
+var errFull = fmt.Errorf("there are %d connections", maxConns)
+
+// take returns false if there is no place.
+func (p *places) take() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.taken == maxConns {
 		return false
 	}
-	g.from[from]++
+	p.taken++
 	return true
 }
 
-func (g *guests) leave(from string) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.from[from]--; g.from[from] == 0 {
-		delete(g.from, from)
-	}
+func (p *places) leave() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.taken--
 }
 
-var errGuests = fmt.Errorf("%d handshakes with its address are under way", maxGuests)
-
 // Serve accepts connections until ctx ends or ln fails. It then closes ln and all connections,
-// and returns ctx's or ln's error once the handlers have returned. At most 256 connections are
-// open at a time. At most 64 of them are in a handshake with one address. Serve closes more at
-// once.
+// and returns ctx's or ln's error once the handlers have returned.
+//
+// At most 256 connections are open at a time, beside 128 handshakes. When a handshake more begins,
+// one of those gives way, the oldest of the subnet and the address that have most. At most 32 MiB
+// of messages wait on all connections together, for a Handler or for the peer to read them. When
+// there are more, the connection with most of them is closed.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	us, err := s.self()
 	if err != nil {
@@ -90,7 +87,6 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	defer conns.Wait()
 	serving, cancel := context.WithCancel(ctx)
 	defer cancel()
-	free := make(chan struct{}, maxConns)
 	for {
 		c, err := ln.Accept()
 		if temporary := (interface{ Temporary() bool })(nil); errors.As(err, &temporary) && temporary.Temporary() &&
@@ -101,15 +97,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 			ln.Close()
 			return errors.Join(context.Cause(ctx), err)
 		}
-		select {
-		case free <- struct{}{}:
-			conns.Go(func() {
-				s.serve(serving, us, c)
-				<-free
-			})
-		default:
-			c.Close()
-		}
+		conns.Go(func() { s.serve(serving, us, c) })
 	}
 }
 
@@ -129,20 +117,15 @@ func (s *Server) self() (self, error) {
 
 // serve serves one connection until it ends.
 func (s *Server) serve(ctx context.Context, us self, c net.Conn) {
-	addr := c.RemoteAddr()
-	host, _, _ := net.SplitHostPort(addr.String())
-	conn, err := (*Conn)(nil), errGuests
-	if s.guests.enter(host) {
-		conn, err = s.accept(ctx, us, c)
-		s.guests.leave(host)
-	}
+	conn, err := s.welcome(ctx, us, c)
 	if err != nil {
 		c.Close()
 		if s.Refused != nil {
-			s.Refused(addr, err)
+			s.Refused(c.RemoteAddr(), err)
 		}
 		return
 	}
+	defer s.places.leave()
 	if s.Connected != nil {
 		s.Connected(conn)
 	}
@@ -154,10 +137,23 @@ func (s *Server) serve(ctx context.Context, us self, c net.Conn) {
 	conn.idle.Wait()
 }
 
-// accept goes through the handshake.
-func (s *Server) accept(ctx context.Context, us self, c net.Conn) (*Conn, error) {
+// welcome goes through the handshake, unless that has to give way to another. The caller leaves
+// the connection's place afterwards.
+func (s *Server) welcome(ctx context.Context, us self, c net.Conn) (*Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, acceptTime)
 	defer cancel()
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	defer s.guests.leave(s.guests.enter(c.RemoteAddr(), giveUp))
+	conn, err := s.accept(ctx, us, c)
+	if err != nil && context.Cause(ctx) == errCrowded {
+		err = errCrowded
+	}
+	return conn, err
+}
+
+// accept goes through the handshake until ctx ends. The connection has a place.
+func (s *Server) accept(ctx context.Context, us self, c net.Conn) (*Conn, error) {
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
 	f := frames{c, plainLenSize}
@@ -175,7 +171,7 @@ func (s *Server) accept(ctx context.Context, us self, c net.Conn) (*Conn, error)
 		f.write(Status{Code: NotAllowed}.Append(nil))
 		return nil, fmt.Errorf("accept node: peer has our own name %q", us.name)
 	}
-	code, attempt := s.peers.accept(us.name, name.Name)
+	code := s.peers.standing(us.name, name.Name)
 	status := Status{Code: code}
 	if code == OK && name.Flags&NameMe != 0 {
 		status = Status{Named, name.Name, name.Creation}
@@ -184,12 +180,16 @@ func (s *Server) accept(ctx context.Context, us self, c net.Conn) (*Conn, error)
 	if err == nil && !stop() {
 		err = context.Cause(ctx)
 	}
+	if err == nil && !s.places.take() {
+		err = errFull
+	}
 	if err != nil {
-		s.peers.end(name.Name, attempt, nil)
 		return nil, fmt.Errorf("accept node %q: %w", name.Name, err)
 	}
-	conn := newConn(f.rw.(net.Conn), us, them{name.Name, name.Flags, name.Creation}).start()
-	s.peers.end(name.Name, attempt, conn)
+	conn := newConn(f.rw.(net.Conn), us, them{name.Name, name.Flags, name.Creation})
+	conn.account = &s.account
+	conn.start()
+	s.peers.accepted(conn)
 	return conn, nil
 }
 

@@ -11,40 +11,65 @@ import (
 // errGaveWay is the error of a handshake given up in favour of one that the peer has begun.
 var errGaveWay = errors.New("gave way to the peer's own attempt to connect")
 
-// errComing says that the peer is about to connect.
-var errComing = errors.New("the peer is connecting already")
+// errDialling says that there is another attempt to connect to the peer.
+var errDialling = errors.New("another attempt to connect is under way")
 
-// attempt is a handshake under way.
+// attempt is a handshake that this node has begun.
 type attempt struct {
-	giveUp context.CancelCauseFunc // nil for one that the peer has begun
+	giveUp context.CancelCauseFunc
 }
 
-// peers holds the connections and handshakes of a node with others, by their names. There is to
-// be one connection with each, whoever begins it. peers may be used concurrently.
+// peers holds the connections of a node with others, and the handshakes that it has begun, by their
+// names. There is to be one connection with each, whoever begins it. Handshakes that others begin
+// hold no name before they have proved the cookie. So nobody without it keeps a node out by its
+// name. peers may be used concurrently.
 type peers struct {
 	mu       sync.Mutex
 	conns    map[string]*Conn
 	attempts map[string]*attempt
 }
 
-// accept says how the peer called name stands, which wants to connect to the node called own.
-// Unless that is NotOK, end the attempt. When both have begun, the one with the greater name goes
-// on (OTP "Distribution Protocol", Distribution Handshake).
-func (p *peers) accept(own, name string) (StatusCode, *attempt) {
+// standing says how the peer called name stands, which wants to connect to the node called own.
+// When both have begun, the one with the greater name goes on (OTP "Distribution Protocol",
+// Distribution Handshake).
+func (p *peers) standing(own, name string) StatusCode {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	code := OK
-	other := p.attempts[name]
 	switch {
-	case other != nil && (other.giveUp == nil || own > name):
-		return NotOK, nil
-	case other != nil:
-		other.giveUp(errGaveWay)
-		code = OKSimultaneous
+	case p.attempts[name] != nil && own > name:
+		return NotOK
+	case p.attempts[name] != nil:
+		return OKSimultaneous
 	case p.alive(name) != nil:
-		code = Alive
+		return Alive
 	}
-	return code, p.begin(name, nil)
+	return OK
+}
+
+// accepted enters a connection that the peer has begun. It closes an earlier connection: its own
+// node has said that it is broken. An attempt of ours gives way.
+func (p *peers) accepted(c *Conn) {
+	name := c.PeerName()
+	p.mu.Lock()
+	if ours := p.attempts[name]; ours != nil {
+		delete(p.attempts, name)
+		ours.giveUp(errGaveWay)
+	}
+	old := p.enter(c)
+	p.mu.Unlock()
+	if old != nil {
+		old.Close()
+	}
+}
+
+// enter returns the connection that was there before. It wants p.mu.
+func (p *peers) enter(c *Conn) (old *Conn) {
+	if p.conns == nil {
+		p.conns = map[string]*Conn{}
+	}
+	old, p.conns[c.PeerName()] = p.conns[c.PeerName()], c
+	context.AfterFunc(c.ctx, func() { p.leave(c) })
+	return old
 }
 
 // dial begins to connect to name, or returns the connection there is.
@@ -55,9 +80,14 @@ func (p *peers) dial(name string, giveUp context.CancelCauseFunc) (*Conn, *attem
 		return c, nil, nil
 	}
 	if p.attempts[name] != nil {
-		return nil, nil, errComing
+		return nil, nil, errDialling
 	}
-	return nil, p.begin(name, giveUp), nil
+	if p.attempts == nil {
+		p.attempts = map[string]*attempt{}
+	}
+	a := &attempt{giveUp}
+	p.attempts[name] = a
+	return nil, a, nil
 }
 
 // alive returns the connection with name, if it lasts. It wants p.mu.
@@ -68,34 +98,19 @@ func (p *peers) alive(name string) *Conn {
 	return nil
 }
 
-// begin wants p.mu.
-func (p *peers) begin(name string, giveUp context.CancelCauseFunc) *attempt {
-	if p.attempts == nil {
-		p.attempts, p.conns = map[string]*attempt{}, map[string]*Conn{}
-	}
-	a := &attempt{giveUp}
-	p.attempts[name] = a
-	return a
-}
-
-// end ends an attempt, with a connection unless that is nil. It returns false if another has
-// taken its place. It closes an earlier connection: its own node has said that it is broken.
+// end ends an attempt, with a connection unless that is nil. It returns false if the peer's own
+// attempt has taken its place.
 func (p *peers) end(name string, a *attempt, c *Conn) bool {
 	p.mu.Lock()
-	current := p.attempts[name] == a
-	var old *Conn
-	if current {
-		delete(p.attempts, name)
+	defer p.mu.Unlock()
+	if p.attempts[name] != a {
+		return false
 	}
-	if current && c != nil {
-		old, p.conns[name] = p.conns[name], c
-		context.AfterFunc(c.ctx, func() { p.leave(c) })
+	delete(p.attempts, name)
+	if c != nil {
+		p.enter(c) // what was there before has ended
 	}
-	p.mu.Unlock()
-	if old != nil {
-		old.Close()
-	}
-	return current
+	return true
 }
 
 // leave forgets a connection that has ended, unless another has taken its place.

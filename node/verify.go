@@ -19,11 +19,11 @@ var ErrUnverified = errors.New("certificate not verified")
 // host part of its full name. One of roots must vouch for it. It agrees to what [AnyTLS] agrees to
 // in all else.
 //
-// The names in a certificate are compared as OTP's verify_peer does (public_key:
+// The names in a certificate are compared as verify_peer of OTP 25 does (public_key:
 // pkix_verify_hostname/2). If the certificate has a subjectAltName, one of its dNSNames is host,
 // in whatever case. Neither a wildcard nor an iPAddress counts there. Only without a
 // subjectAltName does a commonName count. A commonName may have a wildcard in its first label, and
-// never stands for an IP address.
+// never stands for an IP address. OTP 27 looks at no commonName.
 func VerifiedTLS(roots *x509.CertPool, host string) *tls.Config {
 	config := AnyTLS() // VerifyConnection does what Go would do otherwise
 	config.ServerName = host

@@ -5,7 +5,8 @@ import "strings"
 // entry is a node of another host, and its places in the lists of those that are called like it.
 type entry struct {
 	*Node
-	at [len(names{})]int
+	at    [len(names{})]int
+	owner string // whose share it is of
 }
 
 // names has the neighbours by what they are called: by alive name, and by full name. Anybody may

@@ -20,6 +20,10 @@ type Discovery struct {
 	// Unannounced is how many nodes mDNS leaves out, because a host announces at most 256
 	// instances on each link. Hosts with Eclus know these nodes all the same.
 	Unannounced int
+
+	// Whose says which user has most of the places that there are, for instance "user 1000". It
+	// is empty if nothing is left out, or the user is not known.
+	Whose string
 }
 
 // Starting is why a part is off that has yet to run.
@@ -57,11 +61,19 @@ func (l LANState) String() string {
 	case l.Browsing.Off != "":
 		return "LAN discovery on, but no other hosts are looked for: " + l.Browsing.Off
 	case waiting > 0:
-		return fmt.Sprintf("LAN discovery on, %d past Avahi's limits", waiting)
+		return fmt.Sprintf("LAN discovery on, %d past Avahi's limits", waiting) + l.Publishing.most()
 	case l.Publishing.Unannounced > 0:
-		return fmt.Sprintf("LAN discovery on, %d nodes not announced by mDNS", l.Publishing.Unannounced)
+		return fmt.Sprintf("LAN discovery on, %d nodes not announced by mDNS", l.Publishing.Unannounced) + l.Publishing.most()
 	}
 	return "LAN discovery on"
+}
+
+// most says who has most places.
+func (d Discovery) most() string {
+	if d.Whose == "" {
+		return ""
+	}
+	return " (" + d.Whose + " has most places)"
 }
 
 // SetLAN enters how LAN discovery is doing. Subscribers are told if that is another than before.

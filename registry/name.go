@@ -34,6 +34,12 @@ func ValidNode(node string) bool {
 		!strings.ContainsFunc(host, func(r rune) bool { return r > 'ÿ' })
 }
 
+// HostLabel returns the first label of a host's name.
+func HostLabel(host string) string {
+	label, _, _ := strings.Cut(host, ".")
+	return label
+}
+
 // ValidHost reports whether s can be the DNS name of a host, without the dot at its end. It has at
 // least two labels. Avahi writes a dot or backslash within a label with a backslash. No host has
 // such a name.

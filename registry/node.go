@@ -91,18 +91,18 @@ type Node struct {
 	Host      string       // name of its host on the LAN: hosta.local
 	Extra     string       // opaque bytes of ALIVE2_REQ; local nodes only
 	Dist      string       // distribution carrier, "tcp" or "tls"; empty: not known
+	Via       string       // ViaMDNS, ViaEPMD or a nodes file's name; neighbours only
 	Addresses []netip.Addr // likeliest to be reached first; of a local node its peer
 	Listens   []netip.Addr // where its port is open; local nodes only, nil: not known
+	Claims    []uint16     // other ports at which it is announced, some of them; neighbours only
 	Why       Why          // why no other host can reach it; local nodes only
 	Since     time.Time    // registered, or first seen
+	Holder    *Holder      // the process behind its connection; local nodes only, nil: not known
 	Creation  uint32       // 0: not known
 	Counter   uint32       // what Creation was made of; local nodes only
 	FD        int32        // descriptor number of its connection; local nodes only, for DUMP_REQ
-	Holder    *Holder      // the process behind its connection; local nodes only, nil: not known
 	Port      uint16       // distribution port
-	Via       string       // ViaMDNS, ViaEPMD or a nodes file's name; neighbours only
 	EPMDPort  uint16       // where the epmd of its host listens; neighbours only
-	Claims    []uint16     // other ports at which it is announced, some of them; neighbours only
 	PeerPort  uint16       // of its end of its connection, at Addresses[0]; local nodes only
 	High, Low uint16       // distribution versions spoken; 0: not known
 	Type      NodeType     // of a local node that has said who it is: what it said
@@ -111,6 +111,7 @@ type Node struct {
 	Origin    Origin
 	Rank      Rank // of the source that it is known from; neighbours only
 	Reach     Reach
+	Named     bool // this host's owner has named its epmd, or the node; neighbours only
 	Sure      bool // Node is what the node calls itself, and the host in it is its own
 	Mute      bool // it was asked for its full name and did not tell; local nodes only
 }
@@ -121,6 +122,12 @@ func (n *Node) Peer() netip.AddrPort {
 		return netip.AddrPort{}
 	}
 	return netip.AddrPortFrom(n.Addresses[0], n.PeerPort)
+}
+
+// HasNoEPMD reports whether the node registers with no epmd that is known: a nodes file says where
+// it is.
+func (n *Node) HasNoEPMD() bool {
+	return n.EPMDPort == 0 && n.Via != "" && n.Via != ViaMDNS && n.Via != ViaEPMD
 }
 
 // NeighbourKey is what makes a neighbour: an alive name at an epmd. An epmd is a host and a

@@ -57,7 +57,10 @@ func (r *Registry) SetListens(n *Node, addrs []netip.Addr) {
 		return
 	}
 	m := *reg.node
-	m.Listens = append([]netip.Addr{}, addrs...) // never nil
+	if r.listens == nil || !slices.Equal(addrs, r.listens) {
+		r.listens = append([]netip.Addr{}, addrs...) // never nil
+	}
+	m.Listens = r.listens
 	r.replace(reg, m)
 }
 

@@ -7,12 +7,13 @@
 package registry
 
 import (
+	"container/list"
 	crand "crypto/rand"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,6 +24,7 @@ import (
 const (
 	MaxNeighbours        = 4096  // Announced nodes in all
 	MaxNeighboursPerHost = 512   // Announced nodes at one address
+	MaxListed            = 20000 // Listed nodes in all, counted apart: before and after a change
 	MaxTold              = 16384 // Told nodes in all, counted apart
 )
 
@@ -37,8 +39,10 @@ const (
 var (
 	ErrNameTaken         = errors.New("name taken")
 	ErrTooManyNeighbours = fmt.Errorf("more than %d nodes on the LAN", MaxNeighbours)
+	ErrTooManyListed     = fmt.Errorf("more than %d nodes in nodes files", MaxListed)
 	ErrTooManyTold       = fmt.Errorf("more than %d nodes told of by other hosts' epmds", MaxTold)
 	ErrTooManyOfHost     = fmt.Errorf("more than %d nodes of one host", MaxNeighboursPerHost)
+	ErrGreedy            = errors.New("its host has as many nodes as there is room for others")
 )
 
 // Registry is what is known. Make one with New.
@@ -53,6 +57,8 @@ type Registry struct {
 	local          map[string]*Registration
 	oldest, newest *Registration // the list of local, in order of registration
 	localVersion   atomic.Uint64
+	addresses      []netip.Addr // of the node that came last
+	listens        []netip.Addr // where the node listens that was looked at last
 	version        atomic.Uint64
 
 	old      map[string]*oldName
@@ -62,9 +68,11 @@ type Registry struct {
 
 	neighbours map[NeighbourKey]*entry
 	named      names                     // the same
-	ranked     [2]int                    // how many of them have each Rank
+	ranked     [numRanks]int             // how many of them have each Rank
 	origins    [Origins]int              // and each Origin
 	shares     map[string]*share         // of those that are Announced
+	owners     [numRanks]map[string]int  // how many whoever answers there has of each Rank
+	ownerOf    func(netip.Addr) string   // see SetOwners
 	lost       map[NeighbourKey]struct{} // of these, those that can't be reached
 
 	noStreams     map[any]NoStream
@@ -105,6 +113,7 @@ func New(host string, maxOld int) *Registry {
 		old:           make(map[string]*oldName),
 		neighbours:    make(map[NeighbourKey]*entry),
 		shares:        make(map[string]*share),
+		owners:        [numRanks]map[string]int{{}, {}, {}},
 		lost:          make(map[NeighbourKey]struct{}),
 		noStreams:     make(map[any]NoStream),
 		subscriptions: make(map[*Subscription]struct{}),
@@ -112,13 +121,13 @@ func New(host string, maxOld int) *Registry {
 	r.sightings = &sightings{
 		reg:     r,
 		nodes:   make(map[NeighbourKey][]*sighting),
-		waiting: make(map[NeighbourKey][]*sighting),
+		waiting: make(map[rankedKey]*list.List),
 		chosen:  make(map[NeighbourKey]*sighting),
 		ports:   make(map[NeighbourKey]uint16), resolved: make(map[string][]netip.Addr),
 	}
 	_, _ = crand.Read(r.id[:]) // it never fails
 	for rank := range r.sightings.refused {
-		r.sightings.refused[rank] = make(map[NeighbourKey]bool)
+		r.sightings.refused[rank] = newRefused()
 	}
 	return r
 }
@@ -202,12 +211,25 @@ func (r *Registry) add(n Node) *Registration {
 	if !n.Sure {
 		n.Node = n.Name + "@" + r.host
 	}
+	r.intern(&n)
 	n.Why = r.why(&n)
 	reg := &Registration{node: &n}
 	r.local[n.Name] = reg
 	r.link(reg)
 	r.changed(Event{Up, reg.node})
 	return reg
+}
+
+// intern has a local node share memory: its names with each other, its addresses with the node
+// that came before. Most nodes have the same.
+func (r *Registry) intern(n *Node) {
+	if alive, _, _ := strings.Cut(n.Node, "@"); alive == n.Name {
+		n.Name = alive
+	}
+	if slices.Equal(n.Addresses, r.addresses) {
+		n.Addresses = r.addresses
+	}
+	r.addresses = n.Addresses
 }
 
 // Unregister removes a node of this host. A registration that is no longer there is left alone.
@@ -327,7 +349,10 @@ func (r *Registry) Identify(n *Node, id Identity) error {
 		return nil
 	}
 	m := *reg.node
-	m.Node, m.Sure, m.Mute, m.Dist = id.Node, true, false, id.Dist
+	if id.Node != m.Node {
+		m.Node = id.Node
+	}
+	m.Sure, m.Mute, m.Dist = true, false, id.Dist
 	if id.Hidden {
 		m.Type = Hidden
 	}
@@ -372,8 +397,8 @@ func (r *Registry) SetHolder(n *Node, h *Holder) {
 // makes the node: its full name may become known later, or change. Since remains when it was
 // first seen. So does Reach, unless the node is Told: then Reach is what the node has.
 //
-// For a node past the limits SetNeighbour returns ErrTooManyNeighbours, ErrTooManyOfHost or
-// ErrTooManyTold. What was known of the node stays.
+// For a node past the limits SetNeighbour returns ErrTooManyNeighbours, ErrTooManyOfHost,
+// ErrTooManyListed, ErrTooManyTold or ErrGreedy. What was known of the node stays.
 func (r *Registry) SetNeighbour(n Node) error {
 	_, err := r.setNeighbour(n, nil)
 	return err
@@ -381,7 +406,7 @@ func (r *Registry) SetNeighbour(n Node) error {
 
 // setNeighbour is SetNeighbour. It also reports whether that made room for another node. If there
 // is no place, a node that can't be reached gives way; gone is told which. nil: none does.
-func (r *Registry) setNeighbour(n Node, gone func(NeighbourKey)) (room bool, err error) {
+func (r *Registry) setNeighbour(n Node, gone func(gone NeighbourKey, owner string)) (room bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	key := n.NeighbourKey()
@@ -390,7 +415,7 @@ func (r *Registry) setNeighbour(n Node, gone func(NeighbourKey)) (room bool, err
 	}
 	was := r.neighbours[key]
 	isNew := was == nil || was.Rank != n.Rank
-	if isNew || shareOf(was.Node) != shareOf(&n) {
+	if isNew || n.Rank == Announced && shareOf(was.Node) != shareOf(&n) {
 		if err := r.place(&n, isNew, gone); err != nil {
 			return false, err
 		}
@@ -408,11 +433,21 @@ func (r *Registry) setNeighbour(n Node, gone func(NeighbourKey)) (room bool, err
 		n.Reach = was.Reach
 	}
 	n.ID, n.Since = was.ID, was.Since
-	if !reflect.DeepEqual(&n, was.Node) {
-		r.leave(was)
-		r.enter(key, Event{Changed, &n})
+	if now, before := claimOf(&n), claimOf(was.Node); !now.equal(&before) || !slices.Equal(n.Claims, was.Claims) {
+		r.change(key, was, &n)
 	}
 	return n.Rank != was.Rank, nil
+}
+
+// change enters what is known of a neighbour now. A Listed one takes nobody's place.
+func (r *Registry) change(key NeighbourKey, was *entry, n *Node) {
+	if n.Rank == Listed && was.Rank == Listed && n.Origin == was.Origin && n.Node == was.Node.Node {
+		was.Node = n
+		r.changed(Event{Changed, n})
+		return
+	}
+	r.leave(was)
+	r.enter(key, Event{Changed, n})
 }
 
 // share is the Announced neighbours that answer at one address.
@@ -430,41 +465,14 @@ func shareOf(n *Node) string {
 	return n.Addresses[0].String()
 }
 
-// place finds a place for a neighbour that is new, or new at its address. A neighbour that can be
-// reached never gives way.
-func (r *Registry) place(n *Node, isNew bool, gone func(NeighbourKey)) error {
-	var err error
-	lost := r.lost
-	own := r.shares[shareOf(n)]
-	switch {
-	case n.Rank == Told && r.ranked[Told] >= MaxTold:
-		err, lost = ErrTooManyTold, nil
-	case n.Rank == Told:
-		return nil
-	case own != nil && own.nodes >= MaxNeighboursPerHost:
-		err, lost = ErrTooManyOfHost, own.lost
-	case isNew && r.ranked[Announced] >= MaxNeighbours:
-		err = ErrTooManyNeighbours
-	default:
-		return nil
-	}
-	for key := range lost {
-		if gone != nil {
-			r.remove(key)
-			gone(key)
-			return nil
-		}
-	}
-	return fmt.Errorf("neighbour %q of %q: %w", n.Node, n.Host, err)
-}
-
 // enter enters and counts a neighbour.
 func (r *Registry) enter(key NeighbourKey, e Event) {
-	n := &entry{Node: e.Node}
+	n := &entry{Node: e.Node, owner: r.owner(e.Node)}
 	r.neighbours[key] = n
 	r.named.add(n)
 	r.ranked[e.Node.Rank]++
 	r.origins[e.Node.Origin]++
+	r.owners[e.Node.Rank][n.owner]++
 	r.count(e.Node, 1)
 	r.changed(e)
 }
@@ -495,6 +503,7 @@ func (r *Registry) leave(n *entry) {
 	r.named.remove(n)
 	r.ranked[n.Rank]--
 	r.origins[n.Origin]--
+	r.disown(n)
 	r.count(n.Node, -1)
 }
 
@@ -514,23 +523,28 @@ func (r *Registry) SetReach(n *Node, reach Reach) {
 	now.Node = &m
 	r.count(&m, 1)
 	r.changed(Event{Changed, &m})
+	r.settleOwner(key, now)
 }
 
 // RemoveNeighbour removes a node of another host. It does nothing if there is none of that key.
-func (r *Registry) RemoveNeighbour(key NeighbourKey) {
+func (r *Registry) RemoveNeighbour(key NeighbourKey) { r.removeNeighbour(key) }
+
+// removeNeighbour is RemoveNeighbour. It reports whether there was one.
+func (r *Registry) removeNeighbour(key NeighbourKey) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.remove(key)
+	return r.remove(key)
 }
 
-func (r *Registry) remove(key NeighbourKey) {
+func (r *Registry) remove(key NeighbourKey) bool {
 	n := r.neighbours[key]
 	if n == nil {
-		return
+		return false
 	}
 	delete(r.neighbours, key)
 	r.leave(n)
 	r.changed(Event{Down, n.Node})
+	return true
 }
 
 // neighbour returns the neighbour of that key, or nil.

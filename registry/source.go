@@ -2,8 +2,8 @@ package registry
 
 import (
 	"cmp"
+	"container/list"
 	"net/netip"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -16,16 +16,16 @@ const maxSightings = 64
 // maxClaims is how many other ports of a node are remembered.
 const maxClaims = 8
 
-// maxAmends is how many refused nodes are tried again when one goes.
-const maxAmends = 16
-
 // Rank says how much the word of a source counts.
 type Rank uint8
 
-// Ranks. What the epmd of a node's host tells wins over all that is announced.
+// Ranks, the lowest first. What the epmd of a node's host tells wins over all others. What a nodes
+// file lists wins over what is announced, as anybody can announce anything.
 const (
 	Announced Rank = iota // others say so, or the epmd was asked: mDNS, NAMES_REQ
+	Listed                // a nodes file of this host says so
 	Told                  // its epmd says so over a stream, and if it can be reached
+	numRanks
 )
 
 // Source tells of neighbours: mDNS, another host's epmd, a file. Several sources may tell of
@@ -39,8 +39,52 @@ type Source struct {
 
 // sighting is what a source says of a node under one key.
 type sighting struct {
-	node Node
-	gen  int // of the source, when it last said so
+	node  claim
+	gen   int           // of the source, when it last said so
+	waits *list.Element // its place in sightings.waiting; nil: it counts
+}
+
+// claim is what is kept of a Node that a source tells of. There are as many as neighbours and more,
+// so what only local nodes have is left out.
+type claim struct {
+	claimed
+	Addresses []netip.Addr
+}
+
+// claimed are the fields of Node of the same names.
+type claimed struct {
+	Node, Name, Host, Dist, Via string
+
+	Creation                  uint32
+	Port, EPMDPort, High, Low uint16
+	Type                      NodeType
+	Protocol                  uint8
+	Origin                    Origin
+	Rank                      Rank
+	Reach                     Reach
+	Named                     bool
+	Sure                      bool
+}
+
+func claimOf(n *Node) claim {
+	return claim{claimed{
+		n.Node, n.Name, n.Host, n.Dist, n.Via, n.Creation, n.Port, n.EPMDPort, n.High, n.Low,
+		n.Type, n.Protocol, n.Origin, n.Rank, n.Reach, n.Named, n.Sure,
+	}, n.Addresses}
+}
+
+func (c *claim) toNode() Node {
+	return Node{
+		Node: c.Node, Name: c.Name, Host: c.Host, Dist: c.Dist, Via: c.Via, Addresses: c.Addresses, Creation: c.Creation,
+		Port: c.Port, EPMDPort: c.EPMDPort, High: c.High, Low: c.Low, Type: c.Type, Protocol: c.Protocol,
+		Origin: c.Origin, Rank: c.Rank, Reach: c.Reach, Named: c.Named, Sure: c.Sure,
+	}
+}
+
+func (c *claim) NeighbourKey() NeighbourKey { return NeighbourKey{c.Name, c.Host, c.EPMDPort} }
+
+func (c *claim) equal(other *claim) bool {
+	return c.claimed == other.claimed && slices.Equal(c.Addresses, other.Addresses)
 }
 
 // sightings are those of all sources.
@@ -49,12 +93,18 @@ type sightings struct {
 
 	mu       sync.Mutex
 	nodes    map[NeighbourKey][]*sighting // those that count, the one that came first leads
-	waiting  map[NeighbourKey][]*sighting // those beyond maxSightings, the oldest first
+	waiting  map[rankedKey]*list.List     // beyond maxSightings, the oldest first; none is empty
 	chosen   map[NeighbourKey]*sighting   // which of several Announced ones is believed
 	ports    map[NeighbourKey]uint16      // what the epmds of hosts have answered; see Answered
 	resolved map[string][]netip.Addr      // addresses of hosts in full names; see SetResolved
-	refused  [2]map[NeighbourKey]bool     // by Rank: for which there is no place; true: it had one
+	refused  [numRanks]*refused           // by Rank
 	prefixes []netip.Prefix
+}
+
+// rankedKey is a node as sources of one rank tell of it.
+type rankedKey struct {
+	NeighbourKey
+	rank Rank
 }
 
 // NewSource returns a source that has told of nothing.
@@ -63,54 +113,77 @@ func (r *Registry) NewSource(rank Rank) *Source {
 }
 
 // See enters what the source says of a node under a key. It replaces what the source said under
-// that key before. Keys are comparable and the source's own.
+// that key before. What only local nodes have is left out. Keys are comparable and the source's
+// own.
 //
-// If there are Told sightings of a node, others don't count. All that count add their addresses.
+// Sightings of the highest rank count alone. All that count add their addresses. A Listed node has
+// the port that its epmd has answered, if one was asked.
+//
 // Told ones keep their order, reachable ones leading. For the rest the one counts that came first,
-// of those with the port that the node's epmd has answered. Anybody can announce anything of
-// anybody's node, and does not change what is known of it by that. If no full name is in it, the
-// first of the others counts in which there is one. A Told node is reachable if one sighting says
-// so.
+// of those with the port that the node's epmd has answered. So nobody changes what is known of
+// another's node by announcing it too. If that one has no full name, or one that does not belong to
+// the node, another one gives it: the first whose name belongs, else the first that has any. A Told
+// node is reachable if one sighting says so.
 //
 // A node is Sure only if the host in its full name belongs to it: it is Host or its first label, or
 // one of the node's addresses, or a name that has one; see SetResolved.
 //
-// See returns ErrTooManyNeighbours, ErrTooManyOfHost or ErrTooManyTold if there is no place for
-// the node. The node gets one when another goes.
+// See returns ErrTooManyNeighbours, ErrTooManyOfHost, ErrTooManyListed, ErrTooManyTold or ErrGreedy
+// if there is no place for the node. The node gets one when another goes.
 func (s *Source) See(key any, n Node) error {
 	m := s.all
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n.Rank = s.rank
-	was := s.seen[key]
-	if was != nil && reflect.DeepEqual(was.node, n) {
+	now, was := claimOf(&n), s.seen[key]
+	if was != nil && was.node.equal(&now) {
 		was.gen = s.gen
 		return nil
 	}
 	k := n.NeighbourKey()
 	if was != nil && was.node.NeighbourKey() == k {
-		was.node, was.gen = n, s.gen
+		was.node, was.gen = now, s.gen
+		if was.waits != nil && !m.displace(k, was) {
+			return nil
+		}
 		return m.settle(k)
 	}
 	if was != nil {
-		s.take(key, was)
-		m.recall(was)
-		_ = m.settle(was.node.NeighbourKey()) // a place was refused before, if it is
+		s.lose(key, was) // a place was refused before, if it is
 	}
-	is := &sighting{n, s.gen}
+	is := &sighting{node: now, gen: s.gen}
 	s.seen[key] = is
 	switch {
 	case len(ofRank(m.nodes[k], s.rank)) < maxSightings:
 		m.nodes[k] = append(m.nodes[k], is)
 	case !m.displace(k, is):
-		m.waiting[k] = append(m.waiting[k], is)
+		m.wait(is)
 		return nil
 	}
 	return m.settle(k)
 }
 
+// wait has a sighting wait that does not count.
+func (m *sightings) wait(is *sighting) {
+	k := rankedKey{is.node.NeighbourKey(), is.node.Rank}
+	if m.waiting[k] == nil {
+		m.waiting[k] = list.New()
+	}
+	is.waits = m.waiting[k].PushBack(is)
+}
+
+// waitNoMore takes out a sighting that waits.
+func (m *sightings) waitNoMore(is *sighting) {
+	k := rankedKey{is.node.NeighbourKey(), is.node.Rank}
+	m.waiting[k].Remove(is.waits)
+	if m.waiting[k].Len() == 0 {
+		delete(m.waiting, k)
+	}
+	is.waits = nil
+}
+
 // displace has a sighting that the node's epmd contradicts wait for one that the epmd confirms. It
-// reports whether there is one.
+// reports whether there is one. The other one may have waited.
 func (m *sightings) displace(k NeighbourKey, is *sighting) bool {
 	if is.node.Rank != Announced || m.ports[k] != is.node.Port {
 		return false
@@ -119,7 +192,10 @@ func (m *sightings) displace(k NeighbourKey, is *sighting) bool {
 	if i < 0 {
 		return false
 	}
-	m.waiting[k] = append(m.waiting[k], m.nodes[k][i])
+	if is.waits != nil {
+		m.waitNoMore(is)
+	}
+	m.wait(m.nodes[k][i])
 	m.nodes[k][i] = is
 	return true
 }
@@ -140,14 +216,30 @@ func (s *Source) Doubt() {
 	s.gen++
 }
 
-// Expire takes back what was last said before Doubt.
+// Expire takes back what was last said before Doubt. It does so at once, however much that is: what
+// is left of each node is worked out once.
 func (s *Source) Expire() {
-	s.all.mu.Lock()
-	defer s.all.mu.Unlock()
+	m := s.all
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	left := make(map[NeighbourKey]bool)
 	for key, is := range s.seen {
-		if is.gen != s.gen {
-			s.lose(key, is)
+		if is.gen != s.gen && s.take(key, is) {
+			left[is.node.NeighbourKey()] = true
 		}
+	}
+	for k := range left {
+		for m.recall(rankedKey{k, s.rank}) {
+		}
+	}
+	freed := 0
+	for k := range left {
+		if room, _ := m.enter(k); room {
+			freed++
+		}
+	}
+	for found := 1; freed > 0 && found > 0; freed -= found {
+		found = m.amend()
 	}
 }
 
@@ -158,37 +250,39 @@ func (s *Source) Close() {
 }
 
 func (s *Source) lose(key any, is *sighting) {
-	s.take(key, is)
-	s.all.recall(is)
-	_ = s.all.settle(is.node.NeighbourKey())
+	if k := is.node.NeighbourKey(); s.take(key, is) {
+		s.all.recall(rankedKey{k, s.rank})
+		_ = s.all.settle(k)
+	}
 }
 
-// take takes out a sighting. The caller settles what becomes of its node.
-func (s *Source) take(key any, is *sighting) {
+// take takes out a sighting. It reports whether that one has counted: then the caller settles what
+// becomes of its node.
+func (s *Source) take(key any, is *sighting) bool {
 	delete(s.seen, key)
-	k := is.node.NeighbourKey()
-	for _, of := range []map[NeighbourKey][]*sighting{s.all.nodes, s.all.waiting} {
-		of[k] = slices.DeleteFunc(of[k], func(other *sighting) bool { return other == is })
-		if len(of[k]) == 0 {
-			delete(of, k)
-		}
+	if is.waits != nil {
+		s.all.waitNoMore(is)
+		return false
 	}
+	of, k := s.all.nodes, is.node.NeighbourKey()
+	of[k] = slices.DeleteFunc(of[k], func(other *sighting) bool { return other == is })
+	if len(of[k]) == 0 {
+		delete(of, k)
+	}
+	return true
 }
 
-// recall has a sighting count that has waited, now that one of the same rank has gone.
-func (m *sightings) recall(gone *sighting) {
-	k := gone.node.NeighbourKey()
-	if len(ofRank(m.nodes[k], gone.node.Rank)) >= maxSightings {
-		return
+// recall has the sighting count that has waited for longest, if one of the same rank has gone. It
+// reports whether there is one.
+func (m *sightings) recall(k rankedKey) bool {
+	waiting := m.waiting[k]
+	if waiting == nil || len(ofRank(m.nodes[k.NeighbourKey], k.rank)) >= maxSightings {
+		return false
 	}
-	next := slices.IndexFunc(m.waiting[k], func(s *sighting) bool { return s.node.Rank == gone.node.Rank })
-	if next < 0 {
-		return
-	}
-	m.nodes[k] = append(m.nodes[k], m.waiting[k][next])
-	if m.waiting[k] = slices.Delete(m.waiting[k], next, next+1); len(m.waiting[k]) == 0 {
-		delete(m.waiting, k)
-	}
+	next := waiting.Front().Value.(*sighting)
+	m.waitNoMore(next)
+	m.nodes[k.NeighbourKey] = append(m.nodes[k.NeighbourKey], next)
+	return true
 }
 
 // SetLANPrefixes enters the addresses that this host has on its LANs, with their subnets. They
@@ -207,38 +301,45 @@ func (r *Registry) SetLANPrefixes(prefixes []netip.Prefix) {
 }
 
 // settle enters what all sources say of a neighbour now. The error says why it has not the place
-// that it should have.
+// that it should have. A place that it leaves is another's.
 func (m *sightings) settle(k NeighbourKey) error {
-	is, room, err := m.enter(k)
-	if !is {
-		m.reg.RemoveNeighbour(k)
-	}
-	if len(m.nodes[k]) == 0 {
-		delete(m.ports, k)
-		delete(m.chosen, k)
-	}
-	if !is || room {
+	room, err := m.enter(k)
+	if room {
 		m.amend()
 	}
 	return err
 }
 
-// enter enters a neighbour. It reports whether there is a place for it, and whether it has left
-// another to others.
-func (m *sightings) enter(k NeighbourKey) (is, room bool, err error) {
-	for _, rank := range []Rank{Told, Announced} {
+// enter enters a neighbour, or removes it. It reports whether that has left a place to others. The
+// error says why it has not the place that it should have.
+func (m *sightings) enter(k NeighbourKey) (room bool, err error) {
+	is, room, err := m.tryEnter(k)
+	if !is {
+		room = m.reg.removeNeighbour(k)
+	}
+	if len(m.nodes[k]) == 0 {
+		delete(m.ports, k)
+		delete(m.chosen, k)
+	}
+	return room, err
+}
+
+// tryEnter enters a neighbour if there is a place, which it reports. It also reports whether the
+// neighbour has left another place to others.
+func (m *sightings) tryEnter(k NeighbourKey) (is, room bool, err error) {
+	for _, rank := range []Rank{Told, Listed, Announced} {
 		var refused error
+		var n Node
 		if all := ofRank(m.nodes[k], rank); !is && len(all) > 0 {
-			room, refused = m.reg.setNeighbour(m.merge(all), m.givesWay(rank, k))
+			n = m.merge(all)
+			room, refused = m.reg.setNeighbour(n, m.givesWay(rank, k))
 			is = refused == nil
 		}
 		if refused == nil {
-			delete(m.refused[rank], k)
+			m.refused[rank].forget(k)
 			continue
 		}
-		if _, known := m.refused[rank][k]; !known {
-			m.refused[rank][k] = false
-		}
+		m.refused[rank].note(k, m.reg.ownerOfNode(&n), false)
 		err = cmp.Or(err, refused)
 	}
 	return is, room, err
@@ -246,15 +347,18 @@ func (m *sightings) enter(k NeighbourKey) (is, room bool, err error) {
 
 // givesWay returns what notes that another neighbour has given way to one. Nobody gives way to one
 // that has done so itself.
-func (m *sightings) givesWay(rank Rank, k NeighbourKey) func(NeighbourKey) {
-	if m.refused[rank][k] {
+func (m *sightings) givesWay(rank Rank, k NeighbourKey) func(gone NeighbourKey, owner string) {
+	if m.refused[rank].hadPlace(k) {
 		return nil
 	}
-	return func(gone NeighbourKey) { m.refused[Announced][gone] = true }
+	return func(gone NeighbourKey, owner string) { m.refused[Announced].note(gone, owner, true) }
 }
 
-// ofRank returns the sightings of sources of that rank.
+// ofRank returns the sightings of sources of that rank. Most nodes have one sighting.
 func ofRank(all []*sighting, rank Rank) []*sighting {
+	if len(all) == 1 && all[0].node.Rank == rank {
+		return all
+	}
 	of := make([]*sighting, 0, len(all))
 	for _, s := range all {
 		if s.node.Rank == rank {
@@ -262,35 +366,6 @@ func ofRank(all []*sighting, rank Rank) []*sighting {
 		}
 	}
 	return of
-}
-
-// amend tries again some of the nodes that have no place.
-func (m *sightings) amend() {
-	for rank := range m.refused {
-		tries := 0
-		for k := range m.refused[rank] {
-			if tries++; tries > maxAmends {
-				break
-			}
-			_, _, _ = m.enter(k)
-		}
-	}
-}
-
-// amendOne tries again until one of the nodes has a place that has had none so far.
-func (m *sightings) amendOne() {
-	tries := 0
-	for k, had := range m.refused[Announced] {
-		if tries++; tries > maxAmends {
-			return
-		}
-		if had {
-			continue
-		}
-		if is, _, _ := m.enter(k); is {
-			return
-		}
-	}
 }
 
 // merge makes one node of the sightings of it, which are of one rank.
@@ -305,33 +380,65 @@ func (m *sightings) merge(all []*sighting) Node {
 		if s.node.Origin == LAN {
 			n.Origin = LAN
 		}
+		n.Named = n.Named && s.node.Named
+		if s.node.Port != n.Port && !slices.Contains(n.Claims, s.node.Port) && len(n.Claims) < maxClaims {
+			n.Claims = append(n.Claims, s.node.Port)
+		}
 	}
+	slices.Sort(n.Claims)
 	if n.Rank == Told {
 		n.Addresses = unique(n.Addresses)
 	} else {
 		slices.SortFunc(n.Addresses, m.compareAddresses)
 		n.Addresses = slices.Compact(n.Addresses)
 	}
-	n.Sure = n.Sure && m.belongs(&n)
+	m.name(&n, all)
 	return n
 }
 
-// choose returns what counts of sightings of one rank, beside addresses.
+// choose returns what counts of sightings of one rank, beside addresses and full name.
 func (m *sightings) choose(all []*sighting) Node {
-	n := all[0].node
-	if n.Rank == Announced {
-		n = m.chooseAnnounced(n.NeighbourKey(), all)
+	n, k := all[0].node.toNode(), all[0].node.NeighbourKey()
+	switch n.Rank {
+	case Announced:
+		return m.chooseAnnounced(k, all)
+	case Listed:
+		return m.askedPort(k, n)
 	}
-	for _, s := range all {
-		if s.node.Sure && !n.Sure && s.node.Port == n.Port {
-			n.Node, n.Sure = s.node.Node, true
-		}
-		if s.node.Port != n.Port && !slices.Contains(n.Claims, s.node.Port) && len(n.Claims) < maxClaims {
-			n.Claims = append(n.Claims, s.node.Port)
-		}
-	}
-	slices.Sort(n.Claims)
+	delete(m.ports, k) // which is older
 	return n
+}
+
+// askedPort gives a Listed node the port that its epmd has answered.
+func (m *sightings) askedPort(k NeighbourKey, n Node) Node {
+	for _, s := range ofRank(m.nodes[k], Announced) {
+		if s.node.Via == ViaEPMD {
+			n.Port, n.Via = s.node.Port, ViaEPMD
+		}
+	}
+	n.Port = cmp.Or(m.ports[k], n.Port)
+	return n
+}
+
+// name decides on the full name of n. That is its own, if it has one, or else the first that others
+// say of its port. But one that belongs to n takes the place of one that does not.
+func (m *sightings) name(n *Node, all []*sighting) {
+	named := n.Sure
+	n.Sure = named && m.belongs(n)
+	for _, s := range all {
+		if n.Sure {
+			return
+		}
+		if !s.node.Sure || s.node.Port != n.Port {
+			continue
+		}
+		own := n.Node
+		n.Node = s.node.Node
+		if n.Sure = m.belongs(n); named && !n.Sure {
+			n.Node = own
+		}
+		named = true
+	}
 }
 
 // chooseAnnounced returns what is announced of a neighbour and counts. That is what counted before,
@@ -347,7 +454,7 @@ func (m *sightings) chooseAnnounced(k NeighbourKey, all []*sighting) Node {
 		}
 	}
 	m.chosen[k] = is
-	n := is.node
+	n := is.node.toNode()
 	n.Port = cmp.Or(port, n.Port)
 	return n
 }
@@ -355,8 +462,7 @@ func (m *sightings) chooseAnnounced(k NeighbourKey, all []*sighting) Node {
 // belongs reports whether the host in a node's full name belongs to the node.
 func (m *sightings) belongs(n *Node) bool {
 	_, host, _ := strings.Cut(n.Node, "@")
-	label, _, _ := strings.Cut(n.Host, ".")
-	if strings.EqualFold(host, n.Host) || strings.EqualFold(host, label) {
+	if strings.EqualFold(host, n.Host) || strings.EqualFold(host, HostLabel(n.Host)) {
 		return true
 	}
 	if a, err := netip.ParseAddr(host); err == nil {
@@ -399,7 +505,7 @@ func (r *Registry) SetResolved(host string, addrs []netip.Addr) {
 func (r *Registry) Answered(n *Node, reach Reach, port uint16) {
 	m, k := r.sightings, n.NeighbourKey()
 	m.mu.Lock()
-	if now := r.neighbour(k); now != nil && now.ID == n.ID && m.ports[k] != port && len(m.nodes[k]) > 0 {
+	if now := r.neighbour(k); now != nil && now.ID == n.ID && now.Rank != Told && m.ports[k] != port && len(m.nodes[k]) > 0 {
 		if m.ports[k] = port; port == 0 {
 			delete(m.ports, k)
 		}
@@ -409,7 +515,7 @@ func (r *Registry) Answered(n *Node, reach Reach, port uint16) {
 	r.SetReach(n, reach)
 	if reach == Unreachable { // it may give way
 		m.mu.Lock()
-		m.amendOne()
+		m.amendOf(Announced, false, 1)
 		m.mu.Unlock()
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -197,13 +198,13 @@ func TestSourceRefused(t *testing.T) {
 		}
 	}
 	for i := range more {
-		if _, n := r.Counts(); n != MaxNeighboursPerHost || len(r.sightings.refused[Announced]) != more-i {
-			t.Errorf("%d neighbours, %d refused after %d have gone", n, len(r.sightings.refused[Announced]), i)
+		if _, n := r.Counts(); n != MaxNeighboursPerHost || len(r.sightings.refused[Announced].owners) != more-i {
+			t.Errorf("%d neighbours, %d refused after %d have gone", n, len(r.sightings.refused[Announced].owners), i)
 		}
 		source.Lose(i)
 	}
-	if _, n := r.Counts(); n != MaxNeighboursPerHost || len(r.sightings.refused[Announced]) != 0 {
-		t.Errorf("%d neighbours, %d refused", n, len(r.sightings.refused[Announced]))
+	if _, n := r.Counts(); n != MaxNeighboursPerHost || len(r.sightings.refused[Announced].owners) != 0 {
+		t.Errorf("%d neighbours, %d refused", n, len(r.sightings.refused[Announced].owners))
 	}
 }
 
@@ -247,6 +248,73 @@ func TestForged(t *testing.T) {
 	mdns.Lose("a@hostb")
 	see("a@hostb", moved)
 	want("forged many times, and announced anew", 4712)
+}
+
+// TestForgedName has somebody announce a node under a name that is not its own, before the node is
+// announced. Once its own name is known, that counts.
+func TestForgedName(t *testing.T) {
+	r := New("hosta.local", 0)
+	mdns := r.NewSource(Announced)
+	for i, name := range []string{"a@evil.example", "a@hosta.local"} {
+		n := lanNode("a", 4711, "192.0.2.1")
+		n.Node, n.Sure = name, true
+		if err := mdns.See(i, n); err != nil {
+			t.Fatal(err)
+		}
+		if got := onlyNeighbour(t, r); got.Node != name || got.Sure != (i == 1) {
+			t.Errorf("it is called %s, sure %v", got.Node, got.Sure)
+		}
+	}
+}
+
+// TestForgedMany has more forged announcements than count. The genuine one waits. It counts once it
+// says what the epmd does.
+func TestForgedMany(t *testing.T) {
+	r := New("hosta.local", 0)
+	mdns := r.NewSource(Announced)
+	see := func(key any, n Node) {
+		t.Helper()
+		if err := mdns.See(key, n); err != nil {
+			t.Error(err)
+		}
+	}
+	for i := range maxSightings {
+		see(i, lanNode("a", 6666, "192.0.2.66"))
+	}
+	genuine := lanNode("a", 4711, "192.0.2.1")
+	genuine.Type = Hidden
+	see("genuine", genuine)
+	r.Answered(onlyNeighbour(t, r), Reachable, 4712)
+	genuine.Port = 4712
+	see("genuine", genuine)
+	if n := onlyNeighbour(t, r); n.Port != 4712 || n.Type != Hidden || !slices.Contains(n.Addresses, genuine.Addresses[0]) {
+		t.Errorf("known is %+v", n)
+	}
+}
+
+// TestAnsweredTold has the epmd of a node answer after its stream has begun, or before. What the
+// stream says is newer, and the answer does not come back when the stream ends.
+func TestAnsweredTold(t *testing.T) {
+	r := New("hosta.local", 0)
+	mdns, stream := r.NewSource(Announced), r.NewSource(Told)
+	see := func(s *Source, n Node) {
+		t.Helper()
+		if err := s.See("a", n); err != nil {
+			t.Error(err)
+		}
+	}
+	see(mdns, lanNode("a", 1, "192.0.2.1"))
+	r.Answered(onlyNeighbour(t, r), Reachable, 2)
+	see(stream, toldNode("a", 3, Reachable, "192.0.2.1"))
+	r.Answered(onlyNeighbour(t, r), Reachable, 2)
+	if n := onlyNeighbour(t, r); n.Port != 3 {
+		t.Errorf("port %d while there is a stream", n.Port)
+	}
+	see(mdns, lanNode("a", 3, "192.0.2.1"))
+	stream.Close()
+	if n := onlyNeighbour(t, r); n.Port != 3 {
+		t.Errorf("port %d after the stream", n.Port)
+	}
 }
 
 // TestBelongs has nodes call themselves by hosts that are theirs or not.
@@ -326,7 +394,7 @@ func TestPlacesOfHost(t *testing.T) {
 		t.Errorf("a third one, at once: %v", err)
 	}
 	mdns.Close()
-	if m := r.sightings; len(r.Nodes())+len(r.shares)+len(r.lost)+len(m.refused[Announced])+len(m.ports)+len(m.chosen) > 0 {
+	if m := r.sightings; len(r.Nodes())+len(r.shares)+len(r.lost)+len(m.refused[Announced].owners)+len(m.ports)+len(m.chosen) > 0 {
 		t.Errorf("left are %d nodes, %v, %v, %v", len(r.Nodes()), r.shares, r.lost, m.refused[Announced])
 	}
 }
@@ -366,5 +434,72 @@ func TestPlaces(t *testing.T) {
 	}
 	if want := 2*MaxNeighboursPerHost + 1; reachable != want || len(r.Nodes()) != MaxNeighbours {
 		t.Errorf("%d of %d nodes can be reached; want %d of %d", reachable, len(r.Nodes()), want, MaxNeighbours)
+	}
+}
+
+// forgeries are the ways in which somebody announces very many nodes, by what number i is.
+var forgeries = []struct {
+	name string
+	node func(i int) Node
+}{
+	{"one node", func(i int) Node { return lanNode("a", uint16(i%100+1), "192.0.2.1") }},
+	{"one node at an address each", func(i int) Node { return lanNode("a", uint16(i%100+1), fmt.Sprintf("10.0.%d.%d", i/256, i%256)) }},
+	{"nodes of a host each", func(i int) Node {
+		n := lanNode("a", 1, fmt.Sprint("192.0.2.", i%20+1))
+		n.Host = fmt.Sprintf("host%d.local", i)
+		return n
+	}},
+	{"nodes at one address", func(i int) Node { return lanNode(fmt.Sprint("n", i), 1, "192.0.2.1") }},
+	{"nodes at nine addresses", func(i int) Node { return lanNode(fmt.Sprint("n", i), 1, fmt.Sprint("192.0.2.", i%9+1)) }},
+	{"nodes at an address each", func(i int) Node { return lanNode(fmt.Sprint("n", i), 1, fmt.Sprintf("10.0.%d.%d", i/256, i%256)) }},
+}
+
+// forged returns a source that has told of so many nodes. No epmd confirms half of them.
+func forged(tb testing.TB, node func(i int) Node, many int) (*Registry, *Source) {
+	r := New("hostb.local", 0)
+	s := r.NewSource(Announced)
+	for i := range many {
+		if err := s.See(i, node(i)); err != nil && !errors.Is(err, ErrTooManyOfHost) && !errors.Is(err, ErrTooManyNeighbours) {
+			tb.Fatal(err)
+		}
+	}
+	for i, n := range r.Nodes() {
+		r.Answered(n, []Reach{Reachable, Unreachable}[i%2], 0)
+	}
+	return r, s
+}
+
+func BenchmarkClose(b *testing.B) {
+	for _, f := range forgeries {
+		b.Run(f.name, func(b *testing.B) {
+			for b.Loop() {
+				b.StopTimer()
+				_, s := forged(b, f.node, 9000)
+				b.StartTimer()
+				s.Close()
+			}
+		})
+	}
+}
+
+// TestCloseCost holds that to close a source costs no more than to take out each of its sightings:
+// there is less than one allocation for each. Before, each had the registry work out anew what is
+// left, and try others for the place.
+func TestCloseCost(t *testing.T) {
+	const many = 9000
+	for _, f := range forgeries {
+		r, s := forged(t, f.node, many)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		s.Close()
+		runtime.ReadMemStats(&after)
+		if n := after.Mallocs - before.Mallocs; n > many {
+			t.Errorf("%s: %d allocations for %d sightings", f.name, n, many)
+		} else {
+			t.Logf("%s: %d allocations", f.name, n)
+		}
+		if n := len(r.Nodes()) + len(r.sightings.nodes) + len(r.sightings.waiting) + len(r.sightings.refused[Announced].owners); n > 0 {
+			t.Errorf("%s: %d things are left", f.name, n)
+		}
 	}
 }

@@ -44,25 +44,41 @@ type Batch struct {
 	LAN *LANState // how LAN discovery is doing; nil: as told before
 }
 
+// scope says of which nodes a subscriber is told.
+type scope uint8
+
+const (
+	everywhere scope = iota
+	here             // of this host
+	elsewhere        // of others
+)
+
+// has reports whether nodes of an origin are in the scope.
+func (s scope) has(o Origin) bool { return s == everywhere || (s == here) == (o == Local) }
+
 // Subscription is a queue of changes that waits for one reader.
 type Subscription struct {
 	r       *Registry
 	ready   chan struct{} // holds one token while there is something to take
 	pending []Event       // guarded by r.mu
-	local   bool          // it is told of nodes of this host alone
+	of      scope         // the nodes that it is told of
 	anew    bool          // guarded by r.mu; nothing is pending then
 	lan     bool          // guarded by r.mu; the state of LAN discovery is news
 }
 
 // Subscribe returns a Subscription. Its first batch holds all nodes. It must be closed when
 // nobody reads it any more.
-func (r *Registry) Subscribe() *Subscription { return r.subscribe(false) }
+func (r *Registry) Subscribe() *Subscription { return r.subscribe(everywhere) }
 
 // SubscribeLocal is Subscribe for the nodes of this host alone. Neighbours don't wake the reader.
-func (r *Registry) SubscribeLocal() *Subscription { return r.subscribe(true) }
+func (r *Registry) SubscribeLocal() *Subscription { return r.subscribe(here) }
 
-func (r *Registry) subscribe(local bool) *Subscription {
-	s := &Subscription{r: r, ready: make(chan struct{}, 1), local: local, anew: true, lan: true}
+// SubscribeNeighbours is Subscribe for the nodes of other hosts alone. A registration does not wake
+// the reader.
+func (r *Registry) SubscribeNeighbours() *Subscription { return r.subscribe(elsewhere) }
+
+func (r *Registry) subscribe(of scope) *Subscription {
+	s := &Subscription{r: r, ready: make(chan struct{}, 1), of: of, anew: true, lan: true}
 	s.wake()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -78,8 +94,21 @@ func (r *Registry) Nodes() []*Node {
 }
 
 // nodes is Nodes for a caller that holds r.mu.
-func (r *Registry) nodes() []*Node {
-	nodes := r.localNodes(len(r.neighbours))
+func (r *Registry) nodes() []*Node { return r.appendNeighbours(r.localNodes(len(r.neighbours))) }
+
+// nodesOf is nodes for those in a scope.
+func (r *Registry) nodesOf(of scope) []*Node {
+	switch of {
+	case here:
+		return r.localNodes(0)
+	case elsewhere:
+		return r.appendNeighbours(nil)
+	}
+	return r.nodes()
+}
+
+// appendNeighbours appends the nodes of other hosts. The caller holds r.mu.
+func (r *Registry) appendNeighbours(nodes []*Node) []*Node {
 	for _, n := range r.neighbours {
 		nodes = append(nodes, n.Node)
 	}
@@ -105,11 +134,8 @@ func (s *Subscription) Take() Batch {
 	s.r.mu.Lock()
 	defer s.r.mu.Unlock()
 	b := Batch{Anew: s.anew, Events: s.pending}
-	switch {
-	case s.anew && s.local:
-		b.Nodes = s.r.localNodes(0)
-	case s.anew:
-		b.Nodes = s.r.nodes()
+	if s.anew {
+		b.Nodes = s.r.nodesOf(s.of)
 	}
 	if s.lan {
 		lan := s.r.lan
@@ -152,7 +178,7 @@ func (r *Registry) changed(e Event) {
 		r.localVersion.Add(1)
 	}
 	for s := range r.subscriptions {
-		if !s.local || e.Node.Origin == Local {
+		if s.of.has(e.Node.Origin) {
 			s.add(e)
 		}
 	}

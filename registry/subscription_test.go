@@ -71,6 +71,32 @@ func TestSubscribeLocal(t *testing.T) {
 	}
 }
 
+// TestSubscribeNeighbours has a subscriber that wants to know of the nodes of other hosts alone.
+func TestSubscribeNeighbours(t *testing.T) {
+	r := New(testHost, OldNames)
+	register(t, r, "a", 6)
+	far := Node{Node: "c@hostb.local", Name: "c", Host: "hostb.local", Origin: LAN}
+	if err := r.SetNeighbour(far); err != nil {
+		t.Fatal(err)
+	}
+	s := r.SubscribeNeighbours()
+	defer s.Close()
+	if b := taken(s, true); !b.Anew || !slices.Equal(b.Nodes, []*Node{neighbour(r, far.Node)}) || b.LAN == nil {
+		t.Errorf("first batch %+v; want c and LAN state", b)
+	}
+	r.Unregister(register(t, r, "b", 6))
+	select {
+	case <-s.Ready():
+		t.Errorf("a registration woke the reader: %+v", s.Take())
+	default:
+	}
+	last := neighbour(r, far.Node)
+	r.RemoveNeighbour(far.NeighbourKey())
+	if got := taken(s, true); got.Anew || !slices.Equal(got.Events, []Event{{Down, last}}) {
+		t.Errorf("took %+v; want that c has gone", got)
+	}
+}
+
 // taken takes what there is. Ready must have yielded if that is anything.
 func taken(s *Subscription, ready bool) Batch {
 	select {

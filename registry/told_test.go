@@ -114,7 +114,7 @@ func TestToldLimit(t *testing.T) {
 	mdns, stream := r.NewSource(Announced), r.NewSource(Told)
 	name := func(i int) string { return fmt.Sprintf("n%d", i) }
 	for i := range MaxTold + 2 {
-		err := stream.See(i, toldNode(name(i), 1, Reachable, "192.0.2.1"))
+		err := stream.See(i, toldNode(name(i), 1, Reachable, fmt.Sprint("192.0.2.", i/MaxNeighboursPerHost)))
 		if refused := i >= MaxTold; refused != errors.Is(err, ErrTooManyTold) {
 			t.Fatalf("%d told: %v", i, err)
 		}
@@ -148,8 +148,8 @@ func TestToldLimit(t *testing.T) {
 	}
 	stream.Close()
 	mdns.Close()
-	if len(r.neighbours) != 0 || r.ranked != [2]int{} || r.origins != [Origins]int{} || len(r.shares) != 0 ||
-		len(r.sightings.nodes) != 0 || len(r.sightings.refused[Told])+len(r.sightings.refused[Announced]) != 0 {
+	if len(r.neighbours) != 0 || r.ranked != [numRanks]int{} || r.origins != [Origins]int{} || len(r.shares) != 0 ||
+		len(r.sightings.nodes) != 0 || len(r.sightings.refused[Told].owners)+len(r.sightings.refused[Announced].owners) != 0 {
 		t.Errorf("left at the end: %d neighbours, %v, %v", len(r.neighbours), r.ranked, r.shares)
 	}
 }

@@ -197,7 +197,7 @@ func (in *Inherited) takeNodes(f *os.File, kept bool, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	in.Old, in.LastID, in.PeerID = p.old, p.lastID, p.peerID
+	in.Old, in.LastID, in.PeerID, in.pace = p.old, p.lastID, p.peerID, p.pace
 	for _, r := range p.nodes {
 		d := descriptor{int(r.FD), r.Stored}
 		if r.Cookie == 0 && kept {

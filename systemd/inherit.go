@@ -28,6 +28,7 @@ type Inherited struct {
 	state      *os.File // that is in the fd store; nil: none
 	superseded []string // names in the fd store of what is of no use any more
 	leaving    int      // connections in the fd store that systemd drops by itself
+	pace       pace     // of the messages of an earlier process
 }
 
 // Drop closes a connection that is of no use after all.
@@ -252,7 +253,7 @@ func (in *Inherited) readState(stored *inStore, log *slog.Logger) []record {
 	if err != nil {
 		log.Error("state not read to its end", "err", err)
 	}
-	in.Old, in.LastID, in.PeerID = p.old, p.lastID, p.peerID
+	in.Old, in.LastID, in.PeerID, in.pace = p.old, p.lastID, p.peerID, p.pace
 	return p.nodes
 }
 

@@ -28,7 +28,6 @@ const (
 	maxBacklog    = 1 << 20     // bytes of entries that wait for the journal
 	journalRetry  = time.Second // from losing the journal to looking for it again
 	journalBuffer = 8 << 20     // of the socket, as in libsystemd; the kernel may grant less
-	identifier    = "epmd"      // SYSLOG_IDENTIFIER=
 	maxFieldName  = 64          // bytes; journald drops a field with a longer name
 	attrPrefix    = "ATTR_"     // of fields that could not have their name otherwise
 	lostMessage   = "log entries lost"
@@ -58,8 +57,9 @@ func StderrIsJournal() bool {
 // Send of go-systemd's journal package waits for as long as the journal is full. It has one socket
 // for the process and one path for all, and its temporary file needs a writable /dev/shm.
 type Journal struct {
-	path  string
-	retry time.Duration
+	path       string
+	identifier string
+	retry      time.Duration
 
 	// mu is held over sending, which never waits. A connection is closed without it: closing waits
 	// for whoever uses the connection, which may be waiting for mu.
@@ -72,9 +72,9 @@ type Journal struct {
 }
 
 // NewJournal returns a Journal that writes to the socket at path, usually JournalSocket. The socket
-// need not exist yet.
-func NewJournal(path string) *Journal {
-	j := &Journal{path: path, retry: journalRetry, queued: make(chan struct{}, 1)}
+// need not exist yet. The identifier, a program's name, is SYSLOG_IDENTIFIER= of each entry.
+func NewJournal(path, identifier string) *Journal {
+	j := &Journal{path: path, identifier: identifier, retry: journalRetry, queued: make(chan struct{}, 1)}
 	j.conn, _ = dialJournal(path) // else Run does it
 	return j
 }
@@ -215,7 +215,7 @@ func (j *Journal) sendNext(fd int) error {
 	}
 	r := slog.NewRecord(time.Now(), slog.LevelWarn, lostMessage, 0)
 	r.AddAttrs(slog.Int("count", j.lost))
-	err := transmit(fd, journalHandler{}.format(r))
+	err := transmit(fd, journalHandler{journal: j}.format(r))
 	if err == nil {
 		j.lost = 0
 	}
@@ -336,7 +336,7 @@ func (h journalHandler) format(r slog.Record) []byte {
 	}
 	entry := appendField(nil, "MESSAGE", text)
 	entry = appendField(entry, "PRIORITY", strconv.Itoa(priority(r.Level)))
-	entry = appendField(entry, "SYSLOG_IDENTIFIER", identifier)
+	entry = appendField(entry, "SYSLOG_IDENTIFIER", h.journal.identifier)
 	if a.id != "" {
 		entry = appendField(entry, "MESSAGE_ID", string(a.id))
 	}

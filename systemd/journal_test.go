@@ -161,7 +161,7 @@ func (d *journald) receiveNumbers(first, end int) (lost int) {
 
 // openJournal returns a Journal that looks for the socket often.
 func openJournal(t testing.TB, path string) *Journal {
-	j := NewJournal(path)
+	j := NewJournal(path, "epmd")
 	j.retry = time.Millisecond
 	t.Cleanup(func() { j.Close() })
 	return j
@@ -264,7 +264,7 @@ func TestEntry(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			r := slog.NewRecord(time.Time{}, tt.level, tt.message, 0)
 			r.Add(tt.args...)
-			if got := string(journalHandler{}.format(r)); got != tt.want {
+			if got := string(journalHandler{journal: &Journal{identifier: "epmd"}}.format(r)); got != tt.want {
 				t.Errorf("got  %q\nwant %q", got, tt.want)
 			}
 		})
@@ -278,7 +278,7 @@ func FuzzEntry(f *testing.F) {
 	f.Fuzz(func(t *testing.T, message, key, value string) {
 		r := slog.NewRecord(time.Now(), slog.LevelInfo, message, 0)
 		r.Add(slog.String(key, value))
-		fields, err := parseEntry(journalHandler{}.format(r))
+		fields, err := parseEntry(journalHandler{journal: &Journal{identifier: "epmd"}}.format(r))
 		if err != nil {
 			t.Fatal(err)
 		}

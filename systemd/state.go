@@ -30,7 +30,7 @@ const (
 
 // record is a line of a state, in JSON. It is a node that registered. With gone it is a node that
 // went, or a name that went earlier. The last record of an ID counts. A record without a name has
-// the last ID that was given to a node, and the id of this epmd.
+// the last ID that was given to a node, and the id of this epmd; or how busy systemd was.
 type record struct {
 	ID       uint64            `json:"id,omitempty"`
 	Name     string            `json:"name"`
@@ -52,11 +52,12 @@ type record struct {
 	Mute     bool              `json:"mute,omitempty"` // it was asked and did not tell
 	Gone     bool              `json:"gone,omitempty"`
 	PeerID   string            `json:"peer_id,omitempty"` // registry.PeerID, in hex
+	Busy     time.Duration     `json:"busy,omitempty"`    // pace.busy at the time Since
 
 	// Where the connection is. A record without a cookie is from an epmd that stored each
 	// connection under a name of its own (see oldName).
 	Cookie uint64 `json:"cookie,omitempty"` // SO_COOKIE of the socket
-	UID    uint32 `json:"uid"`              // user of its peer, or unknownUser
+	UID    uint32 `json:"uid"`              // user of its peer, or places.Unknown
 	Stored string `json:"stored,omitempty"` // FDNAME= that it has been sent with
 }
 
@@ -204,6 +205,7 @@ type past struct {
 	old    []registry.Old
 	lastID uint64   // that was given to a node
 	peerID [16]byte // of the epmd; zero: an earlier version wrote the state
+	pace   pace
 }
 
 // readState reads a state. It returns what it could read, even with an error.
@@ -239,6 +241,8 @@ func (p *past) add(r record, places map[uint64]int) {
 	}
 	i, known := places[r.ID]
 	switch {
+	case r.Busy > 0:
+		p.pace = pace{busy: r.Busy, at: r.Since}
 	case known:
 		p.nodes[i] = r
 	case !r.Gone:

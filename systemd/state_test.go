@@ -214,7 +214,7 @@ func TestNodeRecord(t *testing.T) {
 		Since: time.Unix(1, 5).UTC(), Creation: 6, Counter: 5, FD: 7, Port: 8, PeerPort: 9, High: 6, Low: 5,
 		Type: registry.Hidden, Told: registry.Normal, Protocol: 1, Sure: true, Mute: true,
 	}
-	anew := []string{"Claims", "Host", "Holder", "Listens", "Why", "Origin", "EPMDPort", "Reach", "Via", "Rank"}
+	anew := []string{"Claims", "Host", "Holder", "Listens", "Why", "Origin", "EPMDPort", "Reach", "Via", "Rank", "Named"}
 	for i, v := 0, reflect.ValueOf(n); i < v.NumField(); i++ {
 		if name := v.Type().Field(i).Name; v.Field(i).IsZero() != slices.Contains(anew, name) {
 			t.Errorf("field %s is set: %t", name, !v.Field(i).IsZero())

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/goerlang/eclus/internal/owner"
+	"github.com/goerlang/eclus/internal/places"
 	"github.com/goerlang/eclus/registry"
 )
 
@@ -93,6 +94,7 @@ type Store struct {
 	again       time.Time                // when what may be missing was sent again
 	missing     int                      // of sent, are not in the store
 	shortages   [shortageKinds]int       // connections that are not kept
+	beyond      map[uint32]int           // of these, by user: beyond his share
 	failing     bool                     // the last message failed, which is in the log
 	said        string                   // the last complaint in the log
 	saidAt      time.Time
@@ -117,19 +119,27 @@ type connection struct {
 type shortage uint8
 
 const (
-	none     shortage = iota
-	noRoom            // the store is full, or off
-	userFull          // its user has too many
-	noNames           // LISTEN_FDNAMES is full
-	noFiles           // systemd could not hand more to a new process
-	late              // systemd does not take it
+	none      shortage = iota
+	noRoom             // the store is full, or off
+	userFull           // its user has perUser
+	forOthers          // its user has his share of the places
+	noNames            // LISTEN_FDNAMES is full
+	noFiles            // systemd could not hand more to a new process
+	late               // systemd does not take it
 	shortageKinds
 )
 
-const (
-	unknownUser = 1<<32 - 1
-	unknownSize = -1
-)
+const unknownSize = -1
+
+// byUser reports whether there is room for other users.
+func (l shortage) byUser() bool { return l == userFull || l == forOthers }
+
+// count adds to what a user has. A user who has nothing is not in the map.
+func count(of map[uint32]int, uid uint32, n int) {
+	if of[uid] += n; of[uid] == 0 {
+		delete(of, uid)
+	}
+}
 
 // Options say how a Store differs from the usual one.
 type Options struct {
@@ -153,7 +163,8 @@ func OpenStore(reg *registry.Registry, inherited Inherited, opt Options, log *sl
 		count: storeCount, limit: softLimit,
 		queued: make(chan struct{}, 1), doubts: make(chan struct{}, 1),
 		connections: make(map[uint64]*connection), unfit: make(map[uint32][]*connection), users: make(map[uint32]int),
-		leaving: inherited.leaving,
+		beyond:  make(map[uint32]int),
+		leaving: inherited.leaving, pace: inherited.pace,
 	}
 	if s.changed == nil {
 		s.changed = func() {}
@@ -169,6 +180,7 @@ func OpenStore(reg *registry.Registry, inherited Inherited, opt Options, log *sl
 		log.Warn("users of nodes not known", "err", err)
 	}
 	s.size, s.learning = toldSize()
+	s.pace.forks = !s.learning // release 254 brought both
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.takeBack(inherited.Kept)
@@ -176,11 +188,9 @@ func OpenStore(reg *registry.Registry, inherited Inherited, opt Options, log *sl
 		conn.Close()
 		return nil, err
 	}
+	s.recordPace()
 	s.removals = append(s.removals, inherited.superseded...)
 	s.send(s.sendPaced)
-	if inherited.state != nil {
-		s.pace = tired()
-	}
 	s.wake() // something may be in the way
 	return s, nil
 }
@@ -245,11 +255,11 @@ func cookieOf(fd int) uint64 {
 // owner returns the user at the other end of a connection.
 func (s *Store) owner(fd int) uint32 {
 	if s.owners == nil {
-		return unknownUser
+		return places.Unknown
 	}
 	uid, err := s.owners.PeerUser(fd)
 	if err != nil {
-		return unknownUser
+		return places.Unknown
 	}
 	return uid
 }
@@ -391,9 +401,7 @@ func (s *Store) record(r record) {
 func (s *Store) reserve(c *connection, one int) {
 	s.reserved += one
 	s.names += one * (len(c.name()) + 1)
-	if s.users[c.uid] += one; s.users[c.uid] == 0 {
-		delete(s.users, c.uid)
-	}
+	count(s.users, c.uid, one)
 }
 
 // lack returns why there is no room for another connection of that user.
@@ -402,14 +410,25 @@ func (s *Store) lack(uid uint32) shortage {
 	switch {
 	case s.size != unknownSize && stateItself+s.reserved >= s.size:
 		return noRoom
-	case s.users[uid] >= s.perUser:
-		return userFull
 	case s.names+len(nodeName)+1 > maxNames:
 		return noNames
 	case stateItself+s.reserved >= maxPassed(s.files):
 		return noFiles
+	case s.users[uid] >= s.perUser:
+		return userFull
+	case s.owners != nil && !places.MayTake(s.reserved, s.places(), func() int { return s.users[uid] }):
+		return forOthers
 	}
 	return none
+}
+
+// places returns for how many connections there are places, as far as that is known.
+func (s *Store) places() int {
+	n := min(maxPassed(s.files)-1, s.reserved+(maxNames-s.names)/(len(nodeName)+1))
+	if s.size != unknownSize {
+		n = min(n, s.size-1)
+	}
+	return max(0, n)
 }
 
 // admit puts a connection into the queue, or aside if there is no room.
@@ -458,6 +477,12 @@ func (s *Store) setLack(c *connection, lack shortage) {
 	}
 	s.shortages[c.lack]--
 	s.shortages[lack]++
+	if c.lack.byUser() {
+		count(s.beyond, c.uid, -1)
+	}
+	if lack.byUser() {
+		count(s.beyond, c.uid, 1)
+	}
 	c.lack = lack
 	s.changed()
 }

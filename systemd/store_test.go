@@ -683,6 +683,7 @@ func TestStoreNoRoom(t *testing.T) {
 	m := startManager(t)
 	t.Setenv("FDSTORE", "3")
 	s := openStore(t, Inherited{})
+	s.oneForAll()
 	inStore := 3 // as systemd says
 	asked := make(chan struct{}, 100)
 	s.count = func(context.Context) (int, error) {
@@ -746,17 +747,35 @@ func TestStorePerUser(t *testing.T) {
 	s := openStore(t, Inherited{})
 	s.perUser = 2
 	m.receive()
+	s.checkShares(m, 2, "^1 of them are not kept: a user who is not known has 2 of [0-9]+ places$")
+}
+
+// TestStoreShares lets a user have half of the places; another has room still.
+func TestStoreShares(t *testing.T) {
+	m := startManager(t)
+	t.Setenv("FDSTORE", "6")
+	s := openStore(t, Inherited{})
+	m.receive()
+	s.checkShares(m, 3, "^1 of them are not kept: a user who is not known has 3 of 5 places$")
+}
+
+// checkShares registers more nodes of a user than are kept. A node of another user is kept. So is
+// the one that was not, when two others of the same user have gone.
+func (s *storeTest) checkShares(m *manager, kept int, shortage string) {
+	t := s.t
+	t.Helper()
 	var nodes []*registry.Node
 	var regs []*registry.Registration
-	for i := range 3 {
+	for i := range kept + 1 {
 		r, n := s.register(fmt.Sprint("n", i))
 		s.keep(n, nil)
 		nodes, regs = append(nodes, n), append(regs, r)
 	}
-	m.wantStored(nodes[0])
-	m.wantStored(nodes[1])
+	for _, n := range nodes[:kept] {
+		m.wantStored(n)
+	}
 	m.wantNothing()
-	s.awaitShortage("^1 of them are not kept: their user has more than 2$")
+	s.awaitShortage(shortage)
 	f, _ := connect(t) // whose user is known
 	r, err := s.reg.Register(registry.Node{Name: "other", FD: int32(f.Fd())})
 	if err != nil {
@@ -768,16 +787,28 @@ func TestStorePerUser(t *testing.T) {
 		t.Errorf("user %d; want %d", uid, os.Getuid())
 	}
 	s.run()
-	s.reg.Unregister(regs[0])
-	s.Release(nodes[0])
-	m.wantStored(nodes[2])
+	wait.True(t, "a log entry that says who has most", func() bool {
+		return strings.Contains(s.log.String(), `reason="1 of them are not kept: a user who is not known has`)
+	})
+	for i := range 2 {
+		s.reg.Unregister(regs[i])
+		s.Release(nodes[i])
+	}
+	m.wantStored(nodes[kept])
 	s.awaitShortage("^$")
+}
+
+// oneForAll has users share nothing, as where the kernel does not tell them apart.
+func (s *storeTest) oneForAll() {
+	s.owners.Close()
+	s.owners = nil
 }
 
 // TestStoreNames stores no more than LISTEN_FDNAMES holds.
 func TestStoreNames(t *testing.T) {
 	m := startManager(t)
 	s := openStore(t, Inherited{})
+	s.oneForAll()
 	m.receive()
 	s.names = maxNames - 3
 	_, a := s.register("a")
@@ -796,6 +827,7 @@ func TestStoreFiles(t *testing.T) {
 	m := startManager(t)
 	t.Setenv("FDSTORE", "100")
 	s := openStore(t, Inherited{})
+	s.oneForAll()
 	m.receive()
 	s.limit = func(context.Context) (uint64, error) { return 64 + 2*3 + 1, nil }
 	s.learnLimit(t.Context())

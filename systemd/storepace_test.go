@@ -11,40 +11,75 @@ import (
 	"github.com/goerlang/eclus/test/wait"
 )
 
-// TestPace keeps systemd busy. After maxBusy the next message waits until systemd has dealt with
-// all, and has had several times as long for others.
+// TestPace keeps systemd busy. After a while the next message waits until systemd has dealt with
+// all, and has had some time for others. It has more where nodes also go.
 func TestPace(t *testing.T) {
+	for r, ended := range map[rhythm]int{calm: churnAt - 1, churn: churnAt} {
+		synctest.Test(t, func(t *testing.T) { testPace(t, r, ended) })
+	}
+}
+
+func testPace(t *testing.T, r rhythm, ended int) {
+	p := pace{forks: true}
+	want := func(what string, want time.Duration) {
+		t.Helper()
+		if got := p.wait(time.Now(), ended); got != want {
+			t.Errorf("%d ended, %s: the next message waits %v; want %v", ended, what, got, want)
+		}
+	}
+	spend := func(d time.Duration, busy bool) {
+		p.count(time.Now())
+		p.asked = busy
+		time.Sleep(d)
+	}
+	want("at first", 0)
+	spend(r.busy-1, true)
+	want("just not too long", 0)
+	spend(1, true)
+	want("busy for too long", r.rest)
+	spend(300*time.Millisecond, true)
+	spend(0, false)
+	want("and done", r.share*(300*time.Millisecond+1))
+	spend(r.share*(300*time.Millisecond+1), false)
+	want("after a rest", 0)
+	spend(time.Hour, true)
+	spend(0, false)
+	want("after an hour", r.rest)
+	spend(r.rest+r.share, false)
+	want("and a long rest", 0)
+	spend(time.Hour, false)
+	spend(r.busy-1, true)
+	want("after a longer rest", 0)
+}
+
+// TestPaceChurn has nodes begin to go, and end to, while systemd is busy.
+func TestPaceChurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var p pace
-		want := func(what string, want time.Duration) {
-			t.Helper()
-			if got := p.wait(time.Now()); got != want {
-				t.Errorf("%s: the next message waits %v; want %v", what, got, want)
+		p := pace{busy: calm.busy - 1, at: time.Now(), forks: true}
+		for _, tt := range []struct {
+			after time.Duration
+			ended int
+			want  time.Duration
+		}{
+			{0, 0, 0},
+			{0, churnAt, churn.rest},
+			// The rest is not over.
+			{churn.rest - 3*time.Millisecond, 0, churn.share + 3*time.Millisecond},
+			{churn.rest, 0, 0},
+			{churn.busy * churn.share, 0, 0},
+		} {
+			time.Sleep(tt.after)
+			if got := p.wait(time.Now(), tt.ended); got != tt.want {
+				t.Errorf("%v later, with %d ended: waits %v; want %v", tt.after, tt.ended, got, tt.want)
 			}
 		}
-		spend := func(d time.Duration, busy bool) {
-			p.count(time.Now())
-			p.asked = busy
-			time.Sleep(d)
+		if p.churns {
+			t.Error("nobody goes any more, and all the rest is over")
 		}
-		want("at first", 0)
-		spend(maxBusy-1, true)
-		want("just not too long", 0)
-		spend(1, true)
-		want("busy for too long", maxRest)
-		spend(300*time.Millisecond, true)
-		spend(0, false)
-		want("and done", restShare*(300*time.Millisecond+1))
-		spend(restShare*(300*time.Millisecond+1), false)
-		want("after a rest", 0)
-		spend(time.Hour, true)
-		spend(0, false)
-		want("after an hour", maxRest+restShare)
-		spend(maxRest+restShare, false)
-		want("and a long rest", 0)
-		spend(time.Hour, false)
-		spend(maxBusy-1, true)
-		want("after a long rest", 0)
+		older := pace{busy: churn.busy, at: time.Now()}
+		if wait := older.wait(time.Now(), churnAt); wait != 0 {
+			t.Errorf("before release 254: waits %v", wait)
+		}
 	})
 }
 
@@ -118,7 +153,7 @@ func TestStorePaced(t *testing.T) {
 		s.pace = pace{busy: busy, at: time.Now(), asked: busy > 0}
 		s.wake()
 	}
-	tire(maxBusy + maxRest/restShare)
+	tire(calm.busy + calm.rest)
 	var nodes []*registry.Node
 	var kept sync.WaitGroup
 	for i := range 3 {
@@ -138,7 +173,7 @@ func TestStorePaced(t *testing.T) {
 	m.wantStored(nodes...)
 	kept.Wait()
 
-	tire(maxBusy + maxRest/restShare)
+	tire(calm.busy + calm.rest)
 	s.mu.Lock()
 	s.patience = time.Millisecond
 	s.mu.Unlock()
@@ -149,4 +184,27 @@ func TestStorePaced(t *testing.T) {
 	}
 	<-answered
 	m.wantStored(late)
+}
+
+// TestPaceFollows has a process follow another, which had systemd busy.
+func TestPaceFollows(t *testing.T) {
+	startManager(t)
+	const busy = 2 * time.Second
+	s := openStore(t, Inherited{})
+	s.mu.Lock()
+	s.pace = pace{busy: busy, at: time.Now()}
+	s.recordPace()
+	p, err := readState(s.state.file)
+	s.mu.Unlock()
+	wait.Must(t, err)
+	s = openStore(t, Inherited{pace: p.pace})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p, err = readState(s.state.file)
+	wait.Must(t, err)
+	for _, got := range []pace{s.pace, p.pace} {
+		if got.busy > busy || got.busy < busy/2 {
+			t.Errorf("the next process begins with %v; want %v, less what has passed", got.busy, busy)
+		}
+	}
 }

@@ -11,6 +11,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/goerlang/eclus/internal/places"
 )
 
 // perMessage is how many descriptors the kernel takes in one message (SCM_MAX_FD).
@@ -50,7 +52,7 @@ func (s *Store) idle() bool { return len(s.queue) == 0 && len(s.removals) == 0 }
 
 // sendPaced sends one message, unless systemd is to have time for others first.
 func (s *Store) sendPaced() (answers []func(), o obstacle) {
-	if s.pace.wait(time.Now()) > 0 {
+	if s.pace.wait(time.Now(), s.leaving) > 0 {
 		return nil, pacing
 	}
 	return s.sendOne()
@@ -93,8 +95,13 @@ func (s *Store) sendOne() (answers []func(), o obstacle) {
 
 // noteMessage notes that a message was sent.
 func (s *Store) noteMessage() {
-	if s.pace.sent(time.Now()) {
+	now := time.Now()
+	switch {
+	case s.pace.sent(now):
 		s.measure()
+	case s.pace.asked:
+		s.pace.count(now)
+		s.recordPace() // this process may end before systemd has read the barrier
 	}
 }
 
@@ -233,7 +240,7 @@ func (s *Store) run(ctx context.Context) error {
 		s.mu.Lock()
 		s.promote()
 		s.complain()
-		rest := s.pace.wait(time.Now())
+		rest := s.pace.wait(time.Now(), s.leaving)
 		s.mu.Unlock()
 		switch o {
 		case pacing:
@@ -279,6 +286,10 @@ func (s *Store) complain() {
 		}
 		return r
 	}, text)
+	if len(s.beyond) > 0 {
+		user, _ := places.Greediest(s.beyond)
+		kind += fmt.Sprint(user)
+	}
 	if kind == s.said || kind != "" && s.said != "" && time.Since(s.saidAt) < complaints {
 		return
 	}
@@ -299,15 +310,10 @@ func (s *Store) Shortage() (text string, bound int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	text, _ = s.shortage()
-	return text, s.bound()
-}
-
-// bound returns how many nodes can be kept. A negative number means as many as there are.
-func (s *Store) bound() int {
 	if s.size == unknownSize {
-		return -1
+		return text, -1
 	}
-	return max(0, min(s.size-1, maxPassed(s.files)-1, s.reserved+(maxNames-s.names)/(len(nodeName)+1)))
+	return text, s.places()
 }
 
 func (s *Store) shortage() (text string, nodes int) {
@@ -322,10 +328,23 @@ func (s *Store) shortage() (text string, nodes int) {
 		return "registrations end with this process: FileDescriptorStoreMax= is 0", len(s.connections)
 	}
 	add(s.shortages[noRoom], fmt.Sprintf("FileDescriptorStoreMax= is %d", s.size))
-	add(s.shortages[userFull], fmt.Sprintf("their user has more than %d", s.perUser))
+	if len(s.beyond) > 0 {
+		add(s.shortages[userFull]+s.shortages[forOthers], s.whoHasMost())
+	}
 	add(s.shortages[noNames], "LISTEN_FDNAMES holds no more")
 	add(s.shortages[noFiles], fmt.Sprintf("LimitNOFILE= is %d, and systemd needs two files for each", s.files))
 	add(s.shortages[late], "systemd has not taken them yet")
 	add(s.missing, "systemd has not taken them")
 	return strings.Join(reasons, "; "), nodes
+}
+
+// whoHasMost says who has no place for another connection: of several users the one with most
+// that are not kept.
+func (s *Store) whoHasMost() string {
+	user, _ := places.Greediest(s.beyond)
+	text := fmt.Sprintf("%s has %d of %d places", places.UserName(user), s.users[user], s.places())
+	if others := len(s.beyond) - 1; others > 0 {
+		text += fmt.Sprintf(", and %d more have their share", others)
+	}
+	return text
 }

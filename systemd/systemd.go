@@ -8,6 +8,7 @@
 package systemd
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -49,16 +50,36 @@ func (m *Manager) Notify(assignments ...string) error {
 	if m == nil {
 		return nil
 	}
+	return m.notify(context.Background(), notifyTime, assignments...)
+}
+
+// notify is Notify that waits for at most so long, and until ctx ends.
+func (m *Manager) notify(ctx context.Context, patience time.Duration, assignments ...string) error {
 	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: m.socket, Net: "unixgram"})
 	if err != nil {
 		return fmt.Errorf("notify service manager: %w", err)
 	}
-	defer conn.Close()
-	conn.SetWriteDeadline(time.Now().Add(notifyTime))
-	if _, err := conn.Write([]byte(strings.Join(assignments, "\n"))); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := notifyOn(ctx, conn, assignments...); err != nil {
 		return fmt.Errorf("notify service manager: %w", err)
 	}
 	return nil
+}
+
+// NotifyOn sends assignments to whoever has the other end of a connection, and closes it. It waits
+// for at most a second.
+func NotifyOn(conn net.Conn, assignments ...string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), notifyTime)
+	defer cancel()
+	return notifyOn(ctx, conn, assignments...)
+}
+
+func notifyOn(ctx context.Context, conn net.Conn, assignments ...string) error {
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.SetWriteDeadline(time.Unix(1, 0)) })()
+	_, err := conn.Write([]byte(strings.Join(assignments, "\n")))
+	return err
 }
 
 // tcpListener makes a listener of f, and closes f.

@@ -2,7 +2,9 @@ package systemd
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -13,7 +15,8 @@ import (
 // half an interval.
 //
 // It hands an error of alive to complain, and tells the service manager nothing. So the service
-// manager acts.
+// manager acts. systemd does so once its socket is empty. So while that is full, Watchdog waits for
+// room all the time.
 func (m *Manager) Watchdog(ctx context.Context, alive func(context.Context) error, complain func(error)) error {
 	if m == nil {
 		return nil
@@ -30,8 +33,10 @@ func (m *Manager) Watchdog(ctx context.Context, alive func(context.Context) erro
 			return nil
 		} else if err != nil {
 			complain(err)
-		} else if err := m.Notify(daemon.SdNotifyWatchdog); err != nil {
-			return err
+		} else if err := m.notify(ctx, interval/2, daemon.SdNotifyWatchdog); errors.Is(err, os.ErrDeadlineExceeded) {
+			continue
+		} else if err != nil {
+			complain(err)
 		}
 		if !pause(ctx, interval/2) {
 			return nil

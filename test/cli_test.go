@@ -426,7 +426,7 @@ func TestDaemonAsStock(t *testing.T) {
 			t.Fatal(got)
 		}
 		t.Cleanup(func() { command(t, binary, port, "-kill") })
-		awaitEpmd(t, port, nil, new(output))
+		awaitEpmd(t, port, nil, new(wait.Output))
 		pid := listenerPID(t, port)
 		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 		sid, sidErr := unix.Getsid(pid)
@@ -561,7 +561,7 @@ func TestWatch(t *testing.T) {
 		{[]string{"-watch", "-json", "-nodes"}, []string{`"event":"up","node":"first@`, `"event":"snapshot"`,
 			`"event":"up","node":"second@`, `"event":"down","node":"second@`}},
 	} {
-		var out output
+		var out wait.Output
 		watch := exec.Command(eclusBinary(t), append([]string{"-port", strconv.Itoa(int(d.port))}, format.args...)...)
 		watch.Stdout = &out
 		if err := watch.Start(); err != nil {
@@ -595,7 +595,7 @@ func TestWatchRestart(t *testing.T) {
 	d := startEpmd(t, eclusBinary(t))
 	d.register(t, "stays", 41000)
 	d.register(t, "goes", 41001)
-	var out, complaints output
+	var out, complaints wait.Output
 	watch := exec.Command(eclusBinary(t), "-port", strconv.Itoa(int(d.port)), "-nodes", "-watch", "-json")
 	watch.Stdout, watch.Stderr = &out, &complaints
 	if err := watch.Start(); err != nil {
@@ -605,7 +605,7 @@ func TestWatchRestart(t *testing.T) {
 		watch.Process.Kill()
 		watch.Wait()
 	})
-	want := func(o *output, pattern string) {
+	want := func(o *wait.Output, pattern string) {
 		t.Helper()
 		wait.Until(t, pattern, func() error {
 			if text := o.String(); !regexp.MustCompile(pattern).MatchString(text) {
@@ -748,7 +748,7 @@ func startsAt(t *testing.T, host, address string) string {
 	t.Helper()
 	script := host + `
 		"$0" -address "$1" 2>said & epmd=$!
-		listening() { ss -Hltnpe | grep "pid=$epmd," ; }
+		listening() { ss -Hltnpe 2>/dev/null | grep "pid=$epmd," ; } # ss says which cgroups it misses
 		until listening >/dev/null || ! kill -0 $epmd 2>/dev/null; do sleep 0.01; done
 		listening | awk '{v6 = ""; for (i = 5; i <= NF; i++) if ($i ~ /^v6only/) v6 = $i " "; print $4 " " v6}' | sort | tr -d '\n'
 		if listening >/dev/null; then
@@ -783,7 +783,7 @@ func TestSocketActivation(t *testing.T) {
 				activate = append(activate, "-l", net.JoinHostPort(host, strconv.Itoa(int(port))))
 			}
 			cmd := exec.Command("systemd-socket-activate", append(append(activate, eclusBinary(t)), args...)...)
-			var out output
+			var out wait.Output
 			cmd.Stderr = &out
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)

@@ -124,8 +124,8 @@ func TestExplainBetter(t *testing.T) {
 	checkExplained(t, port, fmt.Sprintf(`an epmd answers on \[::1\]:%d, but nodes look for it on 127\.0\.0\.1:%[1]d first`, port))
 }
 
-// TestExplainLate asks one that takes its time. It is explained at once, and the answer is printed
-// all the same.
+// TestExplainLate asks one that takes its time. That is explained meanwhile, and the answer is
+// printed all the same.
 func TestExplainLate(t *testing.T) {
 	port := freePort(t)
 	enough := make(chan struct{})
@@ -133,10 +133,10 @@ func TestExplainLate(t *testing.T) {
 		<-enough
 		say(string(epmd.Names{EPMDPort: uint32(port)}.Append(nil)))(c)
 	})
-	var stdout, stderr output
-	names := exec.CommandContext(t.Context(), eclusBinary(t), "-port", fmt.Sprint(port), "-names")
-	names.Stdout, names.Stderr = &stdout, &stderr
-	if err := names.Start(); err != nil {
+	var stdout, stderr wait.Output
+	dump := exec.CommandContext(t.Context(), eclusBinary(t), "-port", fmt.Sprint(port), "-dump")
+	dump.Stdout, dump.Stderr = &stdout, &stderr
+	if err := dump.Start(); err != nil {
 		t.Fatal(err)
 	}
 	wait.Until(t, "explained", func() error {
@@ -149,7 +149,7 @@ func TestExplainLate(t *testing.T) {
 		t.Errorf("printed before there was an answer: %q", got)
 	}
 	close(enough)
-	err := names.Wait()
+	err := dump.Wait()
 	if want := fmt.Sprintf("epmd: up and running on port %d with data:\n", port); err != nil || stdout.String() != want {
 		t.Errorf("got %q, %v; want %q", stdout.String(), err, want)
 	}

@@ -7,17 +7,13 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"regexp"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/registry"
@@ -132,41 +128,8 @@ func (h *host) inspect(t *testing.T) {
 	h.epmd = nil
 }
 
-// inside calls f on a thread in the host's network namespace. Sockets that f itself makes are the
-// host's. The thread goes back. A process whose first thread stays in a host's namespace would be
-// killed with the host.
-func (h *host) inside(f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		done <- visit(h.NetNS(), f)
-	}()
-	return <-done
-}
-
-// visit calls f with the thread, which is locked, in a network namespace. A thread that can't go
-// back stays locked and ends with its goroutine.
-func visit(netns string, f func() error) error {
-	home, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		return err
-	}
-	defer home.Close()
-	away, err := os.Open(netns)
-	if err != nil {
-		return err
-	}
-	defer away.Close()
-	if err := unix.Setns(int(away.Fd()), unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("enter %s: %w", netns, err)
-	}
-	err = f()
-	if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
-		return errors.Join(err, fmt.Errorf("leave %s: %w", netns, back))
-	}
-	runtime.UnlockOSThread()
-	return err
-}
+// inside calls f in the host's network namespace, as lan.Inside does.
+func (h *host) inside(f func() error) error { return lan.Inside(h.NetNS(), f) }
 
 // client asks the host's epmd; only inside.
 func (h *host) client() *epmd.Client {

@@ -834,15 +834,21 @@ const mdnsPort = 5353
 // announcement is an mDNS response (RFC 6762) that tells of one service instance and its host's
 // address.
 func announcement(label, target string, port uint16, text string, addr netip.Addr) []byte {
+	packet := serviceRecords(label, target, port, text)
+	packet[7]++
+	return append(packet, dnsRecord(dnsName(target, "local"), 1, 0x8001, addr.AsSlice())...)
+}
+
+// serviceRecords is an mDNS response that tells of one service instance alone.
+func serviceRecords(label, target string, port uint16, text string) []byte {
 	kind := dnsName("_epmd", "_tcp", "local")
 	name := append(dnsLabel(label), kind...)
 	host := dnsName(target, "local")
 	srv := append(binary.BigEndian.AppendUint16([]byte{0, 0, 0, 0}, port), host...)
-	packet := []byte{0, 0, 0x84, 0, 0, 0, 0, 4, 0, 0, 0, 0}
+	packet := []byte{0, 0, 0x84, 0, 0, 0, 0, 3, 0, 0, 0, 0}
 	packet = append(packet, dnsRecord(kind, 12, 1, name)...)
 	packet = append(packet, dnsRecord(name, 33, 0x8001, srv)...)
-	packet = append(packet, dnsRecord(name, 16, 0x8001, dnsLabel(text))...)
-	return append(packet, dnsRecord(host, 1, 0x8001, addr.AsSlice())...)
+	return append(packet, dnsRecord(name, 16, 0x8001, dnsLabel(text))...)
 }
 
 func dnsRecord(name []byte, kind, class uint16, data []byte) []byte {

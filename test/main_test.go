@@ -1,7 +1,6 @@
 package test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -12,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -73,25 +71,7 @@ type daemon struct {
 	port   uint16
 	cmd    *exec.Cmd
 	ended  chan struct{} // closed when it has ended; cmd.ProcessState is set then
-	output output
-}
-
-// output is what a process has written so far.
-type output struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (o *output) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.Write(b)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
+	output wait.Output
 }
 
 // startEpmd starts an epmd on a free port of the loopback interface, and returns when it answers.
@@ -151,7 +131,7 @@ func (d *daemon) register(t testing.TB, name string, port uint16) *epmd.Registra
 
 // awaitEpmd returns when an epmd answers on that port of this host. It fails the test if ended is
 // closed before, with what the daemon has written.
-func awaitEpmd(t testing.TB, port uint16, ended <-chan struct{}, written *output) {
+func awaitEpmd(t testing.TB, port uint16, ended <-chan struct{}, written *wait.Output) {
 	t.Helper()
 	client := epmd.NewLocalClient(port)
 	wait.Until(t, fmt.Sprintf("epmd answers on port %d", port), func() error {

@@ -146,7 +146,7 @@ func TestNodesNoStream(t *testing.T) {
 func TestWatchFiltered(t *testing.T) {
 	d := startEpmd(t, eclusBinary(t))
 	d.register(t, "other1", 41000)
-	var out output
+	var out wait.Output
 	watch := exec.Command(eclusBinary(t), "-port", strconv.Itoa(int(d.port)), "-nodes", "mine*", "-watch")
 	watch.Stdout, watch.Stderr = &out, &out
 	wait.Must(t, watch.Start())

@@ -188,25 +188,37 @@ func TestOTPRestart(t *testing.T) {
 // tlsOptions returns the path of a file with which a node can have its distribution over TLS.
 func tlsOptions(t *testing.T, server string) string {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	wait.Must(t, err)
-	template := &x509.Certificate{
-		SerialNumber:          big.NewInt(1),
-		Subject:               pkix.Name{CommonName: "localhost"},
-		NotBefore:             time.Now().Add(-time.Hour),
-		NotAfter:              time.Now().Add(time.Hour),
-		IsCA:                  true,
-		BasicConstraintsValid: true,
-	}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	wait.Must(t, err)
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	wait.Must(t, err)
-	both := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}),
-		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})...)
+	cert, key := certificate(t, &x509.Certificate{Subject: pkix.Name{CommonName: "localhost"}, IsCA: true}, nil, nil)
 	dir := t.TempDir()
 	certPath, optPath := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "options")
-	wait.Must(t, os.WriteFile(certPath, both, 0o600))
+	wait.Must(t, os.WriteFile(certPath, pemOf(t, cert.Raw, key), 0o600))
 	wait.Must(t, os.WriteFile(optPath, fmt.Appendf(nil, "[{server,[{certfile,%q},{cacertfile,%[1]q}%s]}].\n", certPath, server), 0o600))
 	return optPath
+}
+
+// certificate returns a certificate that holds for an hour, and its key. An authority signs it;
+// nil: it signs itself.
+func certificate(t *testing.T, template, authority *x509.Certificate, signer *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	wait.Must(t, err)
+	if authority == nil {
+		authority, signer = template, key
+	}
+	template.SerialNumber, template.BasicConstraintsValid = big.NewInt(time.Now().UnixNano()), true
+	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	raw, err := x509.CreateCertificate(rand.Reader, template, authority, key.Public(), signer)
+	wait.Must(t, err)
+	cert, err := x509.ParseCertificate(raw)
+	wait.Must(t, err)
+	return cert, key
+}
+
+// pemOf returns a certificate and its key.
+func pemOf(t *testing.T, cert []byte, key *ecdsa.PrivateKey) []byte {
+	t.Helper()
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	wait.Must(t, err)
+	return append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})...)
 }

@@ -56,7 +56,7 @@ func packaged(t *testing.T, version string) string {
 		if err := errors.Join(os.Mkdir(dir, 0o755), copySources(dir)); err != nil {
 			return err
 		}
-		out, err := exec.Command("make", "-C", dir, "deb", "VERSION="+version).CombinedOutput()
+		out, err := exec.Command("make", "-C", dir, "deb-epmd", "VERSION="+version).CombinedOutput()
 		if err != nil {
 			err = fmt.Errorf("make deb: %w\n%s", err, out)
 		}
@@ -144,6 +144,7 @@ func TestMakeInstall(t *testing.T) {
 		"opt/e/lib/systemd/user/epmd.service",
 		"opt/e/lib/systemd/user/epmd.socket",
 		"opt/e/lib/sysusers.d/eclus.conf",
+		"opt/e/lib/tmpfiles.d/eclus.conf",
 		"opt/e/share/dbus-1/interfaces/org.erlang.Epmd.Manager.xml",
 		"opt/e/share/dbus-1/interfaces/org.erlang.Epmd.Node.xml",
 		"opt/e/share/dbus-1/services/org.erlang.Epmd.service",
@@ -208,6 +209,7 @@ func TestMakeDeb(t *testing.T) {
 		"usr/lib/systemd/user/epmd.service",
 		"usr/lib/systemd/catalog/epmd.catalog",
 		"usr/lib/sysusers.d/eclus.conf",
+		"usr/lib/tmpfiles.d/eclus.conf",
 		"usr/share/dbus-1/system.d/org.erlang.Epmd.conf",
 		"usr/share/dbus-1/system-services/org.erlang.Epmd.service",
 		"usr/share/dbus-1/services/org.erlang.Epmd.service",
@@ -324,7 +326,7 @@ func TestMakeKnowsVersion(t *testing.T) {
 	need.Program(t, "dpkg-deb")
 	dir := sources(t)
 	want := strings.TrimSpace(outputOf(t, filepath.Join(dir, "version")))
-	runMake(t, dir, "deb")
+	runMake(t, dir, "deb-epmd")
 	if version := outputOf(t, filepath.Join(dir, "build/epmd"), "-version"); !strings.Contains(version, " "+want+" ") {
 		t.Errorf("version %q; want %s", version, want)
 	}
@@ -574,6 +576,16 @@ func erlangBase(t *testing.T, s *supervised, version string) string {
 	return deb
 }
 
+// checkBins fails the test unless these are all the epmds beside an ERTS, and no folder there is
+// empty. Other packages of Erlang may have files of their own.
+func (s *supervised) checkBins(t *testing.T, want ...string) {
+	t.Helper()
+	out := s.output(t, "sh", "-c", `find /usr/lib/erlang -path '*/erts-*/bin*' \( -name '*epmd*' -o -type d -empty \)`)
+	if got := slices.Sorted(strings.FieldsSeq(out)); !slices.Equal(got, want) {
+		t.Errorf("epmds and empty folders of ERTS %q; want %q", got, want)
+	}
+}
+
 func TestPackageErlangComesAndGoes(t *testing.T) {
 	deb := packaged(t, "1.0.0")
 	s := debian(t, machine.Options{})
@@ -583,9 +595,7 @@ func TestPackageErlangComesAndGoes(t *testing.T) {
 	nodes := s.register(t, "node", 5)
 	s.install(t, erlangBase(t, s, "99.0"), "--force-depends")
 	s.checkVersion(t, "1.0.0")
-	if out := s.output(t, "sh", "-c", "ls -d /usr/lib/erlang/erts-*/bin"); out != "/usr/lib/erlang/erts-99.0/bin\n" {
-		t.Errorf("folders %q; want that of the new ERTS alone", out)
-	}
+	s.checkBins(t, "/usr/lib/erlang/erts-99.0/bin/epmd", "/usr/lib/erlang/erts-99.0/bin/epmd.erlang-base")
 	s.checkOnly(t, nodes...)
 
 	s.dpkg(t, "--force-depends", "--purge", "erlang-base")
@@ -594,7 +604,7 @@ func TestPackageErlangComesAndGoes(t *testing.T) {
 		s.systemctl(t, "is-enabled", "--quiet", unit)
 		s.systemctl(t, "is-active", "--quiet", unit)
 	}
-	s.output(t, "sh", "-c", "! ls -d /usr/lib/erlang/erts-*/bin")
+	s.checkBins(t)
 	after := s.register(t, "after", 1)
 
 	// What is purged later than it was removed takes the user along, and nobody is told.

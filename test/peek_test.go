@@ -2,6 +2,7 @@ package test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"regexp"
@@ -64,7 +65,8 @@ func TestLANPeek(t *testing.T) {
 		!slices.ContainsFunc(p.Applications, func(a struct{ Name, Version string }) bool { return a.Name == "kernel" && a.Version != "" }) {
 		t.Errorf("got %+v", p)
 	}
-	if len(p.ByMessages) != 1 || p.ByMessages[0].Messages != 7 || p.ByMessages[0].Name != "evil\x1b[31m" {
+	// OTP's own processes may have a message at that moment.
+	if len(p.ByMessages) == 0 || p.ByMessages[0].Messages != 7 || p.ByMessages[0].Name != "evil\x1b[31m" {
 		t.Errorf("by messages: %+v", p.ByMessages)
 	}
 	shown := a.ask(t, "-peek", "b@hostb.local")
@@ -105,7 +107,13 @@ func testPeekLarge(t *testing.T, a *host, node *lan.Erl) {
 	}
 	slices.Sort(took)
 	t.Logf("a peek at %d processes takes %v and looks at %d of them", p.Processes.Count, took[len(took)/2].Round(time.Millisecond), p.Sampled)
-	if p.Processes.Count < 50_000 || p.Memory["ets"] < 1e6 || p.Sampled < 1000 || p.Sampled > 2000 {
+	wait.Until(t, "a peek that has time for all", func() error {
+		if p = a.peek(t, "b@hostb.local"); p.Sampled < 1000 { // a slow node is asked less
+			return fmt.Errorf("%d processes are sampled", p.Sampled)
+		}
+		return nil
+	})
+	if p.Processes.Count < 50_000 || p.Memory["ets"] < 1e6 || p.Sampled > 2000 {
 		t.Errorf("got %+v", p)
 	}
 }

@@ -4,7 +4,10 @@ package test
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
+	"io"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -61,6 +64,29 @@ func TestSoakPeersAway(t *testing.T) {
 	}
 }
 
+// TestSoakRoutedAway cuts the power of a host beyond a router, whose epmd is named by its address.
+func TestSoakRoutedAway(t *testing.T) {
+	r := newRouted(t)
+	quiet := lan.HostOptions{NoBus: true}
+	a, b := r.host("hosta", r.near, quiet), r.host("hostb", r.far, quiet)
+	a.start(t, "-allow", beyond, "-lan", "off")
+	b.start(t, "-allow", beyond, "-lan", "off", "-peer", a.Address().String())
+	seen := b.watch(t)
+	a.register(t, "a", 4000)
+	for range 5 {
+		seen.until(t, elsewhere("a@hosta.local", true))
+		time.Sleep(2 * time.Second) // all is as it was
+		began := time.Now()
+		in, out := a.drop(t, "input", ""), a.drop(t, "output", "")
+		lost := seen.until(t, listed("a@hosta.local", unreachable)).Sub(began)
+		in()
+		out()
+		if t.Logf("unreachable after %v", lost.Round(time.Millisecond)); lost > 6*time.Second {
+			t.Error("want 6 s at most")
+		}
+	}
+}
+
 // TestSoakPeersChurn has one node register and end as fast as the machine can. The journal of a
 // neighbour stays short, and no lookup there waits.
 func TestSoakPeersChurn(t *testing.T) {
@@ -79,9 +105,8 @@ func TestSoakPeersChurn(t *testing.T) {
 
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	times := make(chan int, 1)
 	began := time.Now()
-	go func() { times <- a.churn(ctx, t, "busy", 4000) }()
+	stopChurn := a.churn(t, "busy", 4000)
 	here := b.poll(t, "here0", 20000)
 	there := make(chan poller, 1)
 	go func() {
@@ -97,7 +122,7 @@ func TestSoakPeersChurn(t *testing.T) {
 	time.Sleep(measured)
 	lines := strings.Count(b.journal(t), "busy") - early
 	cancel()
-	t.Logf("a node registers and ends %.0f times a second", float64(<-times)/time.Since(began).Seconds())
+	t.Logf("a node registers and ends %.0f times a second", float64(stopChurn())/time.Since(began).Seconds())
 	t.Logf("the neighbour's journal has %d lines about it in the first %v, then %d in %v", early, first, lines, measured)
 	if early == 0 || float64(lines) > 2*measured.Seconds() {
 		t.Errorf("want some, and then 2 a second at most:\n%s", b.journal(t))
@@ -126,24 +151,53 @@ func (s *supervised) journal(t *testing.T) string {
 	return out
 }
 
-// churn has a node register and end, over and over. It returns how often. It asks the kernel
-// itself, as it is to be as fast as can be.
-func (h *host) churn(ctx context.Context, t *testing.T, name string, port uint16) (times int) {
+// churn has a node register and end, over and over, in a process of its own: what this process
+// measures does not wait for it. stop returns how often.
+func (h *host) churn(t *testing.T, name string, port uint16) (stop func() (times int)) {
+	t.Helper()
 	frame, err := epmd.AppendFrame(nil, aliveReq(name, port))
 	wait.Must(t, err)
-	wait.Must(t, h.inside(func() error {
-		for ctx.Err() == nil {
-			registered, err := registerOnce(frame)
-			if err != nil {
-				return err
-			}
-			if registered {
-				times++
-			}
+	cmd := h.Command(t.Context(), os.Args[0], "-test.short", "-test.run=^TestChurnProcess$")
+	cmd.Env = append(cmd.Env, churnFrame+"="+hex.EncodeToString(frame))
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	lives, err := cmd.StdinPipe()
+	wait.Must(t, err)
+	wait.Must(t, cmd.Start())
+	return func() (times int) {
+		t.Helper()
+		lives.Close()
+		wait.Must(t, cmd.Wait())
+		_, err := fmt.Sscan(out.String(), &times)
+		wait.Must(t, err)
+		return times
+	}
+}
+
+// churnFrame is the variable with the frame of the request, in hex.
+const churnFrame = "ECLUS_TEST_CHURN"
+
+// TestChurnProcess is the process of churn. It ends when its stdin does.
+func TestChurnProcess(t *testing.T) {
+	frame, err := hex.DecodeString(os.Getenv(churnFrame))
+	wait.Must(t, err)
+	if len(frame) == 0 {
+		return // this is no process of churn
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		cancel()
+	}()
+	times := 0
+	for ctx.Err() == nil {
+		registered, err := registerOnce(frame)
+		wait.Must(t, err)
+		if registered {
+			times++
 		}
-		return nil
-	}))
-	return times
+	}
+	fmt.Println(times)
 }
 
 // registerOnce registers a node and ends it. It reports whether epmd has granted that: the node

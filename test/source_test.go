@@ -1,6 +1,7 @@
 package test
 
 import (
+	"bytes"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -16,13 +17,15 @@ import (
 const (
 	maxColumns = 100 // of a line with a comment; a tab takes four
 	maxLines   = 50  // of a function that is no test
+	maxRoom    = 900 // lines of a package below cmd/epmd that are no tests
 )
 
 // mayBeUnsafe are the files that import unsafe.
 var mayBeUnsafe = map[string]bool{"epmd/socket.go": true}
 
-// TestSource holds what CONTRIBUTING.md says of comments, functions and unsafe.
+// TestSource holds what CONTRIBUTING.md says of comments, functions, packages and unsafe.
 func TestSource(t *testing.T) {
+	rooms := make(map[string]int) // lines of each package that are no tests
 	err := filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || !strings.HasSuffix(path, ".go") {
 			return err
@@ -38,11 +41,17 @@ func TestSource(t *testing.T) {
 		s.checkColumns(strings.Split(string(src), "\n"))
 		if !strings.HasSuffix(path, "_test.go") {
 			s.checkDeclarations()
+			rooms[filepath.Dir(s.path)] += bytes.Count(src, []byte("\n"))
 		}
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+	for room, lines := range rooms {
+		if strings.HasPrefix(room, "cmd/epmd/") && lines > maxRoom {
+			t.Errorf("%s has %d lines", room, lines)
+		}
 	}
 }
 

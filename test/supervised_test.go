@@ -13,7 +13,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -177,15 +176,8 @@ func (s *supervised) awaitJournal(t *testing.T, pattern string, args ...string) 
 	}
 }
 
-// inside calls f on a thread in the host's network namespace.
-func (s *supervised) inside(f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		done <- visit(s.NetNS(), f)
-	}()
-	return <-done
-}
+// inside calls f in the host's network namespace, as lan.Inside does.
+func (s *supervised) inside(f func() error) error { return lan.Inside(s.NetNS(), f) }
 
 // client asks the host's epmd; only inside.
 func (s *supervised) client() *epmd.Client {

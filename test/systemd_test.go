@@ -249,14 +249,18 @@ func TestSystemdQuickRestart(t *testing.T) {
 	}
 }
 
+// TestSystemdStoreSmall has a store with three places for nodes. One user can have two of them.
 func TestSystemdStoreSmall(t *testing.T) {
 	s := supervise(t, "FileDescriptorStoreMax=4")
 	nodes := s.register(t, "node", 10)
-	s.await(t, "StatusText", "^10 nodes registered.*7 of them are not kept.*FileDescriptorStoreMax= is 4")
-	s.awaitJournal(t, "FileDescriptorStoreMax= is 4")
+	s.await(t, "StatusText", "^10 nodes registered.*8 of them are not kept: user 0 has 2 of 3 places")
+	s.awaitJournal(t, "user 0 has 2 of 3 places")
+	b, err := s.registerAtOnce(wait.Soon(t), 65001, "other", 1)
+	wait.Must(t, err)
+	defer b.leave()
 	for range 2 { // a store that is full still has its state the second time
 		s.crash(t)
-		s.checkOnly(t, nodes[:3]...)
+		s.checkOnly(t, append(b.nodes, nodes[:2]...)...)
 	}
 }
 
@@ -300,6 +304,32 @@ const (
 	neighbourNamed = "aa3eefb9efa9472184e4430034d92ff2"
 	neighbourDown  = "dfd7d2c532c14ae4a3f55d735de30044"
 )
+
+// TestSystemdNodesFiles has a program of group epmd write a nodes file. The unit reads it, also
+// after a restart, and keeps a table of hosts beside it.
+func TestSystemdNodesFiles(t *testing.T) {
+	s := supervise(t)
+	const dropIn = "epmd.service.d/etc-hosts.conf"
+	_, err := s.Output(wait.Soon(t), "mkdir", "-p", "/etc/systemd/system/epmd.service.d")
+	wait.Must(t, err)
+	wait.Must(t, s.CopyFile("/etc/systemd/system/"+dropIn, "../systemd/examples/"+dropIn, 0o644))
+	s.systemctl(t, "daemon-reload")
+	s.systemctl(t, "restart", unit)
+	_, err = s.Output(wait.Soon(t), "setpriv", "--reuid=nobody", "--regid=epmd", "--clear-groups", "--",
+		"sh", "-c", "echo 'b@hostb 192.0.2.7:9100' >/run/epmd/nodes.d/x.nodes")
+	wait.Must(t, err)
+	for range 2 {
+		s.await(t, "StatusText", "1 elsewhere")
+		wait.Until(t, "a table of hosts", func() error {
+			out, err := s.Output(wait.Soon(t), "cat", "/run/epmd/hosts")
+			if err == nil && !strings.Contains(out, "192.0.2.7 hostb.local") {
+				err = fmt.Errorf("there is %q", out)
+			}
+			return err
+		})
+		s.systemctl(t, "restart", unit)
+	}
+}
 
 func TestSystemdJournal(t *testing.T) {
 	s := supervise(t)

@@ -148,17 +148,34 @@ Also ECLUS_LAN in the environment.`,
 lead to a LAN, not the bridges and veths of containers.`,
 		},
 		{
-			names: []string{"-peer"}, argument: "Address[:Port][,...]", variable: "ECLUS_PEER",
+			names: []string{"-peer"}, argument: "Who[,Who]", variable: "ECLUS_PEER",
 			set: (*parser).setPeers,
-			help: `Show the nodes of the epmds at these IP addresses, wherever
-they are. Also ECLUS_PEER in the environment.`,
+			help: `Show the nodes of these epmds, wherever they are. Who is
+Address[:Port]; dns:Name, all addresses of that name; or
+gateway, the default gateways. Also ECLUS_PEER in the
+environment.`,
+		},
+		{
+			names: []string{"-nodes_dir"}, argument: "Path[,Path]", variable: "ECLUS_NODES_DIR", standard: nodesDirs,
+			set: (*parser).setNodesDirs,
+			help: `Read files NAME.nodes in these folders: nodes, and epmds as
+-peer has them. Default is /etc/epmd/nodes.d and
+/run/epmd/nodes.d. Empty: in none. Also ECLUS_NODES_DIR in
+the environment.`,
 		},
 		{
 			names: []string{"-hosts_file"}, argument: "Path", variable: "ECLUS_HOSTS_FILE",
-			set: (*parser).setHostsFile,
+			set: absolutePath(func(c *config) *string { return &c.daemon.HostsFile }),
 			help: `Keep this file a .hosts.erlang that names every host of the
 local network that has nodes, for net_adm:world/0. What
 else is in it stays. Also ECLUS_HOSTS_FILE in the environment.`,
+		},
+		{
+			names: []string{"-etc_hosts"}, argument: "Path", variable: "ECLUS_ETC_HOSTS",
+			set: absolutePath(func(c *config) *string { return &c.daemon.EtcHosts }),
+			help: `Keep this file a hosts(5) with the addresses of hosts that
+have nodes, for the hosts_file of ERL_INETRC. What else is
+in it stays. Also ECLUS_ETC_HOSTS in the environment.`,
 		},
 		{
 			names: []string{"-bus"}, argument: "system|session|off|Address", variable: "ECLUS_BUS", standard: "system",

@@ -11,6 +11,8 @@ import (
 
 	"github.com/goerlang/eclus/cmd/epmd/internal/daemon"
 	"github.com/goerlang/eclus/cmd/epmd/internal/listing"
+	"github.com/goerlang/eclus/cmd/epmd/internal/named"
+	"github.com/goerlang/eclus/cmd/epmd/internal/nodesd"
 	"github.com/goerlang/eclus/cmd/epmd/internal/stock"
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/internal/bus"
@@ -19,6 +21,7 @@ import (
 // serving is what an empty command line and environment mean, changed by change.
 func serving(change func(*config)) config {
 	c := config{port: 4369, daemon: daemon.Options{Publish: true, Browse: true, Bus: busAt("system"), Identify: true}}
+	c.daemon.NodesDirs = []nodesd.Folder{{Path: "/etc/epmd/nodes.d"}, {Path: "/run/epmd/nodes.d", Written: true}}
 	change(&c)
 	return c
 }
@@ -121,19 +124,37 @@ var parseTests = []struct {
 	{"", "ECLUS_KEEP_PER_USER=0", config{}, `ECLUS_KEEP_PER_USER "0"`},
 	{"-hosts_file hosts", "", config{}, `-hosts_file "hosts": not the absolute path`},
 	{"-hosts_file /run/", "", config{}, `-hosts_file "/run/"`},
-	{"-lan publish -hosts_file /h", "", config{}, `-hosts_file "/h" needs LAN discovery`},
-	{"-lan off", "ECLUS_HOSTS_FILE=/h", config{}, `-hosts_file "/h" needs LAN discovery`},
+	{"-lan publish -hosts_file /h", "ECLUS_NODES_DIR=", config{}, `-hosts_file "/h" needs LAN discovery or peers`},
+	{"-lan publish -etc_hosts /h", "ECLUS_NODES_DIR=", config{}, `-etc_hosts "/h" needs LAN discovery or peers`},
+	{"-hosts_file /h -etc_hosts //h", "", config{}, `-etc_hosts "//h" contradicts -hosts_file`},
+	{"-lan off -peer 192.0.2.7 -etc_hosts /h", "", serving(func(c *config) {
+		c.daemon.Publish, c.daemon.Browse, c.daemon.EtcHosts = false, false, "/h"
+		c.daemon.Peers = whos("192.0.2.7")
+	}), ""},
+	{"-lan off", "ECLUS_HOSTS_FILE=/h", serving(func(c *config) {
+		c.daemon.Publish, c.daemon.Browse, c.daemon.HostsFile = false, false, "/h"
+	}), ""},
 	{"", "ECLUS_HOSTS_FILE=h", config{}, `ECLUS_HOSTS_FILE "h": not the absolute path`},
 	{"", "ECLUS_HOSTS_FILE=", serving(func(*config) {}), ""},
 	{"-hosts_file /run/epmd/h", "ECLUS_HOSTS_FILE=/x", serving(func(c *config) { c.daemon.HostsFile = "/run/epmd/h" }), ""},
 	{"-peer 192.0.2.7,[2001:db8::7]:5000 -port 7", "ECLUS_PEER=x", serving(func(c *config) {
-		c.port, c.daemon.Peers = 7, []netip.AddrPort{netip.MustParseAddrPort("192.0.2.7:7"), netip.MustParseAddrPort("[2001:db8::7]:5000")}
+		c.port, c.daemon.Peers = 7, whos("192.0.2.7 [2001:db8::7]:5000")
 	}), ""},
 	{"-lan off", "ECLUS_PEER=192.0.2.7:1", serving(func(c *config) {
-		c.daemon.Publish, c.daemon.Browse, c.daemon.Peers = false, false, []netip.AddrPort{netip.MustParseAddrPort("192.0.2.7:1")}
+		c.daemon.Publish, c.daemon.Browse, c.daemon.Peers = false, false, whos("192.0.2.7:1")
 	}), ""},
 	{"", "ECLUS_PEER=", serving(func(*config) {}), ""},
+	{"-peer dns:Web.lab.example.,gateway:5000", "", serving(func(c *config) {
+		c.daemon.Peers = []named.Who{{Name: "web.lab.example"}, {Gateway: true, Port: 5000}}
+	}), ""},
 	{"", "ECLUS_PEER=hostb", config{}, `ECLUS_PEER "hostb": "hostb" is not the address of a host`},
+	{"-peer gateway,dns:a..b", "", config{}, `-peer "gateway,dns:a..b": "dns:a..b" does not name a host`},
+	{"-peer gateway:0", "", config{}, `-peer "gateway:0": "0" is not a port`},
+	{"-nodes_dir /etc/x/,/run/y", "ECLUS_NODES_DIR=x", serving(func(c *config) {
+		c.daemon.NodesDirs = []nodesd.Folder{{Path: "/etc/x"}, {Path: "/run/y", Written: true}}
+	}), ""},
+	{"", "ECLUS_NODES_DIR=", serving(func(c *config) { c.daemon.NodesDirs = nil }), ""},
+	{"-nodes_dir x", "", config{}, `-nodes_dir "x": not the absolute path`},
 	{"-interface ../x", "", config{}, `-interface "../x"`},
 	{"-json", "", config{}, "-json -nodes"},
 	{"-watch -names", "", config{}, "-watch -nodes"},
@@ -148,6 +169,15 @@ var parseTests = []struct {
 	{"-systemd -daemon", "", config{}, "-daemon -systemd"},
 	{"-lan off -interface eth0", "", config{}, `-lan -interface "eth0"`},
 	{"-lan publish -allow local", "", config{}, "-lan -allow local"},
+}
+
+// whos are those in a list.
+func whos(list string) []named.Who {
+	all, err := named.ParseList(list)
+	if err != nil {
+		panic(err)
+	}
+	return all
 }
 
 func TestParse(t *testing.T) {

@@ -71,9 +71,11 @@ func run(ctx context.Context, args []string, getenv func(string) (string, bool),
 			return err
 		}
 		if c.daemon.Daemon && !systemd.TakesOver() {
-			if isDaemon, err := detach.Detach(ctx, c.port, args, getenv); !isDaemon {
+			starter, err := detach.Detach(ctx, c.port, args, getenv)
+			if starter == nil || err != nil {
 				return err
 			}
+			c.daemon.Starter = starter
 		}
 		return daemon.Serve(ctx, c.daemonOptions(args, stderr))
 	}

@@ -15,8 +15,10 @@ import (
 
 	"github.com/goerlang/eclus/cmd/epmd/internal/cookie"
 	"github.com/goerlang/eclus/cmd/epmd/internal/daemon"
-	"github.com/goerlang/eclus/cmd/epmd/internal/hosts"
 	"github.com/goerlang/eclus/cmd/epmd/internal/listing"
+	"github.com/goerlang/eclus/cmd/epmd/internal/named"
+	"github.com/goerlang/eclus/cmd/epmd/internal/nodesd"
+	"github.com/goerlang/eclus/cmd/epmd/internal/openat"
 	"github.com/goerlang/eclus/cmd/epmd/internal/stock"
 	"github.com/goerlang/eclus/cmd/epmd/internal/stockerror"
 	"github.com/goerlang/eclus/epmd"
@@ -90,7 +92,6 @@ func parse(args []string, getenv func(string) (string, bool)) (config, error) {
 		return config{}, err
 	}
 	_, p.daemon.AsNode = p.given["-node"]
-	p.setPeerPorts()
 	return p.config, p.parseAddresses()
 }
 
@@ -219,67 +220,44 @@ func (p *parser) setAllow(s string) (err error) {
 
 func (p *parser) setInterfaces(s string) error {
 	p.daemon.Interfaces = strings.Split(s, ",")
-	if slices.ContainsFunc(p.daemon.Interfaces, func(name string) bool { return !isInterfaceName(name) }) {
+	if slices.ContainsFunc(p.daemon.Interfaces, func(name string) bool { return !named.IsInterfaceName(name) }) {
 		return errors.New("not a comma-separated list of network interfaces")
 	}
 	return nil
 }
 
-// maxPeers is how many epmds can be named.
-const maxPeers = 2048
+// setPeers takes a list of epmds. It may be empty.
+func (p *parser) setPeers(s string) (err error) {
+	p.daemon.Peers, err = named.ParseList(s)
+	return err
+}
 
-// setPeers takes a list of addresses, each with or without a port. It may be empty.
-func (p *parser) setPeers(s string) error {
-	p.daemon.Peers = nil
-	for word := range strings.FieldsFuncSeq(s, func(r rune) bool { return r == ',' || r == ' ' }) {
-		peer, err := parsePeer(word)
-		if err != nil {
-			return err
+// nodesDirs are the folders of nodes files. Programs write below /run.
+const nodesDirs = "/etc/epmd/nodes.d,/run/epmd/nodes.d"
+
+// setNodesDirs takes a list of folders. It may be empty.
+func (p *parser) setNodesDirs(s string) error {
+	p.daemon.NodesDirs = nil
+	for path := range strings.FieldsFuncSeq(s, func(r rune) bool { return r == ',' }) {
+		if !filepath.IsAbs(path) {
+			return errors.New("not the absolute path of a folder")
 		}
-		p.daemon.Peers = append(p.daemon.Peers, peer)
-	}
-	if len(p.daemon.Peers) > maxPeers {
-		return fmt.Errorf("more than %d addresses", maxPeers)
+		path = filepath.Clean(path)
+		p.daemon.NodesDirs = append(p.daemon.NodesDirs, nodesd.Folder{Path: path, Written: strings.HasPrefix(path, "/run/")})
 	}
 	return nil
 }
 
-// parsePeer parses ADDRESS or ADDRESS:PORT. An IPv6 address before a port has brackets. The port is
-// 0 if none is given.
-func parsePeer(s string) (netip.AddrPort, error) {
-	peer, err := netip.ParseAddrPort(s)
-	noPort := err != nil
-	if noPort {
-		var addr netip.Addr
-		addr, err = netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(s, "["), "]"))
-		peer = netip.AddrPortFrom(addr, 0)
-	}
-	peer = netip.AddrPortFrom(peer.Addr().Unmap(), peer.Port())
-	zone := peer.Addr().Zone()
-	if err != nil || !noPort && peer.Port() == 0 || peer.Addr().IsUnspecified() || peer.Addr().IsMulticast() || zone != "" && !isInterfaceName(zone) {
-		return netip.AddrPort{}, fmt.Errorf("%q is not the address of a host, such as 192.0.2.7, 192.0.2.7:4369 or [2001:db8::7]:4369", s)
-	}
-	return peer, nil
-}
-
-// setPeerPorts gives a port to peers that are named without one. That is the port of this epmd, as
-// nodes go by one port for all hosts.
-func (p *parser) setPeerPorts() {
-	for i, peer := range p.daemon.Peers {
-		if peer.Port() == 0 {
-			p.daemon.Peers[i] = netip.AddrPortFrom(peer.Addr(), p.port)
-		}
-	}
-}
-
-// setHostsFile takes an absolute path alone. A daemon has another working directory than the shell
+// absolutePath takes an absolute path alone. A daemon has another working directory than the shell
 // that started it.
-func (p *parser) setHostsFile(s string) error {
-	if s != "" && !filepath.IsAbs(s) || strings.HasSuffix(s, "/") {
-		return errors.New("not the absolute path of a file")
+func absolutePath(of func(*config) *string) func(*parser, string) error {
+	return func(p *parser, s string) error {
+		if s != "" && !filepath.IsAbs(s) || strings.HasSuffix(s, "/") {
+			return errors.New("not the absolute path of a file")
+		}
+		*of(&p.config) = s
+		return nil
 	}
-	p.daemon.HostsFile = s
-	return nil
 }
 
 func (p *parser) setBus(s string) (err error) {
@@ -327,13 +305,6 @@ func setPath(path *string, s string) error {
 	}
 	*path = s
 	return nil
-}
-
-// isInterfaceName reports whether a network interface can have that name. It need not be there:
-// interfaces come and go.
-func isInterfaceName(s string) bool {
-	const maxLen = 15 // IFNAMSIZ less its NUL
-	return s != "" && len(s) <= maxLen && s != "." && s != ".." && !strings.ContainsAny(s, "/: \t\n\v\f\r")
 }
 
 // maxSeconds fits into a C int, and as nanoseconds into a time.Duration.
@@ -396,8 +367,12 @@ func (p *parser) contradictions() error {
 		return errors.New("-daemon contradicts -systemd")
 	case !d.Publish && !d.Browse && len(d.Interfaces) > 0:
 		return fmt.Errorf("-interface %q contradicts -lan off", p.given["-interface"])
-	case !d.Browse && d.HostsFile != "":
-		return fmt.Errorf("-hosts_file %q needs LAN discovery: -lan on or browse", d.HostsFile)
+	case !d.Browse && len(d.Peers)+len(d.NodesDirs) == 0 && d.HostsFile != "":
+		return fmt.Errorf("-hosts_file %q needs LAN discovery or peers: -lan on or browse, -peer or -nodes_dir", d.HostsFile)
+	case !d.Browse && len(d.Peers)+len(d.NodesDirs) == 0 && d.EtcHosts != "":
+		return fmt.Errorf("-etc_hosts %q needs LAN discovery or peers: -lan on or browse, -peer or -nodes_dir", d.EtcHosts)
+	case d.EtcHosts != "" && filepath.Clean(d.EtcHosts) == filepath.Clean(d.HostsFile):
+		return fmt.Errorf("-etc_hosts %q contradicts -hosts_file, which is the same file", d.EtcHosts)
 	case isGiven("-lan") && !d.Browse && d.Publish && d.Access.LocalOnly():
 		return errors.New("-lan publish contradicts -allow local")
 	}
@@ -424,9 +399,12 @@ func either(list []string) string {
 // checkFiles returns an error if a file that a flag names can't be used. It also reads the
 // authorities of -ca, and the cookie for -node. Without one there is to be no epmd either.
 func (c *config) checkFiles(getenv func(string) (string, bool)) (err error) {
-	if c.daemon.HostsFile != "" {
-		if err := hosts.CheckFolder(c.daemon.HostsFile); err != nil {
-			return fmt.Errorf("-hosts_file %q: %w", c.daemon.HostsFile, err)
+	for name, path := range map[string]string{"-hosts_file": c.daemon.HostsFile, "-etc_hosts": c.daemon.EtcHosts} {
+		if path == "" {
+			continue
+		}
+		if err := openat.CheckFolder(path); err != nil {
+			return fmt.Errorf("%s %q: %w", name, path, err)
 		}
 	}
 	if c.daemon.AsNode {

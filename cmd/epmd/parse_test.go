@@ -19,9 +19,9 @@ import (
 // arguments are good ones for each flag that takes one, or variable that has no flag.
 var arguments = map[string]string{
 	"-address": "192.0.2.1", "-port": "5000", "-packet_timeout": "5", "-delay_accept": "5",
-	"-delay_write": "5", "-stop": "a", "-lan": "browse", "-interface": "eth0", "-hosts_file": "/h",
-	"-peer": "192.0.2.7",
-	"-bus":  "session", "-allow": "any", "-node": "a@host.example", "-nodes": "a*", "-ping": "a@b",
+	"-delay_write": "5", "-stop": "a", "-lan": "browse", "-interface": "eth0", "-hosts_file": "/h", "-etc_hosts": "/e",
+	"-peer": "192.0.2.7", "-nodes_dir": "/n",
+	"-bus": "session", "-allow": "any", "-node": "a@host.example", "-nodes": "a*", "-ping": "a@b",
 	"-peek": "a@b", "-cookie_file": "c", "-ca": "c", "ECLUS_IDENTIFY": "off", "ECLUS_KEEP_PER_USER": "7",
 }
 
@@ -166,6 +166,7 @@ func TestLimits(t *testing.T) {
 		{"-peer", "192.0.2.7|192.0.2.7:1|[2001:db8::7]:65535|2001:db8::7|[::1]|fe80::1%eth0|127.0.0.1,::1|::ffff:192.0.2.7|",
 			"a|192.0.2.7:|192.0.2.7:65536|192.0.2.7:0|192.0.2.256|0.0.0.0|::|224.0.0.251|ff02::fb|fe80::1%a/b|192.0.2.7,x"},
 		{"-hosts_file", "/h|/run/x y|", "h|./h|/run/|/"},
+		{"-etc_hosts", "/h|/run/x y|", "h|./h|/run/|/"},
 		{"-node", "a@b|x@host.example|a@192.0.2.1", "|a|@b|a@|a@b@c|a b@c|a@\x1b"},
 		{"-allow", "local|lan|any|192.0.2.0/24,2001:db8::/32", "|local,lan|192.0.2.1/33|192.0.2.0/24,|x"},
 		{"-lan", "on|publish|browse|off", "|ON|on |both"},
@@ -230,6 +231,8 @@ func TestCheckFiles(t *testing.T) {
 		{"-hosts_file " + dir + "/hosts", "", ""},
 		{"-hosts_file " + dir + "/none/hosts", "", "-hosts_file |no such file or directory"},
 		{"-hosts_file " + open + "/hosts", "", "-hosts_file |not a directory"},
+		{"-etc_hosts " + dir + "/hosts", "", ""},
+		{"-etc_hosts " + dir + "/none/hosts", "", "-etc_hosts |no such file or directory"},
 		{"-node -cookie_file " + open, "", "-node: |can be used by others"},
 		{"-node -cookie_file " + empty, "", "-node: |the cookie is empty"},
 		{"-node -cookie_file " + dir, "", "-node: |is no regular file"},

@@ -104,7 +104,7 @@ func TestRunHostile(t *testing.T) {
 	const evil = "x\x1b[2J\u202e\r\n@b"
 	for _, args := range [][]string{
 		{evil}, {"-" + evil}, {"-port", evil}, {"-lan", evil}, {"-address", evil}, {"-bus", evil}, {"-interface", evil}, {"-peer", evil}, {"-peer", "fe80::1%" + evil},
-		{"-allow", evil}, {"-node", evil}, {"-hosts_file", "/" + evil + "/h"}, {"-ping", evil}, {"-ping", evil, "-json"},
+		{"-allow", evil}, {"-node", evil}, {"-hosts_file", "/" + evil + "/h"}, {"-etc_hosts", "/" + evil + "/h"}, {"-ping", evil}, {"-ping", evil, "-json"},
 		{"-peek", evil}, {"-cookie_file", evil}, {"-ping", "a@b", "-cookie_file", evil}, {"-names", evil}, {"-port", "1", "-nodes", evil},
 	} {
 		var out strings.Builder

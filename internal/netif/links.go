@@ -3,6 +3,7 @@ package netif
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -40,6 +41,14 @@ func (l *Links) Of(local netip.Addr) (link string, prefixes []netip.Prefix) {
 		}
 	}
 	return l.names[index], prefixes
+}
+
+// Between returns the name of the interface that has a local address, and whether another address
+// is on-link there. A loopback address never is. An unknown interface has no name.
+func (l *Links) Between(local, other netip.Addr) (link string, onLink bool) {
+	link, prefixes := l.Of(local)
+	bare := other.WithZone("")
+	return link, !bare.IsLoopback() && slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(bare) })
 }
 
 // OnLink reports whether another host with that address is on a link of this one: the address is

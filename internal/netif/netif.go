@@ -1,5 +1,6 @@
-// Package netif reads this host's network interfaces and their addresses from the kernel, and
-// watches them (rtnetlink(7)). It sees the network namespace that the caller is in.
+// Package netif reads this host's network interfaces, their addresses and the neighbours there from
+// the kernel, and watches interfaces (rtnetlink(7)). It sees the network namespace that the caller
+// is in.
 //
 // A call takes as long as the kernel's answer, a few milliseconds with hundreds of interfaces. Only
 // a [Watcher] runs a goroutine.
@@ -33,7 +34,7 @@ type Address struct {
 
 // Interfaces returns the network interfaces.
 func Interfaces() ([]Interface, error) {
-	messages, err := dump(unix.RTM_GETLINK)
+	messages, err := dump(unix.RTM_GETLINK, unix.SizeofIfInfomsg)
 	if err != nil {
 		return nil, fmt.Errorf("list network interfaces: %w", err)
 	}
@@ -48,7 +49,7 @@ func Interfaces() ([]Interface, error) {
 
 // Addresses returns the addresses of all interfaces, in the kernel's order.
 func Addresses() ([]Address, error) {
-	messages, err := dump(unix.RTM_GETADDR)
+	messages, err := dump(unix.RTM_GETADDR, unix.SizeofIfAddrmsg)
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
@@ -83,8 +84,9 @@ func Has(addr netip.Addr, prefixes []netip.Prefix) bool {
 	})
 }
 
-// dump asks the kernel for all interfaces (RTM_GETLINK) or addresses (RTM_GETADDR).
-func dump(kind netlink.HeaderType) ([]netlink.Message, error) {
+// dump asks the kernel for all interfaces (RTM_GETLINK), addresses (RTM_GETADDR) or neighbours
+// (RTM_GETNEIGH). size is that of the question.
+func dump(kind netlink.HeaderType, size int) ([]netlink.Message, error) {
 	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
 	if err != nil {
 		return nil, err
@@ -92,7 +94,7 @@ func dump(kind netlink.HeaderType) ([]netlink.Message, error) {
 	defer conn.Close()
 	return conn.Execute(netlink.Message{
 		Header: netlink.Header{Type: kind, Flags: netlink.Request | netlink.Dump},
-		Data:   make([]byte, unix.SizeofIfInfomsg), // AF_UNSPEC
+		Data:   make([]byte, size), // AF_UNSPEC
 	})
 }
 

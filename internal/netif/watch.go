@@ -4,14 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// Watcher reports when network interfaces or their addresses come, go or change. It runs one
-// goroutine until Close. A nil Watcher never reports anything.
+// Watcher reports when network interfaces, their addresses, or default routes come, go or change.
+// It runs one goroutine until Close. A nil Watcher never reports anything.
 type Watcher struct {
 	conn  *netlink.Conn
 	event chan struct{} // holds one token after a change
@@ -24,9 +25,29 @@ func Watch() (*Watcher, error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch network interfaces: %w", err)
 	}
+	return watch(conn, make(linkNews)), nil
+}
+
+// WatchRoutes begins to watch the default routes. The kernel says nothing of those of IPv4 that it
+// drops with their interface; Watch reports that.
+func WatchRoutes() (*Watcher, error) {
+	conn, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_ROUTE})
+	if err != nil {
+		return nil, fmt.Errorf("watch routes: %w", err)
+	}
+	return watch(conn, routeNews{}), nil
+}
+
+// news says which messages are worth a report.
+type news interface {
+	learn([]netlink.Message) bool // notes messages, and reports whether any says something new
+	forget()                      // messages were lost
+}
+
+func watch(conn *netlink.Conn, n news) *Watcher {
 	w := &Watcher{conn: conn, event: make(chan struct{}, 1)}
-	w.wg.Go(w.read)
-	return w, nil
+	w.wg.Go(func() { w.read(n) })
+	return w
 }
 
 // dialWatch returns a socket that receives what the kernel says of interfaces from now on.
@@ -52,13 +73,12 @@ func (w *Watcher) Close() {
 }
 
 // read ends when the socket is closed.
-func (w *Watcher) read() {
-	known := make(linkNews)
+func (w *Watcher) read(known news) {
 	for {
 		messages, err := w.conn.Receive()
 		switch {
 		case errors.Is(err, unix.ENOBUFS): // some of what happened is lost
-			clear(known)
+			known.forget()
 		case err != nil:
 			return
 		case !known.learn(messages):
@@ -90,6 +110,17 @@ func (k linkNews) learn(messages []netlink.Message) (isNews bool) {
 	}
 	return isNews
 }
+
+func (k linkNews) forget() { clear(k) }
+
+// routeNews takes each message about a default route for news.
+type routeNews struct{}
+
+func (routeNews) learn(messages []netlink.Message) bool {
+	return slices.ContainsFunc(messages, isDefaultRoute)
+}
+
+func (routeNews) forget() {}
 
 // link notes a message about an interface (see parseInterface). Its index, flags, name and master
 // count.

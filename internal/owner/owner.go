@@ -77,7 +77,7 @@ type search struct {
 	uids    map[uint32]bool   // whose they are; nil: anybody can have them
 }
 
-// chunk is how many files of a process the search looks at in one go.
+// chunk is how many files of a process the search looks at between two looks at the time.
 const chunk = 256
 
 // processes enters the PIDs of the processes that have the sockets. It begins with the youngest,
@@ -141,27 +141,23 @@ func (s *search) isTheirs(pid string) bool {
 	return unix.Stat("/proc/"+pid, &st) == nil && s.uids[st.Uid]
 }
 
-// files looks at all open files of a process.
+// files looks at all open files of a process. It begins with the highest descriptor: who has many
+// has opened that last.
 func (s *search) files(ctx context.Context, pid int32) {
 	dir, err := os.Open("/proc/" + strconv.Itoa(int(pid)) + "/fd")
 	if err != nil {
 		return
 	}
 	defer dir.Close()
-	for ctx.Err() == nil {
-		names, _ := dir.Readdirnames(chunk)
-		if len(names) == 0 {
+	names, _ := dir.Readdirnames(-1) // in ascending order
+	for i, name := range slices.Backward(names) {
+		if len(s.sockets) == 0 || i%chunk == 0 && ctx.Err() != nil {
 			return
 		}
-		for _, name := range names {
-			inode, ok := socketInode(int(dir.Fd()), name)
-			if h := s.sockets[inode]; ok && h != nil {
-				h.PID = pid
-				delete(s.sockets, inode)
-			}
-		}
-		if len(s.sockets) == 0 {
-			return
+		inode, ok := socketInode(int(dir.Fd()), name)
+		if h := s.sockets[inode]; ok && h != nil {
+			h.PID = pid
+			delete(s.sockets, inode)
 		}
 	}
 }

@@ -1,9 +1,11 @@
 // Command demo shows what Eclus does, on one machine. It brings up two hosts on a virtual LAN and
-// starts real Erlang nodes on them. Each host lists the other's. It needs root, and ends by itself.
+// starts real Erlang nodes on them. Each host lists the other's, and a node reaches another whose
+// host resolves nowhere. It needs root, and ends by itself.
 //
-//	demo EPMD
+//	demo EPMD APPLICATION
 //
-// EPMD is the epmd to show. Each command is printed as it is run; what follows is its own output.
+// EPMD is the epmd to show, APPLICATION the folder of the compiled Erlang application. Each command
+// is printed as it is run; what follows is its own output.
 package main
 
 import (
@@ -29,14 +31,19 @@ func main() {
 }
 
 func run() error {
-	if len(os.Args) != 2 {
-		return errors.New("usage: demo EPMD")
+	if len(os.Args) != 3 {
+		return errors.New("usage: demo EPMD APPLICATION")
 	}
 	epmd, err := filepath.Abs(os.Args[1])
 	if err != nil {
 		return err
 	}
-	if err := lan.Check("erl", "avahi-browse", epmd); err != nil {
+	application, err := filepath.Abs(os.Args[2])
+	if err != nil {
+		return err
+	}
+	_, err = os.Stat(filepath.Join(application, "ebin", "eclus_epmd.beam"))
+	if err := errors.Join(err, lan.Check("erl", "avahi-browse", epmd)); err != nil {
 		return fmt.Errorf("needed, but not here:\n%w", err)
 	}
 	ctx, stop := context.WithTimeout(context.Background(), patience)
@@ -47,7 +54,7 @@ func run() error {
 		return err
 	}
 	defer network.Close()
-	d := &demo{ctx: ctx, network: network, epmd: epmd}
+	d := &demo{ctx: ctx, network: network, epmd: epmd, application: application}
 	if err := d.show(); err != nil {
 		return err
 	}
@@ -57,11 +64,11 @@ func run() error {
 
 // demo is two hosts and what runs on them.
 type demo struct {
-	ctx     context.Context
-	network *lan.Network
-	epmd    string
-	a, b    *lan.Host
-	nodeA   *lan.Erl
+	ctx               context.Context
+	network           *lan.Network
+	epmd, application string
+	a, b              *lan.Host
+	nodeA, nodeB      *lan.Erl
 }
 
 // show goes through the demonstration step by step.
@@ -86,6 +93,15 @@ func (d *demo) hosts() error {
 	for _, h := range hosts {
 		fmt.Printf("%s  %s\n", h.Name(), h.Address())
 	}
+	say("Neither can resolve the other's name: no DNS, no multicast DNS, nothing in /etc/hosts.")
+	for _, h := range hosts {
+		if err := h.WriteFile("/etc/nsswitch.conf", "hosts: files\n", 0o644); err != nil {
+			return err
+		}
+	}
+	if err := d.command(d.a, "cat", "/etc/nsswitch.conf"); err != nil {
+		return err
+	}
 	say("Both run this epmd, as the stock one would be run.")
 	for _, h := range hosts {
 		if err := d.command(h, d.epmd, "-daemon"); err != nil {
@@ -97,25 +113,26 @@ func (d *demo) hosts() error {
 
 func (d *demo) nodes() (err error) {
 	say("Erlang nodes start: plain erl, which knows nothing of all this.")
-	if d.nodeA, err = d.erl(d.a, "-name", "a@hosta.local"); err != nil {
+	if d.nodeA, err = d.erl(d.a, "-sname", "a"); err != nil {
 		return err
 	}
-	if _, err = d.erl(d.a, "-name", "web@hosta.local", "-hidden"); err != nil {
+	if _, err = d.erl(d.a, "-sname", "web", "-hidden"); err != nil {
 		return err
 	}
-	_, err = d.erl(d.b, "-name", "b@hostb.local")
+	say("This one has epmd asked where others are. The package puts that module where erl finds it.")
+	d.nodeB, err = d.erl(d.b, "-sname", "b", "-epmd_module", "eclus_epmd")
 	return err
 }
 
 func (d *demo) list() error {
 	say("Each host lists the other's nodes as soon as they are announced.")
-	if err := d.await(d.a, "b@hostb.local", true); err != nil {
+	if err := d.await(d.a, "b@hostb", true); err != nil {
 		return err
 	}
-	if err := d.await(d.b, "a@hosta.local", true); err != nil {
+	if err := d.await(d.b, "a@hosta", true); err != nil {
 		return err
 	}
-	if err := d.await(d.b, "web@hosta.local", true); err != nil {
+	if err := d.await(d.b, "web@hosta", true); err != nil {
 		return err
 	}
 	if err := d.command(d.a, d.epmd, "-nodes"); err != nil {
@@ -130,16 +147,16 @@ func (d *demo) browse() error {
 }
 
 func (d *demo) ping() error {
-	say("And so node a reaches node b, with nothing configured on either host.")
-	const ping = "net_adm:ping('b@hostb.local')."
-	fmt.Printf("(a@hosta.local)1> %s\n", ping)
-	answer, err := d.nodeA.Eval(d.ctx, ping)
+	say("And so node b reaches node a, with nothing configured on either host.")
+	const ping = "net_adm:ping('a@hosta')."
+	fmt.Printf("(b@hostb)1> %s\n", ping)
+	answer, err := d.nodeB.Eval(d.ctx, ping)
 	if err != nil {
 		return err
 	}
 	fmt.Println(answer)
 	if answer != "pong" {
-		return fmt.Errorf("node a did not reach node b: %s", answer)
+		return fmt.Errorf("node b did not reach node a: %s", answer)
 	}
 	return nil
 }
@@ -149,7 +166,7 @@ func (d *demo) kill() error {
 	if err := d.nodeA.Kill(d.ctx); err != nil {
 		return err
 	}
-	if err := d.await(d.b, "a@hosta.local", false); err != nil {
+	if err := d.await(d.b, "a@hosta", false); err != nil {
 		return err
 	}
 	return d.command(d.b, d.epmd, "-nodes")
@@ -168,7 +185,7 @@ func (d *demo) command(h *lan.Host, name string, args ...string) error {
 
 func (d *demo) erl(h *lan.Host, args ...string) (*lan.Erl, error) {
 	fmt.Printf("root@%s:~# erl %s\n", h.Name(), strings.Join(args, " "))
-	return h.StartErl(d.ctx, append(args, "-start_epmd", "false")...)
+	return h.StartErl(d.ctx, append(args, "-start_epmd", "false", "-env", "ERL_LIBS", filepath.Dir(d.application))...)
 }
 
 // await waits until a host lists a node, or lists it no more. It says how long that took.

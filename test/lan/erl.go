@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -12,8 +13,8 @@ import (
 //go:embed evaluator.erl
 var evaluator string
 
-// evaluatorPath is where hosts have the evaluator, which nodes run.
-const evaluatorPath = "/run/evaluator.erl"
+// EvaluatorPath is where hosts have the evaluator, which nodes run.
+const EvaluatorPath = "/run/evaluator.erl"
 
 // Erl is an Erlang node on a host. Stop ends it in good order, by SIGTERM, and Kill as a crash
 // does.
@@ -30,10 +31,16 @@ type Erl struct {
 // Environment variables can be set with erl's own -env NAME VALUE. Unless args say -start_epmd
 // false, erl itself runs epmd -daemon.
 func (h *Host) StartErl(ctx context.Context, args ...string) (*Erl, error) {
+	return h.StartErlBy(ctx, []string{"erl"}, args...)
+}
+
+// StartErlBy is StartErl by another command, which erl's arguments follow. One that runs erl in a
+// container has to show it EvaluatorPath.
+func (h *Host) StartErlBy(ctx context.Context, command []string, args ...string) (*Erl, error) {
 	// ctx bounds the boot; the node lives on.
-	script := fmt.Sprintf("file:script(%q).", evaluatorPath)
-	args = append([]string{"-noshell", "-eval", script}, args...)
-	cmd := h.Command(context.WithoutCancel(ctx), "erl", args...)
+	script := fmt.Sprintf("file:script(%q).", EvaluatorPath)
+	args = slices.Concat(command[1:], []string{"-noshell", "-eval", script}, args)
+	cmd := h.Command(context.WithoutCancel(ctx), command[0], args...)
 	cmd.Env = append(cmd.Env, "ERL_CRASH_DUMP_SECONDS=0")
 	stdin, err := cmd.StdinPipe()
 	if err != nil {

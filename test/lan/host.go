@@ -133,7 +133,7 @@ func (h *Host) writeFiles(opt HostOptions) error {
 		"/etc/nsswitch.conf":           "passwd: files\ngroup: files\nhosts: files mdns4_minimal [NOTFOUND=return] dns\n",
 		"/etc/machine-id":              strings.ReplaceAll(string(id), "-", ""),
 		"/etc/avahi/avahi-daemon.conf": avahiConfig(opt),
-		evaluatorPath:                  evaluator,
+		EvaluatorPath:                  evaluator,
 	}
 	for path, content := range files {
 		if err := h.WriteFile(path, content, 0o644); err != nil {

@@ -63,9 +63,13 @@ func TestUnits(t *testing.T) {
 	wait.Must(t, err)
 	pid, err := m.MainPID(wait.Soon(t), "sleeper.service")
 	wait.Must(t, err)
-	if comm, err := os.ReadFile(m.Path(fmt.Sprintf("/proc/%d/comm", pid))); err != nil || string(comm) != "sleep\n" {
-		t.Errorf("process %d is %q, %v; want sleep", pid, comm, err)
-	}
+	wait.Until(t, "sleep in the place of what systemd starts it by", func() error {
+		comm, err := os.ReadFile(m.Path(fmt.Sprintf("/proc/%d/comm", pid)))
+		if err == nil && string(comm) != "sleep\n" {
+			err = fmt.Errorf("process %d is %q", pid, comm)
+		}
+		return err
+	})
 	_, err = m.Output(wait.Soon(t), "systemctl", "stop", "sleeper")
 	wait.Must(t, err)
 	if pid, err := m.MainPID(wait.Soon(t), "sleeper.service"); !errors.Is(err, machine.ErrNotRunning) {

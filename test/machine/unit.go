@@ -23,6 +23,7 @@ var installed = map[string]string{
 	"*.socket":        "/etc/systemd/system",
 	"*.catalog":       "/usr/lib/systemd/catalog",
 	"sysusers/*.conf": "/usr/lib/sysusers.d",
+	"tmpfiles/*.conf": "/usr/lib/tmpfiles.d",
 }
 
 // InstallEpmd puts a binary at /usr/bin/epmd and starts epmd.socket. The units in folder units take
@@ -44,6 +45,7 @@ func (m *Machine) InstallEpmd(ctx context.Context, binary, units string) error {
 	}
 	for _, command := range []string{
 		"systemd-sysusers",
+		"systemd-tmpfiles --create eclus.conf",
 		"journalctl --update-catalog",
 		"systemctl daemon-reload",
 		"systemctl enable --now --quiet epmd.socket",

@@ -75,7 +75,9 @@ _epmd_offer_next()
 -lan
 -interface
 -peer
+-nodes_dir
 -hosts_file
+-etc_hosts
 -bus
 -allow
 -node
@@ -103,11 +105,13 @@ _epmd()
     local cur=${words[-1]} prev=${words[-2]}
     COMPREPLY=()
     case $prev in
-        -address | -port | -peer | -packet_timeout | -delay_accept | -delay_write) return ;;
+        -address | -port | -packet_timeout | -delay_accept | -delay_write) return ;;
+        -peer) _epmd_offer <<<gateway ;;
         -lan) _epmd_offer <<<$'on\npublish\nbrowse\noff' ;;
         -allow) _epmd_offer <<<$'local\nlan\nany' ;;
         -bus) _epmd_offer <<<$'system\nsession\noff' ;;
-        -hosts_file | -cookie_file | -ca) compopt -o default ;; # files
+        -nodes_dir) compopt -o dirnames ;;
+        -hosts_file | -etc_hosts | -cookie_file | -ca) compopt -o default ;; # files
         -interface) _epmd_offer "${cur%"${cur##*,}"}" < <(_epmd_interfaces) ;;
         -ping | -peek) _epmd_offer < <(_epmd_nodes) ;;
         -stop) _epmd_offer < <(_epmd_names) ;;

@@ -181,11 +181,12 @@ func TestShortageChanged(t *testing.T) {
 // TestServeLogs has a daemon write who comes. A SIGHUP finds a program that can't go on. The daemon
 // says so and goes on. SIGTERM ends it.
 func TestServeLogs(t *testing.T) {
-	var log entries
+	var log wait.Output
 	o := options(freePort(t))
 	o.Debug, o.Stderr = 1, &log
 	o.Args = []string{"epmd", "-test.run=^$"} // makes the program that is tested do nothing
 	o.HostsFile = filepath.Join(t.TempDir(), ".hosts.erlang")
+	o.EtcHosts = filepath.Join(t.TempDir(), "hosts")
 	client, _, served := start(t, o)
 	says := func(text string) {
 		t.Helper()
@@ -205,7 +206,7 @@ func TestServeLogs(t *testing.T) {
 
 // TestServeAtOnce starts many daemons at one port at once. One serves, and all others find it.
 func TestServeAtOnce(t *testing.T) {
-	t.Setenv(envNotify, "")
+	t.Setenv("NOTIFY_SOCKET", "")
 	ctx, cancel := context.WithCancel(t.Context())
 	o := options(freePort(t))
 	o.Daemon = false

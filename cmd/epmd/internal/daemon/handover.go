@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/goerlang/eclus/cmd/epmd/internal/orphans"
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/internal/netif"
 	"github.com/goerlang/eclus/systemd"
@@ -17,7 +18,8 @@ import (
 
 // awaitHangup ends serving with ErrHandOver after a SIGHUP. Before that, the program that is now
 // where this one was started from has shown that it can go on. It returns when serving has ended.
-// If reloading is set, the service manager still takes it to be at that.
+// If reloading is set, the service manager still takes it to be at that. Meanwhile awaitHangup
+// reaps the orphans of a PID 1.
 func (s *service) awaitHangup(serving context.Context, end context.CancelCauseFunc, reloading bool) {
 	for {
 		if reloading {
@@ -26,6 +28,10 @@ func (s *service) awaitHangup(serving context.Context, end context.CancelCauseFu
 		select {
 		case <-serving.Done():
 			return
+		case <-s.orphans:
+			orphans.Reap() // here, as Reap would take the end of what rehearse starts
+			reloading = false
+			continue
 		case <-s.hangup:
 		}
 		_ = s.manager.Notify(systemd.Reloading())

@@ -17,28 +17,10 @@ import (
 	"github.com/goerlang/eclus/test/wait"
 )
 
-// entries are the lines of a log.
-type entries struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (e *entries) Write(b []byte) (int, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.text.Write(b)
-}
-
-func (e *entries) String() string {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.text.String()
-}
-
 // TestLANNoBus runs LAN discovery on a host without a message bus. That is worth a line.
 func TestLANNoBus(t *testing.T) {
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+filepath.Join(t.TempDir(), "none"))
-	var log entries
+	var log wait.Output
 	reg := registry.New("test.local", registry.OldNames)
 	lan := newLAN(Options{Publish: true, Browse: true, Version: "devel"}, reg, 4369, listenersAt(t, "0.0.0.0"), nil, slog.New(slog.NewTextHandler(&log, nil)))
 	changes := reg.Subscribe()

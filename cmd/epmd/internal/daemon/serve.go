@@ -29,8 +29,11 @@ import (
 	"github.com/goerlang/eclus/cmd/epmd/internal/identify"
 	"github.com/goerlang/eclus/cmd/epmd/internal/journal"
 	"github.com/goerlang/eclus/cmd/epmd/internal/listening"
+	"github.com/goerlang/eclus/cmd/epmd/internal/named"
 	"github.com/goerlang/eclus/cmd/epmd/internal/neighbours"
+	"github.com/goerlang/eclus/cmd/epmd/internal/nodesd"
 	"github.com/goerlang/eclus/cmd/epmd/internal/nodeserver"
+	"github.com/goerlang/eclus/cmd/epmd/internal/orphans"
 	"github.com/goerlang/eclus/cmd/epmd/internal/peers"
 	"github.com/goerlang/eclus/cmd/epmd/internal/reach"
 	"github.com/goerlang/eclus/cmd/epmd/internal/screen"
@@ -53,16 +56,14 @@ const gcPercent = 50
 // take the processor from the first answers.
 const headStart = 10 * time.Millisecond
 
-// envNotify names the socket of a service manager, or of the process that started a daemon.
-const envNotify = "NOTIFY_SOCKET"
-
 // nameTime is how long peers wait after a restart for Avahi to say what this host is called.
 const nameTime = 2 * time.Second
 
 // Options are what the daemon needs to know.
 type Options struct {
-	Args   []string // those that the process was started with; another program goes on with them
-	Stderr io.Writer
+	Args    []string // those that the process was started with; another program goes on with them
+	Stderr  io.Writer
+	Starter net.Conn // to the process that waits for this one to listen; nil: none does
 
 	Port      uint16
 	Addresses []netip.Addr // to listen on; empty: everywhere
@@ -77,12 +78,14 @@ type Options struct {
 	DelayWrite    time.Duration
 	KeepPerUser   int // nodes of one user that systemd keeps; 0: as many as usual
 
-	Publish, Browse bool             // the parts of LAN discovery that are wanted
-	Interfaces      []string         // of the LAN; empty: those that lead to one
-	Peers           []netip.AddrPort // epmds that are asked for their nodes, wherever they are
-	HostsFile       string           // empty: none
-	Bus             bus.Address      // zero: none
-	Identify        bool             // ask nodes of this host for their names
+	Publish, Browse bool            // the parts of LAN discovery that are wanted
+	Interfaces      []string        // of the LAN; empty: those that lead to one
+	Peers           []named.Who     // epmds that are asked for their nodes, wherever they are
+	NodesDirs       []nodesd.Folder // with nodes files
+	HostsFile       string          // for net_adm:world/0; empty: none
+	EtcHosts        string          // for lookups of names; empty: none
+	Bus             bus.Address     // zero: none
+	Identify        bool            // ask nodes of this host for their names
 
 	AsNode   bool // be a hidden node too
 	NodeName string
@@ -96,10 +99,6 @@ type Options struct {
 // returns nil then.
 func Serve(ctx context.Context, o Options) error {
 	debug.SetGCPercent(gcPercent)
-	signal.Ignore(syscall.SIGPIPE) // of whoever read the log
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
 	log := daemonlog.Open(daemonlog.Options{Debug: o.Debug, Daemon: o.Daemon, Stderr: o.Stderr})
 	defer log.Close()
 	in, err := inherit(ctx, o, log.Logger)
@@ -108,17 +107,26 @@ func Serve(ctx context.Context, o Options) error {
 		return nil
 	}
 	if err != nil {
-		_ = systemd.NewManager().Notify(systemd.Status(err.Error()))
+		_ = o.report(systemd.Status(err.Error()))
 		return err
 	}
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
-	defer context.AfterFunc(ctx, stop)() // a second signal finds the default action
-	s := newService(o, in, hangup, log)
-	err = s.run(ctx, in.Listeners)
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	s := newService(o, in, log)
+	err = s.run(ctx, stop, in.Listeners)
 	if errors.Is(err, epmd.ErrKilled) {
 		return nil
 	}
 	return err
+}
+
+// report tells how the daemon has begun: to the process that has started it, or to the service
+// manager.
+func (o Options) report(assignments ...string) error {
+	if o.Starter != nil {
+		return systemd.NotifyOn(o.Starter, assignments...)
+	}
+	return systemd.NewManager().Notify(assignments...)
 }
 
 // service is the parts of the daemon.
@@ -128,9 +136,12 @@ type service struct {
 	lan     *avahi.Discovery
 	others  *neighbours.Asker
 	peers   *peers.Peers
+	macs    *netif.MACs // of other hosts
+	named   *named.Finder
+	files   *nodesd.Reader       // nil: not wanted
 	asker   *identify.Identifier // nil: not wanted
 	listens *listening.Watcher
-	hosts   *hosts.Keeper      // nil: not wanted
+	hosts   []*hosts.Keeper
 	bus     *dbus.Service      // nil: not wanted
 	node    *nodeserver.Server // nil: not wanted
 	journal *journal.Journal
@@ -138,18 +149,20 @@ type service struct {
 	store   *systemd.Store   // nil: not a service of systemd
 	log     *daemonlog.Log
 
-	server atomic.Pointer[epmd.Server] // that answers now; nil: not yet
-	links  chan struct{}               // holds a token when network interfaces have changed
-	looked chan struct{}               // closed when peers may be told of the nodes
+	server   atomic.Pointer[epmd.Server] // that answers now; nil: not yet
+	links    chan struct{}               // holds a token when network interfaces have changed
+	looked   chan struct{}               // closed when peers may be told of the nodes
+	restored bool                        // nodes of an earlier process
 
-	daemon   bool           // another process waits for this one to listen
-	shortage chan struct{}  // holds a token when that of the store has changed
-	args     []string       // of this process
-	hangup   chan os.Signal // SIGHUP
+	report   func(assignments ...string) error // how it has begun
+	shortage chan struct{}                     // holds a token when that of the store has changed
+	args     []string                          // of this process
+	hangup   chan os.Signal                    // SIGHUP
+	orphans  <-chan os.Signal                  // have ended; nil: this is not PID 1
 }
 
-// newService makes all parts that are wanted. hangup yields each SIGHUP.
-func newService(o Options, in systemd.Inherited, hangup chan os.Signal, log *daemonlog.Log) *service {
+// newService makes all parts that are wanted.
+func newService(o Options, in systemd.Inherited, log *daemonlog.Log) *service {
 	port := in.Listeners[0].Addr().(*net.TCPAddr).AddrPort().Port()
 	old := registry.OldNames
 	if o.Debug > 0 {
@@ -161,27 +174,32 @@ func newService(o Options, in systemd.Inherited, hangup chan os.Signal, log *dae
 		reg:      reg,
 		others:   neighbours.New(neighbours.Options{Registry: reg, Log: log.Logger}),
 		listens:  listening.New(listening.Options{Registry: reg, Interfaces: o.Interfaces, Log: log.Logger}),
+		macs:     netif.NewMACs(),
 		log:      log,
-		daemon:   o.Daemon,
+		report:   o.report,
 		manager:  systemd.NewManager(),
 		shortage: make(chan struct{}, 1),
 		links:    make(chan struct{}, 1),
 		looked:   make(chan struct{}),
 		args:     o.Args,
-		hangup:   hangup,
+		hangup:   make(chan os.Signal, 1),
+		orphans:  orphans.Notify(),
 		config: epmd.Config{
 			Registry:      reg,
 			Log:           log.Logger,
 			Port:          port,
 			Access:        o.Access,
 			Relaxed:       o.Relaxed,
-			Supervised:    systemd.NewManager() != nil && !o.Daemon,
+			Supervised:    systemd.NewManager() != nil,
 			PacketTimeout: o.PacketTimeout,
 			DelayAccept:   o.DelayAccept,
 			DelayWrite:    o.DelayWrite,
 			Restored:      restore(reg, &in, log.Logger),
 		},
 	}
+	s.restored = len(s.config.Restored) > 0
+	reg.SetOwners(s.macs.Of)
+	s.config.OwnerOf = s.macs.Of
 	s.openStore(o, in)
 	s.makeNeighbours(o, in.Listeners)
 	s.makeOptional(o, host, in.Listeners)
@@ -203,10 +221,15 @@ func (s *service) makeNeighbours(o Options, lns []*net.TCPListener) {
 		Others:         s.others,
 		StreamsChanged: func() { s.lan.StreamsChanged() },
 		FindAgain:      func(host string) { s.lan.FindAgain(host) },
+		Owners:         s.macs,
 		Log:            s.log.Logger,
 	})
 	s.lan = newLAN(o, s.reg, s.config.Port, lns, s.peers, s.log.Logger)
-	s.peers.Configure(o.Peers...)
+	s.named = named.New(named.Options{Port: s.config.Port, Configure: s.peers.Configure, Log: s.log.Logger})
+	s.named.Set("-peer", false, o.Peers)
+	if len(o.NodesDirs) > 0 {
+		s.files = nodesd.New(nodesd.Options{Registry: s.reg, Folders: o.NodesDirs, Whos: s.named.Set, Log: s.log.Logger})
+	}
 	s.config.Hello, s.config.Asked, s.config.Looked = hello, s.peers.Asked, s.looked
 }
 
@@ -220,9 +243,15 @@ func (s *service) makeOptional(o Options, host string, lns []*net.TCPListener) {
 		arrived = s.asker.Ask
 	}
 	s.journal = journal.New(journal.Options{Registry: s.reg, Arrived: arrived, Log: log})
-	if o.HostsFile != "" {
-		s.hosts = hosts.New(hosts.Options{Registry: s.reg, Path: o.HostsFile, Port: port, Log: log})
+	keep := func(format *hosts.Format, path string) {
+		if path != "" {
+			s.hosts = append(s.hosts, hosts.New(hosts.Options{
+				Registry: s.reg, Format: format, Path: path, Port: port, HostName: o.HostName, Log: log,
+			}))
+		}
 	}
+	keep(hosts.World, o.HostsFile)
+	keep(hosts.Table, o.EtcHosts)
 	if !o.Bus.IsZero() {
 		s.bus = dbus.New(s.reg, dbus.Options{Bus: o.Bus, Port: port, Version: o.Version, Allow: o.Access.String()}, log)
 	}
@@ -253,9 +282,6 @@ func newNode(o Options, s *service, lns []*net.TCPListener) *nodeserver.Server {
 
 // openStore begins to keep registrations, unless this is no service of systemd.
 func (s *service) openStore(o Options, in systemd.Inherited) {
-	if s.daemon {
-		return // NOTIFY_SOCKET is that of the process that started this one
-	}
 	store, err := systemd.OpenStore(s.reg, in, systemd.Options{PerUser: o.KeepPerUser, Changed: s.shortageChanged}, s.log.Logger)
 	if err != nil {
 		s.log.Warn("registrations end with this process", "err", err)
@@ -303,21 +329,16 @@ func restore(reg *registry.Registry, in *systemd.Inherited, log *slog.Logger) []
 	return restored
 }
 
-// run answers first, and begins the rest after headStart. Nothing of the rest ends the daemon.
-func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
+// run answers first, and begins the rest after headStart. Nothing of the rest ends the daemon. stop
+// ends ctx.
+func (s *service) run(ctx context.Context, stop func(), lns []*net.TCPListener) error {
 	alive := aliveCheck(lns)
 	g, ctx := errgroup.WithContext(ctx)
-	s.log.Info("listening", "addresses", addresses(lns))
-	parent := s.manager
-	if s.daemon {
-		s.manager = nil // the parent listens until it has been told once
-	}
+	defer s.catchSignals(stop)() // whoever has an answer may send one
 	g.Go(func() error { return s.answer(ctx, lns) })
-	if err := parent.Notify(systemd.Ready, systemd.Status(s.status())); err != nil {
+	s.log.Info("listening", "addresses", addresses(lns))
+	if err := s.report(systemd.Ready, systemd.Status(s.status())); err != nil {
 		s.log.Warn("service manager not told", "err", err)
-	}
-	if s.daemon {
-		os.Unsetenv(envNotify)
 	}
 	background := func(name string, f func(context.Context) error) {
 		g.Go(func() error {
@@ -337,6 +358,22 @@ func (s *service) run(ctx context.Context, lns []*net.TCPListener) error {
 	return g.Wait()
 }
 
+// catchSignals has signals do what they are for: SIGHUP reloads, SIGTERM and SIGINT stop. A second
+// one of these finds the default action. SIGPIPE, of whoever read the log, does nothing.
+func (s *service) catchSignals(stop func()) (release func()) {
+	signal.Ignore(syscall.SIGPIPE)
+	signal.Notify(s.hangup, syscall.SIGHUP)
+	caught, releaseStop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	context.AfterFunc(caught, func() {
+		releaseStop()
+		stop()
+	})
+	return func() {
+		signal.Stop(s.hangup)
+		releaseStop()
+	}
+}
+
 // runOthers begins the parts that no answer waits for.
 func (s *service) runOthers(background func(name string, f func(context.Context) error)) {
 	background("no longer looked where nodes listen", s.listens.Run)
@@ -347,8 +384,8 @@ func (s *service) runOthers(background func(name string, f func(context.Context)
 	background("events ended", s.journal.Run)
 	background("changes of network interfaces no longer noticed", s.watchLinks)
 	background("neighbours no longer checked", s.checkReach)
-	if s.hosts != nil {
-		background("hosts file no longer kept", s.hosts.Run)
+	for _, k := range s.hosts {
+		background("hosts file no longer kept", k.Run)
 	}
 	if s.bus != nil {
 		background("D-Bus service ended", func(ctx context.Context) error { s.bus.Run(ctx); return nil })
@@ -358,7 +395,12 @@ func (s *service) runOthers(background func(name string, f func(context.Context)
 	}
 	background("epmds of the LAN no longer asked", s.others.Run)
 	background("hosts in nodes' names no longer resolved", vouch.New(vouch.Options{Registry: s.reg, Log: s.log.Logger}).Run)
+	background("MAC addresses no longer read", s.macs.Run)
 	background("no more streams from other epmds", s.peers.Run)
+	background("epmds that are named no longer found", s.named.Run)
+	if s.files != nil {
+		background("nodes files no longer read", s.files.Run)
+	}
 	background("LAN discovery ended", func(ctx context.Context) error { s.lan.Run(ctx); return nil })
 	background("status no longer told", s.tell)
 	background("log no longer written", s.log.Run)
@@ -404,7 +446,7 @@ func (s *service) look(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
-	if local, _ := s.reg.Counts(); local == 0 {
+	if !s.restored {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, nameTime)
@@ -422,7 +464,14 @@ func (s *service) look(ctx context.Context) error {
 // checkReach keeps it known which neighbours can be reached until ctx ends.
 func (s *service) checkReach(ctx context.Context) error {
 	var links netif.Links
-	w := reach.NewWatcher(reach.Options{Registry: s.reg, Ask: reach.Ask, OnLink: links.OnLink, Links: s.links, Log: s.log.Logger})
+	ask := func(ctx context.Context, addrs []netip.Addr, port uint16) (*reach.Names, error) {
+		names, err := reach.Ask(ctx, addrs, port)
+		if err == nil && len(addrs) > 0 {
+			s.macs.Now(addrs[0]) // so that the registry knows whose share the nodes are of
+		}
+		return names, err
+	}
+	w := reach.NewWatcher(reach.Options{Registry: s.reg, Ask: ask, OnLink: links.OnLink, Links: s.links, Log: s.log.Logger})
 	return w.Run(ctx)
 }
 
@@ -440,6 +489,7 @@ func (s *service) watchLinks(ctx context.Context) error {
 		case <-links.Changed():
 		}
 		s.peers.LinksChanged()
+		s.named.LinksChanged()
 		if server := s.server.Load(); server != nil {
 			server.LinksChanged()
 		}
@@ -457,7 +507,9 @@ func (s *service) tell(ctx context.Context) error {
 	return s.manager.Notify(systemd.Stopping)
 }
 
-func (s *service) unwell(err error) { s.log.Error("self-check failed", "err", err) }
+func (s *service) unwell(err error) {
+	s.log.Error("service manager not told that all is well", "err", err)
+}
 
 // status says in a line how it goes.
 func (s *service) status() string {

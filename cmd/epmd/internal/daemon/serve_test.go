@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -60,13 +59,10 @@ func options(port uint16) Options {
 // error of Serve.
 func start(t *testing.T, o Options) (client *epmd.Client, stop func(), served chan error) {
 	t.Helper()
-	socket := filepath.Join(t.TempDir(), "notify")
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn, starter := net.Pipe()
 	defer conn.Close()
-	t.Setenv(envNotify, socket)
+	o.Starter = starter
+	t.Setenv("NOTIFY_SOCKET", "")
 	ctx, cancel := context.WithCancel(context.Background())
 	served = make(chan error, 1)
 	ended := make(chan struct{})
@@ -184,7 +180,7 @@ func TestStatus(t *testing.T) {
 	defer log.Close()
 	o := options(0)
 	o.Publish = true
-	s := newService(o, systemd.Inherited{Listeners: []*net.TCPListener{l.(*net.TCPListener)}}, nil, log)
+	s := newService(o, systemd.Inherited{Listeners: []*net.TCPListener{l.(*net.TCPListener)}}, log)
 	for i, want := range []string{"0 nodes registered", "1 node registered", "2 nodes registered"} {
 		want += ", 0 on the LAN; LAN discovery off: epmd listens on loopback only"
 		if got := s.status(); got != want {

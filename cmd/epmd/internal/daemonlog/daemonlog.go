@@ -44,7 +44,7 @@ func Open(o Options) *Log {
 		level = slog.LevelDebug
 	}
 	if o.Stderr == os.Stderr && (systemd.StderrIsJournal() || o.Daemon && exists(systemd.JournalSocket)) {
-		journal := systemd.NewJournal(systemd.JournalSocket)
+		journal := systemd.NewJournal(systemd.JournalSocket, "epmd")
 		return &Log{Logger: slog.New(journal.Handler(min(level, slog.LevelInfo))), journal: journal}
 	}
 	text := newPatientWriter(o.Stderr)

@@ -2,9 +2,10 @@
 //
 // A daemon is this program started once more. It lacks the terminal, the working directory, the
 // umask and the open files of the first process. That ends when the daemon listens. The daemon
-// reports to the first process as to a service manager, by a NOTIFY_SOCKET. The socket's name holds
-// the process id of the first. By this the daemon knows its task. The arguments stay the same, so
-// ps lists the daemon as epmd -daemon.
+// reports to the first process by a pair of sockets, which nobody else can send to. It says what it
+// would say to a service manager (sd_notify(3)). The environment holds the process id of the first,
+// by which the daemon knows its task. The arguments stay the same, so ps lists the daemon as
+// epmd -daemon.
 //
 // Like OTP's epmd, the daemon does not lead its session. So no terminal that it opens becomes its
 // own. A process in between leads the session. It starts the daemon as a child of the first
@@ -17,13 +18,13 @@ package detach
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -32,30 +33,44 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/goerlang/eclus/cmd/epmd/internal/exit"
+	"github.com/goerlang/eclus/cmd/epmd/internal/screen"
 	"github.com/goerlang/eclus/epmd"
 )
 
 const (
-	envNotify    = "NOTIFY_SOCKET"
-	endedLine    = "ENDED=1"       // is notified by this process when the daemon has ended
-	daemonSocket = "@epmd-daemon-" // an abstract socket; the process id follows
+	envStarter = "ECLUS_STARTER" // process id of the first process
+	envNotify  = "NOTIFY_SOCKET" // of a service manager, whom the daemon is not for
+	reportsTo  = 3               // the daemon's end of the pair of sockets
 )
 
 // startTime is how long a daemon is given to listen; it takes milliseconds.
 const startTime = 10 * time.Second
 
 // Detach starts the daemon, and returns when it listens. If this process is the daemon that another
-// has started, isDaemon is true, and nothing is done. args are those of the process, which the
-// daemon has too.
-func Detach(ctx context.Context, port uint16, args []string, getenv func(string) (string, bool)) (isDaemon bool, err error) {
-	switch socket, _ := getenv(envNotify); {
-	case !strings.HasPrefix(socket, daemonPrefix(os.Getppid())):
-		return false, start(ctx, port, args)
-	case leadsSession():
-		_, err := spawn(args, os.Environ(), &syscall.SysProcAttr{Cloneflags: unix.CLONE_PARENT})
-		return false, err
+// has started, Detach returns the connection to report on. The caller has to close it. args are
+// those of the process, which the daemon has too.
+func Detach(ctx context.Context, port uint16, args []string, getenv func(string) (string, bool)) (starter net.Conn, err error) {
+	if pid, _ := getenv(envStarter); pid != strconv.Itoa(os.Getppid()) || !isPair(reportsTo) {
+		return nil, start(ctx, port, args)
 	}
-	return true, nil
+	pair := os.NewFile(reportsTo, "starter")
+	defer pair.Close()
+	if leadsSession() {
+		_, err := spawn(args, os.Environ(), pair, &syscall.SysProcAttr{Cloneflags: unix.CLONE_PARENT})
+		return nil, err
+	}
+	os.Unsetenv(envStarter)
+	return net.FileConn(pair)
+}
+
+// isPair reports whether a file is one of a pair of sockets as start makes it.
+func isPair(fd int) bool {
+	kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+	if err != nil || kind != unix.SOCK_SEQPACKET {
+		return false
+	}
+	_, err = unix.Getpeername(fd)
+	return err == nil
 }
 
 // leadsSession reports whether this process leads its session.
@@ -63,8 +78,6 @@ func leadsSession() bool {
 	sid, err := unix.Getsid(0)
 	return err == nil && sid == os.Getpid()
 }
-
-func daemonPrefix(pid int) string { return daemonSocket + strconv.Itoa(pid) + "-" }
 
 // runningAnswerTime is how long an epmd that runs already is given to say so. It takes less than a
 // millisecond. A slower one is left to the daemon to find.
@@ -86,25 +99,17 @@ func start(ctx context.Context, port uint16, args []string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
-	socket := daemonPrefix(os.Getpid()) + rand.Text()
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
-	if err != nil {
-		return fmt.Errorf("start daemon: %w", err)
-	}
-	defer conn.Close()
 	if err := keepFiles(); err != nil {
 		return fmt.Errorf("start daemon: %w", err)
 	}
 	unix.Umask(0)
-	leader, err := spawn(args, append(os.Environ(), envNotify+"="+socket), &syscall.SysProcAttr{Setsid: true})
+	conn, leader, err := startLeader(args)
 	if err != nil {
 		return fmt.Errorf("start daemon: %w", err)
 	}
+	defer conn.Close()
 	ended := make(chan error, 1)
-	go func() {
-		ended <- cmp.Or(leader.Wait(), awaitDaemon(leader.Process.Pid))
-		conn.WriteTo([]byte(endedLine), conn.LocalAddr()) // after all that the daemon has notified
-	}()
+	go func() { ended <- cmp.Or(leader.Wait(), awaitDaemon(leader.Process.Pid)) }()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	said, err := awaitReady(conn)
@@ -119,14 +124,38 @@ func start(ctx context.Context, port uint16, args []string) error {
 	}
 }
 
-// spawn starts this program once more.
-func spawn(args, env []string, attr *syscall.SysProcAttr) (*exec.Cmd, error) {
+// startLeader starts the process that leads the daemon's session. The connection is to the daemon.
+// It ends when neither process has it any more.
+func startLeader(args []string) (net.Conn, *exec.Cmd, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	ours, theirs := os.NewFile(uintptr(pair[0]), "daemon"), os.NewFile(uintptr(pair[1]), "starter")
+	defer ours.Close()
+	defer theirs.Close()
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		return nil, nil, err
+	}
+	env := slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, envNotify+"=") })
+	env = append(env, envStarter+"="+strconv.Itoa(os.Getpid()))
+	leader, err := spawn(args, env, theirs, &syscall.SysProcAttr{Setsid: true})
+	if err != nil {
+		conn.Close()
+	}
+	return conn, leader, err
+}
+
+// spawn starts this program once more, with a file as reportsTo.
+func spawn(args, env []string, pair *os.File, attr *syscall.SysProcAttr) (*exec.Cmd, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
 	cmd := exec.Command(self)
 	cmd.Args, cmd.Env, cmd.Dir, cmd.SysProcAttr = args, env, "/", attr
+	cmd.ExtraFiles = []*os.File{pair}
 	return cmd, cmd.Start()
 }
 
@@ -163,7 +192,7 @@ func keepFiles() error {
 
 // awaitReady reads notifications until the daemon is ready. It returns the last status. The error
 // is io.EOF when the daemon has ended.
-func awaitReady(conn *net.UnixConn) (status string, err error) {
+func awaitReady(conn io.Reader) (status string, err error) {
 	buf := make([]byte, 4096)
 	for {
 		n, err := conn.Read(buf)
@@ -171,11 +200,8 @@ func awaitReady(conn *net.UnixConn) (status string, err error) {
 			return status, err
 		}
 		for line := range strings.SplitSeq(string(buf[:n]), "\n") {
-			switch line {
-			case "READY=1":
+			if line == "READY=1" {
 				return status, nil
-			case endedLine:
-				return status, io.EOF
 			}
 			if s, ok := strings.CutPrefix(line, "STATUS="); ok {
 				status = s
@@ -191,7 +217,7 @@ func startError(status string, err error) error {
 	case err == nil:
 		return nil
 	case status != "":
-		return errors.New(status)
+		return errors.New(screen.Printable(status))
 	}
 	return fmt.Errorf("daemon ended at once: %w", err)
 }

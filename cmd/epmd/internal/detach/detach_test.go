@@ -7,7 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -45,13 +45,12 @@ func TestMain(m *testing.M) {
 
 // daemon is what the started processes do. It returns the exit status.
 func daemon(notify string) int {
-	isDaemon, err := Detach(context.Background(), 1, os.Args, os.LookupEnv)
-	if !isDaemon && err == nil {
-		return 0
-	}
-	conn, dialErr := net.Dial("unixgram", os.Getenv(envNotify))
-	if err != nil || dialErr != nil {
+	conn, err := Detach(context.Background(), 1, os.Args, os.LookupEnv)
+	switch {
+	case err != nil:
 		return 7
+	case conn == nil:
+		return 0
 	}
 	if wrong := attached(); wrong != "" {
 		notify = "STATUS=" + wrong
@@ -77,6 +76,8 @@ func attached() string {
 		return "standard input " + input
 	case unix.Umask(0) != 0:
 		return "its umask"
+	case os.Getenv(envNotify) != "" || os.Getenv(envStarter) != "":
+		return "what its environment says of others"
 	case strings.Join(os.Args, " ") != "epmd -daemon":
 		return fmt.Sprintf("arguments %q", os.Args)
 	}
@@ -88,12 +89,14 @@ func TestDetach(t *testing.T) {
 		"READY=1":                  "",
 		"STATUS=starting\nREADY=1": "",
 		"STATUS=address in use":    "address in use",
+		"STATUS=a\x1b[31m\u009b":   "a?[31m?",
 		"MAINPID=7":                "daemon ended at once: " + exit.Status(3).Error(),
 	} {
 		t.Setenv(envTest, notify)
-		isDaemon, err := Detach(t.Context(), 1, []string{"epmd", "-daemon"}, os.LookupEnv)
-		if isDaemon || (err == nil) != (want == "") || err != nil && err.Error() != want {
-			t.Errorf("%q: %v, %v; want error %q", notify, isDaemon, err, want)
+		t.Setenv(envNotify, "/run/systemd/notify")
+		conn, err := Detach(t.Context(), 1, []string{"epmd", "-daemon"}, os.LookupEnv)
+		if conn != nil || (err == nil) != (want == "") || err != nil && err.Error() != want {
+			t.Errorf("%q: %v, %v; want error %q", notify, conn, err, want)
 		}
 	}
 }
@@ -113,9 +116,9 @@ func TestRunning(t *testing.T) {
 		<-served
 	}()
 	t.Setenv(envTest, "STATUS=a daemon was started")
-	isDaemon, err := Detach(t.Context(), l.Addr().(*net.TCPAddr).AddrPort().Port(), []string{"epmd", "-daemon"}, os.LookupEnv)
-	if isDaemon || err != nil {
-		t.Errorf("got %v, %v", isDaemon, err)
+	conn, err := Detach(t.Context(), l.Addr().(*net.TCPAddr).AddrPort().Port(), []string{"epmd", "-daemon"}, os.LookupEnv)
+	if conn != nil || err != nil {
+		t.Errorf("got %v, %v", conn, err)
 	}
 }
 
@@ -133,13 +136,30 @@ func TestAwaitDaemon(t *testing.T) {
 	}
 }
 
-// TestOthersSocket runs under a service manager that awaits this process. That makes no daemon of
-// it.
-func TestOthersSocket(t *testing.T) {
+// TestOthersStarter has an environment that calls this process a daemon, with nothing open to
+// report on, or something else. That makes no daemon of it.
+func TestOthersStarter(t *testing.T) {
 	t.Setenv(envTest, "READY=1")
-	socket := filepath.Join(t.TempDir(), "notify")
-	getenv := func(name string) (string, bool) { return socket, name == envNotify }
-	if isDaemon, err := Detach(t.Context(), 1, []string{"epmd", "-daemon"}, getenv); isDaemon || err != nil {
-		t.Errorf("got %v, %v", isDaemon, err)
+	getenv := func(name string) (string, bool) { return strconv.Itoa(os.Getppid()), name == envStarter }
+	if conn, err := Detach(t.Context(), 1, []string{"epmd", "-daemon"}, getenv); conn != nil || err != nil {
+		t.Errorf("got %v, %v", conn, err)
+	}
+}
+
+// TestIsPair holds that nothing is a pair of sockets but what start makes.
+func TestIsPair(t *testing.T) {
+	for name, kind := range map[string]int{"stream": unix.SOCK_STREAM, "datagrams": unix.SOCK_DGRAM, "packets": unix.SOCK_SEQPACKET} {
+		pair, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
+		wait.Must(t, err)
+		if got := isPair(pair[0]); got != (kind == unix.SOCK_SEQPACKET) {
+			t.Errorf("%s: %t", name, got)
+		}
+		wait.Must(t, errors.Join(unix.Close(pair[0]), unix.Close(pair[1])))
+	}
+	single, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	wait.Must(t, err)
+	defer unix.Close(single)
+	if null, err := os.Open(os.DevNull); err != nil || isPair(int(null.Fd())) || isPair(single) || isPair(-1) {
+		t.Errorf("no pair is taken for one (%v)", err)
 	}
 }

@@ -36,7 +36,7 @@ type Fault string
 const (
 	Unreachable Fault = "which does not accept connections"
 	Unanswered  Fault = "which does not answer as an epmd"
-	late        Fault = "which has not answered yet"
+	Late        Fault = "which has not answered yet"
 )
 
 // Explainer writes why an epmd of this host did not do what was asked.
@@ -68,7 +68,7 @@ func (e *Explainer) IfLate(ctx context.Context, ask func()) {
 		select {
 		case <-waiting.Done():
 		case <-time.After(lateAfter):
-			e.Explain(waiting, late)
+			e.Explain(waiting, Late)
 		}
 	}()
 	ask()

@@ -32,7 +32,7 @@ func TestDescribe(t *testing.T) {
 // TestExplainEnded explains what an epmd did not do that has ended since. Nobody redirects its
 // port.
 func TestExplainEnded(t *testing.T) {
-	for _, f := range []Fault{Unanswered, late} {
+	for _, f := range []Fault{Unanswered, Late} {
 		if got := withoutListener(t.Context(), 1, f); !strings.HasPrefix(got, "nothing listens on port 1 (") {
 			t.Errorf("%s: got %q", f, got)
 		}
@@ -53,7 +53,7 @@ func listener(t *testing.T) (net.Listener, uint16) {
 func TestExplain(t *testing.T) {
 	_, port := listener(t)
 	want := fmt.Sprintf("epmd: port %d is held by explain.test (pid %d, user ", port, os.Getpid())
-	for _, f := range []Fault{Unreachable, late} {
+	for _, f := range []Fault{Unreachable, Late} {
 		var stderr strings.Builder
 		(&Explainer{Port: port, Stderr: &stderr}).Explain(t.Context(), f)
 		if got := stderr.String(); !strings.HasPrefix(got, want) || !strings.Contains(got, string(f)) {
@@ -77,7 +77,7 @@ func TestIfLate(t *testing.T) {
 	e.IfLate(t.Context(), func() {
 		select {
 		case text := <-explained:
-			if !strings.Contains(text, string(late)) {
+			if !strings.Contains(text, string(Late)) {
 				t.Errorf("explained %q", text)
 			}
 		case <-time.After(time.Minute):
@@ -165,7 +165,7 @@ func TestBetter(t *testing.T) {
 // TestNobody explains a port on which nobody listens, and says how to start an epmd there.
 func TestNobody(t *testing.T) {
 	want := "epmd: nothing listens on port 1 (is epmd.socket enabled? start one with: epmd -port 1 -daemon)\n"
-	for _, f := range []Fault{Unreachable, Unanswered, late} {
+	for _, f := range []Fault{Unreachable, Unanswered, Late} {
 		if got := explained(t, 1, f); got != want {
 			t.Errorf("%s: got %q; want %q", f, got, want)
 		}

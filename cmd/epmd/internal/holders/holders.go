@@ -30,10 +30,15 @@ func Set(ctx context.Context, reg *registry.Registry, nodes []*registry.Node, lo
 		log.Debug("holders of names not found", "err", err)
 		return false
 	}
+	same := make(map[owner.Owner]*registry.Holder) // one process may have many nodes
 	for i, o := range owners {
-		if o != nil {
-			reg.SetHolder(local[i], (*registry.Holder)(o))
+		if o == nil {
+			continue
 		}
+		if same[*o] == nil {
+			same[*o] = (*registry.Holder)(o)
+		}
+		reg.SetHolder(local[i], same[*o])
 	}
 	return true
 }

@@ -8,30 +8,26 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-// The lines around what epmd keeps of a hosts file. All other lines belong to people.
-const (
-	hostsBegin = "%% epmd keeps the lines from here"
-	hostsEnd   = "%% to here: hosts of the local network that have nodes"
+	"github.com/goerlang/eclus/cmd/epmd/internal/openat"
 )
 
 const (
-	maxHostsFile  = 1 << 20 // bytes
+	maxHostsFile  = 2 << 20 // bytes
+	maxLines      = 1 << 20 // bytes in lines of epmd
 	hostsFileMode = 0o644   // of a new one: it is there to be read
 )
 
-// hostsFile is a .hosts.erlang, which tells net_adm:world/0 where nodes may be. It has one host
-// a line as an Erlang term, and comments (OTP, net_adm(3erl)). It is for one goroutine.
+// hostsFile is a file of which epmd keeps some lines. It is for one goroutine.
 type hostsFile struct {
 	path     string
+	format   *Format
 	replaced []*replacedFile // the latest last
 }
 
@@ -40,50 +36,50 @@ const (
 	minReplaced = 16               // of them that are looked after in any case
 	maxReplaced = 128              // at most: four times what is replaced in that time
 	maxTries    = 10               // to replace a file that others replace at the same time
-	maxLinks    = 40               // as the kernel has it
 )
 
-// errMeanwhile says that somebody else has replaced the file since it was read.
-var errMeanwhile = errors.New("somebody else is replacing it")
-
-// write has the file name these hosts, sorted, between the lines of epmd. If there is no file,
-// it makes one. Whoever reads the file meanwhile, or after a crash, finds the old or the new
+// write has the file hold these lines between the comments of epmd. If there is no file, it
+// makes one. Whoever reads the file meanwhile, or after a crash, finds the old or the new
 // one. The new one is made beside it, under a fixed name that the next write takes too. Then it
 // is put in its place. It keeps mode and owner. Where the file is a symbolic link, its target
 // is replaced or made. A file that is right already is left alone. So is one that can't be
-// understood.
+// understood. What another user has, file, link or folder, is an error; see package openat.
 //
 // What others write meanwhile is kept. A file that they put there is read anew. What they add
 // to a file that was replaced is added to the new one, by this call or the next. On a full disk
-// no new file can be made. Then hosts that are not to be named are struck out in the old one.
-func (f *hostsFile) write(hosts []string) error {
+// no new file can be made. Then lines that are not to be there are struck out in the old one.
+func (f *hostsFile) write(lines []string) error {
 	for range maxTries {
 		late := f.takeOver()
-		changed, err := f.update(hosts)
+		changed, err := f.update(lines)
 		if err = errors.Join(late, err); err != nil || !changed {
 			return err
 		}
 	}
-	return fmt.Errorf("write hosts file %q: %w", f.path, errMeanwhile)
+	return fmt.Errorf("write hosts file %q: %w", f.path, openat.ErrMeanwhile)
 }
 
 // update replaces the file if it is not right. It reports whether something has changed since
 // the file was read.
-func (f *hostsFile) update(hosts []string) (changed bool, err error) {
-	path, was, err := f.read()
+func (f *hostsFile) update(lines []string) (changed bool, err error) {
+	p, was, err := f.read()
+	if errors.Is(err, openat.ErrMeanwhile) {
+		return true, nil
+	}
 	if err != nil {
 		return false, err
 	}
-	text, err := withHosts(was.content(), hosts)
+	defer p.Close()
+	text, err := f.format.with(was.content(), lines)
 	if err != nil || was != nil && bytes.Equal(text, was.text) {
 		was.close()
-	} else if err = f.replace(path, text, was); err == nil || errors.Is(err, errMeanwhile) {
+	} else if err = f.replace(p, text, was); err == nil || errors.Is(err, openat.ErrMeanwhile) {
 		return true, nil
 	} else {
-		err = errors.Join(err, was.strikeOut(path, hosts))
+		err = errors.Join(err, was.strikeOut(p, f.format, lines))
 	}
 	if err != nil {
-		err = fmt.Errorf("write hosts file %q: %w", path, err)
+		err = fmt.Errorf("write hosts file %q: %w", p.Path(), err)
 	}
 	return false, err
 }
@@ -115,7 +111,7 @@ func (f *hostsFile) takeOver() error {
 		}
 		added, isLonger := bytes.CutPrefix(now, r.text)
 		if isLonger {
-			err = appendFile(f.path, added)
+			err = f.append(added)
 		} else {
 			err = f.putBack(now)
 		}
@@ -127,9 +123,14 @@ func (f *hostsFile) takeOver() error {
 	return nil
 }
 
-// appendFile adds to a file, as others do.
-func appendFile(path string, text []byte) error {
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, hostsFileMode)
+// append adds to the file, as others do.
+func (f *hostsFile) append(text []byte) error {
+	p, err := openat.FindLast(f.path)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	file, err := p.Open(os.O_WRONLY|os.O_APPEND|os.O_CREATE, hostsFileMode)
 	if err != nil {
 		return err
 	}
@@ -139,11 +140,12 @@ func appendFile(path string, text []byte) error {
 
 // putBack puts a text in the place of the file.
 func (f *hostsFile) putBack(text []byte) error {
-	path, was, err := f.read()
+	p, was, err := f.read()
 	if err != nil {
 		return err
 	}
-	return f.replace(path, text, was)
+	defer p.Close()
+	return f.replace(p, text, was)
 }
 
 // close forgets the files that have been replaced.
@@ -154,82 +156,45 @@ func (f *hostsFile) close() {
 	f.replaced = nil
 }
 
-// CheckFolder returns an error if a file at path can't be made for want of a folder.
-func CheckFolder(path string) error {
-	path, err := followLinks(path, func(string) {})
-	folder := filepath.Dir(path)
-	if err == nil {
-		var info fs.FileInfo
-		if info, err = os.Stat(folder); err == nil && !info.IsDir() {
-			err = syscall.ENOTDIR
-		}
-	}
-	if err != nil {
-		var without *fs.PathError
-		if errors.As(err, &without) {
-			err = without.Err // the call and the path are said already
-		}
-		return fmt.Errorf("folder %q: %w", folder, err)
-	}
-	return nil
-}
-
-// watched returns the paths on the way to the file, the file's own last. It also returns the
-// files that it has replaced.
-func (f *hostsFile) watched() (paths []string, open []*os.File) {
-	_, _ = followLinks(f.path, func(path string) { paths = append(paths, path) })
+// watched returns the places on the way to the file, the file's own last. It also returns the
+// files that it has replaced. The caller closes the places.
+func (f *hostsFile) watched() (places []*openat.Place, open []*os.File) {
+	places, _ = openat.Find(f.path)
 	for _, r := range f.replaced {
 		open = append(open, r.file)
 	}
-	return paths, open
+	return places, open
 }
 
-// listed returns what the file names between the lines of epmd, as it stands there.
+// listed returns the lines of epmd, as they stand there.
 func (f *hostsFile) listed() ([]byte, error) {
-	_, was, err := f.read()
+	p, was, err := f.read()
 	if err != nil {
 		return nil, err
 	}
+	defer p.Close()
 	defer was.close()
 	text := was.content()
-	b, err := findHosts(text)
+	b, err := f.format.find(text)
 	return text[b.from:b.to], err
 }
 
-// read returns the file and where it really is. It returns nil if there is none.
-func (f *hostsFile) read() (path string, was *foundFile, err error) {
-	path, err = followLinks(f.path, func(string) {})
+// read returns the file and its place. It returns nil in place of the file if there is none. The
+// caller closes both.
+func (f *hostsFile) read() (p *openat.Place, was *foundFile, err error) {
+	p, err = openat.FindLast(f.path)
 	if err == nil {
-		if was, err = readRegular(path); errors.Is(err, fs.ErrNotExist) {
-			return path, nil, nil
+		if was, err = readFile(p); errors.Is(err, fs.ErrNotExist) {
+			return p, nil, nil
+		}
+		if err != nil {
+			p.Close()
 		}
 	}
 	if err != nil {
-		return "", nil, fmt.Errorf("read hosts file %q: %w", f.path, err)
+		return nil, nil, fmt.Errorf("read hosts file %q: %w", f.path, err)
 	}
-	return path, was, nil
-}
-
-// followLinks returns where a path leads, whether there is a file or not. It calls visit for
-// each path on the way. With an error it returns the path that has no folder.
-func followLinks(path string, visit func(string)) (string, error) {
-	for range maxLinks {
-		dir, err := filepath.EvalSymlinks(filepath.Dir(path))
-		if err != nil {
-			return path, err
-		}
-		path = filepath.Join(dir, filepath.Base(path))
-		visit(path)
-		target, err := os.Readlink(path)
-		if err != nil { // it is no link, or not there
-			return path, nil
-		}
-		if !filepath.IsAbs(target) {
-			target = filepath.Join(dir, target)
-		}
-		path = target
-	}
-	return path, syscall.ELOOP
+	return p, was, nil
 }
 
 // foundFile is a file as it was found. A nil one stands for none.
@@ -252,16 +217,13 @@ func (f *foundFile) close() {
 	}
 }
 
-// readRegular reads a regular file of at most maxHostsFile bytes. It does not wait for a FIFO.
-func readRegular(path string) (*foundFile, error) {
-	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+// readFile reads a file of at most maxHostsFile bytes.
+func readFile(p *openat.Place) (*foundFile, error) {
+	file, err := p.Open(os.O_RDONLY, 0)
 	if err != nil {
 		return nil, err
 	}
 	info, err := file.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = errors.New("not a regular file")
-	}
 	var text []byte
 	if err == nil {
 		text, err = io.ReadAll(io.LimitReader(file, maxHostsFile+1))
@@ -276,32 +238,35 @@ func readRegular(path string) (*foundFile, error) {
 	return &foundFile{file, info, text}, nil
 }
 
-// strikeOut makes comments of the lines of epmd that name other hosts than these. That takes
-// one byte each, and no place on the disk. Whoever reads the file finds each line as it was, or
-// struck out.
-func (f *foundFile) strikeOut(path string, hosts []string) error {
+// strikeOut makes comments of the lines of epmd other than these. That takes one byte each, and
+// no place on the disk. Whoever reads the file finds each line as it was, or struck out.
+func (f *foundFile) strikeOut(p *openat.Place, is *Format, lines []string) error {
 	if f == nil {
 		return nil
 	}
-	b, err := findHosts(f.text)
+	b, err := is.find(f.text)
 	if err != nil {
 		return err
 	}
-	file, err := os.OpenFile(path, os.O_WRONLY|syscall.O_NONBLOCK, 0)
+	file, err := p.Open(os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
 	if info, err := file.Stat(); err != nil || !os.SameFile(info, f.info) {
-		return cmp.Or(err, errMeanwhile)
+		return cmp.Or(err, openat.ErrMeanwhile)
+	}
+	listed := make(map[string]bool)
+	for _, line := range lines {
+		listed[line[1:]] = true
 	}
 	at := int64(b.from)
 	for line := range bytes.Lines(f.text[b.from:b.to]) {
-		first := byte('%')
-		if host, isHost := strings.CutSuffix(string(line[1:]), "'.\n"); isHost && slices.Contains(hosts, host) {
-			first = '\''
+		first := is.struck
+		if listed[strings.TrimSuffix(string(line[1:]), "\n")] {
+			first = is.lead
 		}
-		if line[0] != first && (line[0] == '\'' || line[0] == '%') {
+		if line[0] != first && (line[0] == is.lead || line[0] == is.struck) {
 			if _, err := file.WriteAt([]byte{first}, at); err != nil {
 				return err
 			}
@@ -311,127 +276,68 @@ func (f *foundFile) strikeOut(path string, hosts []string) error {
 	return file.Sync()
 }
 
-// withHosts returns a hosts file that names these hosts between the lines of epmd. If there are
-// no such lines, it adds them at the end. Nothing else is changed.
-func withHosts(old []byte, hosts []string) ([]byte, error) {
-	b, err := findHosts(old)
-	if err != nil {
-		return nil, err
-	}
-	text := slices.Clone(old[:b.from])
-	if !b.found {
-		text = append(endLine(text), hostsBegin+"\n"...)
-	}
-	for _, host := range hosts {
-		text = fmt.Appendf(text, "'%s'.\n", host)
-	}
-	if !b.found {
-		text = append(text, hostsEnd+"\n"...)
-	}
-	return append(text, old[b.to:]...), nil
-}
-
-// endLine ends the last line of a text if it isn't.
-func endLine(text []byte) []byte {
-	if len(text) > 0 && text[len(text)-1] != '\n' {
-		return append(text, '\n')
-	}
-	return text
-}
-
-// hostsBlock is where a hosts file has the hosts that epmd names.
-type hostsBlock struct {
-	from, to int  // after the line that begins it, and where the line begins that ends it
-	found    bool // otherwise both are the size of the file
-}
-
-// findHosts finds what epmd keeps of a hosts file. The two lines around it must be there once
-// each and in order. Else someone has edited them, which is an error.
-func findHosts(text []byte) (hostsBlock, error) {
-	var begins, ends []int
-	b := hostsBlock{from: len(text), to: len(text)}
-	at := 0
-	for line := range bytes.Lines(text) {
-		switch strings.TrimRight(string(line), " \t\r\n") {
-		case hostsBegin:
-			begins = append(begins, at)
-			b.from = at + len(line)
-		case hostsEnd:
-			ends = append(ends, at)
-			b.to = at
-		}
-		at += len(line)
-	}
-	b.found = len(begins) == 1
-	if len(begins) != len(ends) || len(begins) > 1 || b.from > b.to {
-		return hostsBlock{}, fmt.Errorf("the lines %q and %q must be there once each, in this order, or not at all", hostsBegin, hostsEnd)
-	}
-	return b, nil
-}
-
-// replace puts a file in the place of path. was was found there; nil: nothing. replace closes
-// was. The error is errMeanwhile if something else is there by now that can't be replaced.
-func (f *hostsFile) replace(path string, text []byte, was *foundFile) error {
+// replace puts a file in a place. was was found there; nil: nothing. replace closes was. The error
+// is openat.ErrMeanwhile if something else is there by now that can't be replaced.
+func (f *hostsFile) replace(p *openat.Place, text []byte, was *foundFile) error {
 	defer was.close()
-	dir, name := filepath.Split(path)
-	temporary := filepath.Join(dir, "."+strings.TrimPrefix(name, ".")+".epmd-new")
+	temporary := p.Beside("." + strings.TrimPrefix(p.Name, ".") + ".epmd-new")
 	if err := makeFile(temporary, text, was); err != nil {
 		return err
 	}
-	taken, err := exchange(temporary, path, was)
-	_ = os.Remove(temporary) // what was there, or what could not be put there
+	taken, err := exchange(temporary, p, was)
+	_ = temporary.Remove() // what was there, or what could not be put there
 	if err != nil {
 		return err
 	}
 	if taken != nil { // it may be another one than was, but was is what is known of it
 		f.keep(&replacedFile{file: taken, text: was.text, since: time.Now()})
 	}
-	return syncDir(filepath.Dir(path))
+	return p.Sync()
 }
 
 // makeFile makes a file like the one that it is to replace.
-func makeFile(path string, text []byte, was *foundFile) error {
+func makeFile(p *openat.Place, text []byte, was *foundFile) error {
 	// An epmd that was killed may have left it.
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := p.Remove(); err != nil {
 		return err
 	}
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	file, err := p.Create(0o600)
 	if err != nil {
 		return err
 	}
 	_, err = file.Write(text)
 	if err = errors.Join(err, likeBefore(file, was), file.Sync(), file.Close()); err != nil {
-		_ = os.Remove(path)
+		_ = p.Remove()
 	}
 	return err
 }
 
-// exchange puts a temporary file in the place of path. What is there takes the place of the
-// temporary file, and is returned, open for reading. If was is nil nothing is to be there. File
-// systems that can't exchange files replace was.
-func exchange(temporary, path string, was *foundFile) (taken *os.File, err error) {
+// exchange puts a temporary file in a place. What is there takes the place of the temporary file,
+// and is returned, open for reading. If was is nil nothing is to be there. File systems that can't
+// exchange files replace was.
+func exchange(temporary, p *openat.Place, was *foundFile) (taken *os.File, err error) {
 	flags := uint(unix.RENAME_EXCHANGE)
 	if was == nil {
 		flags = unix.RENAME_NOREPLACE
 	}
-	rename := func() error { return unix.Renameat2(unix.AT_FDCWD, temporary, unix.AT_FDCWD, path, flags) }
-	switch err := rename(); err {
+	switch err := temporary.RenameTo(p, flags); err {
 	case nil:
 	case unix.EINVAL, unix.ENOSYS:
-		return nil, os.Rename(temporary, path)
+		return nil, temporary.RenameTo(p, 0)
 	case unix.EEXIST, unix.ENOENT:
-		return nil, errMeanwhile
+		return nil, openat.ErrMeanwhile
 	default:
 		return nil, err
 	}
 	if was == nil {
 		return nil, nil
 	}
-	taken, err = os.OpenFile(temporary, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
+	taken, err = temporary.Open(os.O_RDONLY, 0)
 	if err == nil {
 		return taken, nil
 	}
-	return nil, errors.Join(errMeanwhile, rename()) // somebody has put a link there
+	// Somebody has put there a link, or a file of his.
+	return nil, errors.Join(openat.ErrMeanwhile, temporary.RenameTo(p, flags))
 }
 
 // likeBefore gives a new file the mode and owner of the old one.
@@ -446,13 +352,4 @@ func likeBefore(file *os.File, found *foundFile) error {
 		}
 	}
 	return file.Chmod(info.Mode().Perm())
-}
-
-// syncDir has a directory survive a loss of power as it is.
-func syncDir(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }

@@ -1,5 +1,5 @@
-// Package hosts keeps a hosts file for net_adm:world/0 (.hosts.erlang, see net_adm(3erl)). The
-// file names the hosts of the LAN that have nodes and can be reached.
+// Package hosts keeps files that name the hosts that have nodes and can be reached. One is for
+// net_adm:world/0 (.hosts.erlang, see net_adm(3erl)), the other for lookups of names (hosts(5)).
 //
 // A Keeper reads and writes the file and its folder, and watches both by inotify(7). Run blocks
 // until its context ends. It does the work in its own goroutine. One more reads what inotify
@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/goerlang/eclus/cmd/epmd/internal/openat"
 	"github.com/goerlang/eclus/registry"
 )
 
@@ -26,27 +27,29 @@ const (
 	hostsGrace  = 5 * time.Second        // after the start, if a killed epmd has left hosts
 )
 
-// Keeper keeps a hosts file for net_adm:world/0. It names the hosts of the LAN that have nodes
-// and whose epmd answered last time. world/0 waits for up to a minute for each host that is not
-// there. The file names no host when epmd has ended: nobody would take out those that go later.
+// Keeper keeps a hosts file. It names the hosts that have nodes and whose epmd answered last
+// time. world/0 waits for up to a minute for each host that is not there, and so does who connects
+// to an address. The file names no host when epmd has ended: nobody would take out those that go
+// later.
 type Keeper struct {
-	reg   *registry.Registry
-	file  hostsFile
-	watch *fileWatch // of the file; nil: none
-	port  uint16     // of this epmd: nodes ask the epmds of all hosts at the same one
-	log   *slog.Logger
+	options Options
+	file    hostsFile
+	watch   *fileWatch // of the file; nil: none
 
-	nodes      map[uint64]string         // hosts of nodes that can be reached, by the nodes' ID
+	nodes      map[uint64]*registry.Node // can be reached, by their ID
 	young      map[uint64]*registry.Node // can be reached, and may prove to be others' nodes
 	complained string                    // the last error, which is not logged twice
 	foreign    map[string]bool           // domains of hosts that were left out
+	full       bool                      // lines were left out last time
 }
 
 // Options are what a Keeper needs.
 type Options struct {
 	Registry *registry.Registry
-	Path     string // of the file; it need not be there yet
-	Port     uint16 // of this epmd: nodes ask the epmds of all hosts at the same one
+	Format   *Format
+	Path     string        // of the file; it need not be there yet
+	Port     uint16        // of this epmd: nodes ask the epmds of all hosts at the same one
+	HostName func() string // returns the first label of this host's name
 	Log      *slog.Logger
 }
 
@@ -64,12 +67,10 @@ func New(o Options) *Keeper {
 // does.
 func newKeeper(o Options, watch *fileWatch) *Keeper {
 	return &Keeper{
-		reg:     o.Registry,
-		file:    hostsFile{path: o.Path},
+		options: o,
+		file:    hostsFile{path: o.Path, format: o.Format},
 		watch:   watch,
-		port:    o.Port,
-		log:     o.Log,
-		nodes:   make(map[uint64]string),
+		nodes:   make(map[uint64]*registry.Node),
 		young:   make(map[uint64]*registry.Node),
 		foreign: make(map[string]bool),
 	}
@@ -81,7 +82,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	defer k.watch.close()
 	defer k.file.close()
 	defer k.write(nil)
-	changes := k.reg.Subscribe()
+	changes := k.options.Registry.Subscribe()
 	defer changes.Close()
 	k.take(changes.Take())
 	timer := time.NewTimer(k.firstPause())
@@ -101,7 +102,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 			return nil
 		case <-timer.C:
 			waiting = false
-			if !k.write(k.names()) {
+			if !k.write(k.lines()) {
 				timer.Reset(hostsRetry)
 			}
 		case <-ripe.C:
@@ -153,19 +154,20 @@ func (k *Keeper) take(b registry.Batch) bool {
 // changed notes what has become of a node. It reports whether that counts.
 func (k *Keeper) changed(e registry.Event) bool {
 	n, was := e.Node, k.nodes[e.Node.ID]
-	counts := e.Kind != registry.Down && n.Origin == registry.LAN && n.Reach == registry.Reachable && n.EPMDPort == k.port
-	if counts && !isHostOfLAN(n.Host) {
+	wanted := n.Origin != registry.Local && !(k.file.format.asks && n.HasNoEPMD())
+	there := n.Reach == registry.Reachable && n.EPMDPort == k.options.Port || n.HasNoEPMD()
+	counts := e.Kind != registry.Down && wanted && there
+	if counts && n.Origin == registry.LAN && !isHostOfLAN(n.Host) {
 		k.sayForeign(n.Host)
-		counts = false
 	}
 	delete(k.young, n.ID)
 	switch {
 	case !counts:
 		delete(k.nodes, n.ID)
-	case was == "" && !n.Sure && time.Since(n.Since) < hostsUnsure:
+	case was == nil && !n.Sure && time.Since(n.Since) < hostsUnsure:
 		k.young[n.ID] = n
 	default:
-		k.nodes[n.ID] = n.Host
+		k.nodes[n.ID] = n
 	}
 	return k.nodes[n.ID] != was
 }
@@ -176,7 +178,7 @@ func (k *Keeper) mature() (any bool) {
 	for id, n := range k.young {
 		if time.Since(n.Since) >= hostsUnsure {
 			delete(k.young, id)
-			k.nodes[id] = n.Host
+			k.nodes[id] = n
 			any = true
 		}
 	}
@@ -193,47 +195,44 @@ func (k *Keeper) sayForeign(host string) {
 		return
 	}
 	k.foreign[domain] = true
-	k.log.Warn("host left out of the hosts file: its name is none of the local network, which are those in .local (domain-name= of Avahi)",
+	k.options.Log.Warn("host left out of the hosts file: its name is none of the local network, which are those in .local (domain-name= of Avahi)",
 		"host", host)
 }
 
-// names returns the hosts that the file is to name.
-func (k *Keeper) names() []string {
-	return slices.Compact(slices.Sorted(maps.Values(k.nodes)))
+// lines returns what is to stand in the file. It logs it when that gets too much for it.
+func (k *Keeper) lines() []string {
+	here, host := k.options.HostName(), k.options.Registry.Host()
+	own := func(name string) bool {
+		return strings.EqualFold(name, here) || strings.EqualFold(name, host) || strings.EqualFold(name, registry.HostLabel(host))
+	}
+	lines := k.file.format.lines(slices.Collect(maps.Values(k.nodes)), own)
+	size := 0
+	for i, line := range lines {
+		if size += len(line) + len("\n"); size > maxLines {
+			if !k.full {
+				k.options.Log.Warn("hosts left out of the hosts file: it has no place for more", "path", k.file.path, "lines", len(lines)-i)
+			}
+			k.full = true
+			return lines[:i]
+		}
+	}
+	k.full = false
+	return lines
 }
 
-// write tells whether the file could be written, or was right already.
-func (k *Keeper) write(names []string) bool {
-	err := k.file.write(names)
-	k.watch.follow(k.file.watched())
+// write reports whether the file could be written, or was right already.
+func (k *Keeper) write(lines []string) bool {
+	err := k.file.write(lines)
+	places, open := k.file.watched()
+	k.watch.follow(places, open)
+	openat.CloseAll(places)
 	if err == nil {
 		k.complained = ""
 		return true
 	}
 	if text := err.Error(); text != k.complained {
-		k.log.Warn("hosts file not kept", "err", err)
+		k.options.Log.Warn("hosts file not kept", "err", err)
 		k.complained = text
 	}
 	return false
-}
-
-// isHostOfLAN reports whether a host can have that name on a LAN, and nodes be told so. It has
-// one or more labels of letters, digits and hyphens before "local" (RFC 1123 section 2.1, RFC
-// 6762 section 3). Another name would be looked up elsewhere than where it was announced.
-func isHostOfLAN(s string) bool {
-	const maxLen, maxLabel = 253, 63
-	name, local := strings.CutSuffix(s, ".local")
-	if !local || len(s) > maxLen {
-		return false
-	}
-	for label := range strings.SplitSeq(name, ".") {
-		if label == "" || len(label) > maxLabel || strings.Trim(label, "-") != label || strings.ContainsFunc(label, isNoLDH) {
-			return false
-		}
-	}
-	return true
-}
-
-func isNoLDH(r rune) bool {
-	return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-')
 }

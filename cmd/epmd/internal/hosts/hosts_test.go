@@ -26,10 +26,19 @@ import (
 	"github.com/goerlang/eclus/test/wait"
 )
 
-const (
-	blockBegin = hostsBegin + "\n"
-	blockEnd   = hostsEnd + "\n"
+var (
+	blockBegin = World.begin + "\n"
+	blockEnd   = World.end + "\n"
 )
+
+// terms returns the lines of a .hosts.erlang that name hosts.
+func terms(hosts ...string) []string {
+	lines := []string{}
+	for _, host := range hosts {
+		lines = append(lines, "'"+host+"'.")
+	}
+	return lines
+}
 
 var withHostsTests = []struct {
 	name, old string
@@ -43,7 +52,7 @@ var withHostsTests = []struct {
 	{"replaced", "'x'.\n" + blockBegin + "'old'.\n" + blockEnd + "'y'. % \xff\n", []string{"a.local"},
 		"'x'.\n" + blockBegin + "'a.local'.\n" + blockEnd + "'y'. % \xff\n"},
 	{"emptied", blockBegin + "'old'.\n" + blockEnd, nil, blockBegin + blockEnd},
-	{"DOS lines, no last end", hostsBegin + "\r\n'old'.\r\n" + hostsEnd, nil, hostsBegin + "\r\n" + hostsEnd},
+	{"DOS lines, no last end", World.begin + "\r\n'old'.\r\n" + World.end, nil, World.begin + "\r\n" + World.end},
 	{"no end", blockBegin + "'mine'.\n", nil, ""},
 	{"no begin", "'mine'.\n" + blockEnd, nil, ""},
 	{"other order", blockEnd + blockBegin, nil, ""},
@@ -54,7 +63,7 @@ var withHostsTests = []struct {
 func TestWithHosts(t *testing.T) {
 	for _, tt := range withHostsTests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := withHosts([]byte(tt.old), tt.hosts)
+			got, err := World.with([]byte(tt.old), terms(tt.hosts...))
 			if string(got) != tt.want || (err != nil) != (tt.want == "") {
 				t.Errorf("got %q, %v; want %q", got, err, tt.want)
 			}
@@ -68,19 +77,19 @@ func FuzzWithHosts(f *testing.F) {
 		f.Add([]byte(tt.old))
 	}
 	f.Fuzz(func(t *testing.T, old []byte) {
-		was, _ := findHosts(old)
-		text, err := withHosts(old, []string{"a.local"})
+		was, _ := World.find(old)
+		text, err := World.with(old, terms("a.local"))
 		if err != nil {
 			return
 		}
-		now, err := findHosts(text)
+		now, err := World.find(text)
 		if err != nil || !now.found || string(text[now.from:now.to]) != "'a.local'.\n" {
 			t.Fatalf("%q became %q: %+v, %v", old, text, now, err)
 		}
 		if !bytes.HasPrefix(text, old[:was.from]) || was.found && !bytes.HasSuffix(text, old[was.to:]) {
 			t.Errorf("%q became %q, which lacks something", old, text)
 		}
-		if again, err := withHosts(text, []string{"a.local"}); err != nil || !bytes.Equal(again, text) {
+		if again, err := World.with(text, terms("a.local")); err != nil || !bytes.Equal(again, text) {
 			t.Errorf("%q became %q: %v", text, again, err)
 		}
 	})
@@ -89,12 +98,12 @@ func FuzzWithHosts(f *testing.F) {
 // TestHostsFile writes a file as it is, and where it can't be.
 func TestHostsFile(t *testing.T) {
 	dir := t.TempDir()
-	f := &hostsFile{path: filepath.Join(dir, ".hosts.erlang")}
-	link := &hostsFile{path: filepath.Join(dir, "link")}
+	f := &hostsFile{path: filepath.Join(dir, ".hosts.erlang"), format: World}
+	link := &hostsFile{path: filepath.Join(dir, "link"), format: World}
 	leftover := filepath.Join(dir, ".hosts.erlang.epmd-new")
 	for _, err := range []error{
 		os.WriteFile(f.path, []byte("'mine'.\n"), 0o640),
-		os.Chown(f.path, 1, 2),
+		os.Chown(f.path, os.Geteuid(), 2),
 		os.Symlink(".hosts.erlang", link.path),
 		os.WriteFile(leftover, []byte("'hal"), 0o600), // of an epmd that was killed
 	} {
@@ -102,7 +111,7 @@ func TestHostsFile(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := link.write([]string{"a.local"}); err != nil {
+	if err := link.write(terms("a.local")); err != nil {
 		t.Fatal(err)
 	}
 	text, err := os.ReadFile(f.path)
@@ -110,10 +119,10 @@ func TestHostsFile(t *testing.T) {
 		t.Errorf("got %q, %v; want %q", text, err, want)
 	}
 	info, err := os.Stat(f.path)
-	if err != nil || info.Mode() != 0o640 || owner(info) != [2]uint32{1, 2} {
-		t.Errorf("got %v of %v, %v; want mode 640 of 1, 2", info.Mode(), owner(info), err)
+	if err != nil || info.Mode() != 0o640 || owner(info) != [2]uint32{0, 2} {
+		t.Errorf("got %v of %v, %v; want mode 640 of 0, 2", info.Mode(), owner(info), err)
 	}
-	if err := f.write([]string{"a.local"}); err != nil {
+	if err := f.write(terms("a.local")); err != nil {
 		t.Fatal(err)
 	}
 	if same, err := os.Stat(f.path); err != nil || !os.SameFile(info, same) {
@@ -123,7 +132,7 @@ func TestHostsFile(t *testing.T) {
 		t.Errorf("beside the file and a link there is something: %v, %v", entries, err)
 	}
 	for _, path := range []string{dir, "/dev/null", filepath.Join(dir, "none", "x"), "/proc/x"} {
-		if err := (&hostsFile{path: path}).write(nil); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%q", path)) {
+		if err := (&hostsFile{path: path, format: World}).write(nil); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%q", path)) {
 			t.Errorf("%s: got error %v, want one that names it", path, err)
 		}
 	}
@@ -145,7 +154,7 @@ func TestHostsFileDangling(t *testing.T) {
 	want := blockBegin + "'a.local'.\n" + blockEnd
 	for link, target := range map[string]string{"link": "folder/hosts", "over": "folder/other"} {
 		for range 2 {
-			if err := (&hostsFile{path: filepath.Join(dir, link)}).write([]string{"a.local"}); err != nil {
+			if err := (&hostsFile{path: filepath.Join(dir, link), format: World}).write(terms("a.local")); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -157,7 +166,7 @@ func TestHostsFileDangling(t *testing.T) {
 	}
 	for _, link := range []string{"lost", "self"} {
 		path := filepath.Join(dir, link)
-		if err := (&hostsFile{path: path}).write(nil); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%q", path)) {
+		if err := (&hostsFile{path: path, format: World}).write(nil); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%q", path)) {
 			t.Errorf("%s: got error %v, want one that names it", link, err)
 		}
 	}
@@ -166,10 +175,10 @@ func TestHostsFileDangling(t *testing.T) {
 // TestHostsFileOthers has others add lines to a file that epmd replaces all the time. They
 // append, and once each time that epmd replaces it, as editors do. None is lost.
 func TestHostsFileOthers(t *testing.T) {
-	for name, add := range map[string]func(path string, line []byte) error{"append": appendFile, "replace": rewrite} {
+	for name, change := range map[string]func(path string, line []byte) error{"append": add, "replace": rewrite} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "hosts")
-			f := &hostsFile{path: path}
+			f := &hostsFile{path: path, format: World}
 			defer f.close()
 			if err := f.write(nil); err != nil {
 				t.Fatal(err)
@@ -183,7 +192,7 @@ func TestHostsFileOthers(t *testing.T) {
 					if name == "replace" {
 						<-written
 					}
-					err = add(path, line(i))
+					err = change(path, line(i))
 				}
 				added <- err
 			}()
@@ -214,6 +223,16 @@ func TestHostsFileOthers(t *testing.T) {
 	}
 }
 
+// add adds a line to a file, as others do.
+func add(path string, line []byte) error {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+	if err == nil {
+		_, err = file.Write(line)
+		err = errors.Join(err, file.Close())
+	}
+	return err
+}
+
 // rewrite replaces a file by one with another line, as editors do.
 func rewrite(path string, line []byte) error {
 	text, err := os.ReadFile(path)
@@ -231,10 +250,10 @@ func rewrite(path string, line []byte) error {
 // it writes it anew in place.
 func TestHostsFileHeldOpen(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "hosts")
-	f := &hostsFile{path: path}
+	f := &hostsFile{path: path, format: World}
 	write := func(hosts ...string) {
 		t.Helper()
-		if err := f.write(hosts); err != nil {
+		if err := f.write(terms(hosts...)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -288,8 +307,8 @@ func TestHostsFileFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(dir, "hosts")
-	f := &hostsFile{path: path}
-	if err := f.write([]string{"a.local", "b.local", "c.local"}); err != nil {
+	f := &hostsFile{path: path, format: World}
+	if err := f.write(terms("a.local", "b.local", "c.local")); err != nil {
 		t.Fatal(err)
 	}
 	fill, err := os.Create(filepath.Join(dir, "fill"))
@@ -316,7 +335,7 @@ func TestHostsFileFullDisk(t *testing.T) {
 		{"", "%a.local'.\n%b.local'.\n%c.local'.\n"},
 		{"b.local d.local", "%a.local'.\n'b.local'.\n%c.local'.\n"},
 	} {
-		if err := f.write(strings.Fields(tt.hosts)); !errors.Is(err, syscall.ENOSPC) {
+		if err := f.write(terms(strings.Fields(tt.hosts)...)); !errors.Is(err, syscall.ENOSPC) {
 			t.Errorf("on a full disk: %v; want %v", err, syscall.ENOSPC)
 		}
 		check(tt.want)
@@ -324,7 +343,7 @@ func TestHostsFileFullDisk(t *testing.T) {
 	if err := fill.Truncate(0); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.write([]string{"d.local"}); err != nil {
+	if err := f.write(terms("d.local")); err != nil {
 		t.Fatal(err)
 	}
 	check("'d.local'.\n")
@@ -349,7 +368,7 @@ func TestHostsFileRemoved(t *testing.T) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = newKeeper(Options{Registry: reg, Path: link, Port: 4369, Log: slog.New(slog.DiscardHandler)}, watch).Run(ctx)
+		_ = newKeeper(Options{Registry: reg, Format: World, HostName: here, Path: link, Port: 4369, Log: slog.New(slog.DiscardHandler)}, watch).Run(ctx)
 	}()
 	defer func() { cancel(); <-ended }()
 	block := blockBegin + "'b.local'.\n" + blockEnd
@@ -406,7 +425,7 @@ func TestHostsFileWriter(t *testing.T) {
 	if path == "" {
 		return // not run by TestHostsFileKilled
 	}
-	f := &hostsFile{path: path}
+	f := &hostsFile{path: path, format: World}
 	for i := range 100000 {
 		if err := f.write(manyHosts[:1+i%len(manyHosts)]); err != nil {
 			t.Fatal(err)
@@ -418,7 +437,7 @@ func TestHostsFileWriter(t *testing.T) {
 // manyHosts make a file of which a part can be written.
 var manyHosts = func() (list []string) {
 	for i := range 1000 {
-		list = append(list, fmt.Sprintf("host%d.local", i))
+		list = append(list, fmt.Sprintf("'host%d.local'.", i))
 	}
 	return list
 }()
@@ -449,7 +468,7 @@ func TestHostsFileKilled(t *testing.T) {
 		}
 		text, err := os.ReadFile(path)
 		n := bytes.Count(text, []byte("'host"))
-		if want, _ := withHosts(nil, manyHosts[:n]); err != nil || n == 0 || !bytes.Equal(text, want) {
+		if want, _ := World.with(nil, manyHosts[:n]); err != nil || n == 0 || !bytes.Equal(text, want) {
 			t.Fatalf("round %d: got %v and half a file:\n%s", round, err, text)
 		}
 	}
@@ -474,6 +493,8 @@ func TestIsHostOfLAN(t *testing.T) {
 	}
 }
 
+func here() string { return "here" }
+
 // keepHosts keeps a hosts file, in a bubble of synctest, until end is called.
 func keepHosts(t *testing.T, path string) (reg *registry.Registry, end func()) {
 	reg = registry.New("here.local", registry.OldNames)
@@ -481,7 +502,7 @@ func keepHosts(t *testing.T, path string) (reg *registry.Registry, end func()) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = newKeeper(Options{Registry: reg, Path: path, Port: 4369, Log: slog.New(slog.DiscardHandler)}, nil).Run(ctx)
+		_ = newKeeper(Options{Registry: reg, Format: World, HostName: here, Path: path, Port: 4369, Log: slog.New(slog.DiscardHandler)}, nil).Run(ctx)
 	}()
 	end = func() { cancel(); <-ended }
 	t.Cleanup(end)
@@ -575,7 +596,7 @@ func TestHostsUnsure(t *testing.T) {
 func TestHostsForeign(t *testing.T) {
 	reg := registry.New("here.lan", registry.OldNames)
 	var log bytes.Buffer
-	h := newKeeper(Options{Registry: reg, Path: filepath.Join(t.TempDir(), "hosts"), Port: 4369, Log: slog.New(slog.NewTextHandler(&log, nil))}, nil)
+	h := newKeeper(Options{Registry: reg, Format: World, HostName: here, Path: filepath.Join(t.TempDir(), "hosts"), Port: 4369, Log: slog.New(slog.NewTextHandler(&log, nil))}, nil)
 	for _, host := range []string{"b.lan", "c.lan", "d.example", "e.local"} {
 		reg.SetReach(see(t, reg, host, 4369), registry.Reachable)
 	}
@@ -584,8 +605,8 @@ func TestHostsForeign(t *testing.T) {
 	if strings.Count(text, "\n") != 2 || strings.Count(text, ".lan\n") != 1 || !strings.Contains(text, "host=d.example\n") {
 		t.Errorf("the log is %q; want a line about b.lan or c.lan and one about d.example", text)
 	}
-	if names := h.names(); !slices.Equal(names, []string{"e.local"}) {
-		t.Errorf("named are %v; want e.local", names)
+	if lines := h.lines(); !slices.Equal(lines, terms("e.local")) {
+		t.Errorf("named are %q; want e.local", lines)
 	}
 }
 

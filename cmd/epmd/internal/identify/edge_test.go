@@ -114,12 +114,13 @@ func TestIdentifyGone(t *testing.T) {
 	}
 }
 
-// TestIdentifyAtOnce has many nodes arrive. No more are asked at once than is allowed.
+// TestIdentifyAtOnce has many nodes of a user arrive. No more are asked at once than he may have
+// asked: half of all.
 func TestIdentifyAtOnce(t *testing.T) {
 	const atOnce, count = 3, 12
 	reg := registry.New("hosta.local", registry.OldNames)
 	done := make(chan *registry.Node, count)
-	i := New(Options{Registry: reg, Host: "hosta", Known: func(n *registry.Node) { done <- n }, AtOnce: atOnce, Log: slog.New(slog.DiscardHandler)})
+	i := New(Options{Registry: reg, Host: "hosta", Known: func(n *registry.Node) { done <- n }, AtOnce: 2 * atOnce, Log: slog.New(slog.DiscardHandler)})
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
 	wait.Must(t, err)
 	defer ln.Close()
@@ -137,7 +138,7 @@ func TestIdentifyAtOnce(t *testing.T) {
 		wait.Must(t, err)
 		held = append(held, c)
 	}
-	wait.True(t, "all slots are taken", func() bool { return len(i.slots) == atOnce })
+	wait.True(t, "his slots are taken", func() bool { return i.taken() == atOnce })
 	cancel()
 	if err := <-ended; err != nil { // and nobody is asked any more
 		t.Errorf("Run returned %v", err)
@@ -152,5 +153,46 @@ func TestIdentifyAtOnce(t *testing.T) {
 	}
 	if len(done) != 0 {
 		t.Errorf("%d nodes are known; epmd ended before they answered", len(done))
+	}
+}
+
+// taken returns how many slots are taken.
+func (i *Identifier) taken() int {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.slots
+}
+
+// TestIdentifyShares has 200 nodes of a user take connections and say nothing. A node of another
+// user is asked at once.
+func TestIdentifyShares(t *testing.T) {
+	tarpit, err := net.Listen("tcp4", "127.0.0.1:0")
+	wait.Must(t, err)
+	defer tarpit.Close()
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	wait.Must(t, err)
+	server := &node.Server{Name: "rabbit@host.example", Cookie: "secret"}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(t.Context(), ln) }()
+	t.Cleanup(func() { <-served })
+	reg := registry.New("hosta.local", registry.OldNames)
+	done := make(chan *registry.Node, 1000)
+	i := New(Options{Registry: reg, Host: "hosta", Known: func(n *registry.Node) { done <- n }, Log: slog.New(slog.DiscardHandler)})
+	ended := make(chan error, 1)
+	go func() { ended <- i.Run(t.Context()) }()
+	t.Cleanup(func() { <-ended })
+	port := func(ln net.Listener) uint16 { return ln.Addr().(*net.TCPAddr).AddrPort().Port() }
+	for at := range 200 {
+		_, n := arrive(t, reg, registry.Node{Name: fmt.Sprint("t", at), Port: port(tarpit), Type: registry.Normal}, &registry.Holder{UID: 65001})
+		i.Ask(n, false)
+	}
+	wait.True(t, "half of the slots are taken", func() bool { return i.taken() == identifyAtOnce/2 })
+	began := time.Now()
+	_, n := arrive(t, reg, registry.Node{Name: "rabbit", Port: port(ln), Type: registry.Normal}, &registry.Holder{UID: 65002})
+	i.Ask(n, false)
+	got := await(t, done)
+	t.Logf("identified after %v", time.Since(began))
+	if got.ID != n.ID || got.Node != "rabbit@host.example" || time.Since(began) > 3*time.Second {
+		t.Errorf("after %v: %+v; want rabbit in 3 s", time.Since(began), got)
 	}
 }

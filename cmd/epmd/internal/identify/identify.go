@@ -1,8 +1,9 @@
 // Package identify asks each node of this host for its full name. A node that is none of OTP may
 // serve a single connection. So the package also decides which to ask.
 //
-// An Identifier connects to the nodes' ports on this host by TCP. It asks up to eight nodes at
-// once, in goroutines of their own. Ask does not block; Run blocks until its context ends.
+// An Identifier connects to the nodes' ports on this host by TCP. It asks up to 16 nodes at once,
+// in goroutines of their own. Users share that: see package places. So a user whose nodes don't
+// answer delays nobody else's. Ask does not block; Run blocks until its context ends.
 package identify
 
 import (
@@ -20,13 +21,14 @@ import (
 
 	"github.com/goerlang/eclus/cmd/epmd/internal/holders"
 	"github.com/goerlang/eclus/internal/netif"
+	"github.com/goerlang/eclus/internal/places"
 	"github.com/goerlang/eclus/node"
 	"github.com/goerlang/eclus/registry"
 )
 
 const (
 	identifyTime   = 10 * time.Second // for a node: its first TLS connection takes long
-	identifyAtOnce = 8                // nodes asked at once, if the options don't say
+	identifyAtOnce = 16               // nodes asked at once, if the options don't say
 	identifyCalm   = 3 * time.Second  // without a new node, then the free heap is given back
 )
 
@@ -38,18 +40,22 @@ type Identifier struct {
 	prober string               // asks under this name: a node never forgets one
 	known  func(*registry.Node) // told of each node that was asked
 	log    *slog.Logger
-	slots  chan struct{} // one in it for each node that is being asked
-	wake   chan struct{} // one in it when there is more in waiting
+	atOnce int           // nodes asked at once
+	wake   chan struct{} // one in it when another node may be asked
 
 	mu      sync.Mutex
-	waiting []arrival // to be asked
+	waiting map[uint32][]arrival // to be asked, by user, in their order
+	arrived uint64               // counts arrivals
+	asking  map[uint32]int       // nodes that are being asked, by user
+	slots   int                  // sum of asking
 	mute    map[holderName]struct{}
 }
 
-// arrival is a node that has come. partly is set if there was no time to look for its holder
-// everywhere.
+// arrival is a node that has come as the at-th. partly is set if there was no time to look for its
+// holder everywhere.
 type arrival struct {
 	node   *registry.Node
+	at     uint64
 	partly bool
 }
 
@@ -67,32 +73,44 @@ type Options struct {
 	Registry *registry.Registry
 	Host     string               // the first label of this host's name
 	Known    func(*registry.Node) // told of each node that was asked
-	AtOnce   int                  // nodes asked at once; 0: 8
+	AtOnce   int                  // nodes asked at once; 0: 16
 	Log      *slog.Logger
 }
 
 // New returns an Identifier that asks nobody before Run.
 func New(o Options) *Identifier {
 	return &Identifier{
-		reg:    o.Registry,
-		prober: "eclus@" + o.Host,
-		known:  o.Known,
-		log:    o.Log,
-		slots:  make(chan struct{}, cmp.Or(o.AtOnce, identifyAtOnce)),
-		wake:   make(chan struct{}, 1),
-		mute:   make(map[holderName]struct{}),
+		reg:     o.Registry,
+		prober:  "eclus@" + o.Host,
+		known:   o.Known,
+		log:     o.Log,
+		atOnce:  cmp.Or(o.AtOnce, identifyAtOnce),
+		wake:    make(chan struct{}, 1),
+		waiting: make(map[uint32][]arrival),
+		asking:  make(map[uint32]int),
+		mute:    make(map[holderName]struct{}),
 	}
 }
 
 // Ask has a new node asked. partly says that there was no time to look for its holder everywhere.
 // It does not block.
 func (i *Identifier) Ask(n *registry.Node, partly bool) {
+	if now := i.reg.Lookup(n.Name); now != nil && now.ID == n.ID {
+		n = now // whose holder may be known by now
+	}
+	user := muteName(n).uid
 	i.mu.Lock()
-	i.waiting = append(i.waiting, arrival{n, partly})
+	i.arrived++
+	i.waiting[user] = append(i.waiting[user], arrival{n, i.arrived, partly})
 	i.mu.Unlock()
+	i.more()
+}
+
+// more has Run look whether another node may be asked.
+func (i *Identifier) more() {
 	select {
 	case i.wake <- struct{}{}:
-	default: // it will find these too
+	default: // it will look anyway
 	}
 }
 
@@ -108,35 +126,96 @@ func (i *Identifier) Run(ctx context.Context) error {
 			return nil
 		case <-i.wake:
 		}
-		i.mu.Lock()
-		arrived := i.waiting
-		i.waiting = nil
-		i.mu.Unlock()
-		for _, a := range arrived {
-			i.start(ctx, &asking, a)
+		for a, user, found := i.next(); found && ctx.Err() == nil; a, user, found = i.next() {
+			asking.Go(func() {
+				i.ask(ctx, a, user)
+				i.done(user)
+			})
 		}
 		calm.Reset(identifyCalm)
 	}
 }
 
-// start asks a node as soon as there is a slot.
-func (i *Identifier) start(ctx context.Context, asking *sync.WaitGroup, a arrival) {
-	select {
-	case <-ctx.Done():
-		return
-	case i.slots <- struct{}{}:
+// next takes the next node to be asked. That is one of the user who has fewest slots, of several
+// users the node that came first. found is false if nobody may have another slot.
+func (i *Identifier) next() (a arrival, user uint32, found bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for u, list := range i.waiting {
+		order := cmp.Or(cmp.Compare(i.asking[u], i.asking[user]), cmp.Compare(list[0].at, a.at))
+		if (!found || order < 0) && places.MayTake(i.slots, i.atOnce, func() int { return i.asking[u] }) {
+			a, user, found = list[0], u, true
+		}
 	}
-	asking.Go(func() {
-		defer func() { <-i.slots }()
-		asking, cancel := context.WithTimeout(ctx, identifyTime)
-		defer cancel()
+	if !found {
+		return a, user, false
+	}
+	if i.waiting[user] = i.waiting[user][1:]; len(i.waiting[user]) == 0 {
+		delete(i.waiting, user)
+	}
+	i.slots++
+	i.asking[user]++
+	return a, user, true
+}
+
+// done gives a slot back.
+func (i *Identifier) done(user uint32) {
+	i.mu.Lock()
+	i.slots--
+	if i.asking[user]--; i.asking[user] == 0 {
+		delete(i.asking, user)
+	}
+	i.mu.Unlock()
+	i.more()
+}
+
+// ask asks a node, unless it has gone or had better not be asked.
+func (i *Identifier) ask(ctx context.Context, a arrival, user uint32) {
+	ctx, cancel := context.WithTimeout(ctx, identifyTime)
+	defer cancel()
+	if a.partly {
+		i.lookAgain(ctx, a, user)
+	}
+	if now := i.reg.Lookup(a.node.Name); now != nil && now.ID == a.node.ID && i.mayAsk(now) {
+		i.identify(ctx, now)
+	}
+}
+
+// lookAgain looks for the holder of a node everywhere. It does so at once for all nodes of the user
+// that wait for that: it takes as long for one as for all.
+func (i *Identifier) lookAgain(ctx context.Context, a arrival, user uint32) {
+	others := i.takePartly(user)
+	nodes := []*registry.Node{a.node}
+	for k := range others {
+		others[k].partly = false
+		nodes = append(nodes, others[k].node)
+	}
+	holders.Set(ctx, i.reg, nodes, i.log)
+	if len(others) == 0 {
+		return
+	}
+	i.mu.Lock()
+	i.waiting[user] = append(others, i.waiting[user]...)
+	i.mu.Unlock()
+	i.more()
+}
+
+// takePartly takes out the nodes of a user that are to be looked at again before they are asked.
+func (i *Identifier) takePartly(user uint32) (partly []arrival) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	var rest []arrival
+	for _, a := range i.waiting[user] {
 		if a.partly {
-			holders.Set(asking, i.reg, []*registry.Node{a.node}, i.log)
+			partly = append(partly, a)
+		} else {
+			rest = append(rest, a)
 		}
-		if now := i.reg.Lookup(a.node.Name); now != nil && now.ID == a.node.ID && i.mayAsk(now) {
-			i.identify(asking, now)
-		}
-	})
+	}
+	if i.waiting[user] = rest; len(rest) == 0 {
+		delete(i.waiting, user)
+	}
+	return partly
 }
 
 // mayAsk reports whether a node is to be asked for its name. Nodes of OTP register as normal ones,
@@ -157,9 +236,8 @@ func (i *Identifier) mayAsk(n *registry.Node) bool {
 
 // muteName is what is remembered of a node that does not answer.
 func muteName(n *registry.Node) holderName {
-	const nobody = 1<<32 - 1
 	if n.Holder == nil {
-		return holderName{n.Name, nobody}
+		return holderName{n.Name, places.Unknown}
 	}
 	return holderName{n.Name, n.Holder.UID}
 }

@@ -107,6 +107,40 @@ func TestIdentifyAsks(t *testing.T) {
 	}
 }
 
+// TestIdentifyPartly has nodes come whose holders were not looked for everywhere. All of a user are
+// looked for at once, and each is asked then.
+func TestIdentifyPartly(t *testing.T) {
+	reg := registry.New("hosta.local", registry.OldNames)
+	i, done := identifying(t, reg)
+	const count = 20
+	ask := func(uid uint32) {
+		for k := range count {
+			_, n := arrive(t, reg, registry.Node{Name: fmt.Sprint("n", uid, "-", k), Port: newAsked(t).port(), Type: registry.Normal},
+				&registry.Holder{UID: uid})
+			i.Ask(n, k%4 != 0)
+		}
+	}
+	ask(1000)
+	known := make(map[string]bool)
+	for range count {
+		known[await(t, done).Name] = true
+	}
+	if len(known) != count {
+		t.Errorf("%d of %d nodes were asked", len(known), count)
+	}
+
+	still := New(Options{Registry: reg, Host: "hosta", Log: slog.New(slog.DiscardHandler)})
+	i = still // nobody runs it
+	ask(1001)
+	ask(1002)
+	if got := len(still.takePartly(1001)); got != count*3/4 {
+		t.Errorf("%d are looked for at once; want %d", got, count*3/4)
+	}
+	if a, b := len(still.waiting[1001]), len(still.waiting[1002]); a != count/4 || b != count {
+		t.Errorf("%d and %d still wait; want %d and %d", a, b, count/4, count)
+	}
+}
+
 func await(t *testing.T, done <-chan *registry.Node) *registry.Node {
 	t.Helper()
 	select {

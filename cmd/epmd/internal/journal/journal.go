@@ -20,7 +20,7 @@ import (
 // An entry about a node waits for at most both times at their longest. It also waits for the
 // entries before it. That is half a second in all.
 const (
-	eventSettle    = 100 * time.Millisecond // a node gone within this time has no holder looked for
+	eventSettle    = 100 * time.Millisecond // nobody looks for a node gone in half of that
 	maxEventSettle = 200 * time.Millisecond // the same where looking takes long
 	maxHolderTime  = 150 * time.Millisecond // that looking may take
 )
@@ -43,7 +43,9 @@ type Journal struct {
 	log     *slog.Logger
 	known   []*registry.Node // at the beginning
 	changes *registry.Subscription
-	named   map[uint64]string // full names in the log or known at first, by ID; "": none
+	young   []registry.Event  // have happened, and wait until the first of them is old enough
+	named   map[uint64]string // full names in the log or known at first, by ID
+	last    uint64            // no node with an ID up to that one is news
 	limits  limits
 	took    time.Duration // to find the last holders
 	maxTook time.Duration // maxHolderTime, or longer in tests
@@ -71,9 +73,19 @@ func New(o Options) *Journal {
 	j.changes = j.reg.Subscribe()
 	j.known = j.changes.Take().Nodes
 	for _, n := range j.known {
-		j.named[n.ID] = fullName(n)
+		j.remember(n)
 	}
 	return j
+}
+
+// remember enters that the log needs no entry of a node's coming, and which full name it has.
+func (j *Journal) remember(n *registry.Node) {
+	j.last = max(j.last, n.ID)
+	if name := fullName(n); name != "" {
+		j.named[n.ID] = name
+	} else {
+		delete(j.named, n.ID)
+	}
 }
 
 // Run returns nil when ctx has ended. What had happened before is in the log then. It is called
@@ -87,13 +99,14 @@ func (j *Journal) Run(ctx context.Context) error {
 		if err != nil {
 			return nil
 		}
-		j.note(ctx, batch)
+		j.note(ctx, batch, j.young...)
 	}
 }
 
-// note finds the holders of nodes that have come. It writes what has happened.
-func (j *Journal) note(ctx context.Context, batch []registry.Event) {
-	j.findHolders(ctx, arrived(batch))
+// note finds the holders of nodes that have come, unless they are among those that have gone since.
+// It writes what has happened.
+func (j *Journal) note(ctx context.Context, batch []registry.Event, since ...registry.Event) {
+	j.findHolders(ctx, arrived(batch, since))
 	j.write(batch)
 }
 
@@ -107,37 +120,56 @@ func fullName(n *registry.Node) string {
 
 // next waits for nodes to come, to go or to tell their names. It returns that with all else
 // that happens a little later. So there is one wake-up, and one look at the processes, for all
-// that come together. It also returns what had happened when ctx ended.
+// that come together. Nodes that have only just come are left for the next time, with all that
+// happened after: they may go at once. It also returns what had happened when ctx ended.
 func (j *Journal) next(ctx context.Context) ([]registry.Event, error) {
-	b, err := j.nextBatch(ctx)
-	if b.Anew {
-		return j.catchUp(b.Nodes), nil
-	}
-	if err != nil || !slices.ContainsFunc(b.Events, j.isNews) {
-		return nil, err
+	settle := min(max(eventSettle, 4*j.took), maxEventSettle)
+	pause := settle / 2
+	if len(j.young) == 0 {
+		b, err := j.nextBatch(ctx)
+		if b.Anew {
+			return j.catchUp(b.Nodes), nil
+		}
+		if err != nil || !slices.ContainsFunc(b.Events, j.isNews) {
+			return nil, err
+		}
+		j.young, pause = b.Events, settle
 	}
 	select {
 	case <-ctx.Done():
-	case <-time.After(min(max(eventSettle, 4*j.took), maxEventSettle)):
+	case <-time.After(pause):
 	}
-	more := j.changes.Take()
+	j.tellDue()
+	batch, more := j.young, j.changes.Take()
+	j.young = nil
 	if more.Anew {
-		j.note(ctx, b.Events)
+		j.note(ctx, batch)
 		return j.catchUp(more.Nodes), nil
 	}
-	return append(b.Events, more.Events...), nil
+	batch = append(batch, more.Events...)
+	if ctx.Err() == nil {
+		batch, j.young = split(batch, time.Now().Add(-settle/2))
+	}
+	return batch, nil
+}
+
+// split returns what had happened before a node of this host came that came since, and the rest.
+func split(batch []registry.Event, since time.Time) (before, rest []registry.Event) {
+	young := func(ev registry.Event) bool {
+		return ev.Kind == registry.Up && ev.Node.Origin == registry.Local && ev.Node.Since.After(since)
+	}
+	if i := slices.IndexFunc(batch, young); i >= 0 {
+		return batch[:i], slices.Clone(batch[i:])
+	}
+	return batch, nil
 }
 
 // nextBatch waits for changes. Meanwhile it tells the log what that lacks.
 func (j *Journal) nextBatch(ctx context.Context) (registry.Batch, error) {
 	for {
-		wait, lacks := j.limits.summary()
+		wait, lacks := j.tellDue()
 		if !lacks {
 			return j.changes.Next(ctx)
-		}
-		if wait <= 0 {
-			j.tellMissing()
-			continue
 		}
 		calm, cancel := context.WithTimeout(ctx, wait)
 		b, err := j.changes.Next(calm)
@@ -150,6 +182,17 @@ func (j *Journal) nextBatch(ctx context.Context) (registry.Batch, error) {
 			return b, err
 		}
 	}
+}
+
+// tellDue tells the log what that lacks if that is due. Else it returns when it will be. lacks
+// reports whether the log lacks anything.
+func (j *Journal) tellDue() (wait time.Duration, lacks bool) {
+	wait, lacks = j.limits.summary()
+	if lacks && wait <= 0 {
+		j.tellMissing()
+		wait, lacks = j.limits.summary()
+	}
+	return wait, lacks
 }
 
 // tellMissing says how many entries about neighbours were left out, if any were.
@@ -178,7 +221,8 @@ func (j *Journal) catchUp(nodes []*registry.Node) []registry.Event {
 		ev := registry.Event{Kind: registry.Changed, Node: n}
 		if name, found := j.named[n.ID]; found {
 			named[n.ID] = name
-		} else {
+		}
+		if n.ID > j.last {
 			ev.Kind = registry.Up
 		}
 		if j.isNews(ev) {
@@ -190,12 +234,14 @@ func (j *Journal) catchUp(nodes []*registry.Node) []registry.Event {
 	return batch
 }
 
-// arrived returns the nodes that have come and not gone again.
-func arrived(batch []registry.Event) []*registry.Node {
+// arrived returns the nodes that have come and not gone again by then, or since.
+func arrived(batch, since []registry.Event) []*registry.Node {
 	gone := make(map[uint64]bool)
-	for _, ev := range batch {
-		if ev.Kind == registry.Down {
-			gone[ev.Node.ID] = true
+	for _, events := range [][]registry.Event{batch, since} {
+		for _, ev := range events {
+			if ev.Kind == registry.Down {
+				gone[ev.Node.ID] = true
+			}
 		}
 	}
 	var nodes []*registry.Node
@@ -249,7 +295,7 @@ func (j *Journal) writeOne(ev registry.Event) {
 	if ev.Kind == registry.Down {
 		delete(j.named, n.ID)
 	} else {
-		j.named[n.ID] = fullName(n)
+		j.remember(n)
 	}
 	if n.Origin != registry.Local {
 		if !j.limits.may(n.Host) {

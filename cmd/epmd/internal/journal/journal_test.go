@@ -261,11 +261,54 @@ func TestArrived(t *testing.T) {
 		{Kind: registry.Up, Node: node(1)},
 		{Kind: registry.Down, Node: node(7)},
 		{Kind: registry.Up, Node: node(2)},
+		{Kind: registry.Up, Node: node(3)},
 		{Kind: registry.Down, Node: node(1)},
+	}, []registry.Event{
+		{Kind: registry.Down, Node: node(3)},
 	})
 	if len(got) != 1 || got[0].ID != 2 {
 		t.Errorf("got %v; want node 2 alone", got)
 	}
+}
+
+// TestJournalShortLived has nodes come and go without pause, each for a moment. Nobody looks for
+// their holders, or asks them for their names. The log has them all, and whoever stays.
+func TestJournalShortLived(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reg := registry.New("hosta.local", 0)
+		var log eventLog
+		var mu sync.Mutex
+		var came []string
+		end := runEvents(t, New(Options{Registry: reg, Log: log.logger(slog.LevelInfo), Arrived: func(n *registry.Node, _ bool) {
+			mu.Lock()
+			defer mu.Unlock()
+			came = append(came, n.Name)
+		}}))
+		const count = 500
+		register := func(name string) *registry.Registration {
+			r, err := reg.Register(registry.Node{Name: name, FD: -1})
+			wait.Must(t, err)
+			return r
+		}
+		for i := range count {
+			r := register("short")
+			if i == count/2 {
+				register("stays")
+			}
+			time.Sleep(eventSettle / 4)
+			reg.Unregister(r)
+		}
+		time.Sleep(2 * maxEventSettle)
+		mu.Lock()
+		if !slices.Equal(came, []string{"stays"}) {
+			t.Errorf("looked for the holders of %q; want that of the node alone that stays", came)
+		}
+		mu.Unlock()
+		if got, want := len(log.lines()), 2*count+1; got != want {
+			t.Errorf("%d entries; want %d", got, want)
+		}
+		end()
+	})
 }
 
 // TestJournalRestored finds the holder of a node that was there before, silently.

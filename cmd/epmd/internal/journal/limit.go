@@ -14,6 +14,7 @@ const (
 // limits are what the log may still have about other hosts. They are for one goroutine.
 type limits struct {
 	hosts   map[string]*limit
+	cleared time.Time // when full buckets last made room
 	missing int       // entries of all hosts that the log lacks
 	since   time.Time // when the first of them was left out
 }
@@ -41,7 +42,8 @@ func (l *limits) may(host string) bool {
 	return false
 }
 
-// of returns the bucket of a host. Buckets that are full again make room.
+// of returns the bucket of a host. Buckets that are full again make room, once a hostInterval: a
+// file may name thousands of hosts at once.
 func (l *limits) of(host string, now time.Time) *limit {
 	if l.hosts == nil {
 		l.hosts = make(map[string]*limit)
@@ -49,7 +51,8 @@ func (l *limits) of(host string, now time.Time) *limit {
 	if b := l.hosts[host]; b != nil {
 		return b
 	}
-	if len(l.hosts) >= maxHosts {
+	if len(l.hosts) >= maxHosts && now.Sub(l.cleared) >= hostInterval {
+		l.cleared = now
 		for name, b := range l.hosts {
 			if b.fill(now); b.left == hostBurst && b.missing == 0 {
 				delete(l.hosts, name)

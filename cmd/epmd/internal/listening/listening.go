@@ -18,6 +18,13 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
+// After a look at nodes that have come, the Watcher rests for lookPause, or for lookShare times as
+// long as the look took if that is longer. So nodes that come and go without pause cost little.
+const (
+	lookPause = 10 * time.Millisecond
+	lookShare = 50
+)
+
 // A node may register before it listens. It is looked at again after firstLook. Then the pauses
 // double, as long as they are not longer than lastLook.
 const (
@@ -32,11 +39,11 @@ type Watcher struct {
 	interfaces []string // as -interface has them
 	log        *slog.Logger
 
-	looked chan struct{}             // closed after the first look
-	closed map[uint64]*registry.Node // at whose ports nobody listens, by ID
-	again  *time.Timer               // to the next look at them
-	pause  time.Duration             // before that
-	said   bool                      // that the kernel can't be asked
+	looked chan struct{}     // closed after the first look
+	closed map[uint64]string // nodes at whose ports nobody listens: their alive names by ID
+	again  *time.Timer       // to the next look at them
+	pause  time.Duration     // before that
+	said   bool              // that the kernel can't be asked
 }
 
 // Options are what a Watcher needs.
@@ -49,7 +56,7 @@ type Options struct {
 // New returns a Watcher that looks at nothing before Run.
 func New(o Options) *Watcher {
 	return &Watcher{reg: o.Registry, interfaces: o.Interfaces, log: o.Log,
-		looked: make(chan struct{}), closed: make(map[uint64]*registry.Node)}
+		looked: make(chan struct{}), closed: make(map[uint64]string)}
 }
 
 // Looked is closed once Run has looked where the nodes listen that were there when it began.
@@ -69,6 +76,9 @@ func (w *Watcher) Run(ctx context.Context) error {
 	defer changes.Close()
 	w.take(changes.Take())
 	close(w.looked)
+	rested := time.NewTimer(0)
+	defer rested.Stop()
+	var ready <-chan struct{} // nil: it rests
 	for {
 		select {
 		case <-ctx.Done():
@@ -77,8 +87,13 @@ func (w *Watcher) Run(ctx context.Context) error {
 			w.readAddresses()
 		case <-w.again.C:
 			w.lookAgain()
-		case <-changes.Ready():
+		case <-rested.C:
+			ready = changes.Ready()
+		case <-ready:
+			ready = nil
+			began := time.Now()
 			w.take(changes.Take())
+			rested.Reset(max(lookPause, lookShare*time.Since(began)))
 		}
 	}
 }
@@ -124,7 +139,12 @@ func (w *Watcher) look(nodes []*registry.Node) {
 
 // lookAgain looks at the nodes that did not listen.
 func (w *Watcher) lookAgain() {
-	nodes := slices.Collect(maps.Values(w.closed))
+	var nodes []*registry.Node
+	for id, name := range w.closed {
+		if n := w.reg.Lookup(name); n != nil && n.ID == id {
+			nodes = append(nodes, n)
+		}
+	}
 	if w.pause *= 2; len(nodes) > 0 && w.find(nodes) && w.pause <= lastLook {
 		w.again.Reset(w.pause)
 	}
@@ -137,6 +157,8 @@ func (w *Watcher) find(nodes []*registry.Node) (closed bool) {
 	for _, n := range nodes {
 		ports = append(ports, n.Port)
 	}
+	slices.Sort(ports)
+	ports = slices.Compact(ports)
 	found, err := owner.FindListeners(ports)
 	if err != nil && !w.said {
 		w.said = true
@@ -149,7 +171,7 @@ func (w *Watcher) find(nodes []*registry.Node) (closed bool) {
 		}
 		delete(w.closed, n.ID)
 		if len(addrs) == 0 {
-			w.closed[n.ID] = n
+			w.closed[n.ID] = n.Name
 			closed = true
 		}
 		w.reg.SetListens(n, addrs)

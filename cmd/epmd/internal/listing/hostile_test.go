@@ -66,6 +66,19 @@ func TestListHostile(t *testing.T) {
 	}
 }
 
+// TestListGone has a node go before the end of the snapshot, which others have got too.
+func TestListGone(t *testing.T) {
+	at := answering(t, "\x00\x00\x11\x11"+
+		"+ node=a@hosta.local name=a host=hosta.local address=192.0.2.1 port=1 type=normal origin=peer epmd=4369\n"+
+		"+ node=b@hosta.local name=b host=hosta.local address=192.0.2.1 port=2 type=normal origin=peer epmd=4369\n"+
+		"- node=a@hosta.local name=a host=hosta.local address=192.0.2.1 port=1 origin=peer epmd=4369\n= nodes=1 lan=on\n")
+	var out strings.Builder
+	wait.Must(t, List(wait.Soon(t), Options{Port: at, Stdout: &out, Stderr: io.Discard}))
+	if got := out.String(); !strings.Contains(got, "1 elsewhere") || strings.Contains(got, "a@hosta") || !strings.Contains(got, "b@hosta") {
+		t.Errorf("got\n%s\nwant b@hosta.local alone", got)
+	}
+}
+
 // TestReasons says why the LAN is off, or why this host is not announced.
 func TestReasons(t *testing.T) {
 	const evil = "x\x1b[2J"

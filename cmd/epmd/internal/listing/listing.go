@@ -150,6 +150,16 @@ func (k *knownNodes) add(line epmd.Line) error {
 	return nil
 }
 
+// drop drops the node of a line of kind NodeGone.
+func (k *knownNodes) drop(line epmd.Line) error {
+	n, err := line.Node()
+	if err != nil {
+		return fmt.Errorf("list nodes: %w", err)
+	}
+	delete(k.nodes, keyOf(n))
+	return nil
+}
+
 // nodeKey identifies a node. For this host it is the alive name, for neighbours the registry's key.
 // Its full name may still change, and what was configured may be found on the LAN.
 type nodeKey struct {
@@ -211,6 +221,10 @@ func readSnapshot(lines *epmd.Lines, filter Filter) (*knownNodes, error) {
 		switch line.Kind {
 		case epmd.NodeKnown:
 			if err := known.add(line); err != nil {
+				return nil, err
+			}
+		case epmd.NodeGone: // the snapshot is shared, and may be older than this
+			if err := known.drop(line); err != nil {
 				return nil, err
 			}
 		case epmd.NoStream:

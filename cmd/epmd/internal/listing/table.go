@@ -4,12 +4,12 @@ import (
 	"cmp"
 	"fmt"
 	"io"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/goerlang/eclus/cmd/epmd/internal/screen"
+	"github.com/goerlang/eclus/cmd/epmd/internal/table"
 	"github.com/goerlang/eclus/registry"
 )
 
@@ -34,7 +34,18 @@ type tablePrinter struct {
 	port   uint32 // of this epmd
 }
 
-// Columns of the table. Those from viaColumn on are left out where they are empty.
+// nodeTable says which columns there are. Names need 20 columns before anything that leads to a
+// node is left out.
+var nodeTable = table.Table{
+	Titles:     []string{"NODE", "ADDRESS", "PORT", "TYPE", "ORIGIN", "REACHABLE", "SINCE", "VIA", "EPMD", "PID", "USER", "UNIT"},
+	Optional:   viaColumn,
+	Expendable: []int{unitColumn, userColumn, pidColumn, viaColumn, sinceColumn, originColumn, typeColumn, epmdColumn, addressColumn, portColumn, reachColumn},
+	Short:      5,
+	Cut:        nodeColumn,
+	MinWidth:   20,
+}
+
+// Columns of the table.
 const (
 	nodeColumn = iota
 	addressColumn
@@ -48,26 +59,6 @@ const (
 	pidColumn
 	userColumn
 	unitColumn
-	columnCount
-)
-
-var tableHead = [columnCount]string{"NODE", "ADDRESS", "PORT", "TYPE", "ORIGIN", "REACHABLE", "SINCE", "VIA", "EPMD", "PID", "USER", "UNIT"}
-
-// cell is what a column says of a node. It is printable.
-type cell struct {
-	text string
-	mark string // follows, and is never cut off
-	look screen.Look
-}
-
-func (c cell) width() int { return screen.TextWidth(c.text) + screen.TextWidth(c.mark) }
-
-// row has a cell for each column.
-type row [columnCount]cell
-
-const (
-	emptyCell    = "-"
-	columnsApart = 2
 )
 
 // whyTexts explain why nodes of this host are not announced, in short lines.
@@ -150,77 +141,72 @@ func (p tablePrinter) explain(why map[registry.Why]bool) {
 
 // printRows prints the head of the table and the nodes, in columns.
 func (p tablePrinter) printRows(list []registry.Node) {
-	rows := []row{headRow()}
+	var rows [][]table.Cell
 	for _, n := range list {
 		rows = append(rows, p.row(n))
 	}
-	l := layOut(rows, p.screen.Columns(0))
-	for _, r := range rows {
-		fmt.Fprintln(p.out, p.line(r, l))
+	for _, line := range p.table().Lines(rows) {
+		fmt.Fprintln(p.out, line)
 	}
+}
+
+func (p tablePrinter) table() table.Table {
+	t := nodeTable
+	t.Screen = p.screen
+	return t
 }
 
 func (p tablePrinter) change(kind registry.EventKind, n registry.Node) {
-	sign := map[registry.EventKind]cell{
-		registry.Up:      {text: "+", look: screen.Green},
-		registry.Changed: {text: "~", look: screen.Yellow},
-		registry.Down:    {text: "-", look: screen.Red},
+	sign := map[registry.EventKind]table.Cell{
+		registry.Up:      {Text: "+", Look: screen.Green},
+		registry.Changed: {Text: "~", Look: screen.Yellow},
+		registry.Down:    {Text: "-", Look: screen.Red},
 	}[kind]
-	r := p.row(n)
-	l := layOut([]row{r}, p.screen.Columns(len("+ ")))
-	fmt.Fprintln(p.out, p.screen.Paint(sign.text, sign.look), p.line(r, l))
+	fmt.Fprintln(p.out, p.screen.Paint(sign.Text, sign.Look), p.table().Line(p.row(n), len("+ ")))
 }
 
-func headRow() row {
-	var r row
-	for column, title := range tableHead {
-		r[column] = cell{text: title, look: screen.Bold}
-	}
-	return r
-}
-
-func (p tablePrinter) row(n registry.Node) row {
-	name := cell{text: screen.Printable(n.Node)}
+func (p tablePrinter) row(n registry.Node) []table.Cell {
+	name := table.Cell{Text: screen.Printable(n.Node)}
 	if !n.Sure {
-		name.mark, name.look = unsureMark, screen.Faint
+		name.Mark, name.Look = unsureMark, screen.Faint
 	}
-	address := emptyCell
+	address := table.Empty
 	if len(n.Addresses) > 0 {
 		address = screen.Printable(n.Addresses[0].String())
 	}
 	pid, owner, unit := p.holderCells(n.Holder)
-	return row{
+	return []table.Cell{
 		nodeColumn:    name,
-		addressColumn: {text: address},
-		portColumn:    {text: strconv.Itoa(int(n.Port))},
-		typeColumn:    {text: n.Type.String()},
-		originColumn:  {text: n.Origin.String()},
+		addressColumn: {Text: address},
+		portColumn:    {Text: strconv.Itoa(int(n.Port))},
+		typeColumn:    {Text: n.Type.String()},
+		originColumn:  {Text: n.Origin.String()},
 		reachColumn:   reachCell(n),
-		sinceColumn:   {text: n.Since.In(p.zone).Format(time.DateTime)},
-		viaColumn:     {text: screen.Printable(cmp.Or(n.Via, emptyCell))},
-		epmdColumn:    {text: p.epmdCell(n)},
-		pidColumn:     {text: pid},
-		userColumn:    {text: owner},
-		unitColumn:    {text: unit},
+		sinceColumn:   {Text: n.Since.In(p.zone).Format(time.DateTime)},
+		viaColumn:     {Text: screen.Printable(cmp.Or(n.Via, table.Empty))},
+		epmdColumn:    {Text: p.epmdCell(n)},
+		pidColumn:     {Text: pid},
+		userColumn:    {Text: owner},
+		unitColumn:    {Text: unit},
 	}
 }
 
-func reachCell(n registry.Node) cell {
+func reachCell(n registry.Node) table.Cell {
 	switch {
 	case n.Why != "":
-		return cell{text: screen.Printable(string(n.Why)), look: screen.Yellow}
+		return table.Cell{Text: screen.Printable(string(n.Why)), Look: screen.Yellow}
 	case n.Reach == registry.Unchecked:
-		return cell{text: emptyCell}
+		return table.Cell{Text: table.Empty}
 	case n.Reach == registry.Unreachable:
-		return cell{text: n.Reach.String(), look: screen.Red}
+		return table.Cell{Text: n.Reach.String(), Look: screen.Red}
 	}
-	return cell{text: n.Reach.String()}
+	return table.Cell{Text: n.Reach.String()}
 }
 
 // epmdCell returns the port of a node's epmd if it differs from ours.
 func (p tablePrinter) epmdCell(n registry.Node) string {
 	if n.EPMDPort == 0 || uint32(n.EPMDPort) == p.port {
-		return emptyCell
+		return table.Empty
 	}
 	return strconv.Itoa(int(n.EPMDPort))
 }
@@ -228,86 +214,11 @@ func (p tablePrinter) epmdCell(n registry.Node) string {
 // holderCells returns what is shown of the process behind a node.
 func (p tablePrinter) holderCells(h *registry.Holder) (pid, owner, unit string) {
 	if h == nil {
-		return emptyCell, emptyCell, emptyCell
+		return table.Empty, table.Empty, table.Empty
 	}
-	pid, unit = emptyCell, screen.Printable(cmp.Or(h.Unit, emptyCell))
+	pid, unit = table.Empty, screen.Printable(cmp.Or(h.Unit, table.Empty))
 	if h.PID != 0 {
 		pid = strconv.Itoa(int(h.PID))
 	}
 	return pid, cmp.Or(screen.Printable(p.users.of(h.UID)), strconv.FormatUint(uint64(h.UID), 10)), unit
-}
-
-// layout says which columns are shown, and how wide.
-type layout struct {
-	columns []int
-	widths  [columnCount]int
-}
-
-// What is left out of a table that is too wide, first to last. From shortNames on, names are first
-// cut, down to minNameWidth.
-var expendable = []int{unitColumn, userColumn, pidColumn, viaColumn, sinceColumn, originColumn, typeColumn, epmdColumn, addressColumn, portColumn, reachColumn}
-
-const (
-	shortNames   = 5
-	minNameWidth = 20
-)
-
-// layOut fits rows into lines of that width; 0: of any.
-func layOut(rows []row, width int) layout {
-	var l layout
-	for column := range columnCount {
-		for _, r := range rows {
-			l.widths[column] = max(l.widths[column], r[column].width())
-		}
-		if column < viaColumn || !isEmptyColumn(rows, column) {
-			l.columns = append(l.columns, column)
-		}
-	}
-	if width == 0 {
-		return l
-	}
-	name := l.widths[nodeColumn]
-	for i, column := range expendable {
-		if i == shortNames {
-			name = min(name, minNameWidth)
-		}
-		if l.besideNames()+name <= width {
-			break
-		}
-		l.columns = slices.DeleteFunc(l.columns, func(c int) bool { return c == column })
-	}
-	l.widths[nodeColumn] = min(l.widths[nodeColumn], width-l.besideNames())
-	return l
-}
-
-// besideNames returns how much of a line is not for the name.
-func (l layout) besideNames() int {
-	total := 0
-	for _, column := range l.columns {
-		if column != nodeColumn {
-			total += columnsApart + l.widths[column]
-		}
-	}
-	return total
-}
-
-// isEmptyColumn reports whether no node has anything in a column.
-func isEmptyColumn(rows []row, column int) bool {
-	return !slices.ContainsFunc(rows, func(r row) bool {
-		return r[column].text != emptyCell && r[column].text != tableHead[column]
-	})
-}
-
-// line returns a row as it is printed.
-func (p tablePrinter) line(r row, l layout) string {
-	r[nodeColumn].text = screen.Cut(r[nodeColumn].text, l.widths[nodeColumn]-screen.TextWidth(r[nodeColumn].mark))
-	var line strings.Builder
-	for i, column := range l.columns {
-		c := r[column]
-		line.WriteString(p.screen.Paint(c.text+c.mark, c.look))
-		if i < len(l.columns)-1 {
-			line.WriteString(strings.Repeat(" ", max(0, l.widths[column]-c.width())+columnsApart))
-		}
-	}
-	return line.String()
 }

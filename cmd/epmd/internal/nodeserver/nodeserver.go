@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,6 +26,9 @@ import (
 
 // nodeName is the alive name of the epmd as a node, and of its process.
 const nodeName = "epmd"
+
+// maxMessage is how many bytes a message of another node has at most.
+const maxMessage = 64 << 10
 
 // Pauses between tries to be a node. The epmd before this one may hold the name.
 const (
@@ -50,7 +54,8 @@ type Server struct {
 	known   func(*registry.Node) // told of this node when it has registered
 	log     *slog.Logger
 
-	peer atomic.Pointer[netip.AddrPort] // as the epmd sees it; nil: not registered
+	encoding sync.Mutex
+	peer     atomic.Pointer[netip.AddrPort] // as the epmd sees it; nil: not registered
 }
 
 // Options are what a Server needs.
@@ -141,7 +146,10 @@ func (s *Server) serve(ctx context.Context) error {
 		Name:    name,
 		NameFor: s.nameFor,
 		Cookie:  s.cookie,
-		Options: node.Options{Creation: registration.Creation, Processes: map[etf.Atom]node.Handler{nodeName: s.handle}},
+		Options: node.Options{
+			Creation: registration.Creation, MaxMessage: maxMessage,
+			Processes: map[etf.Atom]node.Handler{nodeName: s.handle},
+		},
 		Refused: func(peer net.Addr, err error) { s.log.Debug("node refused", "peer", peer, "err", err) },
 	}
 	s.log.Info("epmd is a node", "node", server.Name)
@@ -236,14 +244,21 @@ func (s *Server) handle(c *node.Conn, m node.Message) {
 	if !ok {
 		return
 	}
-	var what etf.Atom
-	var answer any = etf.Tuple{etf.Atom("error"), etf.Atom("badarg")}
-	if call.Request.Unmarshal(&what) == nil && what == "nodes" {
-		answer = s.nodes()
-	}
-	if err := c.Reply(call, answer); err != nil {
+	if err := s.answer(c, call); err != nil {
 		s.log.Debug("call not answered", "node", c.PeerName(), "err", err)
 	}
+}
+
+func (s *Server) answer(c *node.Conn, call node.GenCall) error {
+	var what etf.Atom
+	if call.Request.Unmarshal(&what) != nil || what != "nodes" {
+		return c.Reply(call, etf.Tuple{etf.Atom("error"), etf.Atom("badarg")})
+	}
+	nodes, err := s.encodedNodes()
+	if err != nil {
+		return err
+	}
+	return c.Reply(call, nodes)
 }
 
 // nodeTerm is a node as it is told to nodes. Names from others are binaries. Atoms would stay with
@@ -260,6 +275,13 @@ type nodeTerm struct {
 	Creation  uint32   `erl:"creation,omitempty"`
 	Addresses []string `erl:"addresses"`
 	Since     int64    `erl:"since"` // seconds since 1970
+}
+
+// encodedNodes encodes one answer at a time: with thousands of nodes each takes some megabytes.
+func (s *Server) encodedNodes() (etf.Raw, error) {
+	s.encoding.Lock()
+	defer s.encoding.Unlock()
+	return etf.Append(nil, s.nodes())
 }
 
 func (s *Server) nodes() []nodeTerm {

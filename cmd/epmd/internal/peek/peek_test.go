@@ -83,14 +83,6 @@ func TestRates(t *testing.T) {
 	}
 }
 
-func TestFirstLines(t *testing.T) {
-	for rows, want := range map[int]string{0: "a\nb\nc\n", 2: "a\nb", 3: "a\nb\nc", 9: "a\nb\nc"} {
-		if got := string(firstLines([]byte("a\nb\nc\n"), rows)); got != want {
-			t.Errorf("%d rows: %q, want %q", rows, got, want)
-		}
-	}
-}
-
 // TestRenderHostile shows what a node has made up.
 func TestRenderHostile(t *testing.T) {
 	const evil = "x\x1b[2J\n\xff"

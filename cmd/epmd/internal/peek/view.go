@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os/signal"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -43,15 +42,6 @@ func (v *view) show(ctx context.Context) error {
 	return err
 }
 
-// What a terminal is told (ECMA-48, and the private modes of xterm).
-const (
-	enterScreen = "\x1b[?1049h\x1b[?25l" // another screen, and no cursor
-	leaveScreen = "\x1b[?25h\x1b[?1049l"
-	drawAnew    = "\x1b[H" // from the upper left corner
-	clearLine   = "\x1b[K" // from the cursor on
-	clearBelow  = "\x1b[J" // from the cursor on
-)
-
 // watch looks every peekEvery, and shows it, until a signal comes or the node goes. While nothing
 // is answered, it says since when. On a terminal it draws in place, on a screen of its own. That is
 // left however watch ends.
@@ -60,10 +50,10 @@ func (v *view) watch(ctx context.Context) error {
 	defer stop()
 	inPlace := v.screen.Width != nil && !v.json
 	if inPlace {
-		if _, err := io.WriteString(v.out, enterScreen); err != nil {
+		if _, err := io.WriteString(v.out, screen.Enter); err != nil {
 			return err
 		}
-		defer io.WriteString(v.out, leaveScreen)
+		defer io.WriteString(v.out, screen.Leave)
 	}
 	ticker := time.NewTicker(peekEvery)
 	defer ticker.Stop()
@@ -113,18 +103,7 @@ func (v *view) frame(text []byte, inPlace bool) []byte {
 		}
 		return text
 	}
-	text = firstLines(text, screen.Height(v.out))
-	text = bytes.ReplaceAll(text, []byte("\n"), []byte(clearLine+"\r\n"))
-	return slices.Concat([]byte(drawAnew), text, []byte(clearLine+clearBelow))
-}
-
-// firstLines returns as many lines as fit on a screen. 0 rows are no limit.
-func firstLines(text []byte, rows int) []byte {
-	if rows == 0 {
-		return text
-	}
-	lines := bytes.SplitAfter(text, []byte("\n"))
-	return bytes.TrimSuffix(bytes.Join(lines[:min(len(lines), rows)], nil), []byte("\n"))
+	return screen.Draw(text, screen.Height(v.out))
 }
 
 func (v *view) render(k *peeked) []byte {

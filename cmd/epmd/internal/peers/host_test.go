@@ -13,6 +13,7 @@ import (
 	"github.com/goerlang/eclus/avahi"
 	"github.com/goerlang/eclus/cmd/epmd/internal/stream/streamtest"
 	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/internal/netif"
 	"github.com/goerlang/eclus/registry"
 	"github.com/goerlang/eclus/test/wait"
 )
@@ -113,6 +114,13 @@ func run(t testing.TB, ps *Peers) {
 	})
 }
 
+// nobody is an Asker that asks nobody.
+type nobody struct{}
+
+func (nobody) Found(avahi.Place, avahi.EPMD)       {}
+func (nobody) Gone(avahi.Place)                    {}
+func (nobody) Configured(_ netip.AddrPort, _ bool) {}
+
 // newPeers returns peers of an empty registry. change may change options.
 func newPeers(t testing.TB, change func(*Options)) *Peers {
 	reg := registry.New("us.local", registry.OldNames)
@@ -121,8 +129,12 @@ func newPeers(t testing.TB, change func(*Options)) *Peers {
 		Hello: func() epmd.PeerHello {
 			return epmd.PeerHello{Version: "1.2", ID: epmd.PeerID{9}, Host: "us.local", Port: 4369}
 		},
-		Log:    slog.New(slog.DiscardHandler),
-		OnLink: func(netip.Addr) bool { return true },
+		Others:         nobody{},
+		StreamsChanged: func() {},
+		FindAgain:      func(string) {},
+		Owners:         netif.NewMACs(),
+		OnLink:         func(netip.Addr) bool { return true },
+		Log:            slog.New(slog.DiscardHandler),
 	}
 	if change != nil {
 		change(&o)
@@ -172,14 +184,14 @@ func TestRealRestart(t *testing.T) {
 	a.keeps = true
 	a.register("one", "two")
 	a.start()
-	var log safeBuffer
+	var log wait.Output
 	had := func() int { // streams that have told of all nodes
 		return strings.Count(log.String(), `msg="stream from the epmd of a host" host=a.local`)
 	}
 	ps := newPeers(t, func(o *Options) {
 		o.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	})
-	ps.Configure(a.addr)
+	ps.Configure([]netip.AddrPort{a.addr}, nil)
 	run(t, ps)
 	wantNodes(t, ps.Registry, "one@a.local yes, two@a.local yes")
 	if n := ps.Registry.Nodes()[0]; n.Origin != registry.Peer {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/goerlang/eclus/avahi"
 	"github.com/goerlang/eclus/cmd/epmd/internal/stream"
+	"github.com/goerlang/eclus/cmd/epmd/internal/stream/streamtest"
 	"github.com/goerlang/eclus/cmd/epmd/internal/told"
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/registry"
@@ -158,12 +159,12 @@ func hostile(t *testing.T, do func(*net.TCPConn, int), want, ip, victimIP string
 		tried.Add(1)
 		do(conn, n)
 	})
-	var log safeBuffer
+	var log wait.Output
 	ps := newPeers(t, func(o *Options) { o.Log = slog.New(slog.NewTextHandler(&log, nil)) })
-	ps.Configure(victim.addr)
+	ps.Configure([]netip.AddrPort{victim.addr}, nil)
 	run(t, ps)
 	wantNodes(t, ps.Registry, "v@victim.local yes")
-	ps.Configure(victim.addr, evil)
+	ps.Configure([]netip.AddrPort{victim.addr, evil}, nil)
 	all := "v@victim.local yes"
 	if want != "" {
 		all = want + ", " + all
@@ -191,7 +192,7 @@ func TestNoStream(t *testing.T) {
 	closes := play(t, "127.6.0.1", func(*net.TCPConn, int) {})
 	refuses := netip.MustParseAddrPort("127.6.0.2:1")
 	ps := newPeers(t, nil)
-	ps.Configure(refuses)
+	ps.Configure([]netip.AddrPort{refuses}, nil)
 	run(t, ps)
 	ps.Found(avahi.Place{Interface: 1, Label: "old"}, avahi.EPMD{
 		Host: "old.local", Interface: "lo", Addrs: []netip.AddrPort{closes}, Announces: true,
@@ -213,7 +214,7 @@ func TestNoStream(t *testing.T) {
 		}
 		return nil
 	})
-	ps.Configure()
+	ps.Configure(nil, nil)
 	ps.Gone(avahi.Place{Interface: 1, Label: "old"})
 	wait.Until(t, "no reasons", func() error {
 		if list := ps.Registry.NoStreams(); len(list) != 0 {
@@ -221,24 +222,6 @@ func TestNoStream(t *testing.T) {
 		}
 		return nil
 	})
-}
-
-// safeBuffer is a buffer for several goroutines.
-type safeBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *safeBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *safeBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 // TestCut cuts a first stream at each byte. The second one is whole. Nothing is entered of the
@@ -259,7 +242,7 @@ func TestCut(t *testing.T) {
 			untilClosed(conn)
 		}))
 	}
-	ps.Configure(addrs...)
+	ps.Configure(addrs, nil)
 	run(t, ps)
 	wait.Until(t, "all nodes", func() error {
 		if _, n := ps.Registry.Counts(); n != size {
@@ -284,7 +267,7 @@ func TestFlood(t *testing.T) {
 		}
 	})
 	ps := newPeers(t, nil)
-	ps.Configure(at)
+	ps.Configure([]netip.AddrPort{at}, nil)
 	run(t, ps)
 	wantNodes(t, ps.Registry, "a@x.local yes")
 	changes := ps.Registry.Subscribe()
@@ -294,6 +277,51 @@ func TestFlood(t *testing.T) {
 	if n := len(changes.Take().Events); n > told.MaxAtOnce+2*(seconds+1) {
 		t.Errorf("%d changes in %d s", n, seconds)
 	}
+}
+
+// TestUnnamed names other epmds over and over, all of which live. Those that are no longer named
+// stay for as long as there is room. They take the place of none on the LAN.
+func TestUnnamed(t *testing.T) {
+	inBubble(t, func(w *world) {
+		log := new(wait.Output)
+		w.ps.Log = slog.New(slog.NewTextHandler(log, nil))
+		var addrs []netip.AddrPort
+		for i := range maxConfigured + 1 {
+			at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 1}), 4369)
+			w.net.Offer(at, streamtest.New(fmt.Sprintf("h%d.local", i), 1, "+a", "=").WithID(epmd.PeerID{1, 14: byte(i >> 8), 15: byte(i)}))
+			addrs = append(addrs, at)
+		}
+		want := func(what string, nodes, warned int) {
+			t.Helper()
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			_, known := w.ps.Registry.Counts()
+			if said := strings.Count(log.String(), "no longer named"); known != nodes || said != warned || strings.Count(log.String(), "\n") != said {
+				t.Errorf("%s: %d nodes; want %d, and %d lines in the log: %.300s", what, known, nodes, warned, log)
+			}
+			w.ps.mu.Lock()
+			defer w.ps.mu.Unlock()
+			if n := w.ps.counted((*peer).isFound); n != 0 {
+				t.Errorf("%s: %d have places of those that were found", what, n)
+			}
+		}
+		const half = maxConfigured / 2
+		w.ps.Configure(addrs[:half], nil)
+		want("half", half, 0)
+		w.ps.Configure(nil, addrs[half:2*half])
+		want("the other half", 2*half, 0)
+		w.ps.Configure(nil, addrs[half:])
+		want("one more", 2*half, 1)
+		w.ps.Configure(nil, nil)
+		want("none", 2*half, 1)
+		for _, s := range w.net.Streams() {
+			s.Fail(io.EOF)
+		}
+		want("all have ended", 0, 1)
+		if n := len(w.ps.configured) + len(w.ps.all); n != 0 {
+			t.Errorf("%d are left", n)
+		}
+	})
 }
 
 // TestOffLink has an epmd announced at addresses that are on no link of this host. Nobody connects
@@ -318,7 +346,7 @@ func TestOffLink(t *testing.T) {
 	if n := asked.Load(); n != 0 {
 		t.Errorf("%d connections to an address that is not on a link", n)
 	}
-	ps.Configure(at)
+	ps.Configure([]netip.AddrPort{at}, nil)
 	wait.True(t, "both are streamed", func() bool { return len(ps.Registry.Nodes()) == 2 })
 }
 
@@ -368,7 +396,7 @@ func TestImpostor(t *testing.T) {
 		evil.announce(ps)
 		wait.True(t, "it gives no stream", func() bool { return !ps.Streamed("evil") })
 		wait.True(t, "its nodes have gone", func() bool { return len(ps.Registry.Nodes()) == 0 })
-		ps.Configure(at)
+		ps.Configure([]netip.AddrPort{at}, nil)
 		wait.True(t, "it is believed where it is configured", func() bool { return len(ps.Registry.Nodes()) == 1 })
 	}
 }

@@ -58,9 +58,6 @@ func TestManyPeers(t *testing.T) {
 	<-time.After(watched) // idle time is what is measured
 	t.Logf("%d nodes of %d peers after %v; RssAnon %d KB more; %.2f %% CPU at rest, with both ends",
 		hosts*each, hosts, took, after-before, 100*(cpu(t)-idle).Seconds()/watched.Seconds())
-	if took > 30*time.Second {
-		t.Errorf("complete after %v", took)
-	}
 }
 
 // rssAnon returns the anonymous memory of this process in KB.

@@ -25,10 +25,14 @@ type peer struct {
 	askedAt  addrKey                          // where it asked us from; zero: it has not
 	askedBy  netip.Addr                       // our address that it asked
 	address  netip.AddrPort                   // configured; not valid: it is not
+	unnamed  bool                             // no longer, but it has a stream
+	written  bool                             // so it is by a program alone
 	kick     stream.Kick                      // set until the Follower has seen it
 	evicted  bool                             // another peer has its host name now
 	waitsFor *peer                            // when that has no stream any more, this is tried
 	live     *live                            // nil: it has no stream
+	owner    string                           // who gave its last stream; empty: it had none
+	twins    bool                             // others that wait for it may be at the same epmd
 	streamed bool                             // see Streamed
 }
 
@@ -70,6 +74,13 @@ func (p *peer) addrs() []netip.AddrPort {
 	}
 	add(p.askedAt.addr)
 	add(p.address)
+	if p.twins {
+		for q := range p.ps.all {
+			if q.waitsFor == p { // configured, and the same epmd
+				add(q.address)
+			}
+		}
+	}
 	slices.SortStableFunc(list, func(a, b netip.AddrPort) int { return told.LastIfLinkLocal(a.Addr(), b.Addr()) })
 	return list
 }
@@ -83,7 +94,7 @@ func (p *peer) Facts() stream.Facts {
 		Kick: p.kick, Evicted: p.evicted, Host: p.host.host,
 	}
 	if len(p.places) == 0 && p.askedAt == (addrKey{}) {
-		f.Origin = registry.Peer
+		f.Origin, f.Named = registry.Peer, p.address.IsValid() && !p.written
 	}
 	p.kick, p.evicted = stream.KickNot, false
 	return f
@@ -120,7 +131,7 @@ func (p *peer) Tries(addrs []netip.AddrPort) []netip.AddrPort {
 func (p *peer) AskNames(ask bool) {
 	p.ps.mu.Lock()
 	defer p.ps.mu.Unlock()
-	if p.address.IsValid() && p.ps.Others != nil {
+	if p.address.IsValid() {
 		p.ps.Others.Configured(p.address, ask)
 	}
 }

@@ -17,13 +17,12 @@ package peers
 import (
 	"context"
 	"log/slog"
-	"math"
 	"net/netip"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/goerlang/eclus/avahi"
+	"github.com/goerlang/eclus/cmd/epmd/internal/records"
 	"github.com/goerlang/eclus/cmd/epmd/internal/stream"
 	"github.com/goerlang/eclus/cmd/epmd/internal/told"
 	"github.com/goerlang/eclus/epmd"
@@ -36,9 +35,7 @@ import (
 const (
 	maxFound      = 512  // peers that are announced or have asked us
 	maxConfigured = 2048 // peers with a configured address
-	maxTries      = 16   // connections that are being made at a time
-
-	probesPerSecond = 100 // of keep-alive, by all streams together
+	maxTries      = 16   // connections that are being made at a time, of each kind in stream.Slots
 )
 
 // Asker asks epmds that give no stream, by NAMES_REQ. Its methods don't block.
@@ -57,20 +54,20 @@ type Options struct {
 
 	// Interfaces are those over which somebody is asked back. Empty: all.
 	Interfaces []string
-
-	Silent bool  // nobody learns who asks, nor asks back: nobody may, or is to
-	Others Asker // nil: nobody
+	Silent     bool // nobody learns who asks, nor asks back: nobody may, or is to
+	Others     Asker
 	// StreamsChanged is called when Streamed may say something else. It must not block.
-	// nil: nobody wants to know.
 	StreamsChanged func()
 	// FindAgain is called with the name of an announced host that may have other addresses than
-	// those that were found. It must not block. nil: nobody looks for them.
+	// those that were found. It must not block.
 	FindAgain func(host string)
 	Log       *slog.Logger
 
 	Watch  stream.WatchFunc      // nil: over the network
-	Link   LinkFunc              // nil: as the kernel says
 	OnLink func(netip.Addr) bool // as in netif.Links; nil: as the kernel says
+	Owners Owners
+	// Link is Between of netif.Links. nil: as the kernel says.
+	Link func(local, other netip.Addr) (link string, onLink bool)
 }
 
 // Peers are all that are known. Make them with New.
@@ -85,15 +82,16 @@ type Peers struct {
 	ctx        context.Context // of Run; nil: it has not begun
 	ended      bool            // it has ended: no peer is started any more
 	all        map[*peer]struct{}
-	places     map[avahi.Place]avahi.EPMD // that announce eclus=
-	claims     map[avahi.Place]avahi.EPMD // all places
+	records    records.Records // whether or not an epmd gives streams
 	announced  map[hostKey]*peer
 	asked      map[addrKey]*peer
 	configured map[netip.AddrPort]*peer
 	streams    map[string]bool // see Streamed; nil: to be made anew
-	live       int             // streams
-	scale      int             // of keep-alive
-	full       bool            // it was said that there are too many
+	pace       stream.Pace
+	full       bool                 // it was said that there are too many
+	waiting    bool                 // one that is announced may have no place
+	gaveWay    map[avahi.Place]bool // to another peer, without an answer
+	over       bool                 // it was said that too many are configured
 }
 
 // hostKey is an announced epmd.
@@ -113,42 +111,31 @@ func New(o Options) *Peers {
 	ps := &Peers{
 		Options:    o,
 		all:        make(map[*peer]struct{}),
-		places:     make(map[avahi.Place]avahi.EPMD),
-		claims:     make(map[avahi.Place]avahi.EPMD),
+		records:    make(records.Records),
+		gaveWay:    make(map[avahi.Place]bool),
 		announced:  make(map[hostKey]*peer),
 		asked:      make(map[addrKey]*peer),
 		configured: make(map[netip.AddrPort]*peer),
-		scale:      1,
 	}
 	if ps.Watch == nil {
 		ps.Watch = stream.Watch
 	}
 	if ps.Link == nil {
-		ps.Link = kernelLink(&ps.links)
-	}
-	if ps.StreamsChanged == nil {
-		ps.StreamsChanged = func() {}
-	}
-	if ps.FindAgain == nil {
-		ps.FindAgain = func(string) {}
+		ps.Link = ps.links.Between
 	}
 	if ps.OnLink == nil {
 		ps.OnLink = ps.links.OnLink
 	}
+	said := o.Hello
+	if o.Silent {
+		said = func() epmd.PeerHello { return epmd.PeerHello{} }
+	}
 	ps.tries = throttle.NewMinute(maxTriesAMinute)
 	ps.followers = stream.Options{
-		Watch: ps.Watch, Hello: ps.said, KeepAlive: ps.keepAliveNow, Nodes: told.NewAll(o.Registry, o.Log),
-		Slots: make(chan struct{}, maxTries), Say: throttle.New(), Log: o.Log,
+		Watch: ps.Watch, Hello: said, KeepAlive: ps.keepAlive, Nodes: told.NewAll(o.Registry, o.Log),
+		Slots: stream.NewSlots(maxTries), Say: throttle.New(), Once: throttle.NewMinute(1), Log: o.Log,
 	}
 	return ps
-}
-
-// said returns what peers learn of this epmd. If it is Silent, that is nothing.
-func (ps *Peers) said() epmd.PeerHello {
-	if ps.Silent {
-		return epmd.PeerHello{}
-	}
-	return ps.Hello()
 }
 
 // Run keeps streams until ctx ends, then takes back what was told. It returns nil, and is called
@@ -178,53 +165,56 @@ func (ps *Peers) start(p *peer) {
 
 // Found notes what is announced in a place. Epmds without eclus= are others' to ask.
 func (ps *Peers) Found(at avahi.Place, e avahi.EPMD) {
-	if ps.Others != nil {
-		ps.Others.Found(at, e)
-	}
-	ps.claim(at, e)
-	if !e.Announces || len(e.Addrs) == 0 {
-		ps.gone(at)
-		return
-	}
+	ps.Others.Found(at, e)
 	defer ps.StreamsChanged()
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	k := placeKey(e)
-	if was, known := ps.places[at]; known && placeKey(was) != k {
+	was := ps.records[at]
+	ps.records[at] = e
+	ps.evictImpostors()
+	if records.Gives(was) && !(records.Gives(e) && placeKey(was) == placeKey(e)) {
 		ps.leave(at, was)
 	}
-	ps.places[at] = e
-	ps.announce(at, e)
-	ps.streams = nil
+	if records.Gives(e) {
+		delete(ps.gaveWay, at)
+		ps.announce(at, e)
+		ps.streams = nil
+	}
 }
 
-// claim notes which host is announced in a place, whether or not it may give a stream.
-func (ps *Peers) claim(at avahi.Place, e avahi.EPMD) {
+// Gone notes that nothing is announced in a place any more.
+func (ps *Peers) Gone(at avahi.Place) {
+	ps.Others.Gone(at)
+	defer ps.StreamsChanged()
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	ps.claims[at] = e
-	ps.evictImpostors()
+	was := ps.records[at]
+	delete(ps.records, at)
+	if records.Gives(was) {
+		ps.leave(at, was)
+	}
 }
 
 // placeKey returns the peer that a place is of.
 func placeKey(e avahi.EPMD) hostKey { return hostKey{e.Interface, e.Host, e.Addrs[0].Port()} }
 
-// announce makes the epmd at a place known.
-func (ps *Peers) announce(at avahi.Place, e avahi.EPMD) {
+// announce makes the epmd at a place known. It reports whether there is a place for a peer.
+func (ps *Peers) announce(at avahi.Place, e avahi.EPMD) bool {
 	k := placeKey(e)
 	p := ps.announced[k]
 	if p == nil {
 		p = ps.adopt(k, e.Addrs)
 	}
 	if p == nil {
-		if p = ps.admit(); p == nil {
-			return
+		if p = ps.admit(e.Addrs[0].Addr(), false); p == nil {
+			return false
 		}
 	}
 	p.host = k
 	ps.announced[k] = p
 	p.places[at] = e.Addrs
 	p.poke(stream.KickSoon)
+	return true
 }
 
 // adopt returns the peer of that host which is at one of the addresses and is not announced. Its
@@ -243,29 +233,9 @@ func (ps *Peers) adopt(k hostKey, addrs []netip.AddrPort) *peer {
 	return nil
 }
 
-// Gone notes that nothing is announced in a place any more.
-func (ps *Peers) Gone(at avahi.Place) {
-	if ps.Others != nil {
-		ps.Others.Gone(at)
-	}
-	ps.mu.Lock()
-	delete(ps.claims, at)
-	ps.mu.Unlock()
-	ps.gone(at)
-}
-
-func (ps *Peers) gone(at avahi.Place) {
-	defer ps.StreamsChanged()
-	ps.mu.Lock()
-	defer ps.mu.Unlock()
-	if e, known := ps.places[at]; known {
-		delete(ps.places, at)
-		ps.leave(at, e)
-	}
-}
-
 // leave takes a place from the peer that was announced there.
 func (ps *Peers) leave(at avahi.Place, e avahi.EPMD) {
+	delete(ps.gaveWay, at)
 	k := placeKey(e)
 	p := ps.announced[k]
 	if p == nil {
@@ -297,7 +267,7 @@ func (ps *Peers) Asked(a epmd.PeerAsk) {
 	k := addrKey{link, at}
 	p := ps.asked[k]
 	if p == nil {
-		if p = ps.admit(); p == nil {
+		if p = ps.admit(from, true); p == nil {
 			return
 		}
 		p.askedAt, p.host = k, host
@@ -307,32 +277,70 @@ func (ps *Peers) Asked(a epmd.PeerAsk) {
 	p.poke(stream.KickNow)
 }
 
-// Configure makes known the epmds at these addresses, and no others by address.
-func (ps *Peers) Configure(addrs ...netip.AddrPort) {
+// Configure makes known the epmds at these addresses, and no others by address. This host's owner
+// has named them, or a program alone has written them down. Its word on whose a host name is counts
+// for less. One that is no longer named counts until its stream ends or its place is needed. Of too
+// many, those that are known stay.
+func (ps *Peers) Configure(named, written []netip.AddrPort) {
+	wanted := make(map[netip.AddrPort]bool, len(named)+len(written)) // true: written alone
+	for _, a := range written {
+		wanted[a] = true
+	}
+	for _, a := range named {
+		wanted[a] = false
+	}
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	if len(addrs) > maxConfigured {
-		ps.Log.Error("too many epmds are configured", "limit", maxConfigured, "left out", len(addrs)-maxConfigured)
-		addrs = addrs[:maxConfigured]
-	}
 	for a, p := range ps.configured {
-		if !slices.Contains(addrs, a) {
-			delete(ps.configured, a)
-			p.address = netip.AddrPort{}
-			if ps.Others != nil {
-				ps.Others.Configured(a, false)
-			}
+		isWritten, still := wanted[a]
+		if p.unnamed = !still && p.live != nil; !still && !p.unnamed {
+			ps.unconfigure(a, p)
+		} else if still && p.written != isWritten {
+			p.written = isWritten
 			p.poke(stream.KickNot)
 		}
 	}
-	for _, a := range addrs {
-		if ps.configured[a] == nil {
+	over := 0
+	for _, a := range slices.Concat(named, written) {
+		switch {
+		case ps.configured[a] != nil:
+		case len(ps.configured) >= maxConfigured && !ps.endUnnamed():
+			over++
+		default:
 			p := ps.add()
-			p.address = a
+			p.address, p.written = a, wanted[a]
 			ps.configured[a] = p
 			p.poke(stream.KickSoon)
 		}
 	}
+	if over > 0 && !ps.over {
+		ps.Log.Error("too many epmds are configured", "limit", maxConfigured, "left out", over)
+	}
+	ps.over = over > 0
+}
+
+// endUnnamed ends the stream of an epmd that is no longer named. It reports whether there is one.
+func (ps *Peers) endUnnamed() bool {
+	for a, p := range ps.configured {
+		if p.unnamed {
+			ps.Log.Warn("too many epmds: one that is no longer named is left", "limit", maxConfigured, "address", a)
+			_ = p.live.stream.Close()
+			ps.unconfigure(a, p)
+			return true
+		}
+	}
+	return false
+}
+
+// unconfigure makes an address known no longer. ps.mu is held.
+func (ps *Peers) unconfigure(a netip.AddrPort, p *peer) {
+	delete(ps.configured, a)
+	p.address, p.unnamed = netip.AddrPort{}, false
+	ps.Others.Configured(a, false)
+	if p.waitsFor != nil {
+		p.waitsFor.poke(stream.KickNot) // it had this address too
+	}
+	p.poke(stream.KickNot)
 }
 
 // LinksChanged tries those at once to which there is no stream. It forgets who has asked over a
@@ -366,18 +374,6 @@ func (ps *Peers) LinksChanged() {
 	}
 }
 
-// admit adds a peer that was found, if there is a place for it. It returns nil if there is none.
-func (ps *Peers) admit() *peer {
-	if len(ps.all)-len(ps.configured) < maxFound {
-		return ps.add()
-	}
-	if !ps.full {
-		ps.full = true
-		ps.Log.Warn("too many epmds on the LAN: some give no stream", "limit", maxFound)
-	}
-	return nil
-}
-
 func (ps *Peers) add() *peer {
 	p := newPeer(ps)
 	ps.all[p] = struct{}{}
@@ -395,11 +391,7 @@ func (p *peer) Release() bool {
 	}
 	delete(ps.all, p)
 	ps.Registry.SetNoStream(p, registry.NoStream{})
-	for at, e := range ps.places { // one may have waited for a place
-		if len(ps.all)-len(ps.configured) < maxFound && ps.announced[placeKey(e)] == nil {
-			ps.announce(at, e)
-		}
-	}
+	ps.admitWaiting()
 	return true
 }
 
@@ -411,36 +403,21 @@ func (ps *Peers) unask(p *peer) {
 	}
 }
 
-// keepAlive returns when a peer counts as silent. All streams together send at most 100 probes a
-// second. ps.mu is held.
+// keepAlive returns when a peer counts as silent.
 func (ps *Peers) keepAlive() epmd.KeepAlive {
-	n := ps.scale
-	return epmd.KeepAlive{Idle: seconds(3 * n), Interval: seconds(n), Timeout: seconds(6 * n)}
-}
-
-// keepAliveNow is keepAlive for a caller without ps.mu.
-func (ps *Peers) keepAliveNow() epmd.KeepAlive {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	return ps.keepAlive()
+	return ps.pace.KeepAlive()
 }
-
-func seconds(n int) time.Duration { return time.Duration(n) * time.Second }
 
 // count counts n more streams, and adapts keep-alive to their number. ps.mu is held.
 func (ps *Peers) count(n int) {
-	ps.live += n
-	scale := max(1, int(math.Ceil(float64(ps.live)/probesPerSecond)))
-	if scale == ps.scale {
+	if !ps.pace.Count(n) {
 		return
 	}
-	ps.scale = scale
 	for p := range ps.all {
-		if p.live == nil {
-			continue
-		}
-		if err := p.live.stream.SetKeepAlive(ps.keepAlive()); err != nil {
-			ps.Log.Debug("keep-alive of a stream not changed", "address", p.live.Addr, "err", err)
+		if p.live != nil {
+			_ = p.live.stream.SetKeepAlive(ps.pace.KeepAlive()) // a stream that ends has none
 		}
 	}
 }

@@ -200,7 +200,7 @@ func TestWho(t *testing.T) {
 			w.ask("us.local", 1, addrA)
 			w.after(time.Minute, "")
 			w.net.Offer(second, streamtest.New("us.local", 2, "+a", "="))
-			w.ps.Configure(second)
+			w.ps.Configure([]netip.AddrPort{second}, nil)
 			w.after(time.Minute, "a@us.local yes")
 		})
 	})
@@ -236,11 +236,33 @@ func TestWho(t *testing.T) {
 		inBubble(t, func(w *world) {
 			w.net.Offer(addrA, streamtest.New("hosta.local", 1, "+a", "="))
 			w.net.Offer(second, streamtest.New("hosta.local", 1, "+a", "="))
-			w.ps.Configure(addrA, second)
+			w.ps.Configure([]netip.AddrPort{addrA, second}, nil)
 			w.after(time.Minute, "a@hosta.local yes")
 			if len(w.net.Streams()) != 1 {
 				t.Errorf("%d streams", len(w.net.Streams()))
 			}
+		})
+	})
+	t.Run("both configured, of different IP versions", func(t *testing.T) {
+		inBubble(t, func(w *world) {
+			six := netip.MustParseAddrPort("[2001:db8::3]:4369")
+			listensOn6 := func() *streamtest.Stream {
+				s := streamtest.New("hosta.local", 1)
+				s.Line("+ node=a@hosta.local name=a host=hosta.local ip=6 port=41233 type=normal proto=0 high=6 low=5")
+				s.Say("=")
+				return s
+			}
+			w.net.Offer(addrA, listensOn6())
+			w.ps.Configure([]netip.AddrPort{addrA}, nil)
+			w.after(time.Minute, "")
+			w.net.Offer(six, listensOn6())
+			w.ps.Configure([]netip.AddrPort{addrA, six}, nil)
+			w.after(time.Minute, "a@hosta.local yes")
+			if len(w.net.Streams()) != 1 {
+				t.Errorf("%d streams", len(w.net.Streams()))
+			}
+			w.ps.Configure([]netip.AddrPort{addrA}, nil)
+			w.after(time.Minute, "")
 		})
 	})
 	t.Run("one id, two hosts", func(t *testing.T) {
@@ -320,10 +342,8 @@ func TestKeepAlive(t *testing.T) {
 		}
 		w.after(time.Minute, "")
 		want := epmd.KeepAlive{Idle: 9 * time.Second, Interval: 3 * time.Second, Timeout: 18 * time.Second}
-		w.ps.mu.Lock()
-		defer w.ps.mu.Unlock()
-		if got := w.ps.keepAlive(); got != want || w.ps.live != 201 {
-			t.Errorf("got %+v, want %+v with %d streams", got, want, w.ps.live)
+		if got := w.ps.keepAlive(); got != want {
+			t.Errorf("got %+v, want %+v", got, want)
 		}
 	})
 }

@@ -171,7 +171,11 @@ func truth(hosts []*model) string {
 
 // TestProperty holds that all is right once all is quiet, whatever has happened before.
 func TestProperty(t *testing.T) {
-	for seed := range uint64(200) {
+	seeds := uint64(200)
+	if testing.Short() {
+		seeds = 20
+	}
+	for seed := range seeds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			inBubble(t, func(w *world) { property(w, rand.New(rand.NewPCG(seed, 13))) })
 		})

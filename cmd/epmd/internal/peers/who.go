@@ -1,13 +1,12 @@
 package peers
 
 import (
-	"net/netip"
-	"slices"
 	"strings"
 
+	"github.com/goerlang/eclus/cmd/epmd/internal/records"
 	"github.com/goerlang/eclus/cmd/epmd/internal/stream"
 	"github.com/goerlang/eclus/cmd/epmd/internal/told"
-	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/registry"
 )
 
 // live is the stream of a peer, which has said who it is.
@@ -17,133 +16,96 @@ type live struct {
 	stream stream.Stream
 }
 
+// claim returns what a peer says on a stream, and what is known of it now. ps.mu is held.
+func (p *peer) claim(is *live) records.Claim {
+	return records.Claim{Who: is.Who, Configured: p.address.IsValid() && !p.unnamed, Trusted: !p.written}
+}
+
 // Settle decides who is at the other end of a new stream, or of one that has a new host name. If it
 // is welcome, the stream is the peer's.
 //
 // Two addresses are one epmd if both gave the same ID, and both were configured or are in the
 // records of its host. Else they are two, and one of them has the host name: the one that is
 // announced there or configured, else the first. The other gives no stream. Our own host name is
-// nobody else's, unless the other was configured.
+// nobody else's, unless the other was configured. Whoever has half of all streams gives no more.
 func (p *peer) Settle(w told.Who, s stream.Stream) stream.Verdict {
 	ps := p.ps
 	link, _ := ps.Link(w.Local, w.Addr.Addr())
-	own := ps.Hello()
+	own, owner := ps.Hello(), ps.Owners.Now(w.Addr.Addr())
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	ps.drop(p)
 	is := &live{w, link, s}
+	claim := p.claim(is)
 	switch {
 	case w.Hello.ID == own.ID:
 		return stream.Ourselves
-	case !p.address.IsValid() && (w.Hello.Host == own.Host || !ps.mayBe(is)):
+	case !claim.Configured && (w.Hello.Host == own.Host || !ps.records.MayBe(claim)):
 		return stream.Impostor
 	}
-	twin, rivals := ps.others(p, is)
+	twin, rivals := ps.others(p, link, claim)
 	if twin != nil {
-		p.waitsFor = twin
-		return stream.Twin
+		return p.isTwinOf(twin)
 	}
 	for _, q := range rivals {
-		if !ps.isVouched(q, q.live) && ps.isVouched(p, is) {
+		if !ps.records.Vouched(q.claim(q.live)) && ps.records.Vouched(claim) {
 			continue
 		}
-		p.waitsFor = q
 		if q.live.Hello.ID == w.Hello.ID {
-			return stream.Twin
+			return p.isTwinOf(q)
 		}
+		p.waitsFor = q
 		return stream.Impostor
+	}
+	if !claim.Configured && !ps.mayStream(p, owner) {
+		return stream.Greedy
 	}
 	for _, q := range rivals {
 		q.evicted, q.waitsFor = true, p
 		q.poke(stream.KickNot)
 	}
-	p.live, p.waitsFor = is, nil
-	if ps.count(1); ps.scale > 1 {
-		_ = s.SetKeepAlive(ps.keepAlive()) // it began with that of fewer streams
-	}
+	p.live, p.waitsFor, p.owner = is, nil, owner
+	ps.count(1)
+	_ = s.SetKeepAlive(ps.pace.KeepAlive()) // it began with that of fewer streams
 	return stream.Welcome
+}
+
+// isTwinOf notes that a peer is at the other end of another's stream. That one learns of an address
+// more.
+func (p *peer) isTwinOf(q *peer) stream.Verdict {
+	p.waitsFor = q
+	q.twins = true
+	q.poke(stream.KickNot)
+	return stream.Twin
 }
 
 // others returns the peer with another stream to the epmd of a new stream of p over the same link,
 // or else those whose epmds have its host name.
-func (ps *Peers) others(p *peer, is *live) (twin *peer, rivals []*peer) {
+func (ps *Peers) others(p *peer, link string, is records.Claim) (twin *peer, rivals []*peer) {
 	for q := range ps.all {
-		switch {
-		case q == p || q.live == nil:
-		case ps.isSame(p, is, q):
-			if q.live.link == is.link {
+		if q == p || q.live == nil {
+			continue
+		}
+		switch its := q.claim(q.live); {
+		case ps.records.AreSame(is, its):
+			if q.live.link == link {
 				return q, nil
 			}
-		case ps.isRival(is, q.live):
+		case ps.records.AreRivals(is, its):
 			rivals = append(rivals, q)
 		}
 	}
 	return nil, rivals
 }
 
-// isSame reports whether a new stream of p leads to the epmd of q.
-func (ps *Peers) isSame(p *peer, is *live, q *peer) bool {
-	if is.Hello.ID != q.live.Hello.ID || is.Hello.ID == (epmd.PeerID{}) {
-		return false
-	}
-	host := is.Hello.Host
-	return is.Addr == q.live.Addr ||
-		p.address.IsValid() && q.address.IsValid() ||
-		host == q.live.Hello.Host && ps.inRecords(host, is.Addr) && ps.inRecords(host, q.live.Addr)
-}
-
-// isRival reports whether two epmds claim one host name. A host may have several, at other ports.
-func (ps *Peers) isRival(a, b *live) bool {
-	host := a.Hello.Host
-	return host == b.Hello.Host && (a.Addr.Port() == b.Addr.Port() ||
-		a.Addr.Addr() != b.Addr.Addr() && !(ps.inRecords(host, a.Addr) && ps.inRecords(host, b.Addr)))
-}
-
-// mayBe reports whether an epmd that nobody has configured may have the host name that it says. It
-// may not have that of an epmd that is announced elsewhere and gives no streams: nobody would
-// contradict. Of two that give streams, Settle knows which is right.
-func (ps *Peers) mayBe(is *live) bool {
-	host, elsewhere := is.Hello.Host, false
-	for _, e := range ps.claims {
-		switch {
-		case e.Announces, !strings.EqualFold(e.Host, host):
-		case slices.ContainsFunc(e.Addrs, func(a netip.AddrPort) bool { return a.Addr() == is.Addr.Addr() }):
-			return true
-		default:
-			elsewhere = true
-		}
-	}
-	return !elsewhere
-}
-
 // evictImpostors ends the streams of those who have the name of a host that is announced elsewhere.
 func (ps *Peers) evictImpostors() {
 	for p := range ps.all {
-		if p.live != nil && !p.address.IsValid() && !ps.mayBe(p.live) {
+		if p.live != nil && (!p.address.IsValid() || p.unnamed) && !ps.records.MayBe(p.claim(p.live)) {
 			p.evicted = true
 			p.poke(stream.KickNot)
 		}
 	}
-}
-
-// isVouched reports whether the host name is the peer's by more than its own word.
-func (ps *Peers) isVouched(p *peer, is *live) bool {
-	return p.address.IsValid() || ps.inRecords(is.Hello.Host, is.Addr)
-}
-
-// inRecords reports whether an address is in the records that announce the epmd of a host.
-func (ps *Peers) inRecords(host string, addr netip.AddrPort) bool {
-	for _, e := range ps.places {
-		if e.Host != host {
-			continue
-		}
-		for _, a := range e.Addrs {
-			if a == addr {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // drop notes that a peer has no stream any more. Those that had to wait for it are tried. ps.mu is
@@ -152,8 +114,11 @@ func (ps *Peers) drop(p *peer) {
 	if p.live == nil {
 		return
 	}
-	p.live = nil
+	p.live, p.twins = nil, false
 	ps.count(-1)
+	if p.unnamed {
+		ps.unconfigure(p.address, p)
+	}
 	for q := range ps.all {
 		if q.waitsFor == p {
 			q.waitsFor = nil
@@ -179,17 +144,11 @@ func (ps *Peers) Streamed(host string) bool {
 		ps.streams = make(map[string]bool)
 		for k, p := range ps.announced {
 			if p.streamed && (p.live == nil || p.live.Hello.Host == k.host) {
-				ps.streams[label(k.host)] = true
+				ps.streams[strings.ToLower(registry.HostLabel(k.host))] = true
 			}
 		}
 	}
-	return ps.streams[label(host)]
-}
-
-// label returns the first label of a host name.
-func label(host string) string {
-	l, _, _ := strings.Cut(host, ".")
-	return strings.ToLower(l)
+	return ps.streams[strings.ToLower(registry.HostLabel(host))]
 }
 
 // SetStreamed enters whether the peer gives a stream.
@@ -200,6 +159,9 @@ func (p *peer) SetStreamed(is bool) {
 	p.streamed = is
 	if changed || is {
 		ps.streams = nil
+	}
+	if changed && !is {
+		ps.admitWaiting()
 	}
 	ps.mu.Unlock()
 	if changed {

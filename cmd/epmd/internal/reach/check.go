@@ -54,7 +54,7 @@ func neighbourEPMDs(nodes []registry.Node) []*neighbourEPMD {
 	byKey := make(map[epmdKey]*neighbourEPMD)
 	var epmds []*neighbourEPMD
 	for _, n := range nodes {
-		if n.Origin == registry.Local {
+		if n.Origin == registry.Local || n.HasNoEPMD() {
 			continue
 		}
 		key := epmdKeyOf(&n)

@@ -99,7 +99,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	defer w.asking.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	changes := w.reg.Subscribe()
+	changes := w.reg.SubscribeNeighbours()
 	defer changes.Close()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -139,11 +139,8 @@ func (w *Watcher) take(b registry.Batch) {
 // Nodes of which their host's epmd tells over a stream are nobody's to check.
 func (w *Watcher) changed(e registry.Event) {
 	n := e.Node
-	if n.Origin == registry.Local {
-		return
-	}
 	epmd := w.epmds[epmdKeyOf(n)]
-	if e.Kind == registry.Down || n.Rank == registry.Told {
+	if e.Kind == registry.Down || n.Rank == registry.Told || n.HasNoEPMD() {
 		w.remove(n)
 		return
 	}
@@ -174,7 +171,7 @@ func (w *Watcher) remove(n *registry.Node) {
 	}
 	w.full = false
 	for _, n := range w.reg.Nodes() { // one may have waited for the place
-		if w.epmds[epmdKeyOf(n)] == nil {
+		if n.Origin != registry.Local && w.epmds[epmdKeyOf(n)] == nil {
 			w.changed(registry.Event{Kind: registry.Up, Node: n})
 		}
 	}

@@ -11,8 +11,9 @@ import (
 	"testing/iotest"
 	"unicode"
 
-	"github.com/goerlang/eclus/test/wait"
 	"golang.org/x/sys/unix"
+
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // terminal returns both ends of a terminal of that size.

@@ -78,3 +78,11 @@ func TestCounted(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+func TestFirstLines(t *testing.T) {
+	for rows, want := range map[int]string{0: "a\nb\nc\n", 2: "a\nb", 3: "a\nb\nc", 9: "a\nb\nc"} {
+		if got := string(firstLines([]byte("a\nb\nc\n"), rows)); got != want {
+			t.Errorf("%d rows: %q, want %q", rows, got, want)
+		}
+	}
+}

@@ -1,7 +1,8 @@
 // Package stock asks the epmd that runs here what OTP's epmd can ask: -names, -started, -dump,
 // -kill and -stop. Texts, streams and exit statuses are the same as there.
 //
-// Ask connects to the epmd by TCP, and blocks until that has answered.
+// Ask connects to the epmd by TCP, and blocks until that has answered. With Names, it gives up
+// after 2 s.
 package stock
 
 import (
@@ -12,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"time"
 
 	"github.com/goerlang/eclus/cmd/epmd/internal/exit"
 	"github.com/goerlang/eclus/cmd/epmd/internal/explain"
@@ -21,6 +23,10 @@ import (
 
 // maxStopName is how long a name OTP's epmd takes for -stop, in bytes.
 const maxStopName = 1000
+
+// namesTime is how long Names waits for an answer to begin. Health checks ask it, and a wedged epmd
+// is to fail them.
+const namesTime = 2 * time.Second
 
 // Question is what the epmd is asked.
 type Question uint8
@@ -56,20 +62,25 @@ func (o Options) explainer() *explain.Explainer {
 }
 
 // Ask asks the epmd that runs here. It prints the same text as OTP's epmd, to the same stream. As
-// there, it waits for an epmd that does not answer. If the epmd does not answer as it should, an
-// explanation follows on Stderr. An error is an [exit.Status].
+// there, it waits for an epmd that does not answer, except with Names. If the epmd does not answer
+// as it should, an explanation follows on Stderr. An error is an [exit.Status].
 func Ask(ctx context.Context, o Options) error {
 	if o.Question == Stop && len(o.Name) > maxStopName {
 		fmt.Fprint(o.Stdout, "epmd: Name too long!")
 		return exit.Status(1)
 	}
+	asking, giveUp := context.WithCancel(ctx)
+	defer giveUp()
 	explainer := o.explainer()
 	var conn net.Conn
 	var begun error // of the first byte
 	var answer *bufio.Reader
 	var err error
 	explainer.IfLate(ctx, func() {
-		if conn, err = epmd.NewLocalClient(o.Port).Ask(ctx, o.request()); err == nil {
+		if o.Question == Names {
+			defer time.AfterFunc(namesTime, giveUp).Stop()
+		}
+		if conn, err = epmd.NewLocalClient(o.Port).Ask(asking, o.request()); err == nil {
 			answer = bufio.NewReader(conn)
 			_, begun = answer.Peek(1)
 		}
@@ -88,7 +99,11 @@ func Ask(ctx context.Context, o Options) error {
 	}
 	defer conn.Close()
 	valid, err := printAnswer(o.Question, answer, begun, o.Stdout)
-	if !valid {
+	switch {
+	case valid:
+	case asking.Err() != nil:
+		explainer.Explain(ctx, explain.Late)
+	default:
 		explainer.Explain(ctx, explain.Unanswered)
 	}
 	return err

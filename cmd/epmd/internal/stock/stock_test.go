@@ -6,15 +6,21 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"regexp"
 	"strconv"
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/goerlang/eclus/cmd/epmd/internal/exit"
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/test/need"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // writes is what was written, a string for each write.
@@ -37,6 +43,42 @@ func TestPrintNamesAtOnce(t *testing.T) {
 	if want := "epmd: up and running on port 4369 with data:\n" + list; len(out) != 1 || out[0] != want {
 		t.Errorf("wrote %q; want %q at once", out, want)
 	}
+}
+
+// TestPrintNamesRaw prints what could take over a terminal. Into a pipe it goes byte for byte, as
+// with OTP's epmd.
+func TestPrintNamesRaw(t *testing.T) {
+	const list = "name a\x1b[31m\x00\xff\u009b\r at port 41000\n"
+	answer := func() *bufio.Reader { return bufio.NewReader(strings.NewReader("\x00\x00\x11\x11" + list)) }
+	var piped strings.Builder
+	if _, err := printNames(answer(), &piped); err != nil || !strings.HasSuffix(piped.String(), "\n"+list) {
+		t.Errorf("into a pipe: %q, %v", piped.String(), err)
+	}
+	master, slave := terminal(t)
+	if _, err := printNames(answer(), slave); err != nil {
+		t.Error(err)
+	}
+	defer slave.Close()
+	shown := bufio.NewReader(master)
+	_, err := shown.ReadString('\n') // the heading
+	wait.Must(t, err)
+	if got, err := shown.ReadString('\n'); got != "name a?[31m??? at port 41000\r\n" {
+		t.Errorf("on a terminal: %q, %v", got, err)
+	}
+}
+
+// terminal returns both ends of a terminal.
+func terminal(t *testing.T) (master, slave *os.File) {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	wait.Must(t, err)
+	t.Cleanup(func() { master.Close() })
+	wait.Must(t, unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0))
+	number, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	wait.Must(t, err)
+	slave, err = os.OpenFile("/dev/pts/"+strconv.Itoa(number), os.O_RDWR|unix.O_NOCTTY, 0)
+	wait.Must(t, err)
+	return master, slave
 }
 
 // serve runs an epmd of ours that has a node, and returns its port.
@@ -166,4 +208,19 @@ func TestAskOther(t *testing.T) {
 func TestAskNobody(t *testing.T) {
 	asked{Names, "", "", "epmd: Cannot connect to local epmd\nepmd: nothing listens on port 1 .*\n", 1}.check(t, 1)
 	asked{Started, "", "", "", 1}.check(t, 1)
+}
+
+// TestNamesWedged asks what takes connections and says nothing. It takes 2 s, for a health check.
+func TestNamesWedged(t *testing.T) {
+	need.Time(t)
+	t.Parallel()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	wait.Must(t, err)
+	defer l.Close()
+	begin := time.Now()
+	asked{Names, "", "epmd: no response from local epmd\n", "epmd: port PORT is held by stock.test .*, which has not answered yet\n", 1}.
+		check(t, l.Addr().(*net.TCPAddr).AddrPort().Port())
+	if took := time.Since(begin); took < namesTime {
+		t.Errorf("given up after %v; want %v", took, namesTime)
+	}
 }

@@ -29,10 +29,12 @@ type Follower struct {
 	stream  Stream    // nil: the session is a try still
 	tried   time.Time // when the session began
 	retry   retry
-	closes  int   // tries in a row that were closed
-	parked  error // why it is not tried; nil: it is
-	said    bool  // that it gives no stream
-	lastErr error // of the last try
+	urgent  bool          // the next try is for KickNow
+	slot    chan struct{} // which the try has a token in
+	closes  int           // tries in a row that were closed
+	parked  error         // why it is not tried; nil: it is
+	said    bool          // that it gives no stream
+	lastErr error         // of the last try
 	due     deadlines
 	at      netip.AddrPort // where it has last told of all nodes
 	nodes   *told.Nodes
@@ -84,7 +86,7 @@ func (f *Follower) Run(ctx context.Context) {
 		now := time.Now()
 		var slots chan struct{}
 		if f.session == nil && isDue(f.due.try, now) && len(f.now.Addrs) > 0 {
-			slots = f.Slots
+			slots = f.slots()
 		}
 		timer.Reset(f.next(now).Sub(now))
 		select {
@@ -96,6 +98,7 @@ func (f *Follower) Run(ctx context.Context) {
 		case <-timer.C:
 			f.expire(time.Now())
 		case slots <- struct{}{}:
+			f.slot = slots
 			f.try(ctx)
 		case e := <-f.events():
 			f.handle(time.Now(), e)
@@ -139,7 +142,7 @@ func (f *Follower) expire(now time.Time) {
 		at *time.Time
 		do func()
 	}{
-		{&d.slot, func() { <-f.Slots }},
+		{&d.slot, func() { <-f.slot }},
 		{&d.timeout, func() { f.failed(now, errors.New("no answer in time")) }},
 		{&d.snapshot, func() { f.lost(now, errors.New("it does not get to the end of its nodes")) }},
 		{&n.Flush, func() { f.nodes.Flush(now) }},
@@ -162,9 +165,9 @@ func (f *Follower) learn(now time.Time) {
 	was := f.now
 	f.now = f.owner.Facts()
 	if !f.now.Sourced {
-		f.now.Origin = was.Origin
+		f.now.Origin, f.now.Named = was.Origin, was.Named
 	}
-	f.nodes.Move(f.now.Addrs, f.now.Origin)
+	f.nodes.Move(f.now.Addrs, f.now.Origin, f.now.Named)
 	if !f.now.Sourced && f.stream == nil && f.due.grace.IsZero() {
 		f.nodes.Drop()
 	}
@@ -184,6 +187,7 @@ func (f *Follower) learn(now time.Time) {
 		f.hangUp(now)
 	}
 	f.parked, f.closes, f.retry = nil, 0, retry{since: now}
+	f.urgent = f.now.Kick == KickNow
 	at := now
 	if f.now.Kick == KickSoon {
 		at = now.Add(rand.N(Jitter))
@@ -201,9 +205,21 @@ func (f *Follower) tryAt(at time.Time) {
 
 func latest(times ...time.Time) time.Time { return slices.MaxFunc(times, time.Time.Compare) }
 
+// slots returns those of which the next try needs one.
+func (f *Follower) slots() chan struct{} {
+	switch {
+	case f.urgent:
+		return f.Slots.Now
+	case f.retry.last == 0:
+		return f.Slots.First
+	}
+	return f.Slots.Again
+}
+
 // try begins a session. It has a slot.
 func (f *Follower) try(ctx context.Context) {
 	now := time.Now()
+	f.urgent = false
 	f.tried, f.due.try = now, time.Time{}
 	f.due.slot, f.due.timeout = now.Add(SlotTime), now.Add(f.retry.timeout())
 	f.session = f.open(ctx, f.owner.Tries(f.now.Addrs))
@@ -221,7 +237,7 @@ func (f *Follower) hangUp(now time.Time) {
 // settled notes that a try has ended, one way or the other.
 func (f *Follower) settled() {
 	if !f.due.slot.IsZero() {
-		<-f.Slots
+		<-f.slot
 	}
 	f.due.slot, f.due.timeout = time.Time{}, time.Time{}
 }
@@ -386,7 +402,14 @@ func (f *Follower) complain() {
 		return
 	}
 	f.said = true
-	if withheld, ok := f.Say.May(fmt.Sprint(f.now.Addrs)); ok {
+	if f.now.Host != "" && !f.Once.May(fmt.Sprint(f.now.Host, f.lastErr)) {
+		return // it was said where not all its addresses were known to be of one host
+	}
+	about := fmt.Sprint(f.now.Addrs)
+	if f.lastErr == Greedy { // of one with any number of addresses
+		about = Greedy.Error()
+	}
+	if withheld, ok := f.Say.May(about); ok {
 		log := f.Log
 		if f.now.Host != "" { // a configured epmd has none before it has answered
 			log = log.With("host", f.now.Host)

@@ -1,11 +1,13 @@
 package stream
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -47,7 +49,7 @@ func inBubble(t *testing.T, test func(w *world)) {
 		o := &Options{
 			Watch: w.watch, Hello: func() epmd.PeerHello { return epmd.PeerHello{} },
 			KeepAlive: func() epmd.KeepAlive { return epmd.KeepAlive{} },
-			Nodes:     told.NewAll(w.reg, log), Slots: make(chan struct{}, 1), Say: throttle.New(), Log: log,
+			Nodes:     told.NewAll(w.reg, log), Slots: NewSlots(1), Say: throttle.New(), Once: throttle.NewMinute(1), Log: log,
 		}
 		w.follower = New(o, w)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -57,7 +59,7 @@ func inBubble(t *testing.T, test func(w *world)) {
 		test(w)
 		cancel()
 		running.Wait()
-		if n := len(o.Slots); n != 0 || len(w.net.Streams()) != 0 {
+		if n := len(o.Slots.Now) + len(o.Slots.First) + len(o.Slots.Again); n != 0 || len(w.net.Streams()) != 0 {
 			t.Errorf("left: %d slots, %d streams", n, len(w.net.Streams()))
 		}
 	})
@@ -424,5 +426,30 @@ func TestExplain(t *testing.T) {
 		w.found()
 		w.after(Jitter, "")
 		w.explained(nil)
+	})
+}
+
+// TestComplainOnce has two Followers of one host: its addresses were not known to be of one.
+func TestComplainOnce(t *testing.T) {
+	inBubble(t, func(w *world) {
+		var log bytes.Buffer
+		addr := addrA.Addr()
+		o := *w.follower.Options
+		o.Log = slog.New(slog.NewTextHandler(&log, nil))
+		complain := func(host string, err error) {
+			f := New(&o, w)
+			addr = addr.Next()
+			f.now, f.lastErr = Facts{Host: host, Addrs: []netip.AddrPort{netip.AddrPortFrom(addr, 4369)}}, err
+			f.complain()
+		}
+		complain("a.local", errCloses)
+		complain("a.local", errCloses)
+		complain("a.local", io.EOF) // another reason
+		complain("b.local", errCloses)
+		complain("", errCloses) // nobody knows whose it is
+		complain("", errCloses)
+		if n := strings.Count(log.String(), "\n"); n != 5 {
+			t.Errorf("%d entries, want 5:\n%s", n, &log)
+		}
 	})
 }

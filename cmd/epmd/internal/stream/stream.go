@@ -49,9 +49,23 @@ type Options struct {
 	Hello     func() epmd.PeerHello // what this epmd says of itself
 	KeepAlive func() epmd.KeepAlive // for a new stream
 	Nodes     *told.All
-	Slots     chan struct{} // has room for those that make a connection
+	Slots     Slots
 	Say       *throttle.Throttle
+	Once      *throttle.Minute // that a host gives no stream, and why
 	Log       *slog.Logger
+}
+
+// Slots have room for those that make a connection. Those to epmds that are away keep no others
+// waiting. Each holds a token for each of them.
+type Slots struct {
+	Now   chan struct{} // to epmds that have just asked us: KickNow
+	First chan struct{} // first tries
+	Again chan struct{} // after a try that has failed
+}
+
+// NewSlots returns slots with so much room of each kind.
+func NewSlots(n int) Slots {
+	return Slots{make(chan struct{}, n), make(chan struct{}, n), make(chan struct{}, n)}
 }
 
 // Owner is whoever has an epmd followed. Its methods may be called concurrently. They don't block,
@@ -104,6 +118,7 @@ const (
 type Facts struct {
 	Addrs   []netip.AddrPort // the best first
 	Origin  registry.Origin  // of its nodes; the last one counts while not Sourced
+	Named   bool             // this host's owner has named it; as Origin
 	Sourced bool             // it is announced, has asked us or is configured
 	Kick    Kick
 	Evicted bool   // another epmd has its host name
@@ -119,9 +134,11 @@ const (
 	Ourselves         // it is this epmd
 	Twin              // another stream leads to the same epmd over the same link
 	Impostor          // another epmd has its host name
+	Greedy            // too many streams lead there
 )
 
 // Error says why there is no stream.
 func (v Verdict) Error() string {
-	return [...]string{"", "it is this epmd", "there is another stream to it", "another epmd has its host name"}[v]
+	return [...]string{"", "it is this epmd", "there is another stream to it", "another epmd has its host name",
+		"too many streams lead to its address"}[v]
 }

@@ -9,9 +9,10 @@ package told
 import (
 	"log/slog"
 	"net/netip"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/goerlang/eclus/epmd"
@@ -22,10 +23,11 @@ import (
 // When what an epmd tells is entered, and what becomes of the rest. OTP registers a node again 2 s
 // after a restart.
 const (
-	MaxAtOnce = 50              // changes that are entered at once; more are joined by name
-	Joined    = time.Second     // between the times that joined changes are entered
-	grace     = 5 * time.Second // that nodes are held after a restart
-	refreshIn = time.Minute     // before an epmd is asked anew for nodes that were left out
+	MaxAtOnce = 50               // changes that are entered at once; more are joined by name
+	Joined    = time.Second      // between the times that joined changes are entered
+	grace     = 5 * time.Second  // that nodes are held after a restart
+	refreshIn = time.Minute      // before an epmd is asked anew for nodes that were left out
+	calm      = 10 * time.Second // after an epmd has told all, the free heap is given back
 
 	// Between the times that a host is looked up again.
 	firstFind = 10 * time.Second
@@ -41,19 +43,33 @@ const (
 // All are the nodes of all epmds. Make them with NewAll.
 type All struct {
 	source  *registry.Source
-	kept    atomic.Int64 // nodes
-	waiting atomic.Int64 // changes
+	reg     *registry.Registry
+	kept    *quota      // nodes
+	waiting *quota      // changes
+	calm    *time.Timer // gives back what was used to read all that epmds told at first
 	say     *throttle.Throttle
 	log     *slog.Logger
 }
 
 // NewAll returns the nodes of no epmd.
 func NewAll(reg *registry.Registry, log *slog.Logger) *All {
-	return &All{source: reg.NewSource(registry.Told), say: throttle.New(), log: log}
+	return &All{
+		source: reg.NewSource(registry.Told), reg: reg, kept: newQuota(maxKept), waiting: newQuota(maxWaiting),
+		calm: time.AfterFunc(calm, giveBack), say: throttle.New(), log: log,
+	}
 }
 
 // Close takes back from the registry what was told.
-func (a *All) Close() { a.source.Close() }
+func (a *All) Close() {
+	a.calm.Stop()
+	a.source.Close()
+}
+
+// giveBack gives the free heap back to the system. What a sync.Pool has survives one collection.
+func giveBack() {
+	runtime.GC()
+	debug.FreeOSMemory()
+}
 
 // Who is at the other end of a stream.
 type Who struct {
@@ -77,7 +93,9 @@ type Nodes struct {
 	of     *All
 	addrs  []netip.AddrPort // of the epmd
 	origin registry.Origin
-	who    Who // told of the nodes
+	named  bool
+	who    Who    // told of the nodes
+	owner  string // whose places they take: of who has told when there were none
 	all    map[string]*node
 	told   time.Time   // when all were last told
 	id     epmd.PeerID // of the epmd that told of all
@@ -125,11 +143,13 @@ func (ns *Nodes) Told() time.Time { return ns.told }
 
 // Move enters where the epmd is. Nodes that listen on another IP version than that of the address
 // that answered get the epmd's other addresses.
-func (ns *Nodes) Move(addrs []netip.AddrPort, origin registry.Origin) {
-	if slices.Equal(ns.addrs, addrs) && ns.origin == origin {
+//
+// named says that this host's owner has named the epmd.
+func (ns *Nodes) Move(addrs []netip.AddrPort, origin registry.Origin, named bool) {
+	if slices.Equal(ns.addrs, addrs) && ns.origin == origin && ns.named == named {
 		return
 	}
-	ns.addrs, ns.origin = addrs, origin
+	ns.addrs, ns.origin, ns.named = addrs, origin, named
 	ns.enterAll()
 }
 
@@ -137,6 +157,9 @@ func (ns *Nodes) Move(addrs []netip.AddrPort, origin registry.Origin) {
 func (ns *Nodes) Begin(w Who) {
 	ns.who, ns.streamed, ns.incomplete = w, true, true
 	ns.drain()
+	if len(ns.all) == 0 {
+		ns.owner = ns.of.reg.Owner(w.Addr.Addr())
+	}
 }
 
 // Rename notes that the host at the other end of the stream has a new name. Its epmd takes back all
@@ -188,12 +211,12 @@ func (ns *Nodes) Line(now time.Time, l epmd.Line) {
 // wait puts off a change. It leaves out a new node for which there is no place.
 func (ns *Nodes) wait(now time.Time, name string, is *node) {
 	if _, changed := ns.changes[name]; !changed {
-		full := len(ns.changes) >= registry.MaxTold || ns.of.waiting.Load() >= maxWaiting
-		if full && ns.all[name] == nil {
+		if ns.all[name] != nil {
+			ns.of.waiting.force(ns.owner)
+		} else if len(ns.changes) >= registry.MaxTold || !ns.of.waiting.take(ns.owner) {
 			ns.leaveOut(now)
 			return
 		}
-		ns.of.waiting.Add(1)
 	}
 	if ns.changes == nil {
 		ns.changes = make(map[string]*node)
@@ -203,7 +226,7 @@ func (ns *Nodes) wait(now time.Time, name string, is *node) {
 
 // drain empties what waits.
 func (ns *Nodes) drain() {
-	ns.of.waiting.Add(-int64(len(ns.changes)))
+	ns.of.waiting.give(ns.owner, len(ns.changes))
 	ns.changes = nil
 }
 
@@ -255,6 +278,7 @@ func (ns *Nodes) Complete(now time.Time) {
 	}
 	ns.drain()
 	ns.joining, ns.incomplete, ns.Due.Flush = false, false, time.Time{}
+	ns.of.calm.Reset(calm)
 }
 
 // set enters one node. nil stands for one that has gone.
@@ -262,17 +286,16 @@ func (ns *Nodes) set(name string, is *node) {
 	if is == nil {
 		if ns.all[name] != nil {
 			delete(ns.all, name)
-			ns.of.kept.Add(-1)
+			ns.of.kept.give(ns.owner, 1)
 			ns.of.source.Lose(nodeKey{ns, name})
 		}
 		return
 	}
 	if ns.all[name] == nil {
-		if ns.of.kept.Load() >= maxKept {
+		if !ns.of.kept.take(ns.owner) {
 			ns.leaveOut(time.Now())
 			return
 		}
-		ns.of.kept.Add(1)
 	}
 	ns.all[name] = is
 	ns.enter(name, is)
@@ -300,7 +323,7 @@ func (ns *Nodes) enter(name string, is *node) {
 	err := ns.of.source.See(key, registry.Node{
 		Node: is.full, Name: name, Host: is.host, Dist: is.dist, Addresses: addrs,
 		Port: is.port, EPMDPort: ns.who.Addr.Port(), High: is.high, Low: is.low, Protocol: is.proto,
-		Type: is.typ, Sure: is.sure, Origin: ns.origin, Via: registry.ViaEPMD, Reach: is.reach,
+		Type: is.typ, Sure: is.sure, Origin: ns.origin, Named: ns.named, Via: registry.ViaEPMD, Reach: is.reach,
 	})
 	if err != nil {
 		ns.warn("node left out", err)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,11 +21,11 @@ func newNodes(t *testing.T, addrs ...string) (*Nodes, *registry.Registry) {
 	for _, a := range addrs {
 		at = append(at, netip.MustParseAddrPort(a))
 	}
-	ns.Move(at, registry.LAN)
+	ns.Move(at, registry.LAN, false)
 	t.Cleanup(func() {
 		ns.End(time.Now())
 		ns.Drop()
-		if waiting, kept := ns.of.waiting.Load(), ns.of.kept.Load(); waiting != 0 || kept != 0 {
+		if waiting, kept := ns.of.waiting.taken, ns.of.kept.taken; waiting != 0 || kept != 0 {
 			t.Errorf("%d changes wait at the end, %d nodes are kept", waiting, kept)
 		}
 	})
@@ -69,7 +70,7 @@ func TestFind(t *testing.T) {
 		}
 	}
 	ns.Due.Find = time.Time{}
-	ns.Move([]netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:4369"), netip.MustParseAddrPort(other)}, registry.LAN)
+	ns.Move([]netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:4369"), netip.MustParseAddrPort(other)}, registry.LAN, false)
 	if ns.FindLater(now); !ns.Due.Find.IsZero() || len(reg.Nodes()) != 2 {
 		t.Errorf("once more at %v; known are %d nodes", ns.Due.Find, len(reg.Nodes()))
 	}
@@ -132,11 +133,12 @@ func TestFamilies(t *testing.T) {
 		}
 	}
 	check(map[string]string{"n4": "[192.0.2.1]", "n6": "[2001:db8::1 fe80::1%eth0]", "n46": "[192.0.2.1 2001:db8::1 fe80::1%eth0]"})
-	ns.Move([]netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:4369")}, registry.LAN)
+	ns.Move([]netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:4369")}, registry.LAN, false)
 	check(map[string]string{"n4": "[192.0.2.1]", "n46": "[192.0.2.1]"})
 }
 
-// TestFull has an epmd that tells of more nodes than are kept. What it takes back is not there.
+// TestFull has an epmd that tells of more nodes than are kept. What it takes back is not there. It
+// has half of the places.
 func TestFull(t *testing.T) {
 	ns, reg := newNodes(t, "192.0.2.1:4369")
 	now := time.Now()
@@ -145,7 +147,7 @@ func TestFull(t *testing.T) {
 	}
 	tell(t, ns, now, "- n0 4", "- unknown 4")
 	ns.Complete(now)
-	if got, want := reg.Count(registry.LAN), registry.MaxTold-1; got != want {
+	if got, want := reg.Count(registry.LAN), registry.MaxTold/2; got != want {
 		t.Errorf("%d nodes, want %d", got, want)
 	}
 	if !ns.Due.Refresh.Equal(now.Add(refreshIn)) {
@@ -182,31 +184,69 @@ func TestRename(t *testing.T) {
 }
 
 // TestManyWait has epmds tell of nodes without end, and never of the end. What waits is bounded for
-// all together. Those that are known already still may change.
+// all together. Another epmd finds room, and nodes that are known already may change.
 func TestManyWait(t *testing.T) {
 	known, reg := newNodes(t, "192.0.2.1:4369")
 	now := time.Now()
 	tell(t, known, now, "+ a 4", "+ b 4")
 	known.Complete(now)
 	known.Begin(known.Who())
+	var last *Nodes
 	for i := range maxWaiting/registry.MaxTold + 2 {
 		ns := known.of.New()
-		ns.Begin(Who{Hello: epmd.PeerHello{Host: fmt.Sprintf("host%d.local", i)}, Addr: netip.MustParseAddrPort("192.0.2.2:1")})
+		ns.Begin(Who{
+			Hello: epmd.PeerHello{Host: fmt.Sprintf("host%d.local", i)}, Addr: netip.MustParseAddrPort(fmt.Sprintf("192.0.2.%d:1", 2+i)),
+		})
 		for n := range registry.MaxTold {
 			tell(t, ns, now, fmt.Sprintf("+ n%d 4", n))
 		}
 		defer ns.End(now)
+		last = ns
 	}
-	tell(t, known, now, "+ a 4", "+ new 4")
-	if n := known.of.waiting.Load(); n != maxWaiting+1 {
-		t.Errorf("%d changes wait, want %d", n, maxWaiting+1)
+	if n := known.of.waiting.taken; n > maxWaiting || n < maxWaiting*3/4 {
+		t.Errorf("%d changes wait, want nearly %d", n, maxWaiting)
 	}
-	if known.Due.Refresh.IsZero() {
+	if last.Due.Refresh.IsZero() {
 		t.Error("not to be asked for what was left out")
 	}
+	tell(t, known, now, "+ a 4", "+ new 4")
 	known.Complete(now)
-	if nodes := reg.Nodes(); len(nodes) != 1 || nodes[0].Name != "a" {
+	if nodes := reg.Nodes(); len(nodes) != 2 || !slices.ContainsFunc(nodes, func(n *registry.Node) bool { return n.Name == "new" }) {
 		t.Errorf("got %v", nodes)
+	}
+}
+
+// TestGreedy has one host with many addresses tell of nodes at each. Another finds room.
+func TestGreedy(t *testing.T) {
+	ns, reg := newNodes(t, "192.0.2.1:4369")
+	reg.SetOwners(func(a netip.Addr) string {
+		if a.As4()[0] == 198 {
+			return "MAC"
+		}
+		return a.String()
+	})
+	now := time.Now()
+	for i := range 9 {
+		one := ns.of.New()
+		one.Begin(Who{
+			Hello: epmd.PeerHello{Host: fmt.Sprintf("host%d.local", i)}, Addr: netip.MustParseAddrPort(fmt.Sprintf("198.51.100.%d:1", 1+i)),
+		})
+		one.Move([]netip.AddrPort{one.Who().Addr}, registry.LAN, false)
+		for n := range registry.MaxTold / 2 {
+			tell(t, one, now, fmt.Sprintf("+ n%d 4", n))
+		}
+		one.Complete(now)
+		defer func() { one.End(now); one.Drop() }()
+	}
+	if kept, have := ns.of.kept.taken, reg.Count(registry.LAN); kept != maxKept/2 || have != registry.MaxTold/2 {
+		t.Errorf("it has %d of %d, and %d of %d in the registry; want half of each", kept, maxKept, have, registry.MaxTold)
+	}
+	for n := range 1000 {
+		tell(t, ns, now, fmt.Sprintf("+ new%d 4", n))
+	}
+	ns.Complete(now)
+	if got, want := reg.Count(registry.LAN), registry.MaxTold/2+1000; got != want {
+		t.Errorf("%d nodes with those of another host; want %d", got, want)
 	}
 }
 

@@ -85,7 +85,7 @@ func (r *Resolver) Run(ctx context.Context) error {
 	defer r.asking.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	changes := r.Registry.Subscribe()
+	changes := r.Registry.SubscribeNeighbours()
 	defer changes.Close()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -153,10 +153,9 @@ func (r *Resolver) changed(n *registry.Node, gone bool) {
 func hostOf(n *registry.Node) string {
 	_, name, _ := strings.Cut(n.Node, "@")
 	name = strings.ToLower(name)
-	label, _, _ := strings.Cut(n.Host, ".")
 	_, notIP := netip.ParseAddr(name)
-	if n.Origin == registry.Local || notIP == nil || len(name) > maxLength || strings.HasSuffix(name, ".local") ||
-		strings.EqualFold(name, n.Host) || strings.EqualFold(name, label) {
+	if notIP == nil || len(name) > maxLength || strings.HasSuffix(name, ".local") ||
+		strings.EqualFold(name, n.Host) || strings.EqualFold(name, registry.HostLabel(n.Host)) {
 		return ""
 	}
 	return name

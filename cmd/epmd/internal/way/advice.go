@@ -44,6 +44,29 @@ func (w *Way) resolveAdvice(ctx context.Context) []string {
 	}
 }
 
+// knownAdvice says how nodes reach the node by what our epmd knows of it, though the resolver does
+// not know its host. It says nothing if they don't, as where only a link-local address is known.
+func (w *Way) knownAdvice(known registry.Node) []string {
+	const module = "-epmd_module eclus_epmd"
+	usable := func(a netip.Addr) bool { return !(a.Is6() && a.IsLinkLocalUnicast()) }
+	if known.Node != w.options.Node || known.Reach == registry.Unreachable || !slices.ContainsFunc(known.Addresses, usable) {
+		return nil
+	}
+	_, domain, _ := strings.Cut(w.host, ".")
+	isLocal := domain == "local" || strings.HasSuffix(domain, ".local")
+	atPort := known.EPMDPort == 0 || known.EPMDPort == w.options.Port
+	switch {
+	case domain != "" && !isLocal:
+		return []string{fmt.Sprintf("epmd knows it. Nodes reach it with %s and -eclus domains '[\"%s\"]'.", module, domain)}
+	case atPort && (domain == "" || known.Sure || known.Host == w.host):
+		return []string{
+			fmt.Sprintf("epmd knows it. Nodes reach it with %s, or by the file of epmd -etc_hosts and ERL_INETRC.", module),
+			"See epmd(1), HOSTS FILE.",
+		}
+	}
+	return []string{fmt.Sprintf("epmd knows it. Nodes reach it with %s. The file of epmd -etc_hosts does not have it.", module)}
+}
+
 // known returns the node as our epmd knows it from others, else another node of its host. What the
 // epmd of a named peer says counts more than an announcement.
 func (w *Way) known(ctx context.Context) (found registry.Node, isKnown bool) {
@@ -71,7 +94,7 @@ func (w *Way) rank(n registry.Node) int {
 	case n.Host == w.host, strings.HasSuffix(n.Node, "@"+w.host):
 		rank = 1
 	}
-	if rank > 0 && n.Origin == registry.Peer {
+	if rank > 0 && n.Named {
 		rank += 2
 	}
 	return rank

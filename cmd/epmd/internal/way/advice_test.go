@@ -41,6 +41,13 @@ func goodWorld(t *testing.T) world {
 	}
 }
 
+// noEPMD has no epmd answer.
+func noEPMD(w *world) {
+	w.lookup = func(_ context.Context, at []netip.AddrPort, _ string) (epmd.PortResp, netip.AddrPort, error) {
+		return epmd.PortResp{}, netip.AddrPort{}, each(at[0].String(), syscall.ECONNREFUSED)
+	}
+}
+
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
 func identifiedAs(name string) func(context.Context, netip.AddrPort, string) (node.Identity, error) {
@@ -218,7 +225,7 @@ func TestAdvice(t *testing.T) {
 				w.neighbours = func(context.Context) ([]registry.Node, error) {
 					return []registry.Node{
 						{Node: "b@hostb.local", Host: "hostb.local", Origin: registry.LAN, Addresses: []netip.Addr{addr("198.51.100.66")}},
-						{Node: "c@hostb.local", Host: "hostb.local", Origin: registry.Peer, Addresses: []netip.Addr{addr("198.51.100.12")}},
+						{Node: "c@hostb.local", Host: "hostb.local", Origin: registry.Peer, Named: true, Addresses: []netip.Addr{addr("198.51.100.12")}},
 					}, nil
 				}
 				w.dial = func(_ *node.Dialer, _ context.Context, _ string, at ...netip.AddrPort) (*node.Conn, error) {
@@ -229,6 +236,16 @@ func TestAdvice(t *testing.T) {
 				}
 			}},
 			found: "accepted our cookie",
+		},
+		{
+			name:  "in a nodes file, without epmd",
+			world: []func(*world){noEPMD, announces(registry.Node{Node: "b@hostb.local", Via: "b.nodes", Port: 4711, Origin: registry.Peer, Named: true})},
+			found: "accepted our cookie",
+		},
+		{
+			name:  "in a nodes file that a program has written",
+			world: []func(*world){noEPMD, announces(registry.Node{Node: "b@hostb.local", Via: "b.nodes", Port: 4711, Origin: registry.Peer})},
+			step:  "epmd",
 		},
 		{
 			name:   "DNS",
@@ -582,5 +599,45 @@ func TestSelf(t *testing.T) {
 		if got := w.self(); got != want {
 			t.Errorf("to a node of %s: %s, want %s", host, got, want)
 		}
+	}
+}
+
+// TestKnownAdvice has a host resolve nowhere, and the epmd here know the node. The step says how
+// nodes reach it, and whether both ways lead there.
+func TestKnownAdvice(t *testing.T) {
+	at := []netip.Addr{addr("fe80::12%eth0"), addr("198.51.100.12")}
+	both := "^epmd knows it. Nodes reach it with -epmd_module eclus_epmd, or by the file of epmd -etc_hosts and ERL_INETRC.\nSee epmd"
+	module := "^epmd knows it. Nodes reach it with -epmd_module eclus_epmd. The file of epmd -etc_hosts does not have it.$"
+	for _, tt := range []struct {
+		name  string
+		known registry.Node
+		want  string // of the node in known
+	}{
+		{"long", registry.Node{Node: "b@hostb.local", Host: "hostb.local", Addresses: at}, both},
+		{"short", registry.Node{Node: "b@hostb", Host: "hostb.local", Sure: true, Addresses: at}, both},
+		{"invented", registry.Node{Node: "b@nowhere", Host: "hostb.local", Addresses: at}, both},
+		{"long and invented", registry.Node{Node: "b@nowhere.local", Host: "hostb.local", Addresses: at}, module},
+		{"at another epmd", registry.Node{Node: "b@hostb", Host: "hostb.local", Addresses: at, EPMDPort: 5555}, module},
+		{"a peer's", registry.Node{Node: "b@hostb", Host: "hostb.local", Addresses: at, Origin: registry.Peer, Named: true}, both},
+		{"DNS", registry.Node{Node: "b@hostb.lab.example", Host: "hostb.local", Addresses: at}, `and -eclus domains '\["lab.example"\]'.$`},
+		{"another node of the host", registry.Node{Node: "c@hostb", Host: "hostb.local", Addresses: at}, "^$"},
+		{"link-local alone", registry.Node{Node: "b@hostb.local", Host: "hostb.local", Addresses: at[:1]}, "^$"},
+		{"out of reach", registry.Node{Node: "b@hostb.local", Host: "hostb.local", Addresses: at, Reach: registry.Unreachable}, "^$"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := New(Options{Node: strings.Replace(tt.known.Node, "c@", "b@", 1), Port: epmd.DefaultPort, HostName: "hosta", Getenv: secret}, nil)
+			w.net = goodWorld(t)
+			w.net.addresses = func(context.Context, string) ([]netip.Addr, error) { return nil, errors.New("no address is known") }
+			w.net.neighbours = func(context.Context) ([]registry.Node, error) { return []registry.Node{tt.known}, nil }
+			w.Go(t.Context())
+			if step := w.Steps[1]; !step.OK || !regexp.MustCompile(tt.want).MatchString(strings.Join(step.Advice, "\n")) {
+				t.Errorf("got %+v; want advice %q", step, tt.want)
+			}
+			for _, step := range w.Steps[2:] {
+				if step.OK && len(step.Advice) > 0 {
+					t.Errorf("the advice goes on: %+v", step)
+				}
+			}
+		})
 	}
 }

@@ -58,7 +58,7 @@ type Step struct {
 	OK     bool     `json:"ok"`
 	Millis float64  `json:"ms"`
 	Found  string   `json:"found"`            // what was seen
-	Advice []string `json:"advice,omitempty"` // what that means and what to try, if it is not well
+	Advice []string `json:"advice,omitempty"` // what that means and what to try
 }
 
 // Seen is what has been seen of a node on the way. What is not known is left out.
@@ -90,7 +90,9 @@ type Way struct {
 	addrs       []netip.Addr
 	epmd        netip.AddrPort
 	addr        netip.AddrPort
-	unresolved  Failure // why the resolver has no address of the host
+	sayer       string   // who alone gives the address, if the resolver does not
+	unresolved  Failure  // why the resolver has no address of the host
+	advice      []string // of the step that is being taken, if it does not fail
 	cookie      node.Cookie
 	from        string // where the cookie comes from
 }
@@ -141,7 +143,8 @@ func (w *Way) Go(ctx context.Context) bool {
 func (w *Way) Take(ctx context.Context, name string, take func(context.Context) (string, error)) bool {
 	began := time.Now()
 	found, err := take(ctx)
-	step := Step{Step: name, OK: err == nil, Millis: Millis(time.Since(began)), Found: found}
+	step := Step{Step: name, OK: err == nil, Millis: Millis(time.Since(began)), Found: found, Advice: w.advice}
+	w.advice = nil
 	if err != nil {
 		step.Found = err.Error()
 		var f Failure
@@ -201,7 +204,8 @@ func (w *Way) resolveHost(ctx context.Context) (string, error) {
 }
 
 // takeKnown takes the addresses that our epmd knows of a host that the resolver does not. The epmd
-// of a peer that this host's owner has named counts as the resolver. An announcement does not.
+// of a peer that this host's owner has named counts as the resolver, and so does his nodes file. An
+// announcement does not, nor what a program has written.
 func (w *Way) takeKnown(ctx context.Context, unresolved error) (string, error) {
 	w.unresolved = Failed(unresolved.Error(), w.resolveAdvice(ctx)...)
 	known, isKnown := w.known(ctx)
@@ -209,13 +213,20 @@ func (w *Way) takeKnown(ctx context.Context, unresolved error) (string, error) {
 	if !isKnown || len(addrs) == 0 {
 		return "", w.unresolved
 	}
-	w.addrs, w.Announced = addrs, known.Origin != registry.Peer
-	who := "only an announcement gives an address"
+	w.addrs, w.Announced, w.advice = addrs, !known.Named, w.knownAdvice(known)
+	w.sayer = "an announcement"
+	if known.Origin == registry.Peer {
+		w.sayer = written
+	}
+	who := fmt.Sprintf("only %s gives an address", w.sayer)
 	if !w.Announced {
-		who = "the epmd that -peer names says"
+		who = "what was named by -peer or in a nodes file says"
 	}
 	return fmt.Sprintf("%s resolves nowhere; %s: %s", w.host, who, addrsText(addrs)), nil
 }
+
+// written is the word of a program, which is not that of this host's owner.
+const written = "what a program has written below /run"
 
 // addrsText returns addresses as a list.
 func addrsText(addrs []netip.Addr) string {
@@ -231,9 +242,13 @@ func (w *Way) trust(context.Context) (string, error) {
 	if w.options.Prove {
 		return "the cookie is proved at an announced address (-prove)", nil
 	}
-	return "", Failed(fmt.Sprintf("only an announcement says that %s is %v: no cookie is proved there", w.host, w.addr.Addr()),
+	whose := "Any host of the LAN can announce that. "
+	if w.sayer == written {
+		whose = ""
+	}
+	return "", Failed(fmt.Sprintf("only %s says that %s is %v: no cookie is proved there", w.sayer, w.host, w.addr.Addr()),
 		append([]string{
-			"Any host of the LAN can announce that. Whoever gets a proof of the cookie can pass it on and log in elsewhere.",
+			whose + "Whoever gets a proof of the cookie can pass it on and log in elsewhere.",
 			"Have the name resolve, or go on all the same with -prove. " + w.unresolved.found + ".",
 		}, w.unresolved.advice...)...)
 }
@@ -246,6 +261,13 @@ func (w *Way) askEPMD(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, stepTime)
 	defer cancel()
 	answer, at, err := w.net.lookup(ctx, atPort(w.addrs, w.options.Port), w.alive)
+	if err != nil {
+		if n, is := w.listed(ctx); is {
+			w.Answer = epmd.PortResp{Port: n.Port, Type: n.Type, High: n.High, Low: n.Low, Name: n.Name}
+			w.epmd = netip.AddrPortFrom(w.addrs[0], w.options.Port)
+			return fmt.Sprintf("none has it, but the nodes file %s", n.Via), nil
+		}
+	}
 	switch {
 	case errors.Is(err, epmd.ErrNotRegistered):
 		answer.Result = 1
@@ -254,6 +276,13 @@ func (w *Way) askEPMD(ctx context.Context) (string, error) {
 	}
 	w.Answer, w.epmd, w.Address = answer, at, at.Addr().String()
 	return fmt.Sprintf("%v answers", at), nil
+}
+
+// listed returns the node as a nodes file has it that no epmd has. What a program has written does
+// not lead to where the resolver does not.
+func (w *Way) listed(ctx context.Context) (registry.Node, bool) {
+	n, _ := w.known(ctx)
+	return n, n.Node == w.options.Node && n.HasNoEPMD() && (n.Named || w.Announced || w.options.Prove)
 }
 
 // atPort returns that port at addresses.

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 
+	"github.com/goerlang/eclus/cmd/epmd/internal/getent"
 	"github.com/goerlang/eclus/cmd/epmd/internal/reach"
 	"github.com/goerlang/eclus/cmd/epmd/internal/tcp"
 	"github.com/goerlang/eclus/epmd"
@@ -28,7 +29,7 @@ type world struct {
 }
 
 func realWorld(port uint16) world {
-	finder := epmd.Finder{Port: port, Resolve: resolve}
+	finder := epmd.Finder{Port: port, Resolve: getent.Resolve}
 	return world{
 		addresses: finder.Addresses,
 		lookup: func(ctx context.Context, epmds []netip.AddrPort, name string) (epmd.PortResp, netip.AddrPort, error) {

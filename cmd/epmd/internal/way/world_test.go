@@ -11,21 +11,6 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
-// TestResolve asks the system for addresses of this host, and for a host that nobody has.
-func TestResolve(t *testing.T) {
-	for host, want := range map[string]string{"198.51.100.12": "198.51.100.12", "::1": "::1", "127.1": "127.0.0.1"} {
-		addrs, err := resolve(t.Context(), host)
-		if err != nil || !slices.Contains(addrs, addr(want)) {
-			t.Errorf("%s is %v, %v; want %s", host, addrs, err, want)
-		}
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if addrs, err := resolve(ctx, "127.1"); err == nil {
-		t.Errorf("resolved to %v after the end", addrs)
-	}
-}
-
 // TestRealWorld asks an epmd of ours that has a node of this host: its own nodes are no neighbours.
 func TestRealWorld(t *testing.T) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")

@@ -1,4 +1,7 @@
-package way
+// Package getent resolves host names as the programs of this host do.
+//
+// It runs getent(1), which goes by /etc/nsswitch.conf and so finds multicast DNS.
+package getent
 
 import (
 	"context"
@@ -14,10 +17,9 @@ import (
 	"github.com/goerlang/eclus/cmd/epmd/internal/cookie"
 )
 
-// resolve returns the addresses of a host, in the system's order. It asks getent, which goes by
-// /etc/nsswitch.conf and so finds multicast DNS. Without getent, it asks Go's resolver, which does
-// not.
-func resolve(ctx context.Context, host string) ([]netip.Addr, error) {
+// Resolve returns the addresses of a host, in the system's order. Without getent it asks Go's
+// resolver, which knows no multicast DNS. It blocks until there is an answer or ctx ends.
+func Resolve(ctx context.Context, host string) ([]netip.Addr, error) {
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return []netip.Addr{addr}, nil
 	}
