@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -15,70 +16,113 @@ import (
 
 // recipes are those of docs/clusters.md for nodes that connect by themselves.
 var recipes = []struct {
-	file    string
-	compile string // a command, without the folder it compiles into
-	start   string // Erlang; JOIN stands for a list of patterns
-	plain   string // Erlang, without a list
+	name    string
+	source  func(*testing.T) string // Erlang or Elixir, as the document shows it
+	compile string                  // a command, without the folder it compiles into and the source
+	start   string                  // Erlang; JOIN stands for a list of patterns
 }{
-	{"epmd_cluster.erl", "erlc -o", "epmd_cluster:start_link(JOIN)", "epmd_cluster:start_link()"},
-	{"epmd_cluster.ex", "elixirc -o", "'Elixir.Supervisor':start_link([{'Elixir.EpmdCluster', JOIN}], [{strategy, one_for_one}])",
-		"'Elixir.Supervisor':start_link(['Elixir.EpmdCluster'], [{strategy, one_for_one}])"},
-	{"epmd_cluster_strategy.ex", "elixirc recipes/libcluster/cluster.ex -o",
-		"'Elixir.Cluster.Supervisor':start_link([[{lan, [{strategy, 'Elixir.EpmdCluster.Strategy'}, {config, [{join, JOIN}]}]}], []])",
-		"'Elixir.Cluster.Supervisor':start_link([[{lan, [{strategy, 'Elixir.EpmdCluster.Strategy'}]}], []])"},
+	{"erlang_recipe.erl", func(t *testing.T) string {
+		return "-module(erlang_recipe).\n-export([start/1]).\nstart(Join) ->\n" +
+			"#{start := {M, F, A}} = " + childSpec(t, "#{id => ", "Join") + ",\napply(M, F, A).\n"
+	}, "erlc -o", "erlang_recipe:start(JOIN)"},
+	{"elixir_recipe.ex", func(t *testing.T) string {
+		return "defmodule ElixirRecipe do\ndef start(join), do: Supervisor.start_link([" +
+			childSpec(t, "%{id: ", "join") + "], strategy: :one_for_one)\nend\n"
+	}, "elixirc -o", "'Elixir.ElixirRecipe':start(JOIN)"},
+	{"epmd_cluster_strategy.ex", func(t *testing.T) string { return snippet(t, "epmd_cluster_strategy.ex") },
+		"elixirc recipes/libcluster/cluster.ex -o",
+		"'Elixir.Cluster.Supervisor':start_link([[{lan, [{strategy, 'Elixir.EpmdCluster.Strategy'}, {config, [{join, JOIN}]}]}], []])"},
 }
 
 // joined are the nodes that the recipes join in the tests. Neither x@hosta.local nor
 // any-b@hostb.local is among them.
 const joined = `[<<"a@hosta.local">>, <<"b*@hostb.local">>, <<"*@hostc.local">>]`
 
-// TestRecipesShown holds that docs/clusters.md shows the very recipes that are tested, and that
-// they are short.
-func TestRecipesShown(t *testing.T) {
-	shown, err := os.ReadFile("../docs/clusters.md")
+// childSpec returns a child of a supervisor that docs/clusters.md shows, with another list.
+func childSpec(t *testing.T, begin, list string) string {
+	t.Helper()
+	text, err := os.ReadFile("../docs/clusters.md")
 	wait.Must(t, err)
-	for _, r := range recipes {
-		text, err := os.ReadFile(filepath.Join("recipes", r.file))
-		wait.Must(t, err)
-		if !strings.Contains(string(shown), "\n```"+language(r.file)+"\n"+string(text)+"```\n") {
-			t.Errorf("docs/clusters.md does not show %s as it is", r.file)
-		}
-		if n := strings.Count(string(text), "\n"); n > 30 {
-			t.Errorf("%s has %d lines, want at most 30", r.file, n)
-		}
+	_, rest, _ := strings.Cut(string(text), "\n    "+begin)
+	line, _, _ := strings.Cut(rest, "\n")
+	before, after, listed := strings.Cut(line, `["web*@hosta.local"]`)
+	if !listed {
+		t.Fatalf("docs/clusters.md shows no child of a supervisor with %q", begin)
 	}
+	return begin + before + list + after
 }
 
-func language(file string) string {
-	if filepath.Ext(file) == ".erl" {
-		return "erlang"
+// snippet returns a module that docs/clusters.md shows. It is short.
+func snippet(t *testing.T, file string) string {
+	t.Helper()
+	document, err := os.ReadFile("../docs/clusters.md")
+	wait.Must(t, err)
+	text, err := os.ReadFile(filepath.Join("recipes", file))
+	wait.Must(t, err)
+	if !strings.Contains(string(document), "\n```elixir\n"+string(text)+"```\n") {
+		t.Errorf("docs/clusters.md does not show %s as it is", file)
 	}
-	return "elixir"
+	if n := strings.Count(string(text), "\n"); n > 20 {
+		t.Errorf("%s has %d lines, want at most 20", file, n)
+	}
+	return string(text)
+}
+
+// compiled compiles a recipe and returns arguments of erl that start it.
+func compiled(t *testing.T, name, source, compile, start string) []string {
+	t.Helper()
+	lan.Need(t, "erlc", "elixirc")
+	dir, application := t.TempDir(), application(t)
+	wait.Must(t, os.Chmod(dir, 0o755))
+	path := filepath.Join(dir, name)
+	wait.Must(t, os.WriteFile(path, []byte(source), 0o644))
+	command := strings.Fields(compile + " " + dir + " " + path)
+	cmd := exec.CommandContext(wait.Soon(t), command[0], command[1:]...)
+	cmd.Env = append(os.Environ(), "ERL_LIBS="+filepath.Dir(application), "ERL_FLAGS=-pa "+application)
+	out, err := cmd.CombinedOutput()
+	warnings := regexp.MustCompile(`(?m)^Compiling .* \(it's taking more than \d+s\)\n`).ReplaceAll(out, nil)
+	if err != nil || len(warnings) > 0 {
+		t.Fatalf("%q: %v: %s", command, err, out)
+	}
+	elixir, err := exec.CommandContext(wait.Soon(t), "elixir", "-e", "IO.write(:code.lib_dir(:elixir))").Output()
+	wait.Must(t, err)
+	return []string{"-pa", application, "-pa", dir, "-pa", string(elixir) + "/ebin", "-eval",
+		"application:ensure_all_started(elixir), spawn(fun() -> {ok, _} = " + start + ", timer:sleep(infinity) end)."}
 }
 
 // TestLANRecipes has nodes on three hosts connect by each of the recipes. A plain node joins after
-// one of their epmds was restarted. A node that the list does not name stays alone, also if it has
-// the recipe without a list.
+// one of their epmds was restarted. A node that no list names stays alone, with an empty list too.
+// Debian has no libcluster. The stand-in in recipes/libcluster does what libcluster documents.
 func TestLANRecipes(t *testing.T) {
-	lan.Need(t, "erlc", "elixirc")
-	elixir, err := exec.Command("elixir", "-e", "IO.write(:code.lib_dir(:elixir))").Output()
-	wait.Must(t, err)
 	for _, r := range recipes {
-		t.Run(r.file, func(t *testing.T) {
+		t.Run(r.name, func(t *testing.T) {
 			t.Parallel()
-			dir := t.TempDir()
-			wait.Must(t, os.Chmod(dir, 0o755))
-			compile := strings.Fields(r.compile + " " + dir + " recipes/" + r.file)
-			if out, err := exec.CommandContext(wait.Soon(t), compile[0], compile[1:]...).CombinedOutput(); err != nil || len(out) > 0 {
-				t.Fatalf("%q: %v: %s", compile, err, out)
+			args := func(list string) []string {
+				return compiled(t, r.name, r.source(t), r.compile, strings.Replace(r.start, "JOIN", list, 1))
 			}
-			args := func(start string) []string {
-				return []string{"-pa", dir, "-pa", string(elixir) + "/ebin", "-eval",
-					"application:ensure_all_started(elixir), spawn(fun() -> {ok, _} = " + start + ", timer:sleep(infinity) end)."}
-			}
-			testRecipe(t, args(strings.Replace(r.start, "JOIN", joined, 1)), args(r.plain))
+			testRecipe(t, args(joined), args("[]"))
 		})
 	}
+}
+
+// TestLANRecipeResolver has nodes connect by the resolver for dns_cluster. They are called by the
+// addresses of their hosts. A node with another alive name stays alone. So does one of a host that
+// nobody asks for. Debian has no dns_cluster. The stand-in is in recipes/dns_cluster.
+func TestLANRecipeResolver(t *testing.T) {
+	t.Parallel()
+	args := resolverArgs(t)
+	hosts := running(t, "hosta", "hostb", "hostc")
+	nameless(t, hosts...)
+	named := func(h *host, name string) string { return name + "@" + h.Address().String() }
+	alone := []*lan.Erl{hosts[1].erl(t, "-name", named(hosts[1], "db")), hosts[2].erl(t, "-name", named(hosts[2], "web"))}
+	near := hosts[0].erl(t, append([]string{"-name", named(hosts[0], "web")}, args...)...)
+	far := hosts[1].erl(t, append([]string{"-name", named(hosts[1], "web")}, args...)...)
+	awaitConnected(t, near, named(hosts[1], "web"))
+	awaitConnected(t, far, named(hosts[0], "web"))
+	for _, e := range alone {
+		eval(t, e, "nodes(connected).", "[]")
+	}
+	checkSilent(t, append(alone, near, far)...)
 }
 
 func testRecipe(t *testing.T, args, plain []string) {
@@ -113,6 +157,14 @@ func testRecipe(t *testing.T, args, plain []string) {
 		eval(t, e, "nodes(connected).", "[]")
 	}
 	checkSilent(t, append(append(nodes, late), alone...)...)
+}
+
+// resolverArgs are those of erl that have a node connect by the resolver for dns_cluster.
+func resolverArgs(t *testing.T) []string {
+	t.Helper()
+	const start = `'Elixir.DNSCluster':start_link([{'query', [<<"hosta.local">>, <<"hostb.local">>]}, {resolver, 'Elixir.EpmdCluster.Resolver'}])`
+	return compiled(t, "epmd_cluster_resolver.ex", snippet(t, "epmd_cluster_resolver.ex"),
+		"elixirc recipes/dns_cluster/dns_cluster.ex -o", start)
 }
 
 // awaitConnected waits until the nodes that a node is connected to are those.

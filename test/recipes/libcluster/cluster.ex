@@ -12,6 +12,7 @@ defmodule Cluster.Strategy do
   defmacro __using__(_) do
     quote do
       @behaviour Cluster.Strategy
+      @impl true
       def child_spec(args), do: %{id: __MODULE__, start: {__MODULE__, :start_link, [args]}}
       defoverridable child_spec: 1
     end
@@ -31,12 +32,13 @@ defmodule Cluster.Supervisor do
 
   def init(topologies) do
     children = for {topology, spec} <- topologies do
-      {spec[:strategy], [%Cluster.Strategy.State{
+      state = %Cluster.Strategy.State{
         topology: topology, config: spec[:config] || [],
         connect: spec[:connect] || {:net_kernel, :connect_node, []},
         disconnect: spec[:disconnect] || {:erlang, :disconnect_node, []},
         list_nodes: spec[:list_nodes] || {:erlang, :nodes, [:connected]}
-      }]}
+      }
+      %{id: topology, start: {spec[:strategy], :start_link, [[state]]}}
     end
     Supervisor.init(children, strategy: :one_for_one)
   end

@@ -19,11 +19,12 @@
 -module(eclus_epmd).
 
 -export([start/0, start_link/0, stop/0, register_node/2, register_node/3, listen_port_please/2,
-         port_please/2, port_please/3, address_please/3, names/0, names/1]).
+         port_please/2, port_please/3, address_please/3, names/0, names/1, known_nodes/0, is_missed_since/3]).
 
--define(ADDRESS_TIME, 100). % ms
+-define(ADDRESS_TIME, 80). % ms: so that all is over after 100, with what the resolver takes
 -define(NAMES_TIME, 3000). % ms
 -define(SPARED, 1000). % ms: for how long an epmd is not asked that did not answer
+-define(MISSES, 1000). % names that are noted at most, as epmd did not answer
 -define(VERSION, 6). % of the distribution protocol: the highest that OTP speaks
 
 %% @private
@@ -31,11 +32,25 @@
 start() -> erl_epmd:start().
 
 %% @doc Starts what registers this node. The domains may be given as `-eclus domains LIST', so the
-%% application is loaded.
+%% application is loaded. A node that is told to use another module too, by a second flag or the
+%% parameter of `kernel', does not start: whoever named that one counts on it.
 -spec start_link() -> {ok, pid()} | ignore | {error, term()}.
 start_link() ->
     _ = application:load(eclus),
-    erl_epmd:start_link().
+    _ = code:ensure_modules_loaded([eclus_lines, string, unicode_util]), % no time for that later
+    Flags = [list_to_atom(Module) || {epmd_module, [Module | _]} <- init:get_arguments()],
+    case lists:usort(Flags ++ parameter()) -- [?MODULE] of
+        [] ->
+            ok = new_missed(),
+            erl_epmd:start_link();
+        Others -> {error, {more_than_one_epmd_module, [?MODULE | Others]}}
+    end.
+
+parameter() ->
+    case application:get_env(kernel, epmd_module) of
+        {ok, Module} -> [Module];
+        undefined -> []
+    end.
 
 %% @private
 -spec stop() -> term().
@@ -69,20 +84,24 @@ port_please(Name, Host, Timeout) -> erl_epmd:port_please(Name, Host, Timeout).
 address_please(Name, Host, Family) ->
     case order(Host) of
         resolver -> erl_epmd:address_please(Name, Host, Family);
-        resolver_first -> resolver_first(Name, Host, Family);
+        resolver_first ->
+            case erl_epmd:address_please(Name, Host, Family) of
+                {ok, _} = Resolved -> Resolved;
+                Unresolved -> known(ask(Name, Host, Family), Unresolved)
+            end;
         epmd_first ->
-            case ask(Name, Host, Family, fun certain/2, unknown) of
-                unknown -> resolver_first(Name, Host, Family);
-                Located -> Located
+            case ask(Name, Host, Family) of
+                {certain, Where} -> Where;
+                Asked -> resolved(erl_epmd:address_please(Name, Host, Family), Asked)
             end
     end.
 
 %% Where the resolver knows no such host, nobody is harmed by what epmd can only guess.
-resolver_first(Name, Host, Family) ->
-    case erl_epmd:address_please(Name, Host, Family) of
-        {ok, _} = Resolved -> Resolved;
-        Unresolved -> ask(Name, Host, Family, fun possible/2, Unresolved)
-    end.
+resolved({ok, _} = Resolved, _) -> Resolved;
+resolved(Unresolved, Asked) -> known(Asked, Unresolved).
+
+known({_, Where}, _) -> Where;
+known(unknown, Otherwise) -> Otherwise.
 
 %% @doc Lists the nodes of this host, as `erl_epmd' does.
 -spec names() -> {ok, [{string(), inet:port_number()}]} | {error, term()}.
@@ -123,6 +142,11 @@ is_of(#{<<"node">> := Full} = Node, Host) ->
     maps:get(<<"host">>, Node, none) =:= Wanted orelse tl(binary:split(Full, <<"@">>)) =:= [Wanted];
 is_of(_, _) -> false.
 
+%% @doc Lists the nodes that the epmd of this host knows, here and elsewhere, by the keys and values
+%% of its lines (see docs/protocol.md). There are none if it does not answer within 3 s.
+-spec known_nodes() -> [#{binary() => binary()}].
+known_nodes() -> in_time(?NAMES_TIME, [], fun() -> epmd(<<>>) end).
+
 %% Returns who is asked for the address of a host, and in which order.
 order(Host) when is_tuple(Host) -> resolver;
 order(Host) ->
@@ -138,25 +162,27 @@ order(Host) ->
             end
     end.
 
-%% Asks epmd for a node. Which says what counts of what it knows. It returns Otherwise if that is
-%% nothing.
-ask(Name, Host, Family, Which, Otherwise) ->
-    in_time(?ADDRESS_TIME, Otherwise, fun() ->
+%% Asks epmd where a node is. That is certain if the node belongs to the host of its name. Others
+%% only claim to be that node.
+ask(Name, Host, Family) ->
+    Asked = in_time(?ADDRESS_TIME, missed, fun() ->
         Full = unicode:characters_to_binary([Name, $@, Host]),
-        Nodes = [Node || #{<<"node">> := Known} = Node <- epmd(Full), Known =:= Full, Which(Node, Host)],
-        case [Answer || Node <- lists:sort(fun better/2, Nodes), Answer <- answer(Node, Family)] of
-            [Best | _] -> Best;
-            [] -> Otherwise
-        end
-    end).
+        Nodes = lists:sort(fun better/2, [Node || #{<<"node">> := Known} = Node <- epmd(Full), Known =:= Full]),
+        {Certain, Claimed} = lists:partition(fun(Node) -> is_certain(Node, Host) end, Nodes),
+        Where = [{Kind, Answer} || {Kind, All} <- [{certain, Certain}, {claimed, Claimed}],
+                                   Node <- All, Answer <- answer(Node, Family)],
+        hd(Where ++ [unknown])
+    end),
+    case Asked of
+        missed ->
+            miss(Name, Host),
+            unknown;
+        _ -> Asked
+    end.
 
-%% Reports whether what is known can be trusted to be that node: it belongs to the host of its name.
-certain(#{<<"sure">> := <<"no">>} = Node, Host) ->
-    maps:get(<<"host">>, Node, none) =:= unicode:characters_to_binary(Host) andalso possible(Node, Host);
-certain(Node, Host) -> possible(Node, Host).
-
-possible(#{<<"reachable">> := <<"no">>}, _) -> false;
-possible(_, _) -> true.
+is_certain(#{<<"sure">> := <<"no">>} = Node, Host) ->
+    maps:get(<<"host">>, Node, none) =:= unicode:characters_to_binary(Host);
+is_certain(_, _) -> true.
 
 better(A, B) -> rank(A) =< rank(B).
 
@@ -166,8 +192,10 @@ rank(Node) ->
      maps:get(<<"reachable">>, Node, none) =/= <<"yes">>,
      maps:get(<<"via">>, Node, none) =/= <<"epmd">>}.
 
-%% Returns where a node is, in the form of address_please/3. There is none if it has no address of
-%% that family. Erlang has no zones, so link-local addresses of IPv6 lead nowhere.
+%% Returns where a node is, in the form of address_please/3. There is none if it can't be reached,
+%% or has no address of that family. Erlang has no zones, so link-local addresses of IPv6 lead
+%% nowhere.
+answer(#{<<"reachable">> := <<"no">>}, _) -> [];
 answer(#{<<"port">> := Port} = Node, Family) ->
     All = maps:get(<<"addresses">>, Node, maps:get(<<"address">>, Node, <<>>)),
     IPs = [IP || Text <- string:lexemes(binary_to_list(All), ","),
@@ -203,6 +231,26 @@ in_time(Time, Otherwise, Ask) ->
             end
     end.
 
+%% Makes the table of nodes whose address was missed, with the time of the last miss. It is the
+%% supervisor's who starts us.
+new_missed() ->
+    _ = [ets:new(?MODULE, [named_table, public]) || ets:whereis(?MODULE) =:= undefined],
+    ok.
+
+%% Notes that epmd was too slow to say where a node is.
+miss(Name, Host) ->
+    _ = [ets:delete_all_objects(?MODULE) || ets:info(?MODULE, size) >= ?MISSES],
+    _ = [ets:insert(?MODULE, {{Name, Host}, erlang:monotonic_time(millisecond)}) || ets:whereis(?MODULE) =/= undefined],
+    ok.
+
+%% @private
+%% @doc Reports whether epmd was too slow to say where a node is, since that time. It is in ms, as
+%% of `erlang:monotonic_time/1'.
+-spec is_missed_since(string(), string(), integer()) -> boolean().
+is_missed_since(Name, Host, Time) ->
+    ets:whereis(?MODULE) =/= undefined andalso
+        lists:any(fun({_, At}) -> At >= Time end, ets:lookup(?MODULE, {Name, Host})).
+
 %% Returns what the epmd of this host tells of the nodes of a name, or of all.
 epmd(Name) ->
     Port = eclus_lines:port(),
@@ -213,7 +261,7 @@ epmd(Name) ->
     case Connected of
         {ok, Socket} ->
             _ = gen_tcp:send(Socket, eclus_lines:request($N, Name)),
-            known(read_all(Socket, []));
+            read(read_all(Socket, []));
         {error, _} -> []
     end.
 
@@ -225,6 +273,6 @@ read_all(Socket, Read) ->
     end.
 
 %% Reads an answer: the port of epmd in four bytes, then lines.
-known(<<_:32, Lines/binary>>) ->
+read(<<_:32, Lines/binary>>) ->
     [Node || Line <- binary:split(Lines, <<"\n">>, [global]), {known, Node} <- [eclus_lines:parse(Line)]];
-known(_) -> [].
+read(_) -> [].

@@ -18,3 +18,17 @@ parse_test_() ->
 request_test() ->
     ?assertEqual(<<0, 4, "Na@b">>, eclus_lines:request($N, <<"a@b">>)),
     ?assertEqual(<<0, 1, "W">>, eclus_lines:request($W, <<>>)).
+
+%% Each function of OTP that the application calls exists in this release. The oldest and the newest
+%% with which these tests are run have between them what the others have.
+imports_test_() ->
+    [{atom_to_list(Module), fun() -> ?assertEqual([], [Call || Call <- imports(Module), not exists(Call)]) end}
+     || Module <- [eclus_app, eclus_cluster, eclus_epmd, eclus_lines]].
+
+imports(Module) ->
+    {ok, {_, [{imports, Calls}]}} = beam_lib:chunks(code:which(Module), [imports]),
+    Calls.
+
+exists({Module, Function, Arity}) ->
+    erlang:is_builtin(Module, Function, Arity) orelse
+        code:ensure_loaded(Module) =:= {module, Module} andalso erlang:function_exported(Module, Function, Arity).
