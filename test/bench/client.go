@@ -123,16 +123,22 @@ func (c *client) register(name string) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	n, err := c.read(fd)
-	switch {
-	case err != nil:
-	case n != 6 || c.buf[1] != 0:
-		err = fmt.Errorf("%w: answer % x", errRefused, c.buf[:n])
-	default:
-		return fd, nil
+	if err := c.registered(fd); err != nil {
+		return -1, fmt.Errorf("register %s: %w", name, err)
 	}
-	unix.Close(fd)
-	return -1, fmt.Errorf("register %s: %w", name, err)
+	return fd, nil
+}
+
+// registered reads the answer to ALIVE2_REQ. It closes the connection if that is a refusal.
+func (c *client) registered(fd int) error {
+	n, err := c.read(fd)
+	if err == nil && (n != 6 || c.buf[1] != 0) {
+		err = fmt.Errorf("%w: answer % x", errRefused, c.buf[:n])
+	}
+	if err != nil {
+		unix.Close(fd)
+	}
+	return err
 }
 
 // registerMany registers nodes named n0, n1 and so on. It returns the connections that hold them,
@@ -212,9 +218,12 @@ func framed(body []byte) []byte {
 	return append(binary.BigEndian.AppendUint16(nil, uint16(len(body))), body...)
 }
 
+// nodePort is the distribution port of all nodes.
+const nodePort = 0xa111
+
 // aliveRequest is that of a node of OTP 25.
 func aliveRequest(name string) []byte {
-	body := []byte{'x', 0xa1, 0x11, 77, 0, 0, 6, 0, 5, 0, byte(len(name))}
+	body := []byte{'x', nodePort >> 8, nodePort & 0xff, 77, 0, 0, 6, 0, 5, 0, byte(len(name))}
 	return framed(append(append(body, name...), 0, 0))
 }
 

@@ -44,14 +44,18 @@ var measurements = []struct {
 	{"lookup", measureLookups},
 	{"many", measureManyNodes},
 	{"names", measureNames},
+	{"named", measureNamed},
 	{"register", measureRegistering},
 	{"limit", measureLimit},
 	{"memory", measureMemory},
 	{"idle", measureIdle},
 	{"lan", measureLAN},
 	{"bus", measureBus},
+	{"nodesfile", measureNodesFile},
 	{"stalled", measureStalled},
 	{"start", measureStart},
+	{"stays", measureStaying},
+	{"growth", measureGrowth},
 }
 
 func run(args []string, stdout, stderr io.Writer) error {

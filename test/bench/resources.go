@@ -21,7 +21,7 @@ func measureMemory(b *bench) error {
 		return err
 	}
 	b.table.atMost("memory, idle, LAN off", idle, megabytes(stockIdle), megabytes, 6)
-	b.table.atMost("memory for each 1,000 nodes (ours: of 9,000)", grown, megabytes(stockGrown), megabytes, 0.6)
+	b.table.atMost("memory for each 1,000 nodes (ours: of 9,000)", grown, megabytes(stockGrown), megabytes, 0.5)
 	return nil
 }
 
