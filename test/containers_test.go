@@ -1,0 +1,164 @@
+//go:build containers
+
+package test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/goerlang/eclus/test/lan"
+	"github.com/goerlang/eclus/test/wait"
+)
+
+// A container engine keeps all that it has on the host's own /run.
+const (
+	containersConf = `[containers]
+default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+[network]
+network_backend = "netavark"
+`
+	storageConf = `[storage]
+driver = "vfs"
+graphroot = "/run/containers/graph"
+runroot = "/run/containers/storage"
+`
+	image = "localhost/eclus"
+)
+
+// maxImage is how large the image may be, in bytes.
+const maxImage = 9_000_000
+
+// containerHost makes a host that runs containers, with the image. Its containers are
+// gone before the host is.
+func containerHost(t *testing.T) *host {
+	t.Helper()
+	h := addHosts(t, lan.ForTest(t, "podman", "runc", "make", "iptables"), lan.HostOptions{NoBus: true}, "hosta")[0]
+	wait.Must(t, os.MkdirAll(h.Path("/etc/containers"), 0o755))
+	wait.Must(t, h.WriteFile("/etc/containers/containers.conf", containersConf, 0o644))
+	wait.Must(t, h.WriteFile("/etc/containers/storage.conf", storageConf, 0o644))
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), wait.Patience)
+		defer cancel()
+		if _, err := h.Output(ctx, "podman", "rm", "--all", "--force", "--time", "0"); err != nil {
+			t.Error(err)
+		}
+	})
+	h.makeImage(t)
+	return h
+}
+
+// makeImage runs make image on the host, with the compiler's cache of the machine.
+func (h *host) makeImage(t *testing.T) {
+	t.Helper()
+	top, err := filepath.Abs("..")
+	wait.Must(t, err)
+	cmd := h.Command(wait.Soon(t), "make", "-C", top, "image")
+	cmd.Env = append(cmd.Env, "HOME="+os.Getenv("HOME"))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("make image: %v\n%s", err, out)
+	}
+}
+
+// made returns when the image was made, and its layers. The rest of podman's own digest is by
+// chance in docker's format.
+func (h *host) made(t *testing.T) string {
+	t.Helper()
+	return h.podman(t, "image", "inspect", "--format", "{{.Created}} {{.RootFS.Layers}} {{.Labels}}", image)
+}
+
+// podman returns what podman writes, without the newline.
+func (h *host) podman(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := h.Output(wait.Soon(t), "podman", args...)
+	wait.Must(t, err)
+	return strings.TrimSpace(out)
+}
+
+// state returns what podman knows of a container.
+func (h *host) state(t *testing.T, name, format string) string {
+	t.Helper()
+	return h.podman(t, "inspect", "--format", format, name)
+}
+
+// pidOf returns the process of a container that is PID 1 in there.
+func (h *host) pidOf(t *testing.T, name string) int {
+	t.Helper()
+	pid, err := strconv.Atoi(h.state(t, name, "{{.State.Pid}}"))
+	wait.Must(t, err)
+	if pid == 0 {
+		t.Fatalf("%s does not run", name)
+	}
+	return pid
+}
+
+// TestContainerImage looks at the image: its size, what it says of itself, and that it is the same
+// when it is made again. Its epmd is PID 1, silent, healthy until it is wedged, and ends when told.
+func TestContainerImage(t *testing.T) {
+	h := containerHost(t)
+	made := h.made(t)
+	size, err := strconv.Atoi(h.podman(t, "image", "inspect", "--format", "{{.Size}}", image))
+	wait.Must(t, err)
+	t.Logf("image of %d bytes", size)
+	if size > maxImage {
+		t.Errorf("image of %d bytes; want %d at most", size, maxImage)
+	}
+	h.podman(t, "rmi", "--all", "--force")
+	h.makeImage(t)
+	if again := h.made(t); again != made {
+		t.Errorf("made again, the image is %s; want %s", again, made)
+	}
+	config := h.podman(t, "image", "inspect", "--format", "{{.User}} {{.Config.StopSignal}} {{.Config.ExposedPorts}} {{.HealthCheck.Test}}", image)
+	if want := "65532:65532 SIGTERM map[4369/tcp:{}] [CMD /usr/bin/epmd -names]"; config != want {
+		t.Errorf("image %q; want %q", config, want)
+	}
+	h.podman(t, "run", "--detach", "--name", "epmd", "--health-interval", "disable", image)
+	h.checkWedged(t, "epmd")
+	h.podman(t, "stop", "epmd")
+	if code, logs := h.state(t, "epmd", "{{.State.ExitCode}}"), h.podman(t, "logs", "epmd"); code != "0" || logs != "" {
+		t.Errorf("exit status %s, log %q; want 0 and nothing", code, logs)
+	}
+}
+
+// health runs the health check of a container, and returns what the container's health is then.
+func (h *host) health(t *testing.T, name string) string {
+	t.Helper()
+	_ = h.Command(wait.Soon(t), "podman", "healthcheck", "run", name).Run() // it is the health
+	return h.state(t, name, "{{.State.Health.Status}}")
+}
+
+// checkWedged has a healthy epmd stop in the middle of things, up to three times, as the machine
+// may be busy. The check turns red, and green when the epmd goes on.
+func (h *host) checkWedged(t *testing.T, name string) {
+	t.Helper()
+	var took time.Duration
+	for range 3 {
+		wait.True(t, "healthy", func() bool { return h.health(t, name) == "healthy" })
+		pid := h.pidOf(t, name)
+		wait.Must(t, syscall.Kill(pid, syscall.SIGSTOP))
+		begin := time.Now()
+		got := h.health(t, name)
+		took = since(begin)
+		wait.Must(t, syscall.Kill(pid, syscall.SIGCONT))
+		t.Logf("wedged: %s %v after a check has begun", got, took)
+		if got != "unhealthy" {
+			t.Fatalf("wedged: %s; want unhealthy", got)
+		}
+		if took <= 5*time.Second {
+			break
+		}
+	}
+	wait.True(t, "healthy again", func() bool { return h.health(t, name) == "healthy" })
+	if took > 5*time.Second {
+		t.Errorf("wedged: unhealthy after %v; want 5 s", took)
+	}
+}
