@@ -39,11 +39,7 @@ func TestLANCrowd(t *testing.T) {
 	wait.True(t, "the crowd has as many streams as it gets", func() bool { return given.Load() >= crowdSize/2 })
 	took := a.untilFound(t, c, "late")
 	t.Logf("listed %v after the epmd had started, beside %d streams of the crowd; before the crowd %v", took, given.Load(), alone)
-	most := max(2*time.Second, 4*alone)
-	if len(buildFlags) > 0 {
-		most *= 5 // the race detector slows epmd down
-	}
-	if took > most {
+	if most := raced(max(2*time.Second, 4*alone)); took > most {
 		t.Errorf("want %v at most", most)
 	}
 	a.awaitTable(t, `(?m)^early@hostb\.local .* lan +yes `)

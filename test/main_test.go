@@ -185,3 +185,12 @@ func isFree(host string, port uint16) bool {
 	}
 	return !errors.Is(err, syscall.EADDRINUSE)
 }
+
+// raced returns how long may take what takes d at most: five times that with the race detector,
+// which slows epmd and the tests down.
+func raced(d time.Duration) time.Duration {
+	if len(buildFlags) > 0 {
+		return 5 * d
+	}
+	return d
+}

@@ -21,6 +21,7 @@
 package lan
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -161,7 +162,8 @@ func (n *Network) Attach(ctx context.Context, h *Host, addresses ...netip.Prefix
 	return n.connect(ctx, h, p, addresses)
 }
 
-// connect lays the cable between a port and a new interface of h, whose name it returns.
+// connect lays the cable between a port and a new interface of h, whose name it returns. What h
+// sends from then on reaches the other hosts: the kernel lets a port begin in its own time.
 func (n *Network) connect(ctx context.Context, h *Host, p port, addresses []netip.Prefix) (string, error) {
 	if len(addresses) == 0 {
 		addresses = []netip.Prefix{p.address}
@@ -178,7 +180,13 @@ func (n *Network) connect(ctx context.Context, h *Host, p port, addresses []neti
 			return "", err
 		}
 	}
-	return iface, h.LinkUp(ctx, iface)
+	if err := h.LinkUp(ctx, iface); err != nil {
+		return "", err
+	}
+	return iface, Wait(ctx, h.name+"'s port of the bridge", func(ctx context.Context) (bool, error) {
+		out, err := n.ns.command(ctx, "/", "ip", "-json", "-details", "link", "show", "dev", p.name).Output()
+		return bytes.Contains(out, []byte(`"state":"forwarding"`)), err
+	})
 }
 
 // Wait asks cond at once and then again and again. The pauses are an eighth of the wait so far, at
