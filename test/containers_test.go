@@ -24,6 +24,7 @@ default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
 runtime = "runc"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
+lock_type = "file"
 [network]
 network_backend = "netavark"
 `
@@ -38,8 +39,8 @@ runroot = "/run/containers/storage"
 // maxImage is how large the image may be, in bytes.
 const maxImage = 9_000_000
 
-// containerHost makes a host that runs containers, with the image. Its containers are
-// gone before the host is.
+// containerHost makes a host that runs containers. They are gone before the host is. What runs in
+// cgroups of the host's goes with the network, also if the test is killed.
 func containerHost(t *testing.T) *host {
 	t.Helper()
 	h := addHosts(t, lan.ForTest(t, "podman", "runc", "make", "iptables"), lan.HostOptions{NoBus: true}, "hosta")[0]
@@ -53,7 +54,6 @@ func containerHost(t *testing.T) *host {
 			t.Error(err)
 		}
 	})
-	h.makeImage(t)
 	return h
 }
 
@@ -84,6 +84,18 @@ func (h *host) podman(t *testing.T, args ...string) string {
 	return strings.TrimSpace(out)
 }
 
+// launch runs a container in the background. args are podman's options, the image and its
+// arguments.
+func (h *host) launch(t *testing.T, name string, args ...string) {
+	t.Helper()
+	h.podman(t, append(h.runs("--detach", "--name", name, "--hostname", name), args...)...)
+}
+
+// runs returns podman's arguments for running a container in a cgroup of the host's.
+func (h *host) runs(args ...string) []string {
+	return append([]string{"run", "--cgroup-parent", h.Cgroup()}, args...)
+}
+
 // state returns what podman knows of a container.
 func (h *host) state(t *testing.T, name, format string) string {
 	t.Helper()
@@ -105,6 +117,7 @@ func (h *host) pidOf(t *testing.T, name string) int {
 // when it is made again. Its epmd is PID 1, silent, healthy until it is wedged, and ends when told.
 func TestContainerImage(t *testing.T) {
 	h := containerHost(t)
+	h.makeImage(t)
 	made := h.made(t)
 	size, err := strconv.Atoi(h.podman(t, "image", "inspect", "--format", "{{.Size}}", image))
 	wait.Must(t, err)
@@ -121,7 +134,7 @@ func TestContainerImage(t *testing.T) {
 	if want := "65532:65532 SIGTERM map[4369/tcp:{}] [CMD /usr/bin/epmd -names]"; config != want {
 		t.Errorf("image %q; want %q", config, want)
 	}
-	h.podman(t, "run", "--detach", "--name", "epmd", "--health-interval", "disable", image)
+	h.launch(t, "epmd", "--health-interval", "disable", image)
 	h.checkWedged(t, "epmd")
 	h.podman(t, "stop", "epmd")
 	if code, logs := h.state(t, "epmd", "{{.State.ExitCode}}"), h.podman(t, "logs", "epmd"); code != "0" || logs != "" {

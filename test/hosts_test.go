@@ -132,7 +132,11 @@ func (h *host) inspect(t *testing.T) {
 func (h *host) inside(f func() error) error { return lan.Inside(h.NetNS(), f) }
 
 // client asks the host's epmd; only inside.
-func (h *host) client() *epmd.Client {
+func (h *host) client() *epmd.Client { return clientInside() }
+
+// clientInside asks the epmd of the network namespace in which it is used. With one address it
+// dials on the thread of its caller.
+func clientInside() *epmd.Client {
 	return epmd.NewClient(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), epmd.DefaultPort))
 }
 
@@ -327,12 +331,18 @@ type watcher struct {
 // watch begins to follow until the test ends; until then epmd is to run.
 func (h *host) watch(t *testing.T) *watcher {
 	t.Helper()
+	return watchIn(t, h.Name(), h.NetNS())
+}
+
+// watchIn is watch for a network namespace, which is named by its file.
+func watchIn(t *testing.T, host, netns string) *watcher {
+	t.Helper()
 	var lines *epmd.Lines
-	wait.Must(t, h.inside(func() (err error) {
-		lines, err = h.client().Watch(t.Context())
+	wait.Must(t, lan.Inside(netns, func() (err error) {
+		lines, err = clientInside().Watch(t.Context())
 		return err
 	}))
-	w := &watcher{host: h.Name(), known: make(map[string]registry.Node), changed: make(chan struct{})}
+	w := &watcher{host: host, known: make(map[string]registry.Node), changed: make(chan struct{})}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

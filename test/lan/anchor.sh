@@ -45,9 +45,15 @@ cgroups() {
 	done
 }
 
-# Processes of a container that had a network namespace of their own may take longer.
+# Processes of a container have a network namespace of their own. Those that are frozen don't die.
 rounds=0
 while left=$(cgroups) && [ -n "$left" ]; do
+	for group in $left; do
+		[ ! -e "$group/freezer.state" ] || echo THAWED >"$group/freezer.state" 2>/dev/null
+		while read -r pid; do
+			kill -9 "$pid" 2>/dev/null
+		done 2>/dev/null <"$group/cgroup.procs"
+	done
 	echo "$left" | xargs -r rmdir 2>/dev/null
 	rounds=$((rounds + 1))
 	if [ $rounds -gt 500 ]; then

@@ -13,6 +13,9 @@
 %% <li>Hosts of the domains in `{eclus, [{domains, ["lab.example"]}]}': as `.local'.</li>
 %% </ul>
 %%
+%% In a container, the resolver may say that the name of the container's host is loopback. Then
+%% the word of an epmd counts that the container's owner has named (`-peer').
+%%
 %% `net_kernel' waits for the answer. So epmd has 100 ms. Then, and for a second after, all is as
 %% without this module. So it is where the epmd is one that has no such request, as that of
 %% Erlang/OTP, or has ended.
@@ -82,6 +85,16 @@ port_please(Name, Host, Timeout) -> erl_epmd:port_please(Name, Host, Timeout).
 -spec address_please(string(), string() | inet:ip_address(), inet | inet6) ->
           {ok, inet:ip_address()} | {ok, inet:ip_address(), inet:port_number(), non_neg_integer()} | {error, term()}.
 address_please(Name, Host, Family) ->
+    case by_order(Name, Host, Family) of
+        {ok, IP} = Resolved ->
+            case is_loopback(IP) andalso is_name(Host) andalso not lists:suffix("localhost", Host) of
+                true -> elsewhere(Name, Host, Family, Resolved);
+                false -> Resolved
+            end;
+        Found -> Found
+    end.
+
+by_order(Name, Host, Family) ->
     case order(Host) of
         resolver -> erl_epmd:address_please(Name, Host, Family);
         resolver_first ->
@@ -95,6 +108,28 @@ address_please(Name, Host, Family) ->
                 Asked -> resolved(erl_epmd:address_please(Name, Host, Family), Asked)
             end
     end.
+
+%% Returns where a node is that a named epmd has and this host has not, else what was Resolved.
+%% podman gives containers a copy of their host's /etc/hosts. In Debian's, the host's own name is
+%% that of 127.0.1.1, which is the container itself there.
+elsewhere(Name, Host, Family, Resolved) ->
+    Asked = in_time(?ADDRESS_TIME, missed, fun() ->
+        Nodes = known_as(Name, Host),
+        IsHere = lists:any(fun(Node) -> maps:get(<<"origin">>, Node, none) =:= <<"local">> end, Nodes),
+        Where = [Answer || #{<<"named">> := <<"yes">>} = Node <- Nodes, not IsHere, Answer <- answer(Node, Family)],
+        hd(Where ++ [Resolved])
+    end),
+    case Asked of
+        missed ->
+            miss(Name, Host),
+            Resolved;
+        _ -> Asked
+    end.
+
+is_loopback({127, _, _, _}) -> true;
+is_loopback({0, 0, 0, 0, 0, 0, 0, 1}) -> true;
+is_loopback({0, 0, 0, 0, 0, 16#FFFF, High, _}) -> High bsr 8 =:= 127;
+is_loopback(_) -> false.
 
 %% Where the resolver knows no such host, nobody is harmed by what epmd can only guess.
 resolved({ok, _} = Resolved, _) -> Resolved;
@@ -152,9 +187,9 @@ order(Host) when is_tuple(Host) -> resolver;
 order(Host) ->
     Lower = string:lowercase(string:trim(Host, trailing, ".")),
     Domains = ["local" | application:get_env(eclus, domains, [])],
-    case {inet:parse_strict_address(Lower), lists:member($., Lower)} of
-        {{ok, _}, _} -> resolver;
-        {_, false} -> resolver_first;
+    case {is_name(Lower), lists:member($., Lower)} of
+        {false, _} -> resolver;
+        {true, false} -> resolver_first;
         _ ->
             case lists:any(fun(Domain) -> lists:suffix([$. | Domain], Lower) end, Domains) of
                 true -> epmd_first;
@@ -162,13 +197,14 @@ order(Host) ->
             end
     end.
 
+%% Reports whether a host is given by its name and not by its address.
+is_name(Host) -> is_list(Host) andalso element(1, inet:parse_strict_address(Host)) =:= error.
+
 %% Asks epmd where a node is. That is certain if the node belongs to the host of its name. Others
 %% only claim to be that node.
 ask(Name, Host, Family) ->
     Asked = in_time(?ADDRESS_TIME, missed, fun() ->
-        Full = unicode:characters_to_binary([Name, $@, Host]),
-        Nodes = lists:sort(fun better/2, [Node || #{<<"node">> := Known} = Node <- epmd(Full), Known =:= Full]),
-        {Certain, Claimed} = lists:partition(fun(Node) -> is_certain(Node, Host) end, Nodes),
+        {Certain, Claimed} = lists:partition(fun(Node) -> is_certain(Node, Host) end, known_as(Name, Host)),
         Where = [{Kind, Answer} || {Kind, All} <- [{certain, Certain}, {claimed, Claimed}],
                                    Node <- All, Answer <- answer(Node, Family)],
         hd(Where ++ [unknown])
@@ -179,6 +215,11 @@ ask(Name, Host, Family) ->
             unknown;
         _ -> Asked
     end.
+
+%% Returns the nodes of a full name that epmd knows, the best first.
+known_as(Name, Host) ->
+    Full = unicode:characters_to_binary([Name, $@, Host]),
+    lists:sort(fun better/2, [Node || #{<<"node">> := Known} = Node <- epmd(Full), Known =:= Full]).
 
 is_certain(#{<<"sure">> := <<"no">>} = Node, Host) ->
     maps:get(<<"host">>, Node, none) =:= unicode:characters_to_binary(Host);

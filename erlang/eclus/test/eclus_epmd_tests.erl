@@ -85,6 +85,29 @@ order_test_() ->
         {"db.example.invalid", {false, false}}, {"local", {true, true}}, {"localhost", {false, false}},
         {"notlocal.invalid", {false, false}}, {"198.51.100.1", {false, false}}, {"nowhere-at-all", {true, true}}]].
 
+%% The resolver may say that a host is loopback. A named epmd knows better, unless the node is here.
+loopback_test_() ->
+    Lookup = inet_db:res_option(lookup),
+    {setup,
+     fun() ->
+        inet_db:set_lookup([file]),
+        inet_db:add_host({127, 0, 1, 1}, ["shared", "shared.example"])
+     end,
+     fun(_) ->
+        inet_db:del_host({127, 0, 1, 1}),
+        inet_db:set_lookup(Lookup)
+     end,
+     [{Name ++ ", " ++ Host, fun() ->
+        with_epmd(says([["+ node=a@", Host, " name=a address=198.51.100.9 port=1 high=6", Line, "\n"] || Line <- Lines]), fun() ->
+            ?assertEqual(Want, address(Host))
+        end)
+      end} || {Name, Lines, Want} <- [
+        {"named", [" origin=peer named=yes"], {ok, {198, 51, 100, 9}, 1, 6}},
+        {"announced", [" origin=lan"], {ok, {127, 0, 1, 1}}},
+        {"gone", [" origin=peer named=yes reachable=no"], {ok, {127, 0, 1, 1}}},
+        {"here too", [" origin=peer named=yes", " origin=local"], {ok, {127, 0, 1, 1}}}],
+        Host <- ["shared", "shared.example"]]}.
+
 %% A node may claim a host that another one announces. It is not taken for that host's.
 impostor_test() ->
     Claims = "+ node=a@x.local name=a host=evil.local address=203.0.113.6 port=1 high=6 sure=no\n",
