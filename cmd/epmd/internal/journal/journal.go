@@ -236,17 +236,20 @@ func (j *Journal) catchUp(nodes []*registry.Node) []registry.Event {
 
 // arrived returns the nodes that have come and not gone again by then, or since.
 func arrived(batch, since []registry.Event) []*registry.Node {
-	gone := make(map[uint64]bool)
+	there := make(map[uint64]bool)
 	for _, events := range [][]registry.Event{batch, since} {
 		for _, ev := range events {
-			if ev.Kind == registry.Down {
-				gone[ev.Node.ID] = true
+			switch ev.Kind {
+			case registry.Up:
+				there[ev.Node.ID] = true
+			case registry.Down:
+				delete(there, ev.Node.ID)
 			}
 		}
 	}
 	var nodes []*registry.Node
 	for _, ev := range batch {
-		if ev.Kind == registry.Up && !gone[ev.Node.ID] {
+		if ev.Kind == registry.Up && there[ev.Node.ID] {
 			nodes = append(nodes, ev.Node)
 		}
 	}
@@ -270,15 +273,15 @@ func (j *Journal) findHolders(ctx context.Context, nodes []*registry.Node) {
 
 // write writes what has happened to the log. What was last known of a node counts.
 func (j *Journal) write(batch []registry.Event) {
-	last := make(map[uint64]*registry.Node)
+	changed := make(map[uint64]*registry.Node)
 	for _, ev := range batch {
-		if ev.Kind != registry.Down {
-			last[ev.Node.ID] = ev.Node
+		if ev.Kind == registry.Changed {
+			changed[ev.Node.ID] = ev.Node
 		}
 	}
 	for _, ev := range batch {
-		if ev.Kind != registry.Down {
-			ev.Node = last[ev.Node.ID]
+		if n := changed[ev.Node.ID]; n != nil && ev.Kind != registry.Down {
+			ev.Node = n
 		}
 		if j.isNews(ev) {
 			j.writeOne(ev)
@@ -289,18 +292,21 @@ func (j *Journal) write(batch []registry.Event) {
 // writeOne writes one event. It remembers what the log says of the node.
 func (j *Journal) writeOne(ev registry.Event) {
 	n := ev.Node
-	if now := j.reg.Lookup(n.Name); now != nil && now.ID == n.ID {
-		n = now // with its holder
-	}
 	if ev.Kind == registry.Down {
 		delete(j.named, n.ID)
 	} else {
+		if now := j.reg.Lookup(n.Name); now != nil && now.ID == n.ID {
+			n = now // with its holder
+		}
 		j.remember(n)
 	}
+	if n.Origin != registry.Local && !j.limits.may(n.Host) {
+		return
+	}
+	if !j.log.Enabled(context.Background(), slog.LevelInfo) {
+		return // making an entry costs more than a lookup
+	}
 	if n.Origin != registry.Local {
-		if !j.limits.may(n.Host) {
-			return
-		}
 		e := neighbourEntries[ev.Kind]
 		j.log.With(e.id.Attr()).Info(e.text, neighbourAttrs(n)...)
 	} else {
