@@ -84,7 +84,7 @@ func (r *Registry) SetLAN(l LANState) {
 		return
 	}
 	r.lan = l
-	for s := range r.subscriptions {
+	for _, s := range r.subscriptions {
 		s.lan = true
 		s.wake()
 	}

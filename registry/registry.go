@@ -76,7 +76,7 @@ type Registry struct {
 	lost       map[NeighbourKey]struct{} // of these, those that can't be reached
 
 	noStreams     map[any]NoStream
-	subscriptions map[*Subscription]struct{}
+	subscriptions []*Subscription
 
 	sightings *sightings // has a lock of its own, which comes before mu
 }
@@ -107,16 +107,15 @@ type Old struct {
 // epmd remembers [OldNames].
 func New(host string, maxOld int) *Registry {
 	r := &Registry{
-		host:          host,
-		maxOld:        maxOld,
-		local:         make(map[string]*Registration),
-		old:           make(map[string]*oldName),
-		neighbours:    make(map[NeighbourKey]*entry),
-		shares:        make(map[string]*share),
-		owners:        [numRanks]map[string]int{{}, {}, {}},
-		lost:          make(map[NeighbourKey]struct{}),
-		noStreams:     make(map[any]NoStream),
-		subscriptions: make(map[*Subscription]struct{}),
+		host:       host,
+		maxOld:     maxOld,
+		local:      make(map[string]*Registration),
+		old:        make(map[string]*oldName),
+		neighbours: make(map[NeighbourKey]*entry),
+		shares:     make(map[string]*share),
+		owners:     [numRanks]map[string]int{{}, {}, {}},
+		lost:       make(map[NeighbourKey]struct{}),
+		noStreams:  make(map[any]NoStream),
 	}
 	r.sightings = &sightings{
 		reg:     r,

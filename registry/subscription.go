@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"fmt"
+	"slices"
 )
 
 // maxPending is how many changes wait for a subscriber. If there are more, it begins anew.
@@ -82,7 +83,7 @@ func (r *Registry) subscribe(of scope) *Subscription {
 	s.wake()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.subscriptions[s] = struct{}{}
+	r.subscriptions = append(r.subscriptions, s)
 	return s
 }
 
@@ -167,7 +168,7 @@ func (s *Subscription) Next(ctx context.Context) (Batch, error) {
 func (s *Subscription) Close() {
 	s.r.mu.Lock()
 	defer s.r.mu.Unlock()
-	delete(s.r.subscriptions, s)
+	s.r.subscriptions = slices.DeleteFunc(s.r.subscriptions, func(other *Subscription) bool { return other == s })
 	s.anew, s.lan, s.pending = false, false, nil
 }
 
@@ -177,7 +178,7 @@ func (r *Registry) changed(e Event) {
 	if e.Node.Origin == Local {
 		r.localVersion.Add(1)
 	}
-	for s := range r.subscriptions {
+	for _, s := range r.subscriptions {
 		if s.of.has(e.Node.Origin) {
 			s.add(e)
 		}
