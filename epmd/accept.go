@@ -52,12 +52,15 @@ const acceptPause = 100 * time.Millisecond
 // accept takes all connections that are there. It returns an error if the listener no longer
 // listens.
 func (e *engine) accept(listener int) error {
-	for e.ctx.Err() == nil {
+	for accepted := 0; e.ctx.Err() == nil; {
 		fd, peer, err := e.sockets.accept(listener)
 		switch err {
 		case nil:
 			time.Sleep(e.delayAccept) // -delay_accept, for each connection
 			e.begin(fd, peer)
+			if accepted++; accepted == 1 && !readable(listener) {
+				return nil // most come alone, and accept4 costs four times as much
+			}
 		case unix.EAGAIN:
 			return nil
 		case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:

@@ -81,6 +81,14 @@ func acceptPeer(listener int) (fd int, peer netip.AddrPort, err error) {
 	return int(r), addrPort(&sa), nil
 }
 
+// readable reports whether a descriptor is readable, or may be.
+func readable(fd int) bool {
+	p := unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
+	var now unix.Timespec
+	r, _, errno := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0)
+	return r != 0 || errno != 0
+}
+
 // addrPort returns a socket address in Go's form.
 func addrPort(sa *unix.RawSockaddrAny) netip.AddrPort {
 	switch sa.Addr.Family {
