@@ -64,10 +64,7 @@ func (e *engine) settle(c *conn, reg registration) {
 	c.reg = reg
 	e.registered++
 	e.unasked++
-	if e.usersMatter() {
-		e.askUser(c)
-		e.askUsers(usersAtOnce)
-	}
+	e.askSome()
 }
 
 // registeredAt returns the registered connection with that descriptor, or nil.

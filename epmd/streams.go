@@ -173,9 +173,7 @@ func (e *engine) startStream(c *conn, s *stream) {
 	}
 	e.remove(c)
 	e.takePlaces(s)
-	if e.usersMatter() {
-		e.askUsers(usersAtOnce)
-	}
+	e.askSome()
 	fd := c.fd // the next connection may get c
 	e.streams.ended.Go(func() {
 		s.run(e.ctx, os.NewFile(uintptr(fd), "subscriber"), whose)

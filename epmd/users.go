@@ -14,9 +14,13 @@ import (
 //
 // Whose a registration is matters once half of the places are taken. Asking the kernel takes a
 // quarter of a registration's time. So nobody is asked for before a quarter is taken. From then on
-// each registration and each stream has usersAtOnce asked for, which is all in time.
+// each registration and each stream has usersAtOnce asked for, while more than maxUnasked are left.
+// So nodes that go again soon have nobody asked. Those left are asked for when it matters.
 
-const usersAtOnce = 4
+const (
+	usersAtOnce = 4
+	maxUnasked  = 32
+)
 
 // openUsers begins to ask the kernel for users, unless Config says who else is asked.
 func (s *Server) openUsers() (closeAll func()) {
@@ -62,6 +66,13 @@ func (e *engine) askUsers(most int) {
 			e.askUser(c)
 			most--
 		}
+	}
+}
+
+// askSome asks for some users if so many places are taken that they may matter.
+func (e *engine) askSome() {
+	if e.usersMatter() {
+		e.askUsers(min(usersAtOnce, e.unasked-maxUnasked))
 	}
 }
 

@@ -80,8 +80,9 @@ func TestUsersShareNames(t *testing.T) {
 	s.stillAnswers()
 }
 
-// TestUsersAsked has nobody asked for while most places are free. All are known once half are
-// taken, by nodes or by streams. None is counted that has gone.
+// TestUsersAsked has nobody asked for while most places are free. All but maxUnasked are known once
+// half are taken, by nodes or by streams. Nodes that go again have nobody asked. All are known when
+// that matters. None is counted that has gone.
 func TestUsersAsked(t *testing.T) {
 	checkLeaks(t)
 	const most = 128
@@ -112,8 +113,26 @@ func TestUsersAsked(t *testing.T) {
 		}
 		register(most/4 + 2 - streams)
 		s.engine.mu.Lock()
-		if left := s.engine.unasked; left != 0 || s.engine.registeredBy[1000] != most/2-streams {
-			t.Errorf("%d are not asked for; %v; want %d of user 1000", left, s.engine.registeredBy, most/2-streams)
+		if left := s.engine.unasked; left != maxUnasked || s.engine.registeredBy[1000] != most/2-streams-left {
+			t.Errorf("%d are not asked for; %v; want %d and %d", left, s.engine.registeredBy, maxUnasked, most/2-streams-maxUnasked)
+		}
+		s.engine.mu.Unlock()
+		nodes[1].Close()
+		wait.True(t, "another node has gone", func() bool { return s.state().nodes == most/2-streams-1 })
+		asked.Store(0)
+		const visits = 20
+		for i := range visits {
+			p := dial(t, s.addr)
+			p.register(fmt.Sprint("visit", i), 6)
+			p.Close()
+			wait.True(t, "the visitor has gone", func() bool { return s.state().nodes == most/2-streams-1 })
+		}
+		if n := asked.Load(); n > visits/4 {
+			t.Errorf("%d users were asked for as %d nodes came and went", n, visits)
+		}
+		s.engine.mu.Lock()
+		if his := s.engine.nodesOf(1000); his != most/2-streams-1 {
+			t.Errorf("user 1000 has %d names; want %d", his, most/2-streams-1)
 		}
 		s.engine.mu.Unlock()
 		for _, p := range nodes {
