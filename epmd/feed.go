@@ -41,8 +41,10 @@ const (
 	maxAtOnce    = 1000 // events in a joinInterval
 	joinInterval = 100 * time.Millisecond
 
-	// What peers have to read what is left when the server ends.
+	// What peers have to read what is left when the server ends. Streams that wait for the
+	// processor and not for their peers have it so many times.
 	farewellTimeout = 500 * time.Millisecond
+	farewellRounds  = 4
 )
 
 // Why streams end.
@@ -65,6 +67,7 @@ type feeds struct {
 	version  uint64                 // of the registry, which whole shows
 	over     bool
 	farewell *time.Timer
+	rounds   int // of the farewell that are left
 	running  sync.WaitGroup
 }
 
@@ -74,6 +77,7 @@ func newFeeds(cfg Config) *feeds {
 		reg: cfg.Registry, linkOf: cfg.LinkOf, hello: cfg.Hello,
 		turns:  make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1)),
 		byLink: make(map[string]*feed),
+		rounds: farewellRounds,
 	}
 	if fs.linkOf == nil {
 		fs.linkOf = kernelLinkOf(&fs.links)
@@ -211,11 +215,28 @@ func (fs *feeds) close(forget bool) {
 		cutAll(ended)
 		return
 	}
-	fs.farewell = time.AfterFunc(farewellTimeout, func() {
-		fs.mu.Lock()
-		defer fs.mu.Unlock()
-		cutAll(ended)
-	})
+	fs.farewell = time.AfterFunc(farewellTimeout, func() { fs.part(ended) })
+}
+
+// part ends a round of the farewell. It cuts off the streams whose peers don't read. The last round
+// ends them all.
+func (fs *feeds) part(ended []*feed) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.rounds--
+	left := 0
+	for _, f := range ended {
+		for p := range f.streams {
+			if fs.rounds > 0 && !p.blocked.Load() {
+				left++
+				continue
+			}
+			p.cutOff(errOver)
+		}
+	}
+	if left > 0 {
+		fs.farewell.Reset(farewellTimeout)
+	}
 }
 
 func cutAll(list []*feed) {

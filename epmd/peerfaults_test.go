@@ -298,6 +298,36 @@ func TestPeerFarewellUnread(t *testing.T) {
 	wait.Must(t, s.wait())
 }
 
+// TestPeerFarewellBusy ends a server that has no time for its streams for more than one round. They
+// say farewell all the same.
+func TestPeerFarewellBusy(t *testing.T) {
+	checkLeaks(t)
+	s := serve(t, Config{LinkOf: loLink})
+	s.register("a", everyIP...)
+	p := s.watchPeer()
+	if nodes := snapshotOf(t, p); len(nodes) != 1 {
+		t.Fatalf("nodes %q", nodes)
+	}
+	const rounds = 1000
+	s.feeds.mu.Lock()
+	s.feeds.rounds = rounds
+	s.feeds.mu.Unlock()
+	for range cap(s.feeds.turns) {
+		s.feeds.turns <- struct{}{}
+	}
+	s.cancel()
+	wait.True(t, "a round is over", func() bool {
+		s.feeds.mu.Lock()
+		defer s.feeds.mu.Unlock()
+		return s.feeds.rounds < rounds
+	})
+	for range cap(s.feeds.turns) {
+		<-s.feeds.turns
+	}
+	wantLine(t, p, minusA)
+	wait.Must(t, s.wait())
+}
+
 // TestPeerHandOver ends streams without a word when another server goes on.
 func TestPeerHandOver(t *testing.T) {
 	checkLeaks(t)

@@ -52,8 +52,9 @@ type subscriber struct {
 	feed   *feed            // nil: it has joined none
 	closed chan struct{}    // closed when the other side has closed, or said more
 
-	at     atomic.Pointer[chunk] // of the feed, which it has read or is about to
-	cutOff context.CancelCauseFunc
+	at      atomic.Pointer[chunk] // of the feed, which it has read or is about to
+	blocked atomic.Bool           // a write waits for the other side to read
+	cutOff  context.CancelCauseFunc
 }
 
 // programStream returns the stream that answers a program of this host. NodesReq and WatchReq each
@@ -270,6 +271,7 @@ func (p *subscriber) write(ctx context.Context, b []byte, flags int) error {
 	var sent error
 	err := p.raw.Write(func(fd uintptr) bool {
 		b, sent = p.transmit(int(fd), b, flags)
+		p.blocked.Store(sent == unix.EAGAIN)
 		return sent != unix.EAGAIN
 	})
 	if err != nil {
