@@ -41,6 +41,22 @@ func (w *Way) resolveAdvice(ctx context.Context) []string {
 	return []string{
 		"A short name is looked up as it is, in /etc/hosts and the search domains of DNS.",
 		"If the host is known by multicast DNS alone, start its node with -name NAME@" + w.host + ".local.",
+		"If it is a container of this host, ECLUS_PEER=gateway there makes its nodes known here, on a bridge (docs/containers.md).",
+	}
+}
+
+// hereAdvice says where the node is if the resolver takes its host for this one, as in a container
+// that has its host's /etc/hosts.
+func (w *Way) hereAdvice(ctx context.Context) []string {
+	known, _ := w.known(ctx)
+	isHere := !slices.ContainsFunc(w.addrs, func(a netip.Addr) bool { return !a.IsLoopback() })
+	if !isHere || known.Node != w.options.Node || !known.Named {
+		return nil
+	}
+	return []string{
+		fmt.Sprintf("%s is loopback here, but what was named by -peer or in a nodes file has the node, at %s.", w.host, addrsText(known.Addresses)),
+		"podman copies the host's /etc/hosts into containers. Nodes reach it with -epmd_module eclus_epmd.",
+		"Or keep the file out: base_hosts_file=\"none\" in containers.conf.",
 	}
 }
 
@@ -208,7 +224,8 @@ func (w *Way) epmdFailure(ctx context.Context, e *epmd.AddrError) Failure {
 	case errors.Is(e, syscall.ECONNREFUSED):
 		return Failed(fmt.Sprintf("nothing listens on %v for us", at), append(w.portAdvice(ctx),
 			"The host is up, but no epmd takes connections there. Does one run (systemctl status epmd.socket; epmd -names on that host)?",
-			"It may listen on loopback only: see its -address, and ERL_EPMD_ADDRESS.")...)
+			"It may listen on loopback only: see its -address, and ERL_EPMD_ADDRESS.",
+			fmt.Sprintf("If it is in a container, the host's port %d leads there only if it is published.", at.Port()))...)
 	case tcp.IsTimeout(e.Err):
 		return Failed(fmt.Sprintf("no answer from %v", at),
 			fmt.Sprintf("The host is down, or a firewall drops what is for TCP port %d.", at.Port()))
@@ -282,7 +299,7 @@ func (w *Way) connectFailure(_ context.Context, e *epmd.AddrError) Failure {
 		return Failed(fmt.Sprintf("%v is a link-local address without its zone", at.Addr()))
 	case errors.Is(e, syscall.ECONNREFUSED):
 		return Failed(fmt.Sprintf("nothing listens on %v for us", at),
-			"The node may listen on one address only (inet_dist_use_interface), or a firewall rejects the port.")
+			"The node may listen on one address only (inet_dist_use_interface), or a firewall rejects the port.", publishAdvice)
 	case tcp.IsTimeout(e.Err):
 		return Failed(fmt.Sprintf("no answer from %v", at), "A firewall drops what is for that port. "+portRangeAdvice)
 	case errors.Is(e, syscall.EHOSTUNREACH) && at.Addr() == w.epmd.Addr():
@@ -292,6 +309,9 @@ func (w *Way) connectFailure(_ context.Context, e *epmd.AddrError) Failure {
 	}
 	return Failed(e.Error())
 }
+
+// publishAdvice is for a node whose epmd can be reached from outside its container.
+const publishAdvice = "If it is in a container, give it one port (-kernel inet_dist_listen_min 9100 inet_dist_listen_max 9100), and publish that (-p 9100:9100)."
 
 const portRangeAdvice = "Nodes take any port unless told a range (-kernel inet_dist_listen_min and _max): open it."
 

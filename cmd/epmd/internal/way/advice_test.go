@@ -259,7 +259,24 @@ func TestAdvice(t *testing.T) {
 			node:   "b@hostb",
 			world:  []func(*world){resolves()},
 			step:   "resolve",
-			advice: "short name.*-name NAME@hostb.local",
+			advice: "short name.*-name NAME@hostb.local.*ECLUS_PEER=gateway",
+		},
+		{
+			name: "the host of a container",
+			node: "b@hostb",
+			world: []func(*world){resolves("127.0.1.1"), absent(epmd.Names{}, nil),
+				announces(registry.Node{Node: "b@hostb", Origin: registry.Peer, Named: true, Addresses: []netip.Addr{addr("198.51.100.12")}})},
+			step:   "lookup",
+			found:  "not registered",
+			advice: "^hostb is loopback here.*198.51.100.12.*eclus_epmd.*base_hosts_file",
+		},
+		{
+			name: "the host of a container, which is only announced",
+			node: "b@hostb",
+			world: []func(*world){resolves("127.0.1.1"), absent(epmd.Names{}, nil),
+				announces(registry.Node{Node: "b@hostb", Origin: registry.LAN, Addresses: []netip.Addr{addr("198.51.100.12")}})},
+			step:   "lookup",
+			advice: "^Nor is any",
 		},
 		{
 			name:   "no zone",
@@ -274,7 +291,7 @@ func TestAdvice(t *testing.T) {
 			world:  []func(*world){asked(each(epmdAt, syscall.ECONNREFUSED))},
 			step:   "epmd",
 			found:  "nothing listens on " + epmdAt,
-			advice: "no epmd takes connections.*loopback only",
+			advice: "no epmd takes connections.*loopback only.*container, the host's port 4369",
 		},
 		{
 			name:   "epmd silent",
@@ -374,7 +391,7 @@ func TestAdvice(t *testing.T) {
 			world:  []func(*world){connected(each(nodeAt, syscall.ECONNREFUSED))},
 			step:   "connect",
 			found:  "nothing listens on " + nodeAt,
-			advice: "inet_dist_use_interface",
+			advice: "inet_dist_use_interface.*publish that",
 		},
 		{
 			name:   "port dropped",

@@ -300,7 +300,8 @@ func (w *Way) lookUp(ctx context.Context) (string, error) {
 		ctx, cancel := context.WithTimeout(ctx, stepTime)
 		defer cancel()
 		names, err := w.net.names(ctx, w.epmd)
-		return "", Failed(fmt.Sprintf("%q is not registered there", w.alive), append(w.portAdvice(ctx), othersAdvice(names, err)...)...)
+		advice := slices.Concat(w.hereAdvice(ctx), w.portAdvice(ctx), othersAdvice(names, err))
+		return "", Failed(fmt.Sprintf("%q is not registered there", w.alive), advice...)
 	}
 	w.Port = w.Answer.Port
 	return fmt.Sprintf("%s is registered, at port %d", w.alive, w.Answer.Port), nil
