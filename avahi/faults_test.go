@@ -477,7 +477,7 @@ func TestWedged(t *testing.T) {
 func (s *side) freeze(d *lan.Daemon) {
 	p, err := d.Process()
 	wait.Must(s.t, err)
-	wait.Must(s.t, p.Signal(syscall.SIGSTOP))
+	wait.Freeze(s.t, p.Pid())
 	s.t.Cleanup(func() { p.Signal(syscall.SIGCONT) })
 }
 

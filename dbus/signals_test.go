@@ -258,9 +258,7 @@ func TestSlowBus(t *testing.T) {
 	sum := newSum(t, root)
 	sum.until(t, signals, func() bool { return sum.has("first") })
 
-	if err := b.daemon.Process.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	wait.Freeze(t, b.daemon.Process.Pid)
 	began := time.Now()
 	churn(t, reg, 50_000)
 	if took := time.Since(began); took > wait.Patience {
@@ -283,9 +281,7 @@ func TestEndWhileBusIsStopped(t *testing.T) {
 	reg := registry.New("hosta.local", registry.OldNames)
 	_, stop := b.serveRegistry(t, reg, dbus.Options{})
 	awaitName(t, b.client(t))
-	if err := b.daemon.Process.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	wait.Freeze(t, b.daemon.Process.Pid)
 	defer b.daemon.Process.Signal(syscall.SIGCONT)
 	for i := range 200 { // of which 64 signals are more than a socket's buffer holds
 		register(t, reg, fmt.Sprintf("%d%s", i, strings.Repeat("\U0001f600", 250)))

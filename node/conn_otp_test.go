@@ -356,7 +356,7 @@ func TestConnEndsOTP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	syscall.Kill(pid, syscall.SIGSTOP)
+	wait.Freeze(t, pid)
 	ended(t, c, ErrSilent)
 	wantLost(t, watch, ErrSilent)
 	syscall.Kill(pid, syscall.SIGCONT)

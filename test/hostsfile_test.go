@@ -68,7 +68,7 @@ func TestLANHostsFile(t *testing.T) {
 		eval(t, nodes[0], "{ok, L} = file:consult(\""+hostsPath+"\"), L.", "['hostb.local','hostc.local']")
 	})
 	t.Run("dead host", func(t *testing.T) {
-		wait.Must(t, c.epmd.Signal(syscall.SIGSTOP))
+		wait.Freeze(t, c.epmd.Pid())
 		// A stopped process can't be ended.
 		t.Cleanup(func() { c.epmd.Signal(syscall.SIGCONT) })
 		a.stop(t)

@@ -298,7 +298,7 @@ func TestLANWedged(t *testing.T) {
 				p, err := d.Process()
 				wait.Must(t, err)
 				missed := "missed-" + what + "-" + h.Name()
-				wait.Must(t, p.Signal(syscall.SIGSTOP))
+				wait.Freeze(t, p.Pid())
 				r := a.register(t, missed, 4103)
 				checkLookup(t, a, missed, 4103)
 				wait.Must(t, p.Signal(syscall.SIGCONT))
@@ -313,7 +313,7 @@ func TestLANWedged(t *testing.T) {
 	t.Run("end", func(t *testing.T) {
 		p, err := a.Avahi.Process()
 		wait.Must(t, err)
-		wait.Must(t, p.Signal(syscall.SIGSTOP))
+		wait.Freeze(t, p.Pid())
 		begin := time.Now()
 		a.stop(t)
 		t.Logf("epmd ended within %v", since(begin))

@@ -72,7 +72,7 @@ func TestSoakNames(t *testing.T) {
 
 	const one = `['n1@hostb.local', 'n2@hostb.local', 'n3@hostb.local']`
 	stock := asked{100 * time.Millisecond, 100 * time.Millisecond, 100 * time.Millisecond}
-	wait.Must(t, a.epmd.Signal(syscall.SIGSTOP))
+	wait.Freeze(t, a.epmd.Pid())
 	check("wedged", timeAsked(t, near, one), stock)
 	wait.Must(t, a.epmd.Signal(syscall.SIGCONT))
 	a.stop(t)

@@ -293,7 +293,7 @@ func TestLANReachable(t *testing.T) {
 			}
 		}
 	}
-	wait.Must(t, b.epmd.Signal(syscall.SIGSTOP))
+	wait.Freeze(t, b.epmd.Pid())
 	t.Cleanup(func() { b.epmd.Signal(syscall.SIGCONT) }) // if it has not gone on, it can't be ended
 	check("epmd stopped")
 	wait.Must(t, b.epmd.Signal(syscall.SIGCONT))

@@ -158,7 +158,7 @@ func testPingPatient(t *testing.T, a, b, c *host, seen *watcher) {
 	nohost := a.pinging(t, "b@nohost.local")
 	short := b.erl(t, "-sname", "short", "-start_epmd", "false")
 	a.ping(t, "short@hostb.local").checkFails(t, "identify", "the node calls itself short@hostb$", "can't be connected")
-	wait.Must(t, short.Signal(syscall.SIGSTOP))
+	wait.Freeze(t, short.Pid())
 	suspended := a.pinging(t, "short@hostb.local")
 	b.filter(t, "output", fmt.Sprintf("tcp sport %d ip length > 1200 drop", b.portOf(t, "b")))
 	large := a.pinging(t, "b@hostb.local")

@@ -233,6 +233,6 @@ func (h *host) suspendAvahi(t *testing.T) *lan.Process {
 	t.Helper()
 	p, err := h.Avahi.Process()
 	wait.Must(t, err)
-	wait.Must(t, p.Signal(syscall.SIGSTOP))
+	wait.Freeze(t, p.Pid())
 	return p
 }

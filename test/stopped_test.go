@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -78,24 +77,15 @@ func TestStoppedForLong(t *testing.T) {
 
 // stopper returns functions that stop a daemon and let it go on.
 func stopper(t *testing.T, d *daemon) (pause, resume func()) {
-	signal := func(sig syscall.Signal) {
-		t.Helper()
-		if err := d.cmd.Process.Signal(sig); err != nil {
-			t.Fatal(err)
-		}
-	}
 	pause = func() {
 		t.Helper()
-		signal(syscall.SIGSTOP)
-		wait.Until(t, "epmd is stopped", func() error {
-			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", d.cmd.Process.Pid))
-			if err == nil && !strings.Contains(string(stat), ") T ") {
-				err = fmt.Errorf("state %s", stat)
-			}
-			return err
-		})
+		wait.Freeze(t, d.cmd.Process.Pid)
 	}
-	return pause, func() { t.Helper(); signal(syscall.SIGCONT) }
+	resume = func() {
+		t.Helper()
+		wait.Must(t, d.cmd.Process.Signal(syscall.SIGCONT))
+	}
+	return pause, resume
 }
 
 func dialTCP(t *testing.T, port uint16) *net.TCPConn {

@@ -138,7 +138,7 @@ func TestLANStopped(t *testing.T) {
 func (h *host) pause(t *testing.T) (goOn func()) {
 	t.Helper()
 	p := h.epmd
-	wait.Must(t, p.Signal(syscall.SIGSTOP))
+	wait.Freeze(t, p.Pid())
 	h.t.Cleanup(func() { p.Signal(syscall.SIGCONT) }) // or it can't be ended
 	return func() {
 		t.Helper()

@@ -68,10 +68,11 @@ func (p program) exec(cpu, files int) (*daemon, error) {
 	return &daemon{newClient(port, p.eager), p.name, port, cmd}, nil
 }
 
-// freePort returns a port that nothing listens on and that outgoing connections don't use.
+// freePort returns a port that nothing listens on and that outgoing connections don't use. Tests,
+// which may run beside, have those from 10000 to 29999.
 func freePort() (int, error) {
 	for range 100 {
-		port := 20000 + rand.IntN(10000)
+		port := 30000 + rand.IntN(2500)
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return 0, fmt.Errorf("open socket: %w", err)

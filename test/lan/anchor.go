@@ -70,7 +70,7 @@ func (a *anchor) command(ctx context.Context, dir, name string, args ...string) 
 	cmd := exec.CommandContext(ctx, "nsenter", append(enter, args...)...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LANG=C.UTF-8", "LC_ALL=C.UTF-8"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.WaitDelay = time.Second // for output pipes that a grandchild holds open
+	cmd.WaitDelay = 10 * time.Second // for output pipes that a grandchild holds open
 	if a.closed.Load() {
 		cmd.Err = ErrClosed // the pid may by now be a stranger's
 	}
@@ -80,6 +80,7 @@ func (a *anchor) command(ctx context.Context, dir, name string, args ...string) 
 // ip runs the lines of batch, each the arguments of an ip(8) command, inside the namespaces.
 func (a *anchor) ip(ctx context.Context, batch string) error {
 	cmd := a.command(ctx, "/", "ip", "-batch", "-")
+	cmd.WaitDelay = 0 // ip leaves nothing behind
 	cmd.Stdin = strings.NewReader(batch)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("ip %q: %s: %w", batch, bytes.TrimSpace(out), err)
