@@ -1,6 +1,10 @@
 package dbus
 
-import "github.com/godbus/dbus/v5"
+import (
+	"github.com/godbus/dbus/v5"
+
+	"github.com/goerlang/eclus/registry"
+)
 
 // Limits of answers that have many nodes. They count as sizeOf does.
 const (
@@ -25,6 +29,11 @@ func (s *session) managedObjects(call) ([]any, error) {
 		all[path] = of
 	}
 	return []any{all}, nil
+}
+
+// nodeInterfaces returns the interfaces of a node with their properties, in ObjectManager's form.
+func nodeInterfaces(n *registry.Node) map[string]map[string]dbus.Variant {
+	return map[string]map[string]dbus.Variant{ifaceNode: values(nodeProperties, n)}
 }
 
 // listed is a node in an answer to ListNodes.

@@ -214,6 +214,9 @@ func (w *wire) messages(t *testing.T) (list []*dbus.Message) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if err := msg.IsValid(); err != nil {
+			t.Errorf("%v: %v", msg, err)
+		}
 		list = append(list, msg)
 	}
 	return list
@@ -230,13 +233,14 @@ type watched struct {
 
 func newWatched(t *testing.T, reg *registry.Registry) *watched {
 	w := &watched{t: t, wire: &wire{}, seen: make(map[dbus.ObjectPath]map[string]dbus.Variant), root: make(map[string]dbus.Variant)}
-	conn, err := dbus.NewConn(w.wire)
+	numbers := &serials{}
+	conn, err := dbus.NewConn(w.wire, dbus.WithSerialGenerator(numbers))
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.session = &session{
 		Service: New(reg, Options{Port: 4369}, slog.New(slog.DiscardHandler)),
-		ctx:     context.Background(), conn: conn, inbox: newTurns(), objects: newObjects(4369), changes: reg.Subscribe(), owner: true,
+		ctx:     context.Background(), raw: w.wire, conn: conn, serials: numbers, inbox: newTurns(), objects: newObjects(4369), changes: reg.Subscribe(), owner: true,
 	}
 	return w
 }

@@ -1,7 +1,7 @@
 package dbus
 
 import (
-	"reflect"
+	"slices"
 
 	"github.com/godbus/dbus/v5"
 
@@ -75,15 +75,23 @@ func values[T any](properties []property[T], v T) map[string]dbus.Variant {
 	return m
 }
 
-// changes returns the properties of is that differ from those of was.
-func changes[T any](properties []property[T], was, is T) map[string]dbus.Variant {
-	m := make(map[string]dbus.Variant)
+// changed returns the properties that differ between was and is.
+func changed[T any](properties []property[T], was, is T) []property[T] {
+	var differ []property[T]
 	for _, p := range properties {
-		if v := p.of(is); !reflect.DeepEqual(v, p.of(was)) {
-			m[p.name] = dbus.MakeVariant(v)
+		if !equal(p.of(was), p.of(is)) {
+			differ = append(differ, p)
 		}
 	}
-	return m
+	return differ
+}
+
+// equal reports whether two values of a property are the same.
+func equal(a, b any) bool {
+	if list, is := a.([]string); is {
+		return slices.Equal(list, b.([]string))
+	}
+	return a == b
 }
 
 // holder returns the process behind a node, or an unknown one.

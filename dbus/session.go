@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"time"
 
@@ -18,9 +19,10 @@ const (
 	busName       = "org.freedesktop.DBus"
 	errorPrefix   = "org.freedesktop.DBus.Error."
 	accessDenied  = errorPrefix + "AccessDenied"
-	signalsAtOnce = 8                     // sent before the bus has shown that it has read them
-	signalPause   = 10 * time.Millisecond // between two times that signals are sent
-	askedAtOnce   = 16                    // senders whose user the bus is asked for
+	signalsAtOnce = 64                     // sent before the bus has shown that it has read them
+	signalPause   = 10 * time.Millisecond  // between two times that signals are sent
+	pauseForEach  = 500 * time.Microsecond // more, for each signal sent
+	askedAtOnce   = 16                     // senders whose user the bus is asked for
 )
 
 // errBusGone is why a session ends when its bus ends.
@@ -28,14 +30,18 @@ var errBusGone = errors.New("the bus has gone")
 
 // session is one connection to the bus, from making it to losing it. One goroutine sends everything
 // on it, so replies and signals are in order. The one that receives sends only errors of its own.
+// The library writes a message at once. Signals are written by tellAll, many at once.
 //
-// A session sends a change at once, and the next ones after signalPause. It sends at most
-// signalsAtOnce signals before the bus has answered a ping. In the meantime objects joins what
-// changes. A bus that does not read blocks this goroutine and nobody else.
+// A session sends a change at once, and the next ones after a pause, all in one write. Each signal
+// makes that pause longer, so that many take few writes and wake-ups from those who ask epmd. A
+// session sends at most signalsAtOnce signals before the bus has answered a ping. In the meantime
+// objects joins what changes. A bus that does not read blocks this goroutine and nobody else.
 type session struct {
 	*Service
 	ctx     context.Context
+	raw     io.Writer // the connection itself
 	conn    *dbus.Conn
+	serials *serials
 	inbox   *turns          // calls, and signals about the name
 	replies chan *dbus.Call // of our own calls
 	users   chan *dbus.Call // the same, of those that ask whose a sender is
@@ -46,6 +52,10 @@ type session struct {
 	lan     registry.LANState
 	status  status // as the bus was told
 	owner   bool
+
+	signals []byte // that are to be written
+	header  []byte // room for that of a signal
+	body    []byte // room for that of a signal
 
 	unread int         // signals sent since the bus was last known to have read all
 	pinged bool        // and it is asked whether it has
@@ -68,6 +78,8 @@ func (s *Service) session(ctx context.Context) error {
 	c := &session{
 		Service: s,
 		ctx:     ctx,
+		raw:     raw,
+		serials: &serials{},
 		inbox:   newTurns(),
 		replies: make(chan *dbus.Call, 2),
 		users:   make(chan *dbus.Call, askedAtOnce),
@@ -85,7 +97,7 @@ func (s *Service) session(ctx context.Context) error {
 // greet makes a connection of the library's from one to the bus.
 func (s *session) greet(raw net.Conn) (err error) {
 	s.conn, err = dbus.NewConn(raw, dbus.WithContext(s.ctx), dbus.WithIncomingInterceptor(s.receive),
-		dbus.WithSignalHandler(dbus.NewSequentialSignalHandler()))
+		dbus.WithSignalHandler(dbus.NewSequentialSignalHandler()), dbus.WithSerialGenerator(s.serials))
 	if err != nil {
 		return fmt.Errorf("bus: %w", err)
 	}
@@ -272,8 +284,9 @@ func (s *session) tell(now time.Time) error {
 		return err
 	}
 	if s.unread > sent {
-		s.resume = now.Add(signalPause)
-		s.timer.Reset(signalPause) // for what is left
+		pause := signalPause + time.Duration(s.unread-sent)*pauseForEach
+		s.resume = now.Add(pause)
+		s.timer.Reset(pause) // for what is left
 	}
 	if s.unread >= signalsAtOnce {
 		s.pinged = true
@@ -289,16 +302,20 @@ func (s *session) tellAll() error {
 		if !more {
 			break
 		}
-		if err := s.tellChange(c); err != nil {
-			return err
-		}
+		s.tellChange(c)
 	}
 	was := s.status
 	s.status = s.newStatus()
-	if s.status == was {
+	signalChanges(s, Root, ifaceManager, managerProperties, was, s.status)
+	if len(s.signals) == 0 {
 		return nil
 	}
-	return s.signalChanges(Root, ifaceManager, changes(managerProperties, was, s.status))
+	_, err := s.raw.Write(s.signals)
+	s.signals = s.signals[:0]
+	if err != nil {
+		return fmt.Errorf("send signals: %w", err)
+	}
+	return nil
 }
 
 // tellNobody takes all changes as sent.
@@ -323,33 +340,30 @@ func (s *session) newStatus() status {
 	}
 }
 
-func (s *session) tellChange(c change) error {
+func (s *session) tellChange(c change) {
 	switch {
 	case c.was == nil:
-		return s.signal(Root, ifaceObjectManager, "InterfacesAdded", c.path, nodeInterfaces(c.now))
+		s.body = appendAdded(s.body[:0], c.path, c.now)
+		s.signal(Root, ifaceObjectManager, "InterfacesAdded", addedSignature)
 	case c.now == nil:
-		return s.signal(Root, ifaceObjectManager, "InterfacesRemoved", c.path, []string{ifaceNode})
+		s.body = appendRemoved(s.body[:0], c.path)
+		s.signal(Root, ifaceObjectManager, "InterfacesRemoved", removedSignature)
+	default:
+		signalChanges(s, c.path, ifaceNode, nodeProperties, c.was, c.now)
 	}
-	return s.signalChanges(c.path, ifaceNode, changes(nodeProperties, c.was, c.now))
 }
 
-// nodeInterfaces returns the interfaces of a node with their properties, in ObjectManager's form.
-func nodeInterfaces(n *registry.Node) map[string]map[string]dbus.Variant {
-	return map[string]map[string]dbus.Variant{ifaceNode: values(nodeProperties, n)}
-}
-
-// signalChanges sends PropertiesChanged if there are any.
-func (s *session) signalChanges(path dbus.ObjectPath, iface string, changed map[string]dbus.Variant) error {
-	if len(changed) == 0 {
-		return nil
+// signalChanges has PropertiesChanged sent if properties differ.
+func signalChanges[T any](s *session, path dbus.ObjectPath, iface string, properties []property[T], was, is T) {
+	if differ := changed(properties, was, is); len(differ) > 0 {
+		s.body = appendChanged(s.body[:0], iface, differ, is)
+		s.signal(path, ifaceProperties, "PropertiesChanged", changedSignature)
 	}
-	return s.signal(path, ifaceProperties, "PropertiesChanged", iface, changed, []string{})
 }
 
-func (s *session) signal(path dbus.ObjectPath, iface, member string, args ...any) error {
+// signal has a signal sent that has s.body.
+func (s *session) signal(path dbus.ObjectPath, iface, member, signature string) {
 	s.unread++
-	if err := s.conn.Emit(path, iface+"."+member, args...); err != nil {
-		return fmt.Errorf("send %s of %s: %w", member, path, err)
-	}
-	return nil
+	s.header = appendHeader(s.header[:0], s.serials.GetSerial(), path, iface, member, signature, len(s.body))
+	s.signals = append(append(s.signals, s.header...), s.body...)
 }

@@ -3,6 +3,7 @@
 package bus
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -60,13 +61,22 @@ func (a Address) IsZero() bool { return a.name == "" }
 // Err returns why the environment's address can't be used, or nil.
 func (a Address) Err() error { return a.err }
 
-// Dial connects to the first socket that takes connections.
+// conn reads as much at once as there is. The library reads a message field by field.
+type conn struct {
+	net.Conn
+	in *bufio.Reader
+}
+
+func (c conn) Read(b []byte) (int, error) { return c.in.Read(b) }
+
+// Dial connects to the first socket that takes connections. One goroutine at a time may read. Each
+// Write goes out in one piece, whoever else writes.
 func (a Address) Dial(ctx context.Context) (net.Conn, error) {
 	errs := []error{a.err}
 	for _, socket := range a.sockets {
-		conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+		c, err := new(net.Dialer).DialContext(ctx, "unix", socket)
 		if err == nil {
-			return conn, nil
+			return conn{c, bufio.NewReader(c)}, nil
 		}
 		errs = append(errs, err)
 	}
