@@ -85,10 +85,8 @@ func (r *replica) register(t *testing.T, name string, port uint16) *epmd.Registr
 // erlIn starts erl as PID 1 of a container, with our epmd in the place of its own.
 func (h *host) erlIn(t *testing.T, name string, flags []string, args ...string) *lan.Erl {
 	t.Helper()
-	places, err := filepath.Glob("/usr/lib/erlang/erts-*/bin/epmd")
-	wait.Must(t, err)
 	command := append([]string{"podman"}, h.runs("--interactive", "--name", name, "--hostname", name,
-		"--volume", "/usr:/usr:ro", "--volume", eclusBinary(t)+":"+places[0]+":ro",
+		"--volume", "/usr:/usr:ro", "--volume", eclusBinary(t)+":"+ownEPMD(t)+":ro",
 		"--volume", lan.EvaluatorPath+":"+lan.EvaluatorPath+":ro")...)
 	command = slices.Concat(command, flags, []string{erlang, "erl"})
 	e, err := h.StartErlBy(wait.Soon(t), command, args...)

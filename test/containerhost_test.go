@@ -1,0 +1,74 @@
+//go:build containers
+
+package test
+
+import (
+	"net/netip"
+	"regexp"
+	"testing"
+
+	"github.com/goerlang/eclus/epmd"
+	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/test/lan"
+	"github.com/goerlang/eclus/test/wait"
+)
+
+// TestContainerHostNetwork runs epmd in a container on its host's network, with the host's bus, as
+// in the documentation. It announces nodes of the host by Avahi, and lists those of the LAN. As a
+// user whom the host does not know, it says what is missing, and keeps the nodes.
+func TestContainerHostNetwork(t *testing.T) {
+	n := lan.ForTest(t, "podman", "runc", "make", "iptables")
+	hosts := addHosts(t, n, lan.HostOptions{}, "hosta", "hostb")
+	a, b := hosts[0], hosts[1]
+	a.prepareContainers(t)
+	a.makeImage(t)
+	b.start(t)
+	seen := b.watch(t)
+	b.register(t, "b", 4000)
+	var shared string
+	for _, line := range documented(t, "podman") {
+		if regexp.MustCompile(`--network host`).MatchString(line) {
+			shared = line
+		}
+	}
+	id, err := a.Output(wait.Soon(t), "sh", "-c", a.inCgroup(shared))
+	wait.Must(t, err)
+	wait.Until(t, "epmd answers", func() error { return a.inside(func() error { _, err := a.client().Names(wait.Soon(t)); return err }) })
+	a.register(t, "a", 4000)
+	seen.until(t, present("a@hosta.local"))
+	a.watch(t).until(t, present("b@hostb.local"))
+	b.browseUntil(t, 2, "a@hosta")
+	a.podman(t, "rm", "--force", "--time", "0", id[:12])
+
+	a.launch(t, "stranger", "--network", "host", "--no-healthcheck", "--volume", "/run/dbus/system_bus_socket:/run/dbus/system_bus_socket", image)
+	wait.Until(t, "epmd answers", func() error { return a.inside(func() error { _, err := a.client().Names(wait.Soon(t)); return err }) })
+	a.register(t, "stays", 4001)
+	a.awaitTable(t, `LAN discovery off: system bus`)
+	t.Logf("as user 65532: %s", a.ask(t, "-nodes"))
+}
+
+// TestContainerRootless has a container whose gateway leads to the loopback of its host, as in
+// rootless networks. It counts as local there.
+func TestContainerRootless(t *testing.T) {
+	h := containerHost(t)
+	lan.Need(t, "slirp4netns")
+	h.makeImage(t)
+	h.start(t)
+	h.register(t, "h", 4000)
+	r := h.epmdIn(t, "w1", "--network", "slirp4netns:allow_host_loopback=true", "--env", "ECLUS_PEER=gateway", "--dns", "198.51.100.11")
+	r.register(t, "node", 4000)
+	r.until(t, condition{"h@hosta.local is listed", func(known map[string]registry.Node) bool {
+		return some(known, registry.Peer, "h@hosta.local", nil)
+	}})
+	wait.Must(t, lan.Inside(r.netns, func() error {
+		gateway := epmd.NewClient(netip.MustParseAddrPort("10.0.2.2:4369"))
+		node, err := gateway.Register(wait.Soon(t), aliveReq("guest", 4001))
+		if err == nil {
+			t.Cleanup(func() { node.Close() })
+		}
+		return err
+	}))
+	h.watch(t).until(t, condition{"guest is a node of the host", func(known map[string]registry.Node) bool {
+		return some(known, registry.Local, "guest@hosta.local", nil)
+	}})
+}
