@@ -60,8 +60,8 @@ func within(t *testing.T, what string, begin time.Time, most time.Duration) {
 	}
 }
 
-// untilAll waits for a condition on all.
-func untilAll(t *testing.T, all []*watcher, c ...condition) {
+// allUntil waits for a condition on all.
+func allUntil(t *testing.T, all []*watcher, c ...condition) {
 	t.Helper()
 	for _, w := range all {
 		w.until(t, c...)
@@ -73,31 +73,31 @@ func TestContainerEnds(t *testing.T) {
 	h, rs := containersAlone(t, web, "w1", "w2", "w3", "w4")
 	seen := h.watch(t)
 	all := []*watcher{seen, rs[0].watcher, rs[1].watcher}
-	untilAll(t, all[:1], known("node@w1.local"), known("node@w2.local"), known("node@w3.local"), known("node@w4.local"))
-	untilAll(t, all, known("node@w3.local"), known("node@w4.local"))
+	allUntil(t, all[:1], known("node@w1.local"), known("node@w2.local"), known("node@w3.local"), known("node@w4.local"))
+	allUntil(t, all, known("node@w3.local"), known("node@w4.local"))
 
 	begin := time.Now()
 	rs[2].register(t, "new", 4001)
 	seen.until(t, known("new@w3.local"))
 	within(t, "registered, seen on the host", begin, hostSees)
-	untilAll(t, all, known("new@w3.local"))
+	allUntil(t, all, known("new@w3.local"))
 	within(t, "registered, seen in other containers", begin, othersSee)
 
 	begin = time.Now()
 	h.podman(t, "kill", "--signal", "TERM", "w3")
-	untilAll(t, all, unlisted("node@w3.local"), unlisted("new@w3.local"))
+	allUntil(t, all, unlisted("node@w3.local"), unlisted("new@w3.local"))
 	within(t, "ended in order, gone everywhere", begin, orderlyEnd)
 
 	begin = time.Now()
 	h.podman(t, "kill", "w4")
-	untilAll(t, all, unknown("node@w4.local"))
+	allUntil(t, all, unknown("node@w4.local"))
 	within(t, "killed, gone or unreachable everywhere", begin, sudden)
 
 	begin = time.Now()
 	h.epmdIn(t, "w5", web...).register(t, "node", 4000)
 	seen.until(t, known("node@w5.local"))
 	within(t, "started, seen on the host", begin, othersSee)
-	untilAll(t, all, known("node@w5.local"))
+	allUntil(t, all, known("node@w5.local"))
 	within(t, "started, seen in other containers", begin, othersSee)
 }
 
@@ -211,7 +211,7 @@ func TestContainerPaused(t *testing.T) {
 	h, rs := containersAlone(t, web, "w1", "w2")
 	seen := h.watch(t)
 	all := []*watcher{seen, rs[0].watcher}
-	untilAll(t, all, known("node@w2.local"))
+	allUntil(t, all, known("node@w2.local"))
 
 	h.podman(t, "pause", "w2")
 	begin := time.Now()
@@ -220,16 +220,16 @@ func TestContainerPaused(t *testing.T) {
 	within(t, "beside a paused container: registered, seen on the host", begin, hostSees)
 	h.podman(t, "unpause", "w2")
 	rs[1].until(t, known("meanwhile@w1.local"))
-	untilAll(t, all, known("node@w2.local"))
+	allUntil(t, all, known("node@w2.local"))
 
 	port := h.vethOf(t, rs[1])
 	begin = time.Now()
 	wait.Must(t, h.LinkDown(t.Context(), port))
-	untilAll(t, all, unknown("node@w2.local"))
+	allUntil(t, all, unknown("node@w2.local"))
 	within(t, "cut off, unreachable everywhere", begin, sudden)
 	begin = time.Now()
 	wait.Must(t, h.LinkUp(t.Context(), port))
-	untilAll(t, all, known("node@w2.local"))
+	allUntil(t, all, known("node@w2.local"))
 	rs[1].until(t, known("meanwhile@w1.local"))
 	within(t, "mended, known everywhere", begin, othersSee)
 }

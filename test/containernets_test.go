@@ -29,9 +29,9 @@ func TestContainerIPv6(t *testing.T) {
 	a.register(t, "node", 4000)
 	b.register(t, "node", 4000)
 	h.register(t, "h", 4000)
-	untilAll(t, []*watcher{seen, b.watcher}, known("node@w1.local"))
-	untilAll(t, []*watcher{seen, a.watcher}, known("node@w2.local"))
-	untilAll(t, []*watcher{a.watcher, b.watcher}, known("h@hosta.local"))
+	allUntil(t, []*watcher{seen, b.watcher}, known("node@w1.local"))
+	allUntil(t, []*watcher{seen, a.watcher}, known("node@w2.local"))
+	allUntil(t, []*watcher{a.watcher, b.watcher}, known("h@hosta.local"))
 	for _, w := range []*watcher{seen, b.watcher} {
 		if n := w.node(t, "node@w1.local"); slices.ContainsFunc(n.Addresses, netip.Addr.Is4) {
 			t.Errorf("%s has node@w1.local at %v", w.host, n.Addresses)
