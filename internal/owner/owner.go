@@ -51,8 +51,8 @@ func Find(ctx context.Context, conns []Connection) ([]*Owner, error) {
 	}
 	defer kernel.Close()
 	holders := make([]*Owner, len(conns))
-	s := search{sockets: make(map[uint32]*Owner), uids: make(map[uint32]bool)}
-	cgroups := make(map[*Owner]uint64)
+	s := search{sockets: make(map[uint32]*Owner, len(conns)), uids: make(map[uint32]bool)}
+	cgroups := make(map[*Owner]uint64, len(conns))
 	for i, c := range conns {
 		sock, err := kernel.find(c.Peer, c.Local)
 		if errors.Is(err, errNoSocket) {

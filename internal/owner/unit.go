@@ -16,17 +16,16 @@ import (
 // that is not known, it goes by the control group of the socket.
 func setUnits(ctx context.Context, cgroups map[*Owner]uint64) {
 	wanted := make(map[uint64][]*Owner)
-	units := make(map[int32]string) // of processes; one can have many nodes
+	known := make(map[int32]Owner) // by process; one can have many nodes
 	for h, cgroup := range cgroups {
 		switch {
 		case h.PID != 0:
-			unit, known := units[h.PID]
-			if !known {
-				unit = unitOfProcess(h.PID)
-				units[h.PID] = unit
+			of, found := known[h.PID]
+			if !found {
+				of = Owner{Unit: unitOfProcess(h.PID), Foreign: isForeign([]string{strconv.Itoa(int(h.PID))})}
+				known[h.PID] = of
 			}
-			h.Unit = unit
-			h.Foreign = isForeign([]string{strconv.Itoa(int(h.PID))})
+			h.Unit, h.Foreign = of.Unit, of.Foreign
 		case cgroup != 0:
 			wanted[cgroup] = append(wanted[cgroup], h)
 		}
