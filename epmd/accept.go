@@ -58,7 +58,7 @@ func (e *engine) accept(listener int) error {
 		case nil:
 			time.Sleep(e.delayAccept) // -delay_accept, for each connection
 			e.begin(fd, peer)
-			if accepted++; accepted == 1 && !readable(listener) {
+			if accepted++; accepted == 1 && !e.sockets.readable(listener) {
 				return nil // most come alone, and accept4 costs four times as much
 			}
 		case unix.EAGAIN:

@@ -111,6 +111,16 @@ func (e *engine) watch(op int, c *conn, events uint32) bool {
 	return err == nil
 }
 
+// watchOn has epoll watch something else of c. It ends c if epoll does not. It reports whether c
+// goes on.
+func (e *engine) watchOn(c *conn, events uint32) bool {
+	if e.watch(unix.EPOLL_CTL_MOD, c, events) {
+		return true
+	}
+	e.end(c, "")
+	return false
+}
+
 // poll handles what has happened to the connections in the table. It goes on until epoll can have
 // no more to tell. Go's poller watches the epoll descriptor edge-triggered. It calls again only for
 // what happens after the last look. A FIN behind a request's end may have come before. So epoll is
@@ -148,8 +158,7 @@ func (e *engine) happened(fd int, generation, events uint32) bool {
 		e.readOn(c)
 	case events&(unix.EPOLLERR|unix.EPOLLHUP) != 0:
 		e.end(c, "")
-	default:
-		e.watch(unix.EPOLL_CTL_MOD, c, 0)
+	case e.watchOn(c, 0):
 		e.sendInLane(c)
 	}
 	return e.conns[fd] == c

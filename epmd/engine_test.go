@@ -60,7 +60,7 @@ func (y *toy) handle(_ caller, req []byte) answer {
 		}
 		return a
 	case 's':
-		return answer{stream: &stream{shares: []share{{"toy", 1, false}}, run: func(ctx context.Context, conn *os.File, _ any) {
+		return answer{stream: &stream{shares: []share{{"toy", 2, false}}, run: func(ctx context.Context, conn *os.File, _ any) {
 			conn.Write(text)
 			<-ctx.Done()
 			conn.Close()

@@ -32,7 +32,9 @@ var faults = []fault{
 	{"write", nil, false}, {"write", unix.EINTR, false},
 	{"write", unix.EAGAIN, true}, {"write", unix.EPIPE, true}, {"write", unix.ENOBUFS, true},
 	{"epoll_wait", unix.EINTR, false},
-	{"epoll_ctl", unix.ENOSPC, true}, {"epoll_ctl", unix.ENOMEM, true},
+	{"epoll_add", unix.ENOSPC, true}, {"epoll_add", unix.ENOMEM, true},
+	{"epoll_mod", unix.ENOMEM, true}, {"epoll_del", unix.ENOENT, false},
+	{"ppoll", unix.EINTR, false},
 }
 
 // saboteur has the at-th call of a kind come to grief.
@@ -42,6 +44,7 @@ type saboteur struct {
 	at     int
 	victim netip.AddrPort // the peer of that connection
 	struck bool
+	full   bool // a peer had no room for a long answer
 	off    bool
 }
 
@@ -49,6 +52,10 @@ type saboteur struct {
 func (s *saboteur) strike(call string, fd, size int) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.call == "epoll_mod" && call == "write" && size > pieceBytes && !s.full {
+		s.full = true
+		return 0, unix.EAGAIN
+	}
 	if s.off || s.struck || call != s.call {
 		return size, nil
 	}
@@ -85,6 +92,9 @@ func TestEngineFaults(t *testing.T) {
 	for _, f := range faults {
 		for at := 1; ; at++ {
 			if !f.try(t, at) {
+				if at == 1 {
+					t.Errorf("%s is not called", f.call)
+				}
 				break
 			}
 			if t.Failed() {
@@ -137,12 +147,12 @@ func (p *play) say(req string) *peer {
 	return c
 }
 
-// wants reads an answer. A connection that was hit may have ended instead.
+// wants reads an answer. A connection that was hit may have ended instead. None is left waiting.
 func (p *play) wants(c *peer, want string, waits bool) {
 	p.t.Helper()
 	got := make([]byte, len(want))
 	n, err := io.ReadFull(c, got)
-	if (err != nil || string(got) != want) && !p.hit(c, waits) {
+	if errors.Is(err, os.ErrDeadlineExceeded) || (err != nil || string(got) != want) && !p.hit(c, waits) {
 		p.t.Errorf("got %q, %v; want %q", got[:n], err, want)
 	}
 }
@@ -161,8 +171,11 @@ func (p *play) wantsLife(c *peer) {
 func (p *play) run() {
 	p.t.Helper()
 	part := p.dial() // gives way where an accept finds no room
-	part.send([]byte{0})
-	p.settled("the part is there", func(st state) bool { return st.waiting == 1 || p.hit(part, true) })
+	late := p.dial()
+	for _, c := range []*peer{part, late} {
+		c.send([]byte{0})
+	}
+	p.settled("the parts are there", func(st state) bool { return st.waiting == 2 || p.hit(part, true) || p.hit(late, true) })
 	p.wants(p.say("ehello"), "hello", false)
 	refused := p.say("nno")
 	p.wants(refused, "no", true)
@@ -172,6 +185,8 @@ func (p *play) run() {
 	p.wantsWithheld(withheld)
 	stream := p.say("ssee")
 	p.wants(stream, "see", false)
+	late.send([]byte{5, 's', 'l', 'a', 't', 'e'})
+	p.wants(late, "late", true)
 	slow := p.say("B")
 	p.wants(slow, string(p.big), true)
 	part.send([]byte{4, 'e', 'r', 'e', 's'}) // the rest of its request

@@ -1,7 +1,5 @@
 package epmd
 
-import "golang.org/x/sys/unix"
-
 // A listing is an answer that grows with what is registered. Everybody who asks gets the same one.
 // It is made anew only after something has changed. A short one is made and sent at once. A long
 // one would keep others waiting for as long as that takes. So a goroutine makes it, one at a time
@@ -46,7 +44,9 @@ func (e *engine) list(c *conn, l *listing) {
 	default:
 		w := e.await(c)
 		w.part, w.asked = nil, true
-		e.watch(unix.EPOLL_CTL_MOD, c, 0)
+		if !e.watchOn(c, 0) {
+			return
+		}
 		l.askers = append(l.askers, c)
 		if !l.making {
 			l.making = true

@@ -73,7 +73,7 @@ func (e *engine) sendOn(c *conn) {
 	if len(rest) == 0 {
 		e.sendInLane(c)
 	} else {
-		e.watch(unix.EPOLL_CTL_MOD, c, unix.EPOLLOUT)
+		e.watchOn(c, unix.EPOLLOUT)
 	}
 }
 

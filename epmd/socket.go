@@ -60,12 +60,23 @@ func (s *sockets) epollWait(epfd int, events []unix.EpollEvent) (int, error) {
 }
 
 func (s *sockets) epollControl(epfd, op, fd int, ev *unix.EpollEvent) error {
-	if s.fault != nil && op == unix.EPOLL_CTL_ADD {
-		if _, err := s.fault("epoll_ctl", fd, 0); err != nil {
+	if s.fault != nil {
+		call := map[int]string{unix.EPOLL_CTL_ADD: "epoll_add", unix.EPOLL_CTL_MOD: "epoll_mod", unix.EPOLL_CTL_DEL: "epoll_del"}[op]
+		if _, err := s.fault(call, fd, 0); err != nil {
 			return err
 		}
 	}
 	return epollControl(epfd, op, fd, ev)
+}
+
+// readable reports whether a descriptor is readable. If that is not known, it may be.
+func (s *sockets) readable(fd int) bool {
+	if s.fault != nil {
+		if _, err := s.fault("ppoll", fd, 0); err != nil {
+			return true
+		}
+	}
+	return readable(fd)
 }
 
 // acceptPeer accepts a connection. Its descriptor neither blocks nor is inherited. The address of
@@ -81,7 +92,7 @@ func acceptPeer(listener int) (fd int, peer netip.AddrPort, err error) {
 	return int(r), addrPort(&sa), nil
 }
 
-// readable reports whether a descriptor is readable, or may be.
+// readable reports whether a descriptor is readable, or may be, as the kernel does not say.
 func readable(fd int) bool {
 	p := unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
 	var now unix.Timespec

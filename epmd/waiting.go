@@ -101,7 +101,9 @@ func (e *engine) sendLater(c *conn, rest []byte, a answer) {
 	}
 	w.unsent = rest
 	w.active = time.Now()
-	e.watch(unix.EPOLL_CTL_MOD, c, unix.EPOLLOUT)
+	if !e.watchOn(c, unix.EPOLLOUT) {
+		return
+	}
 	for e.waiting.unsent > maxUnsentBytes && e.endOldestUnsent() {
 	}
 }
