@@ -46,6 +46,7 @@ var measurements = []struct {
 	{"names", measureNames},
 	{"named", measureNamed},
 	{"register", measureRegistering},
+	{"floor", measureFloor},
 	{"limit", measureLimit},
 	{"memory", measureMemory},
 	{"idle", measureIdle},
