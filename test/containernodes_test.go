@@ -173,3 +173,15 @@ func TestContainerNodes(t *testing.T) {
 		}
 	}
 }
+
+// aliveAs holds if a node of that alive name is known and can be reached, on whatever host.
+func aliveAs(alive string) condition {
+	return condition{alive + " is known", func(known map[string]registry.Node) bool {
+		for _, n := range known {
+			if n.Name == alive && n.Origin != registry.Local && n.Reach == registry.Reachable {
+				return true
+			}
+		}
+		return false
+	}}
+}
