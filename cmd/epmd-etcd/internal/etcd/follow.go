@@ -93,7 +93,7 @@ func (s *session) tooMany(left int) {
 
 // parse returns the host of a key, and where it is. It logs what is neither.
 func (s *session) parse(kv *mvccpb.KeyValue) (host string, at netip.AddrPort, ok bool) {
-	host, err := s.hostOf(kv.Key)
+	host, err := hosts.ParseKey(s.folder(), kv.Key)
 	if err == nil {
 		at, err = hosts.Parse(kv.Value)
 	}
@@ -179,7 +179,7 @@ func (s *session) enter(events []*mvccpb.Event) error {
 		if ok {
 			continue
 		}
-		if host, err := s.hostOf(e.Kv.Key); err == nil && s.Table.Delete(host) {
+		if host, err := hosts.ParseKey(s.folder(), e.Kv.Key); err == nil && s.Table.Delete(host) {
 			room = true
 		}
 	}

@@ -3,7 +3,6 @@ package etcd
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -183,22 +182,3 @@ func (t *token) GetRequestMetadata(context.Context, ...string) (map[string]strin
 
 // RequireTransportSecurity returns false: whether to use TLS is for the endpoints to say.
 func (t *token) RequireTransportSecurity() bool { return false }
-
-// hostOf returns which host a key is of.
-func (c *Companion) hostOf(key []byte) (string, error) {
-	host, is := strings.CutPrefix(string(key), c.folder())
-	if !is || host == "" || len(host) > maxHost {
-		return "", fmt.Errorf("a key of %d bytes is not that of a host", len(key))
-	}
-	for _, r := range host {
-		switch {
-		case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9', r == '.', r == '_', r == '-':
-		default:
-			return "", fmt.Errorf("key %.300q is not that of a host", key)
-		}
-	}
-	return host, nil
-}
-
-// maxHost is the length of the longest name of a host, in bytes.
-const maxHost = 255

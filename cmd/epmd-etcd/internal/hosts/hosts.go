@@ -12,6 +12,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 // Limits on what others have put in etcd.
 const (
 	MaxHosts = 2048 // as many addresses as epmd asks
+	maxKey   = 255  // bytes of a key in its folder
 	maxValue = 64   // bytes; an IPv6 address with a port has at most 47
 	minPort  = 1024 // as for what is announced by multicast DNS
 )
@@ -38,11 +40,27 @@ func Parse(value []byte) (netip.AddrPort, error) {
 	at = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
 	switch {
 	case !address.IsHost(at.Addr()):
-		return netip.AddrPort{}, fmt.Errorf("%v is not the address of a host beyond one link", at.Addr())
+		return netip.AddrPort{}, fmt.Errorf("%v is not the address of a host beyond one link", at.Addr().WithZone(""))
 	case at.Port() < minPort:
 		return netip.AddrPort{}, fmt.Errorf("%v has a port below %d", at, minPort)
 	}
 	return at, nil
+}
+
+// ParseKey returns which host a key is of. folder begins the keys of all hosts.
+func ParseKey(folder string, key []byte) (host string, err error) {
+	host, is := strings.CutPrefix(string(key), folder)
+	if !is || host == "" || len(host) > maxKey {
+		return "", fmt.Errorf("a key of %d bytes is not that of a host", len(key))
+	}
+	for _, r := range host {
+		switch {
+		case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9', r == '.', r == '_', r == '-':
+		default:
+			return "", fmt.Errorf("key %.300q is not that of a host", key)
+		}
+	}
+	return host, nil
 }
 
 // Table is the hosts that etcd has, and those that it had. Make it with New.
