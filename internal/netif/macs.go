@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -15,8 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// macsMaxAge is how old what MACs know may get. Talking to somebody makes him known to the kernel.
-const macsMaxAge = time.Second
+const (
+	// macsMaxAge is how old what MACs know may get. Talking to somebody makes him known to the
+	// kernel.
+	macsMaxAge = time.Second
+	// macsGather is the least time between two readings. One is for all who have asked by then.
+	macsGather = 10 * time.Millisecond
+)
 
 // MACs know at which MAC address other hosts of a link answer. That is what the kernel knows of
 // whom it has talked to (ip-neighbour(8)). Make them with NewMACs. Methods may be called
@@ -24,7 +28,7 @@ const macsMaxAge = time.Second
 type MACs struct {
 	last   atomic.Pointer[macTable]
 	wanted chan struct{} // holds a token when the table is to be read anew
-	mu     sync.Mutex    // held by who reads it
+	turn   chan struct{} // holds a token while somebody reads it
 }
 
 type macTable struct {
@@ -34,7 +38,7 @@ type macTable struct {
 
 // NewMACs returns MACs that know nothing yet.
 func NewMACs() *MACs {
-	m := &MACs{wanted: make(chan struct{}, 1)}
+	m := &MACs{wanted: make(chan struct{}, 1), turn: make(chan struct{}, 1)}
 	m.last.Store(new(macTable))
 	return m
 }
@@ -60,7 +64,8 @@ func (t *macTable) of(addr netip.Addr) string {
 }
 
 // Now is Of for who has just talked to an address. If its MAC address is not known it asks the
-// kernel, which takes a few milliseconds with 1,000 neighbours.
+// kernel. That takes a few milliseconds with 1,000 neighbours, and 10 ms more if others have just
+// asked. Nobody beyond a router has a MAC address: ask for those by Of.
 func (m *MACs) Now(addr netip.Addr) string {
 	if m.last.Load().macs[addr.Unmap().WithZone("")] == "" {
 		m.refresh(time.Now())
@@ -83,12 +88,14 @@ func (m *MACs) Run(ctx context.Context) error {
 // refresh reads the table unless another has begun to do so since then. If it can't be read, what
 // was known counts.
 func (m *MACs) refresh(since time.Time) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	last, now := m.last.Load(), time.Now()
+	m.turn <- struct{}{}
+	defer func() { <-m.turn }()
+	last := m.last.Load()
 	if last.read.After(since) {
 		return
 	}
+	time.Sleep(time.Until(last.read.Add(macsGather)))
+	now := time.Now()
 	macs, err := readMACs()
 	if err != nil {
 		macs = last.macs

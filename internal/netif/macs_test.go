@@ -3,6 +3,7 @@ package netif
 import (
 	"context"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -72,5 +73,26 @@ func TestMACsRun(t *testing.T) {
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestMACsGather has many talk to somebody at once. The kernel is asked a few times for all.
+func TestMACsGather(t *testing.T) {
+	m := NewMACs()
+	var mu sync.Mutex
+	read := make(map[*macTable]bool)
+	began := time.Now()
+	var g sync.WaitGroup
+	for i := range 500 {
+		g.Go(func() {
+			m.Now(netip.AddrFrom4([4]byte{198, 51, 100, byte(i)}))
+			mu.Lock()
+			defer mu.Unlock()
+			read[m.last.Load()] = true
+		})
+	}
+	g.Wait()
+	if most := 1 + int(time.Since(began)/macsGather); len(read) > most {
+		t.Errorf("the kernel was asked %d times for 500; want %d at most", len(read), most)
 	}
 }

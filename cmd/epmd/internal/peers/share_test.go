@@ -2,6 +2,7 @@ package peers
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"strings"
 	"syscall"
@@ -25,6 +26,36 @@ func (knownMACs) Of(a netip.Addr) string {
 }
 
 func (m knownMACs) Now(a netip.Addr) string { return m.Of(a) }
+
+// askedMACs counts for whom the kernel was asked.
+type askedMACs struct {
+	knownMACs
+	asked map[netip.Addr]int
+}
+
+func (m askedMACs) Now(a netip.Addr) string {
+	m.asked[a]++
+	return m.Of(a)
+}
+
+// TestOwnersOnLink has a peer on the link and a peer beyond a router. The kernel is asked for the
+// MAC address of the first alone.
+func TestOwnersOnLink(t *testing.T) {
+	inBubble(t, func(w *world) {
+		near, far := addrA, netip.MustParseAddrPort("203.0.113.7:4369")
+		m := askedMACs{asked: make(map[netip.Addr]int)}
+		w.ps.Owners = m
+		w.ps.Link = func(_, other netip.Addr) (string, bool) { return "eth0", other == near.Addr() }
+		w.net.Offer(near, streamtest.New("hosta.local", 1, "+a", "="))
+		w.net.Offer(far, streamtest.New("hostb.local", 2, "+b", "="))
+		w.found("hosta.local", near)
+		w.ps.Configure([]netip.AddrPort{far}, nil)
+		w.after(stream.Patience, "a@hosta.local yes, b@hostb.local yes")
+		if want := map[netip.Addr]int{near.Addr(): 1}; !maps.Equal(m.asked, want) {
+			t.Errorf("asked for %v; want %v", m.asked, want)
+		}
+	})
+}
 
 // crowds are what a host does that has 600 addresses, or announces them. offer prepares one, whose
 // host name is to be announced if that is true.

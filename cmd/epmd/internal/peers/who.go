@@ -30,8 +30,11 @@ func (p *peer) claim(is *live) records.Claim {
 // nobody else's, unless the other was configured. Whoever has half of all streams gives no more.
 func (p *peer) Settle(w told.Who, s stream.Stream) stream.Verdict {
 	ps := p.ps
-	link, _ := ps.Link(w.Local, w.Addr.Addr())
-	own, owner := ps.Hello(), ps.Owners.Now(w.Addr.Addr())
+	link, onLink := ps.Link(w.Local, w.Addr.Addr())
+	own, owner := ps.Hello(), ps.Owners.Of(w.Addr.Addr())
+	if onLink { // beyond a router, nobody has a MAC address
+		owner = ps.Owners.Now(w.Addr.Addr())
+	}
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	ps.drop(p)
