@@ -73,9 +73,15 @@ func TestSoakRoutedAway(t *testing.T) {
 	b.start(t, "-allow", beyond, "-lan", "off", "-peer", a.Address().String())
 	seen := b.watch(t)
 	a.register(t, "a", 4000)
-	for range 5 {
+	for i := range 10 {
 		seen.until(t, elsewhere("a@hosta.local", true))
-		time.Sleep(2 * time.Second) // all is as it was
+		if i%2 == 0 {
+			time.Sleep(2 * time.Second) // all is as it was
+		} else { // the time counts from the last packet
+			name := fmt.Sprint("last", i)
+			a.register(t, name, 4000)
+			seen.until(t, elsewhere(name+"@hosta.local", true))
+		}
 		began := time.Now()
 		in, out := a.drop(t, "input", ""), a.drop(t, "output", "")
 		lost := seen.until(t, listed("a@hosta.local", unreachable)).Sub(began)

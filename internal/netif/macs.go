@@ -63,11 +63,11 @@ func (t *macTable) of(addr netip.Addr) string {
 	return cmp.Or(t.macs[addr], addr.String())
 }
 
-// Now is Of for who has just talked to an address. If its MAC address is not known it asks the
-// kernel. That takes a few milliseconds with 1,000 neighbours, and 10 ms more if others have just
-// asked. Nobody beyond a router has a MAC address: ask for those by Of.
-func (m *MACs) Now(addr netip.Addr) string {
-	if m.last.Load().macs[addr.Unmap().WithZone("")] == "" {
+// Now is Of for who has just talked to an address. If that is on a link of this host, and its MAC
+// address is not known, Now asks the kernel. That takes a few milliseconds with 1,000 neighbours,
+// and 10 ms more if others have just asked. Nobody beyond a router has a MAC address.
+func (m *MACs) Now(addr netip.Addr, onLink bool) string {
+	if onLink && m.last.Load().macs[addr.Unmap().WithZone("")] == "" {
 		m.refresh(time.Now())
 	}
 	return m.Of(addr)

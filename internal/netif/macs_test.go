@@ -31,12 +31,15 @@ func TestMACs(t *testing.T) {
 			}
 		}
 		m := NewMACs()
+		if got := m.Now(netip.MustParseAddr("198.51.100.2"), false); got != "198.51.100.2" {
+			t.Errorf("got %q for who is on no link", got)
+		}
 		for addr, want := range map[string]string{
 			"198.51.100.2": mac2, "198.51.100.3": mac2, "::ffff:198.51.100.2": mac2,
 			"2001:db8::2": mac2, "fe80::2%eth0": mac2,
 			"198.51.100.4": "198.51.100.4", "198.51.100.5": "198.51.100.5", "fe80::3%eth0": "fe80::3", "127.0.0.1": "127.0.0.1",
 		} {
-			if got := m.Now(netip.MustParseAddr(addr)); got != want {
+			if got := m.Now(netip.MustParseAddr(addr), true); got != want {
 				t.Errorf("%s: got %q, want %q", addr, got, want)
 			}
 		}
@@ -85,7 +88,7 @@ func TestMACsGather(t *testing.T) {
 	var g sync.WaitGroup
 	for i := range 500 {
 		g.Go(func() {
-			m.Now(netip.AddrFrom4([4]byte{198, 51, 100, byte(i)}))
+			m.Now(netip.AddrFrom4([4]byte{198, 51, 100, byte(i)}), true)
 			mu.Lock()
 			defer mu.Unlock()
 			read[m.last.Load()] = true

@@ -466,8 +466,9 @@ func (s *service) checkReach(ctx context.Context) error {
 	var links netif.Links
 	ask := func(ctx context.Context, addrs []netip.Addr, port uint16) (*reach.Names, error) {
 		names, err := reach.Ask(ctx, addrs, port)
-		if err == nil && len(addrs) > 0 && links.OnLink(addrs[0]) {
-			s.macs.Now(addrs[0]) // so that the registry knows whose share the nodes are of
+		if err == nil && len(addrs) > 0 {
+			// Then the registry knows whose share the nodes are of.
+			s.macs.Now(addrs[0], links.OnLink(addrs[0]))
 		}
 		return names, err
 	}

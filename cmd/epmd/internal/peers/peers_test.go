@@ -341,7 +341,7 @@ func TestKeepAlive(t *testing.T) {
 			w.ps.Found(place(host, 1), avahi.EPMD{Host: host, Interface: "eth0", Addrs: []netip.AddrPort{at}, Announces: true})
 		}
 		w.after(time.Minute, "")
-		want := epmd.KeepAlive{Idle: 9 * time.Second, Interval: 3 * time.Second, Timeout: 18 * time.Second}
+		want := epmd.KeepAlive{Idle: 9 * time.Second, Interval: 3 * time.Second, Timeout: 15 * time.Second}
 		if got := w.ps.keepAlive(); got != want {
 			t.Errorf("got %+v, want %+v", got, want)
 		}

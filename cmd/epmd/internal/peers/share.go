@@ -17,8 +17,8 @@ import (
 
 // Owners know whose an address is, as netif.MACs do.
 type Owners interface {
-	Of(netip.Addr) string  // as was read last
-	Now(netip.Addr) string // for who has just talked to it; it may ask the kernel
+	Of(netip.Addr) string                    // as was read last
+	Now(addr netip.Addr, onLink bool) string // for who has just talked to it; it may ask the kernel
 }
 
 // owner returns whose share a peer is of: who has given a stream, else who should answer. ps.mu is

@@ -25,25 +25,24 @@ func (knownMACs) Of(a netip.Addr) string {
 	return a.String()
 }
 
-func (m knownMACs) Now(a netip.Addr) string { return m.Of(a) }
+func (m knownMACs) Now(a netip.Addr, _ bool) string { return m.Of(a) }
 
-// askedMACs counts for whom the kernel was asked.
+// askedMACs notes who is on a link.
 type askedMACs struct {
 	knownMACs
-	asked map[netip.Addr]int
+	onLink map[netip.Addr]bool
 }
 
-func (m askedMACs) Now(a netip.Addr) string {
-	m.asked[a]++
+func (m askedMACs) Now(a netip.Addr, onLink bool) string {
+	m.onLink[a] = onLink
 	return m.Of(a)
 }
 
-// TestOwnersOnLink has a peer on the link and a peer beyond a router. The kernel is asked for the
-// MAC address of the first alone.
+// TestOwnersOnLink has a peer on the link and a peer beyond a router.
 func TestOwnersOnLink(t *testing.T) {
 	inBubble(t, func(w *world) {
 		near, far := addrA, netip.MustParseAddrPort("203.0.113.7:4369")
-		m := askedMACs{asked: make(map[netip.Addr]int)}
+		m := askedMACs{onLink: make(map[netip.Addr]bool)}
 		w.ps.Owners = m
 		w.ps.Link = func(_, other netip.Addr) (string, bool) { return "eth0", other == near.Addr() }
 		w.net.Offer(near, streamtest.New("hosta.local", 1, "+a", "="))
@@ -51,8 +50,8 @@ func TestOwnersOnLink(t *testing.T) {
 		w.found("hosta.local", near)
 		w.ps.Configure([]netip.AddrPort{far}, nil)
 		w.after(stream.Patience, "a@hosta.local yes, b@hostb.local yes")
-		if want := map[netip.Addr]int{near.Addr(): 1}; !maps.Equal(m.asked, want) {
-			t.Errorf("asked for %v; want %v", m.asked, want)
+		if want := map[netip.Addr]bool{near.Addr(): true, far.Addr(): false}; !maps.Equal(m.onLink, want) {
+			t.Errorf("on the link: %v; want %v", m.onLink, want)
 		}
 	})
 }

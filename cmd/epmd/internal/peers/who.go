@@ -31,10 +31,7 @@ func (p *peer) claim(is *live) records.Claim {
 func (p *peer) Settle(w told.Who, s stream.Stream) stream.Verdict {
 	ps := p.ps
 	link, onLink := ps.Link(w.Local, w.Addr.Addr())
-	own, owner := ps.Hello(), ps.Owners.Of(w.Addr.Addr())
-	if onLink { // beyond a router, nobody has a MAC address
-		owner = ps.Owners.Now(w.Addr.Addr())
-	}
+	own, owner := ps.Hello(), ps.Owners.Now(w.Addr.Addr(), onLink)
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	ps.drop(p)
