@@ -39,11 +39,10 @@ type Watcher struct {
 	interfaces []string // as -interface has them
 	log        *slog.Logger
 
-	looked chan struct{}     // closed after the first look
-	closed map[uint64]string // nodes at whose ports nobody listens: their alive names by ID
-	again  *time.Timer       // to the next look at them
-	pause  time.Duration     // before that
-	said   bool              // that the kernel can't be asked
+	looked chan struct{} // closed after the first look
+	again  *time.Timer   // to the next look at nodes at whose ports nobody listens
+	pause  time.Duration // before that
+	said   bool          // that the kernel can't be asked
 }
 
 // Options are what a Watcher needs.
@@ -55,8 +54,7 @@ type Options struct {
 
 // New returns a Watcher that looks at nothing before Run.
 func New(o Options) *Watcher {
-	return &Watcher{reg: o.Registry, interfaces: o.Interfaces, log: o.Log,
-		looked: make(chan struct{}), closed: make(map[uint64]string)}
+	return &Watcher{reg: o.Registry, interfaces: o.Interfaces, log: o.Log, looked: make(chan struct{})}
 }
 
 // Looked is closed once Run has looked where the nodes listen that were there when it began.
@@ -111,7 +109,6 @@ func (w *Watcher) readAddresses() {
 // take looks at the nodes that have come.
 func (w *Watcher) take(b registry.Batch) {
 	if b.Anew {
-		clear(w.closed)
 		w.look(b.Nodes)
 		return
 	}
@@ -122,7 +119,6 @@ func (w *Watcher) take(b registry.Batch) {
 			come[e.Node.ID] = e.Node
 		case registry.Down:
 			delete(come, e.Node.ID)
-			delete(w.closed, e.Node.ID)
 		}
 	}
 	w.look(slices.Collect(maps.Values(come)))
@@ -139,12 +135,7 @@ func (w *Watcher) look(nodes []*registry.Node) {
 
 // lookAgain looks at the nodes that did not listen.
 func (w *Watcher) lookAgain() {
-	var nodes []*registry.Node
-	for id, name := range w.closed {
-		if n := w.reg.Lookup(name); n != nil && n.ID == id {
-			nodes = append(nodes, n)
-		}
-	}
+	nodes := slices.DeleteFunc(w.reg.Local(), func(n *registry.Node) bool { return n.Listens == nil || len(n.Listens) > 0 })
 	if w.pause *= 2; len(nodes) > 0 && w.find(nodes) && w.pause <= lastLook {
 		w.again.Reset(w.pause)
 	}
@@ -153,7 +144,7 @@ func (w *Watcher) lookAgain() {
 // find tells the registry where nodes listen. It reports whether one of them doesn't. If the
 // kernel can't be asked, nodes count as listening everywhere.
 func (w *Watcher) find(nodes []*registry.Node) (closed bool) {
-	var ports []uint16
+	ports := make([]uint16, 0, len(nodes))
 	for _, n := range nodes {
 		ports = append(ports, n.Port)
 	}
@@ -169,11 +160,7 @@ func (w *Watcher) find(nodes []*registry.Node) (closed bool) {
 		if err != nil {
 			addrs = []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
 		}
-		delete(w.closed, n.ID)
-		if len(addrs) == 0 {
-			w.closed[n.ID] = n.Name
-			closed = true
-		}
+		closed = closed || len(addrs) == 0
 		w.reg.SetListens(n, addrs)
 	}
 	return closed
