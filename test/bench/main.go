@@ -85,7 +85,7 @@ func run(args []string, stdout, stderr io.Writer) error {
 			return err
 		}
 		defer os.RemoveAll(dir)
-		if *ours, err = build(dir); err != nil {
+		if *ours, err = build(dir, "cmd/epmd"); err != nil {
 			return err
 		}
 	}
@@ -101,12 +101,13 @@ func run(args []string, stdout, stderr io.Writer) error {
 	return b.runAll(*only)
 }
 
-// build makes the epmd of this module.
-func build(dir string) (string, error) {
-	path := filepath.Join(dir, "epmd")
-	out, err := exec.Command("go", "build", "-o", path, "github.com/goerlang/eclus/cmd/epmd").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("build our epmd: %w\n%s", err, out)
+// build makes a command of this module in dir, as make does, and returns its path.
+func build(dir, command string) (string, error) {
+	path := filepath.Join(dir, filepath.Base(command))
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "github.com/goerlang/eclus/"+command)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build %s: %w\n%s", command, err, out)
 	}
 	return path, nil
 }
