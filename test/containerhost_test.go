@@ -5,6 +5,7 @@ package test
 import (
 	"net/netip"
 	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/goerlang/eclus/epmd"
@@ -45,6 +46,37 @@ func TestContainerHostNetwork(t *testing.T) {
 	a.register(t, "stays", 4001)
 	a.awaitTable(t, `LAN discovery off: system bus`)
 	t.Logf("as user 65532: %s", a.ask(t, "-nodes"))
+}
+
+// TestContainerUnannounced has a host list the node of a container, at the container's address. It
+// announces its own nodes to the LAN and not that one.
+func TestContainerUnannounced(t *testing.T) {
+	n := lan.ForTest(t, "podman", "runc", "make", "iptables", "avahi-browse")
+	hosts := addHosts(t, n, lan.HostOptions{}, "hosta", "hostb")
+	a, b := hosts[0], hosts[1]
+	a.prepareContainers(t)
+	a.makeImage(t)
+	a.podman(t, "network", "create", "web")
+	a.start(t)
+	b.start(t)
+	seen := a.watch(t)
+	r := a.epmdIn(t, "w1", web...)
+	r.register(t, "node", 4000)
+	seen.until(t, known("node@w1.local"))
+	bridge := netip.MustParsePrefix("10.89.0.0/24")
+	if at := seen.node(t, "node@w1.local").Addresses; len(at) == 0 || !bridge.Contains(at[0]) {
+		t.Errorf("the container's node is at %v; want an address of %v", at, bridge)
+	}
+	a.register(t, "own", 4001)
+	b.watch(t).until(t, present("own@hosta.local"))
+	for _, i := range b.browseUntil(t, 2, "own@hosta") {
+		if strings.HasPrefix(i.label, "node@") {
+			t.Errorf("the LAN has %+v", i)
+		}
+	}
+	if nodes := b.nodes(t); len(nodes) != 1 {
+		t.Errorf("another host lists %v", nodes)
+	}
 }
 
 // TestContainerRootless has a container whose gateway leads to the loopback of its host, as in

@@ -6,6 +6,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -63,12 +64,14 @@ func (h *host) prepareContainers(t *testing.T) {
 	})
 }
 
-// makeImage runs make image on the host, with the compiler's cache of the machine.
-func (h *host) makeImage(t *testing.T) {
+// makeImage runs make image on the host, with the compiler's cache of the machine. Runs take turns.
+func (h *host) makeImage(t *testing.T, variables ...string) {
 	t.Helper()
 	top, err := filepath.Abs("..")
 	wait.Must(t, err)
-	cmd := h.Command(wait.Soon(t), "make", "-C", top, "image")
+	wait.Must(t, os.MkdirAll(filepath.Join(top, "build"), 0o755))
+	inTurn := []string{filepath.Join(top, "build", "image.lock"), "make", "-C", top, "image"}
+	cmd := h.Command(wait.Soon(t), "flock", append(inTurn, variables...)...)
 	cmd.Env = append(cmd.Env, "HOME="+os.Getenv("HOME"))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("make image: %v\n%s", err, out)
@@ -135,6 +138,12 @@ func TestContainerImage(t *testing.T) {
 	h.makeImage(t)
 	if again := h.made(t); again != made {
 		t.Errorf("made again, the image is %s; want %s", again, made)
+	}
+	h.makeImage(t, "GOARCH=arm64")
+	for of, want := range map[string]string{image: runtime.GOARCH, image + ":arm64": "arm64"} {
+		if got := h.podman(t, "image", "inspect", "--format", "{{.Architecture}}", of); got != want {
+			t.Errorf("%s is for %s; want %s", of, got, want)
+		}
 	}
 	config := h.podman(t, "image", "inspect", "--format", "{{.User}} {{.Config.StopSignal}} {{.Config.ExposedPorts}} {{.HealthCheck.Test}}", image)
 	if want := "65532:65532 SIGTERM map[4369/tcp:{}] [CMD /usr/bin/epmd -names]"; config != want {
