@@ -8,7 +8,7 @@ import (
 	"github.com/goerlang/eclus/epmd"
 )
 
-// session tries to get a stream, and reads it. It has a goroutine.
+// session tries to get a stream, and reads it. It has one goroutine for that, then another.
 type session struct {
 	events chan event // read by the Follower until it cancels; never closed
 	cancel context.CancelFunc
@@ -27,16 +27,20 @@ func (f *Follower) open(ctx context.Context, addrs []netip.AddrPort) *session {
 	ctx, cancel := context.WithCancel(ctx)
 	s := &session{make(chan event), cancel}
 	ours, alive := f.Hello(), f.KeepAlive()
-	f.sessions.Go(func() { s.run(ctx, f.Watch, addrs, ours, alive) })
+	f.sessions.Go(func() {
+		stream, err := f.Watch(ctx, addrs, ours, alive)
+		if err != nil {
+			s.send(ctx, event{err: err})
+			return
+		}
+		// Whoever has connected keeps a stack of 8 KiB, and to read takes half of that.
+		f.sessions.Go(func() { s.read(ctx, stream) })
+	})
 	return s
 }
 
-func (s *session) run(ctx context.Context, watch WatchFunc, addrs []netip.AddrPort, ours epmd.PeerHello, alive epmd.KeepAlive) {
-	stream, err := watch(ctx, addrs, ours, alive)
-	if err != nil {
-		s.send(ctx, event{err: err})
-		return
-	}
+// read sends what comes on a stream, until it ends or ctx does.
+func (s *session) read(ctx context.Context, stream Stream) {
 	defer context.AfterFunc(ctx, func() { stream.Close() })()
 	defer stream.Close()
 	for e := (event{stream: stream, who: stream.Who()}); s.send(ctx, e) && e.err == nil; {
