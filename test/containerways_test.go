@@ -141,6 +141,15 @@ func TestContainerPing(t *testing.T) {
 	if err == nil || !strings.Contains(out, "-p 9100:9100") {
 		t.Errorf("-ping of a node whose port is not published: %v\n%s", err, out)
 	}
+	conf := strings.Replace(containersConf, "[containers]\n", "[containers]\nbase_hosts_file=\"none\"\n", 1)
+	wait.Must(t, h.WriteFile("/etc/hosts", "127.0.0.1 localhost\n127.0.1.1 hosta\n", 0o644))
+	for _, has := range []bool{true, false} {
+		hosts := h.podman(t, append(h.runs("--rm", "--volume", "/usr:/usr:ro", erlang), "cat", "/etc/hosts")...)
+		if strings.Contains(hosts, "127.0.1.1") != has {
+			t.Errorf("with containers.conf as it is (%v), or without the host's file, a container has\n%s", has, hosts)
+		}
+		wait.Must(t, h.WriteFile("/etc/containers/containers.conf", conf, 0o644))
+	}
 }
 
 // ownEPMD returns where the images have the epmd of erts.
