@@ -350,7 +350,8 @@ func (f *Follower) lost(now time.Time, err error) {
 	f.tryAt(now.Add(f.retry.next(now)))
 	switch {
 	case isSilence(err):
-		f.gaveOut(now)
+		f.tryAt(now)
+		f.due.grace = now.Add(Recheck)
 		f.owner.Moved()
 	case incomplete:
 	default:

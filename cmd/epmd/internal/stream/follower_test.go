@@ -229,13 +229,22 @@ func TestLoss(t *testing.T) {
 		}},
 		{"is silent", func(w *world, s *streamtest.Stream) {
 			s.Fail(syscall.ETIMEDOUT)
-			w.after(0, bothDown)
+			w.after(Recheck-1, bothUp)
+			w.after(1, bothDown)
 			w.after(Forgets-1, bothDown)
 			w.after(1, "")
 		}},
 		{"is out of reach", func(w *world, s *streamtest.Stream) {
 			s.Fail(syscall.EHOSTUNREACH)
-			w.after(0, bothDown)
+			w.after(Recheck-1, bothUp)
+			w.after(1, bothDown)
+		}},
+		{"was silent, as packets got lost", func(w *world, s *streamtest.Stream) {
+			w.net.Offer(addrA, streamtest.New("hosta.local", 1, "+a", "+b", "="))
+			s.Fail(syscall.ETIMEDOUT)
+			w.after(0, bothUp)
+			w.after(Recheck, bothUp)
+			w.after(time.Hour, bothUp)
 		}},
 		{"has a new id and fewer nodes", func(w *world, s *streamtest.Stream) {
 			s2 := w.net.Offer(addrA, streamtest.New("hosta.local", 2, "+a", "="))

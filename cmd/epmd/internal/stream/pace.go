@@ -13,9 +13,9 @@ const probesPerSecond = 100
 // Pace says when an epmd counts as silent: after 5 s, and later if there are more than 100 streams.
 // The zero Pace has none. Its caller guards it.
 //
-// Two probes must get lost in a row. The kernel's timers are up to 0.4 s late in all. So a host is
-// unreachable within 6 s of its last packet. A third probe would make that more than 6 s, or more
-// than a packet a second at rest.
+// Two probes must get lost in a row, and the epmd must not be back at once (Recheck). The kernel's
+// timers are up to 0.3 s late in all. So a host is unreachable within 6 s of its last packet. A
+// third probe would make that more than 6 s, or more than a packet a second at rest.
 type Pace struct{ streams int }
 
 // Count counts n more streams. It reports whether keep-alive has changed by that.

@@ -22,8 +22,9 @@ const (
 	maxCloses  = 3                // in a row, after which that is so
 	steadyFor  = 10 * time.Second // that a stream lasts until its end is a loss of its own
 
-	Grace   = 5 * time.Second  // that a stream may be away before its nodes are unreachable
-	Forgets = 10 * time.Minute // after which an unreachable epmd's nodes are gone
+	Grace   = 5 * time.Second        // that a stream may be away before its nodes are unreachable
+	Recheck = 400 * time.Millisecond // the same after silence: probes may have got lost
+	Forgets = 10 * time.Minute       // after which an unreachable epmd's nodes are gone
 )
 
 // retry says when an epmd is tried again.
