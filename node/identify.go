@@ -27,6 +27,17 @@ var ErrTLS = errors.New("TLS handshake not completed")
 // name.
 var ErrHungUp = errors.New("connection closed without an answer")
 
+// errCrossed is the error of a node that closes the connection after it has accepted the prober's
+// name. OTP does so if another handshake under that name ends at that moment.
+var errCrossed = errors.New("connection closed in the middle of the handshake")
+
+// IsBusy reports whether a node did not answer as another handshake under the prober's name was in
+// the way. Asked again, it may answer.
+func IsBusy(err error) bool {
+	var refused *StatusError
+	return errors.Is(err, errCrossed) || errors.As(err, &refused) && refused.Code != NotAllowed
+}
+
 // StatusError is the error of a node that did not accept the prober's name.
 type StatusError struct {
 	Code StatusCode // NotOK, Alive and NotAllowed are the ones OTP sends
@@ -51,8 +62,8 @@ type Identity struct {
 //
 // prober is the full node name to ask under. Use one fixed name for a host: each different one
 // costs the node an atom for good. Use one that no node has: a node asked under its own name logs
-// an error. Two handshakes under one name get in each other's way (NotOK). So ask a node once at
-// a time. It forgets a handshake within some milliseconds.
+// an error. Two handshakes under one name get in each other's way ([IsBusy]). So ask a node once
+// at a time. It forgets a handshake within some milliseconds.
 //
 // First Identify greets with a TLS ClientHello. To a plain node its first bytes announce a
 // handshake message, and it is made exactly as long as that. So a plain node finds a whole
@@ -123,6 +134,9 @@ func ask(f frames, prober string) (Identity, error) {
 // readChallenge reads what the accepting node says of itself and checks its name.
 func readChallenge(f frames) (Challenge, error) {
 	b, err := f.read()
+	if isClosed(err) {
+		return Challenge{}, fmt.Errorf("%w: read challenge: %w", errCrossed, err)
+	}
 	if err != nil {
 		return Challenge{}, fmt.Errorf("read challenge: %w", err)
 	}

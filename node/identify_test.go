@@ -44,7 +44,8 @@ var identifyTests = []struct {
 	{"empty status", "", "0000", Identity{}, "no status", nil},
 	{"huge status", "", "ffff 736f6b", Identity{}, "65535 bytes", nil},
 	{"other frame sizes", "", "00000003 736f6b", Identity{}, "no status", nil},
-	{"ok and no more", "", okFrame, Identity{}, "read challenge", io.EOF},
+	{"ok and no more", "", okFrame, Identity{}, "read challenge: EOF", errCrossed},
+	{"ok and half a challenge", "", okFrame + "0016 4e", Identity{}, "read challenge: unexpected EOF", errCrossed},
 	{"huge challenge", "", okFrame + "1001 4e", Identity{}, "4097 bytes", nil},
 	{"challenge of another kind", "", okFrame + okFrame, Identity{}, "no challenge", nil},
 	{"escape in the name", "", okFrame + "0016 4e 0000000000000001 00000002 00000003 0003 1b4062", Identity{}, "printable", nil},
@@ -76,6 +77,9 @@ func TestIdentify(t *testing.T) {
 			if got != tt.want || !names(err, tt.err) || !errors.Is(err, tt.is) && tt.is != nil {
 				t.Errorf("got %+v, %v; want %+v, error %v naming %q", got, err, tt.want, tt.is, tt.err)
 			}
+			if got, want := IsBusy(err), tt.is == errCrossed; got != want {
+				t.Errorf("%v: busy %v, want %v", err, got, want)
+			}
 		})
 	}
 }
@@ -93,6 +97,9 @@ func TestIdentifyStatus(t *testing.T) {
 			refused := new(StatusError)
 			if got != (Identity{}) || !errors.As(err, &refused) || refused.Code != s.Code {
 				t.Errorf("got %+v, %v; want StatusError of %q", got, err, s.Code)
+			}
+			if got, want := IsBusy(err), s.Code != NotAllowed; got != want {
+				t.Errorf("busy %v, want %v", got, want)
 			}
 			if strings.Contains(err.Error(), "\x1b") {
 				t.Errorf("raw bytes of the peer in error %q", err)

@@ -1,6 +1,7 @@
 package identify
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -95,6 +96,57 @@ func TestIdentify(t *testing.T) {
 	}
 	if n := reg.Node(r); i.mayAsk(n) {
 		t.Errorf("%+v is asked again", n)
+	}
+}
+
+// crossed is a listener whose node gives up the first handshakes after it has accepted the name, as
+// OTP does if another one under that name ends at that moment.
+type crossed struct {
+	net.Listener
+	left int
+}
+
+func (l *crossed) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		in := bufio.NewReader(c)
+		const greeting = 0x16 // of TLS, which precedes each handshake
+		if first, err := in.Peek(1); err == nil && first[0] != greeting && l.left > 0 {
+			l.left--
+			c.Write([]byte("\x00\x03sok"))
+			c.Close()
+			continue
+		}
+		return begun{c, in}, nil
+	}
+}
+
+// begun is a connection of which something was read.
+type begun struct {
+	net.Conn
+	in *bufio.Reader
+}
+
+func (c begun) Read(b []byte) (int, error) { return c.in.Read(b) }
+
+// TestIdentifyCrossed asks a node while another handshake under our name is in the way.
+func TestIdentifyCrossed(t *testing.T) {
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	wait.Must(t, err)
+	server := &node.Server{Name: "a@host.example", Cookie: "secret"}
+	served := make(chan error, 1)
+	l := &crossed{ln, 2}
+	go func() { served <- server.Serve(t.Context(), l) }()
+	t.Cleanup(func() { <-served })
+	reg := registry.New("hosta.local", registry.OldNames)
+	i, done := identifying(t, reg)
+	_, n := arrive(t, reg, registry.Node{Name: "a", Port: ln.Addr().(*net.TCPAddr).AddrPort().Port(), Type: registry.Normal}, nil)
+	i.Ask(n, true)
+	if got := await(t, done); got.Node != "a@host.example" || !got.Sure || got.Mute {
+		t.Errorf("got %+v", got)
 	}
 }
 

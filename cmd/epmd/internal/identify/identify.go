@@ -29,7 +29,9 @@ import (
 const (
 	identifyTime   = 10 * time.Second // for a node: its first TLS connection takes long
 	identifyAtOnce = 16               // nodes asked at once, if the options don't say
-	identifyCalm   = 3 * time.Second  // without a new node, then the free heap is given back
+	busyTime       = 2 * time.Second  // that a node may be busy with another of our handshakes
+	busyPause      = 100 * time.Millisecond
+	identifyCalm   = 3 * time.Second // without a new node, then the free heap is given back
 )
 
 // Identifier asks each node that registers for its full name, once. It tells the registry. A node
@@ -276,11 +278,7 @@ func (i *Identifier) identify(ctx context.Context, n *registry.Node) {
 // cutShort reports whether a question that failed has reached something that is better not asked
 // again. That is not so if nobody was there, or if the node was busy.
 func cutShort(err error) bool {
-	var refused *node.StatusError
-	if errors.As(err, &refused) {
-		return refused.Code == node.NotAllowed // which the node has logged
-	}
-	return !isDialError(err)
+	return !isDialError(err) && !node.IsBusy(err)
 }
 
 func isDialError(err error) bool {
@@ -308,7 +306,7 @@ func (i *Identifier) setMute(n *registry.Node) {
 func (i *Identifier) askAt(ctx context.Context, n *registry.Node) (node.Identity, error) {
 	var errs []error
 	for addr := range likelyAddresses(n.Addresses) {
-		id, err := node.Identify(ctx, netip.AddrPortFrom(addr, n.Port), i.prober)
+		id, err := i.askOne(ctx, netip.AddrPortFrom(addr, n.Port))
 		if err == nil {
 			return id, nil
 		}
@@ -318,6 +316,22 @@ func (i *Identifier) askAt(ctx context.Context, n *registry.Node) (node.Identity
 		}
 	}
 	return node.Identity{}, errors.Join(errs...)
+}
+
+// askOne asks what listens at an address. While that is busy with another handshake under our name,
+// as that of -ping, it asks again.
+func (i *Identifier) askOne(ctx context.Context, addr netip.AddrPort) (node.Identity, error) {
+	for until := time.Now().Add(busyTime); ; {
+		id, err := node.Identify(ctx, addr, i.prober)
+		if !node.IsBusy(err) || time.Now().After(until) {
+			return id, err
+		}
+		select {
+		case <-time.After(busyPause):
+		case <-ctx.Done():
+			return id, err
+		}
+	}
 }
 
 // likelyAddresses yields the addresses at which a node of this host may listen. First comes where

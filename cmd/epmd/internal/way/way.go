@@ -364,9 +364,7 @@ func (w *Way) ask(ctx context.Context) (node.Identity, error) {
 	defer cancel()
 	for until := time.Now().Add(busyTime); ; {
 		id, err := w.net.identify(ctx, w.addr, w.self())
-		var refused *node.StatusError
-		busy := errors.As(err, &refused) && refused.Code != node.NotAllowed
-		if !busy || time.Now().After(until) {
+		if !node.IsBusy(err) || time.Now().After(until) {
 			return id, err
 		}
 		select {
@@ -393,8 +391,8 @@ func (w *Way) identifyFailure(err error) error {
 		return Failed("the node refuses "+w.self(),
 			"Either net_kernel:allow/1 in the node restricts who may connect, or the node demands distribution flags that epmd does not announce.",
 			"Its log says which.")
-	case errors.As(err, &refused):
-		return Failed(fmt.Sprintf("the node is busy with another connection of %s: %q", w.self(), string(refused.Code)),
+	case node.IsBusy(err):
+		return Failed(fmt.Sprintf("the node is busy with another connection of %s: %v", w.self(), err),
 			"Another epmd -ping or -peek of this host is connected to it. Try again when that has ended.")
 	case errors.As(err, &old), errors.Is(err, node.ErrHungUp) && w.Answer.High < 6:
 		return Failed("an old node: "+err.Error(),
