@@ -165,6 +165,8 @@ func TestContainerNodes(t *testing.T) {
 		for to := range nodes {
 			if from != to {
 				checkPong(t, from, node, to)
+				awaitApart(t, node, to)
+				awaitApart(t, nodes[to], from)
 			}
 		}
 	}
@@ -190,6 +192,13 @@ func checkPong(t *testing.T, from string, node *lan.Erl, to string) {
 	}
 	eval(t, node, fmt.Sprintf("rpc:call('%s', erlang, node, []) =:= '%[1]s'.", to), "true")
 	eval(t, node, fmt.Sprintf("erlang:disconnect_node('%s').", to), "true")
+}
+
+// awaitApart waits until a node's net_kernel has forgotten its connection to another. A new one
+// before that may come to nothing.
+func awaitApart(t *testing.T, node *lan.Erl, from string) {
+	t.Helper()
+	awaitValue(t, node, fmt.Sprintf("ets:lookup(sys_dist, '%s').", from), "[]")
 }
 
 // aliveAs holds if a node of that alive name is known and can be reached, on whatever host.
