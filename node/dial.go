@@ -89,14 +89,21 @@ func (d *Dialer) DialAddr(ctx context.Context, name string, addrs ...netip.AddrP
 	if err != nil {
 		return nil, dialError(ctx, name, at(StepName, err))
 	}
+	c, err := WhileBusy(ctx, func() (*Conn, error) { return d.connect(ctx, us, name, addrs) })
+	if err != nil {
+		return nil, dialError(ctx, name, err)
+	}
+	return c, nil
+}
+
+// WhileBusy returns what ask does. It asks again while the node is busy (IsBusy), for at most 2 s,
+// or until ctx ends. The pauses double.
+func WhileBusy[T any](ctx context.Context, ask func() (T, error)) (T, error) {
 	until := time.Now().Add(busyTime)
 	for pause := busyPause; ; pause *= 2 {
-		c, err := d.connect(ctx, us, name, addrs)
-		if err == nil {
-			return c, nil
-		}
-		if !isBusy(err) || time.Now().After(until) || !sleep(ctx, pause) {
-			return nil, dialError(ctx, name, err)
+		answer, err := ask()
+		if !IsBusy(err) || time.Now().After(until) || !sleep(ctx, pause) {
+			return answer, err
 		}
 	}
 }
@@ -114,14 +121,16 @@ func dialError(ctx context.Context, name string, err error) error {
 	return &DialError{name, staged.Step, cause}
 }
 
-// isBusy reports whether another connection between the same nodes is in the way. It may be gone
+// IsBusy reports whether another connection between the same nodes is in the way. It may be gone
 // soon.
-func isBusy(err error) bool {
-	if errors.Is(err, errGaveWay) || errors.Is(err, errDialling) {
-		return true
+func IsBusy(err error) bool {
+	for _, crossed := range []error{errGaveWay, errDialling, errCrossed} {
+		if errors.Is(err, crossed) {
+			return true
+		}
 	}
 	refused := (*StatusError)(nil)
-	return errors.As(err, &refused) && (refused.Code == Alive || refused.Code == NotOK)
+	return errors.As(err, &refused) && refused.Code != NotAllowed
 }
 
 // sleep waits for d and returns true. It returns false when ctx ends first.

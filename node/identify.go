@@ -31,13 +31,6 @@ var ErrHungUp = errors.New("connection closed without an answer")
 // name. OTP does so if another handshake under that name ends at that moment.
 var errCrossed = errors.New("connection closed in the middle of the handshake")
 
-// IsBusy reports whether a node did not answer as another handshake under the prober's name was in
-// the way. Asked again, it may answer.
-func IsBusy(err error) bool {
-	var refused *StatusError
-	return errors.Is(err, errCrossed) || errors.As(err, &refused) && refused.Code != NotAllowed
-}
-
 // StatusError is the error of a node that did not accept the prober's name.
 type StatusError struct {
 	Code StatusCode // NotOK, Alive and NotAllowed are the ones OTP sends

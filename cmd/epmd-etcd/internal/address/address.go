@@ -33,7 +33,7 @@ func Find(what string) (netip.Addr, error) {
 	if err != nil {
 		return netip.Addr{}, err
 	}
-	return first(all, four, six, "there is no default route: name an address with -advertise")
+	return first(all, four, six, "no default route: give -advertise an address")
 }
 
 // first returns an address that one of the interfaces has. Those in four are for IPv4.

@@ -29,9 +29,7 @@ import (
 const (
 	identifyTime   = 10 * time.Second // for a node: its first TLS connection takes long
 	identifyAtOnce = 16               // nodes asked at once, if the options don't say
-	busyTime       = 2 * time.Second  // that a node may be busy with another of our handshakes
-	busyPause      = 100 * time.Millisecond
-	identifyCalm   = 3 * time.Second // without a new node, then the free heap is given back
+	identifyCalm   = 3 * time.Second  // without a new node, then the free heap is given back
 )
 
 // Identifier asks each node that registers for its full name, once. It tells the registry. A node
@@ -302,11 +300,14 @@ func (i *Identifier) setMute(n *registry.Node) {
 	}
 }
 
-// askAt asks a node at its addresses, until one answers in any way.
+// askAt asks a node at its addresses, until one answers in any way. One that is busy with another
+// handshake under our name, as that of -ping, is asked again.
 func (i *Identifier) askAt(ctx context.Context, n *registry.Node) (node.Identity, error) {
 	var errs []error
 	for addr := range likelyAddresses(n.Addresses) {
-		id, err := i.askOne(ctx, netip.AddrPortFrom(addr, n.Port))
+		id, err := node.WhileBusy(ctx, func() (node.Identity, error) {
+			return node.Identify(ctx, netip.AddrPortFrom(addr, n.Port), i.prober)
+		})
 		if err == nil {
 			return id, nil
 		}
@@ -316,22 +317,6 @@ func (i *Identifier) askAt(ctx context.Context, n *registry.Node) (node.Identity
 		}
 	}
 	return node.Identity{}, errors.Join(errs...)
-}
-
-// askOne asks what listens at an address. While that is busy with another handshake under our name,
-// as that of -ping, it asks again.
-func (i *Identifier) askOne(ctx context.Context, addr netip.AddrPort) (node.Identity, error) {
-	for until := time.Now().Add(busyTime); ; {
-		id, err := node.Identify(ctx, addr, i.prober)
-		if !node.IsBusy(err) || time.Now().After(until) {
-			return id, err
-		}
-		select {
-		case <-time.After(busyPause):
-		case <-ctx.Done():
-			return id, err
-		}
-	}
 }
 
 // likelyAddresses yields the addresses at which a node of this host may listen. First comes where

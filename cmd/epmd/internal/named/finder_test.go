@@ -22,7 +22,7 @@ type world struct {
 	*Finder
 
 	mu       sync.Mutex
-	records  map[string]string // addresses by network and name; missing: there is no such name
+	records  map[string]string // addresses by network and name
 	fails    map[string]error  // by network
 	hangs    bool
 	gateways string

@@ -45,8 +45,8 @@ func isNodesFile(name string) bool {
 	return strings.HasSuffix(name, suffix) && len(name) > len(suffix) && name[0] != '.'
 }
 
-// read returns the content of a nodes file. What is no regular file is not read, and nothing is
-// waited for.
+// read returns the content of a nodes file. It reads regular files alone, so it never waits for a
+// writer.
 func read(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {

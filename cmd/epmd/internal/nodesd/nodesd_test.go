@@ -164,8 +164,8 @@ func rabbits(host string, port int) string {
 	return text.String()
 }
 
-// TestChanges has a long file change in several ways. The registry is told of what is another, and
-// of nothing else.
+// TestChanges changes a long file in several ways. The registry hears of each line that differs,
+// and of no other.
 func TestChanges(t *testing.T) {
 	s := newSetting(t)
 	a, b := filepath.Join(s.etc, "a.nodes"), filepath.Join(s.etc, "b.nodes")

@@ -279,8 +279,8 @@ func (ps *Peers) Asked(a epmd.PeerAsk) {
 
 // Configure makes known the epmds at these addresses, and no others by address. This host's owner
 // has named them, or a program alone has written them down. Its word on whose a host name is counts
-// for less. One that is no longer named counts until its stream ends or its place is needed. Of too
-// many, those that are known stay.
+// for less. An epmd that nobody names any more stays until its stream ends or its place is needed.
+// If there are too many, those that are known stay.
 func (ps *Peers) Configure(named, written []netip.AddrPort) {
 	wanted := make(map[netip.AddrPort]bool, len(named)+len(written)) // true: written alone
 	for _, a := range written {

@@ -588,6 +588,7 @@ func TestOtherAddress(t *testing.T) {
 
 // TestBusy goes to a node that another connection of this host keeps busy.
 func TestBusy(t *testing.T) {
+	const busyTime = 2 * time.Second // as node.WhileBusy has it
 	for _, busy := range []time.Duration{busyTime / 2, 2 * busyTime} {
 		synctest.Test(t, func(t *testing.T) {
 			w := New(Options{Node: "b@hostb.local", Port: epmd.DefaultPort, HostName: "hosta", Getenv: secret}, nil)

@@ -34,8 +34,6 @@ const (
 	stepTime      = 3 * time.Second
 	localTime     = 500 * time.Millisecond // that the epmd of this host has to tell what it knows
 	handshakeTime = 8 * time.Second        // the first TLS connection of a node's life takes long
-	busyTime      = 2 * time.Second        // for another epmd of this host to be done with the node
-	busyPause     = 20 * time.Millisecond
 )
 
 // Options say which way to go.
@@ -362,17 +360,7 @@ func (w *Way) identify(ctx context.Context) (string, error) {
 func (w *Way) ask(ctx context.Context) (node.Identity, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
-	for until := time.Now().Add(busyTime); ; {
-		id, err := w.net.identify(ctx, w.addr, w.self())
-		if !node.IsBusy(err) || time.Now().After(until) {
-			return id, err
-		}
-		select {
-		case <-time.After(busyPause):
-		case <-ctx.Done():
-			return id, err
-		}
-	}
+	return node.WhileBusy(ctx, func() (node.Identity, error) { return w.net.identify(ctx, w.addr, w.self()) })
 }
 
 // IsLibrary reports whether the node registered as those of erl_interface and jinterface do.
