@@ -60,15 +60,19 @@ at_most() ->
         ?assertEqual(1, length(tried(1, 2000)))
     end).
 
-%% Not all who hear of a node connect to it at the same moment.
+%% Not all who hear of a node connect to it at the same moment. On a machine that stops for a while
+%% all waits may end at once, so a few rounds are tried.
 jitter() ->
     with_cluster(#{}, fun(_) -> true end, fun(Epmd) ->
-        Told = now_ms(),
-        tell(Epmd, [line(io_lib:format("j~b@hostb.local", [I]), "") || I <- lists:seq(1, 8)]),
-        Times = [At - Told || {_, At} <- tried(8, 0)],
-        ?assert(lists:max(Times) - lists:min(Times) >= 20),
-        ?assert(lists:min(Times) < 1000)
+        ?assert(lists:any(fun(Round) -> is_spread(Epmd, Round) end, lists:seq(1, 5)))
     end).
+
+%% Reports whether six new nodes are joined within a second, but not all in the same 20 ms.
+is_spread(Epmd, Round) ->
+    Told = now_ms(),
+    tell(Epmd, [line(io_lib:format("j~b.~b@hostb.local", [Round, I]), "") || I <- lists:seq(1, 6)]),
+    Times = [At - Told || {_, At} <- tried(6, 0)],
+    lists:max(Times) - lists:min(Times) >= 20 andalso lists:min(Times) < 1000.
 
 %% A node whose port is closed is tried after a second, then two, then four. So is one whose port is
 %% open, if net_kernel could not get there: no resolver knows its host, or epmd was too slow, or it
@@ -114,7 +118,7 @@ cut_off() ->
         ?assert(B - A >= 750),
         ?assert(C - B >= 1500),
         ?assert(D - C >= 3000),
-        ?assert(E - D - Steady < 3000)
+        ?assert(E - D - Steady < 5500) % six and more, had it not begun anew
     end).
 
 %% Waits until the node is joined, and cuts it off after so many ms. It returns when it was joined.
