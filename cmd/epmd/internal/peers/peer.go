@@ -1,15 +1,13 @@
 package peers
 
 import (
-	"cmp"
-	"maps"
 	"net/netip"
 	"slices"
 
 	"github.com/goerlang/eclus/avahi"
+	"github.com/goerlang/eclus/cmd/epmd/internal/records"
 	"github.com/goerlang/eclus/cmd/epmd/internal/stream"
 	"github.com/goerlang/eclus/cmd/epmd/internal/told"
-	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/registry"
 )
 
@@ -27,6 +25,7 @@ type peer struct {
 	address  netip.AddrPort                   // configured; not valid: it is not
 	unnamed  bool                             // no longer, but it has a stream
 	written  bool                             // so it is by a program alone
+	named    bool                             // as its Follower knows
 	kick     stream.Kick                      // set until the Follower has seen it
 	evicted  bool                             // another peer has its host name now
 	waitsFor *peer                            // when that has no stream any more, this is tried
@@ -34,12 +33,6 @@ type peer struct {
 	owner    string                           // who gave its last stream; empty: it had none
 	twins    bool                             // others that wait for it may be at the same epmd
 	streamed bool                             // see Streamed
-}
-
-func newPeer(ps *Peers) *peer {
-	p := &peer{ps: ps, places: make(map[avahi.Place][]netip.AddrPort), streamed: true}
-	p.follower = stream.New(&ps.followers, p)
-	return p
 }
 
 // poke has the Follower look at what has changed. ps.mu is held.
@@ -53,9 +46,6 @@ func (p *peer) hasSource() bool {
 	return len(p.places) > 0 || p.askedAt != (addrKey{}) || p.address.IsValid()
 }
 
-// isLive reports whether there is a stream to an epmd of that ID. ps.mu is held.
-func (p *peer) isLive(id epmd.PeerID) bool { return p.live != nil && p.live.Hello.ID == id }
-
 // addrs returns all addresses, link-local ones last. ps.mu is held.
 func (p *peer) addrs() []netip.AddrPort {
 	var list []netip.AddrPort
@@ -64,13 +54,8 @@ func (p *peer) addrs() []netip.AddrPort {
 			list = append(list, a)
 		}
 	}
-	places := slices.SortedFunc(maps.Keys(p.places), func(a, b avahi.Place) int {
-		return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Interface, b.Interface), cmp.Compare(a.Label, b.Label))
-	})
-	for _, at := range places {
-		for _, a := range p.places[at] {
-			add(a)
-		}
+	for _, a := range records.Addrs(p.places) {
+		add(a)
 	}
 	add(p.askedAt.addr)
 	add(p.address)
@@ -85,6 +70,15 @@ func (p *peer) addrs() []netip.AddrPort {
 	return list
 }
 
+// isNamed reports whether this host's owner has named all addresses that a peer has. A peer that is
+// announced or asks us is named too, as long as that adds none. ps.mu is held.
+func (p *peer) isNamed(addrs []netip.AddrPort) bool {
+	return len(addrs) > 0 && !slices.ContainsFunc(addrs, func(a netip.AddrPort) bool {
+		is := p.ps.configured[a]
+		return is == nil || is.unnamed || is.written
+	})
+}
+
 // Facts returns what is known, and takes the kick.
 func (p *peer) Facts() stream.Facts {
 	p.ps.mu.Lock()
@@ -93,10 +87,11 @@ func (p *peer) Facts() stream.Facts {
 		Addrs: p.addrs(), Origin: registry.LAN, Sourced: p.hasSource(),
 		Kick: p.kick, Evicted: p.evicted, Host: p.host.host,
 	}
-	if len(p.places) == 0 && p.askedAt == (addrKey{}) {
-		f.Origin, f.Named = registry.Peer, p.address.IsValid() && !p.written
+	f.Named = p.isNamed(f.Addrs)
+	if f.Named || len(p.places) == 0 && p.askedAt == (addrKey{}) {
+		f.Origin = registry.Peer
 	}
-	p.kick, p.evicted = stream.KickNot, false
+	p.kick, p.evicted, p.named = stream.KickNot, false, f.Named
 	return f
 }
 

@@ -260,7 +260,7 @@ func (ps *Peers) Asked(a epmd.PeerAsk) {
 	defer ps.mu.Unlock()
 	at := netip.AddrPortFrom(from, a.Hello.Port)
 	host := hostKey{link, a.Hello.Host, a.Hello.Port}
-	if p := ps.announced[host]; p != nil && (slices.Contains(p.addrs(), at) || p.isLive(a.Hello.ID)) {
+	if p := ps.announced[host]; p != nil && (slices.Contains(p.addrs(), at) || p.live != nil && p.live.Hello.ID == a.Hello.ID) {
 		p.poke(stream.KickNow)
 		return
 	}
@@ -293,11 +293,9 @@ func (ps *Peers) Configure(named, written []netip.AddrPort) {
 	defer ps.mu.Unlock()
 	for a, p := range ps.configured {
 		isWritten, still := wanted[a]
-		if p.unnamed = !still && p.live != nil; !still && !p.unnamed {
+		p.unnamed, p.written = !still && p.live != nil, isWritten
+		if !still && !p.unnamed {
 			ps.unconfigure(a, p)
-		} else if still && p.written != isWritten {
-			p.written = isWritten
-			p.poke(stream.KickNot)
 		}
 	}
 	over := 0
@@ -317,6 +315,11 @@ func (ps *Peers) Configure(named, written []netip.AddrPort) {
 		ps.Log.Error("too many epmds are configured", "limit", maxConfigured, "left out", over)
 	}
 	ps.over = over > 0
+	for p := range ps.all {
+		if p.isNamed(p.addrs()) != p.named {
+			p.poke(stream.KickNot)
+		}
+	}
 }
 
 // endUnnamed ends the stream of an epmd that is no longer named. It reports whether there is one.
@@ -374,8 +377,10 @@ func (ps *Peers) LinksChanged() {
 	}
 }
 
+// add adds a peer that is neither announced nor configured yet. ps.mu is held.
 func (ps *Peers) add() *peer {
-	p := newPeer(ps)
+	p := &peer{ps: ps, places: make(map[avahi.Place][]netip.AddrPort), streamed: true}
+	p.follower = stream.New(&ps.followers, p)
 	ps.all[p] = struct{}{}
 	ps.start(p)
 	return p
@@ -397,10 +402,8 @@ func (p *peer) Release() bool {
 
 // unask forgets that a peer has asked us. ps.mu is held.
 func (ps *Peers) unask(p *peer) {
-	if p.askedAt != (addrKey{}) {
-		delete(ps.asked, p.askedAt)
-		p.askedAt, p.askedBy = addrKey{}, netip.Addr{}
-	}
+	delete(ps.asked, p.askedAt)
+	p.askedAt, p.askedBy = addrKey{}, netip.Addr{}
 }
 
 // keepAlive returns when a peer counts as silent.

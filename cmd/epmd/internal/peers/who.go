@@ -16,9 +16,10 @@ type live struct {
 	stream stream.Stream
 }
 
-// claim returns what a peer says on a stream, and what is known of it now. ps.mu is held.
-func (p *peer) claim(is *live) records.Claim {
-	return records.Claim{Who: is.Who, Configured: p.address.IsValid() && !p.unnamed, Trusted: !p.written}
+// claim returns what an epmd says on a stream, and what is known of its address now. ps.mu is held.
+func (ps *Peers) claim(w told.Who) records.Claim {
+	at := ps.configured[w.Addr]
+	return records.Claim{Who: w, Configured: at != nil && !at.unnamed, Trusted: at != nil && !at.written}
 }
 
 // Settle decides who is at the other end of a new stream, or of one that has a new host name. If it
@@ -35,12 +36,11 @@ func (p *peer) Settle(w told.Who, s stream.Stream) stream.Verdict {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	ps.drop(p)
-	is := &live{w, link, s}
-	claim := p.claim(is)
+	claim := ps.claim(w)
 	switch {
 	case w.Hello.ID == own.ID:
 		return stream.Ourselves
-	case !claim.Configured && (w.Hello.Host == own.Host || !ps.records.MayBe(claim)):
+	case w.Hello.Host == own.Host && !claim.Configured, !ps.records.MayBe(claim):
 		return stream.Impostor
 	}
 	twin, rivals := ps.others(p, link, claim)
@@ -48,7 +48,7 @@ func (p *peer) Settle(w told.Who, s stream.Stream) stream.Verdict {
 		return p.isTwinOf(twin)
 	}
 	for _, q := range rivals {
-		if !ps.records.Vouched(q.claim(q.live)) && ps.records.Vouched(claim) {
+		if !ps.records.Vouched(ps.claim(q.live.Who)) && ps.records.Vouched(claim) {
 			continue
 		}
 		if q.live.Hello.ID == w.Hello.ID {
@@ -64,7 +64,7 @@ func (p *peer) Settle(w told.Who, s stream.Stream) stream.Verdict {
 		q.evicted, q.waitsFor = true, p
 		q.poke(stream.KickNot)
 	}
-	p.live, p.waitsFor, p.owner = is, nil, owner
+	p.live, p.waitsFor, p.owner = &live{w, link, s}, nil, owner
 	ps.count(1)
 	_ = s.SetKeepAlive(ps.pace.KeepAlive()) // it began with that of fewer streams
 	return stream.Welcome
@@ -86,7 +86,7 @@ func (ps *Peers) others(p *peer, link string, is records.Claim) (twin *peer, riv
 		if q == p || q.live == nil {
 			continue
 		}
-		switch its := q.claim(q.live); {
+		switch its := ps.claim(q.live.Who); {
 		case ps.records.AreSame(is, its):
 			if q.live.link == link {
 				return q, nil
@@ -101,7 +101,7 @@ func (ps *Peers) others(p *peer, link string, is records.Claim) (twin *peer, riv
 // evictImpostors ends the streams of those who have the name of a host that is announced elsewhere.
 func (ps *Peers) evictImpostors() {
 	for p := range ps.all {
-		if p.live != nil && (!p.address.IsValid() || p.unnamed) && !ps.records.MayBe(p.claim(p.live)) {
+		if p.live != nil && !ps.records.MayBe(ps.claim(p.live.Who)) {
 			p.evicted = true
 			p.poke(stream.KickNot)
 		}

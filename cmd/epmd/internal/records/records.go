@@ -5,7 +5,9 @@
 package records
 
 import (
+	"cmp"
 	"iter"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -39,6 +41,16 @@ func (r Records) Giving() iter.Seq2[avahi.Place, avahi.EPMD] {
 	}
 }
 
+// Addrs returns all addresses of places, in an order that does not change.
+func Addrs(places map[avahi.Place][]netip.AddrPort) (list []netip.AddrPort) {
+	for _, at := range slices.SortedFunc(maps.Keys(places), func(a, b avahi.Place) int {
+		return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Interface, b.Interface), cmp.Compare(a.Label, b.Label))
+	}) {
+		list = append(list, places[at]...)
+	}
+	return list
+}
+
 // Has reports whether an address is in the records that announce the epmd of a host.
 func (r Records) Has(host string, addr netip.AddrPort) bool {
 	for _, e := range r.Giving() {
@@ -54,7 +66,7 @@ func (r Records) Vouched(c Claim) bool {
 	return c.Configured && c.Trusted || r.Has(c.Hello.Host, c.Addr)
 }
 
-// MayBe reports whether an epmd that nobody has configured may have the host name that it says. It
+// MayBe reports whether an epmd may have the host name that it says. Unless it is configured, it
 // may not have that of an epmd that is announced elsewhere and gives no streams: nobody would
 // contradict. Of two that give streams, both claims are compared.
 func (r Records) MayBe(c Claim) bool {
@@ -68,7 +80,7 @@ func (r Records) MayBe(c Claim) bool {
 			elsewhere = true
 		}
 	}
-	return !elsewhere
+	return c.Configured || !elsewhere
 }
 
 // AreSame reports whether two streams lead to one epmd. Both gave the same ID, and both are
