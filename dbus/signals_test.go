@@ -243,6 +243,10 @@ func TestScripts(t *testing.T) {
 		sum.until(t, signals, known)
 		sum.compare(t, root)
 		stop()
+		wait.True(t, "nobody owns the name", func() bool {
+			var owned bool
+			return conn.BusObject().Call("org.freedesktop.DBus.NameHasOwner", 0, dbus.Name).Store(&owned) == nil && !owned
+		})
 		conn.Close()
 	}
 }

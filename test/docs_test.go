@@ -1,7 +1,6 @@
 package test
 
 import (
-	"github.com/goerlang/eclus/test/wait"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -10,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/goerlang/eclus/test/wait"
 )
 
 var (

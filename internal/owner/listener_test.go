@@ -2,12 +2,13 @@ package owner
 
 import (
 	"context"
-	"github.com/goerlang/eclus/test/need"
 	"net"
 	"net/netip"
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/goerlang/eclus/test/need"
 )
 
 // self is this process as one that listens.

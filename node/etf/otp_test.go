@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"flag"
 	"fmt"
-	"github.com/goerlang/eclus/test/need"
 	"io"
 	"maps"
 	"math"
@@ -18,6 +17,8 @@ import (
 	"reflect"
 	"slices"
 	"testing"
+
+	"github.com/goerlang/eclus/test/need"
 )
 
 var termCount = flag.Int("terms", 20_000, "random terms to exchange with OTP, each way, a multiple of 500")
