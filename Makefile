@@ -40,8 +40,8 @@ build/epmd-etcd: $(ETCD)/go.mod $(shell find $(ETCD) internal systemd -name '*.g
 
 # The container image localhost/eclus:ARCH, by podman or docker; GOARCH=arm64 builds for others. That
 # of this machine is localhost/eclus, too.
-# Its epmd has no inlining in packages that no answer needs: that saves 4 %. The same sources give
-# the same image with podman.
+# Its epmd has no inlining in packages that no answer needs: that saves 4 %. The same sources, version
+# and time give the same digest with podman, in whatever folder and with whatever umask.
 PLAIN  = crypto/... vendor/golang.org/x/... encoding/asn1 encoding/json math/big log/slog github.com/godbus/...
 ENGINE ?= $(shell command -v podman || command -v docker)
 IMAGE  ?= localhost/eclus
@@ -50,13 +50,15 @@ image: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null |
 image:
 	@test -n "$(ENGINE)" || { echo "neither podman nor docker here" >&2; exit 1; }
 	@rm -rf build/image/$(ARCH) && mkdir -p build/image/$(ARCH)
-	CGO_ENABLED=0 $(GO) build -trimpath $(PLAIN:%=-gcflags '%=-l') -ldflags "-s -w -X main.version=$(VERSION)" \
-	    -o build/image/$(ARCH)/epmd ./cmd/epmd
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false $(PLAIN:%=-gcflags '%=-l') \
+	    -ldflags "-s -w -X main.version=$(VERSION)" -o build/image/$(ARCH)/epmd ./cmd/epmd
+	chmod 755 build/image/$(ARCH) build/image/$(ARCH)/epmd
 	touch -d @$$SOURCE_DATE_EPOCH build/image/$(ARCH)/epmd
 	$(ENGINE) build $(if $(findstring podman,$(ENGINE)),--format docker --layers=false --timestamp $$SOURCE_DATE_EPOCH) \
 	    --platform linux/$(ARCH) --build-arg VERSION=$(VERSION) -t $(IMAGE):$(ARCH) \
-	    $(if $(filter $(shell $(GO) env GOHOSTARCH),$(ARCH)),-t $(IMAGE)) \
 	    -f packaging/container/Containerfile build/image/$(ARCH)
+	$(if $(findstring podman,$(ENGINE)),packaging/container/same-digest $(ENGINE) $(IMAGE):$(ARCH))
+	$(if $(filter $(shell $(GO) env GOHOSTARCH),$(ARCH)),$(ENGINE) tag $(IMAGE):$(ARCH) $(IMAGE))
 
 # Real containers, each in a network of the tests' own.
 containers:

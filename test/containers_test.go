@@ -70,19 +70,31 @@ func (h *host) makeImage(t *testing.T, variables ...string) {
 	top, err := filepath.Abs("..")
 	wait.Must(t, err)
 	wait.Must(t, os.MkdirAll(filepath.Join(top, "build"), 0o755))
-	inTurn := []string{filepath.Join(top, "build", "image.lock"), "make", "-C", top, "image"}
-	cmd := h.Command(wait.Soon(t), "flock", append(inTurn, variables...)...)
+	h.makes(t, "flock", append([]string{filepath.Join(top, "build", "image.lock"), "make", "-C", top, "image"}, variables...)...)
+}
+
+// makes runs a command that makes the image.
+func (h *host) makes(t *testing.T, name string, args ...string) {
+	t.Helper()
+	cmd := h.Command(wait.Soon(t), name, args...)
 	cmd.Env = append(cmd.Env, "HOME="+os.Getenv("HOME"))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("make image: %v\n%s", err, out)
 	}
 }
 
-// made returns when the image was made, and its layers. The rest of podman's own digest is by
-// chance in docker's format.
-func (h *host) made(t *testing.T) string {
+// makeElsewhere makes the image of the same version and time in another folder, from a plain copy
+// of the sources, as somebody who gives no rights to others.
+func (h *host) makeElsewhere(t *testing.T) {
 	t.Helper()
-	return h.podman(t, "image", "inspect", "--format", "{{.Created}} {{.RootFS.Layers}} {{.Labels}}", image)
+	top, err := filepath.Abs("..")
+	wait.Must(t, err)
+	version := h.podman(t, "image", "inspect", "--format", `{{index .Labels "org.opencontainers.image.version"}}`, image)
+	created := h.podman(t, "image", "inspect", "--format", "{{.Created.Unix}}", image)
+	script := `umask 077; mkdir /run/copy; tar -C $1 --exclude=./build --exclude=./.git -c . | tar -C /run/copy -x --no-same-permissions
+make -C /run/copy image VERSION=$2 SOURCE_DATE_EPOCH=$3`
+	h.podman(t, "rmi", "--all", "--force")
+	h.makes(t, "sh", "-c", script, "sh", top, version, created)
 }
 
 // podman returns what podman writes, without the newline.
@@ -122,21 +134,27 @@ func (h *host) pidOf(t *testing.T, name string) int {
 	return pid
 }
 
-// TestContainerImage looks at the image: its size, what it says of itself, and that it is the same
-// when it is made again. Its epmd is PID 1, silent, healthy until it is wedged, and ends when told.
+// TestContainerImage looks at the image: its size, what it says of itself, and that it has the same
+// digest when it is made again later, and elsewhere. Its epmd is PID 1, silent, healthy until it is
+// wedged, and ends when told.
 func TestContainerImage(t *testing.T) {
 	h := containerHost(t)
 	h.makeImage(t)
-	made := h.made(t)
+	digest := func() string { return h.podman(t, "image", "inspect", "--format", "{{.Id}} {{.Digest}}", image) }
+	made := digest()
 	size, err := strconv.Atoi(h.podman(t, "image", "inspect", "--format", "{{.Size}}", image))
 	wait.Must(t, err)
 	t.Logf("image of %d bytes", size)
 	if size > maxImage {
 		t.Errorf("image of %d bytes; want %d at most", size, maxImage)
 	}
-	h.podman(t, "rmi", "--all", "--force")
+	t.Logf("image %s", made)
+	h.makeElsewhere(t)
+	if again := digest(); again != made {
+		t.Errorf("made again elsewhere, the image is %s; want %s", again, made)
+	}
 	h.makeImage(t)
-	if again := h.made(t); again != made {
+	if again := digest(); again != made {
 		t.Errorf("made again, the image is %s; want %s", again, made)
 	}
 	h.makeImage(t, "GOARCH=arm64")

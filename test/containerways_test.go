@@ -100,8 +100,8 @@ func TestContainerCommands(t *testing.T) {
 			t.Errorf("%s: %v\n%s", line, err, out)
 		}
 	}
-	if ran != 3 {
-		t.Errorf("ran %d commands; want 3", ran)
+	if ran != 4 {
+		t.Errorf("ran %d commands; want 4", ran)
 	}
 	r := h.replica(t, "epmd")
 	t.Cleanup(func() { _ = h.Command(context.Background(), "podman", "rm", "--force", "--time", "0", "node").Run() })
