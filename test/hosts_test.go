@@ -383,8 +383,8 @@ func (w *watcher) note(line epmd.Line) error {
 	if err != nil {
 		return err
 	}
-	key := fmt.Sprint(n.Origin, n.NeighbourKey())
-	if n.Origin == registry.Local { // its host may still change
+	key := fmt.Sprint(n.NeighbourKey()) // an epmd that is named later changes its nodes' origin
+	if n.Origin == registry.Local {     // its host may still change
 		key = "local " + n.Name
 	}
 	if line.Kind == epmd.NodeGone {
