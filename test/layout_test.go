@@ -27,7 +27,7 @@ var mayImport = map[string]string{
 	"systemd":           "internal/message internal/owner internal/places registry",
 	"…/cookie":          "node",
 	"…/daemon": "avahi dbus epmd internal/bus internal/message internal/netif internal/owner node registry systemd …/daemonlog " +
-		"…/hosts …/identify …/journal …/listening …/named …/neighbours …/nodesd …/nodeserver …/orphans …/peers …/reach …/screen …/stockerror …/vouch",
+		"…/holders …/hosts …/identify …/journal …/listening …/named …/neighbours …/nodesd …/nodeserver …/orphans …/peers …/reach …/screen …/stockerror …/vouch",
 	"…/daemonlog":  "systemd",
 	"…/holders":    "internal/owner registry",
 	"…/detach":     "epmd …/exit …/screen",

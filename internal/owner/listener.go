@@ -21,8 +21,8 @@ type Listener struct {
 // nil if nobody listens there. If several processes share the socket, it returns the youngest: a
 // service rather than the service manager.
 //
-// It finds as much as Find does. It looks at the processes of all users, so it takes longer. When
-// ctx ends, it returns what it has. It returns an error if the kernel can't be asked.
+// It finds as much as [Finder.Find] does. It looks at the processes of all users, so it takes
+// longer. When ctx ends, it returns what it has. It returns an error if the kernel can't be asked.
 func FindListener(ctx context.Context, at netip.AddrPort) (*Listener, error) {
 	sock, err := findListening(at)
 	if errors.Is(err, errNoSocket) {
@@ -32,7 +32,7 @@ func FindListener(ctx context.Context, at netip.AddrPort) (*Listener, error) {
 		return nil, err
 	}
 	l := &Listener{Owner: Owner{UID: sock.uid}}
-	s := search{sockets: map[uint32]*Owner{sock.inode: &l.Owner}}
+	s := search{finder: new(Finder), sockets: map[uint32]*Owner{sock.inode: &l.Owner}}
 	s.processes(ctx)
 	setUnits(ctx, map[*Owner]uint64{&l.Owner: sock.cgroup})
 	if l.PID != 0 {

@@ -4,17 +4,11 @@
 package owner
 
 import (
-	"bytes"
-	"cmp"
 	"context"
 	"errors"
-	"math"
 	"net/netip"
 	"os"
-	"slices"
-	"strconv"
-
-	"golang.org/x/sys/unix"
+	"sync"
 )
 
 // Owner is the process that has a socket.
@@ -34,6 +28,14 @@ type Connection struct {
 	Peer  netip.AddrPort // the end whose holder is asked for
 }
 
+// Finder finds the owners of connections. It remembers where it has found some in processes that
+// have many files open, and looks there first. The zero Finder is ready for use, and may be used
+// concurrently.
+type Finder struct {
+	mu     sync.Mutex
+	places map[int32]int // by PID, the descriptor of the socket that was found there last
+}
+
 // Find returns the owner of the other end of each connection. It returns nil where nobody on this
 // host, in this network namespace, has that end.
 //
@@ -41,17 +43,22 @@ type Connection struct {
 // share the socket, that is the youngest. Others find the unit too, while its control group exists.
 // Foreign comes from either.
 //
-// Find reads the open files of all processes of those users, once for all connections. It takes
+// Find reads the open files of processes of those users, once for all connections. It takes
 // milliseconds, or much longer with very many processes. So nobody who answers lookups may wait for
 // it. When ctx ends, it returns what it has. It returns an error if the kernel can't be asked.
-func Find(ctx context.Context, conns []Connection) ([]*Owner, error) {
+func (f *Finder) Find(ctx context.Context, conns []Connection) ([]*Owner, error) {
 	kernel, err := Open()
 	if err != nil {
 		return nil, err
 	}
 	defer kernel.Close()
 	holders := make([]*Owner, len(conns))
-	s := search{sockets: make(map[uint32]*Owner, len(conns)), uids: make(map[uint32]bool)}
+	s := search{
+		finder:  f,
+		sockets: make(map[uint32]*Owner, len(conns)),
+		uids:    make(map[uint32]bool),
+		last:    int32(os.Getpid()),
+	}
 	cgroups := make(map[*Owner]uint64, len(conns))
 	for i, c := range conns {
 		sock, err := kernel.find(c.Peer, c.Local)
@@ -71,110 +78,23 @@ func Find(ctx context.Context, conns []Connection) ([]*Owner, error) {
 	return holders, nil
 }
 
-// search looks in /proc for processes.
-type search struct {
-	sockets map[uint32]*Owner // those not found yet, by inode number
-	uids    map[uint32]bool   // whose they are; nil: anybody can have them
+// maxPlaces is how many processes a Finder remembers. Few have manyFiles.
+const maxPlaces = 64
+
+// place returns the descriptor of the socket that was found last in a process, if it is remembered.
+func (f *Finder) place(pid int32) (fd int, found bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fd, found = f.places[pid]
+	return fd, found
 }
 
-// chunk is how many files of a process the search looks at between two looks at the time.
-const chunk = 256
-
-// processes enters the PIDs of the processes that have the sockets. It begins with the youngest,
-// because they have just registered.
-func (s *search) processes(ctx context.Context) {
-	proc, err := os.Open("/proc")
-	if err != nil {
-		return
+// remember enters where a socket of a process was found.
+func (f *Finder) remember(pid int32, fd int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.places == nil || len(f.places) == maxPlaces {
+		f.places = make(map[int32]int)
 	}
-	defer proc.Close()
-	names, _ := proc.Readdirnames(-1)
-	for _, pid := range youngestFirst(names, lastPID()) {
-		if len(s.sockets) == 0 || ctx.Err() != nil {
-			return
-		}
-		if s.isTheirs(strconv.Itoa(int(pid))) {
-			s.files(ctx, pid)
-		}
-	}
-}
-
-// youngestFirst returns the PIDs among names, the latest first. The kernel gives PIDs in turn, and
-// begins again with small ones after the largest. last is the latest.
-func youngestFirst(names []string, last int32) []int32 {
-	var pids []int32
-	for _, name := range names {
-		if pid, err := strconv.ParseInt(name, 10, 32); err == nil {
-			pids = append(pids, int32(pid))
-		}
-	}
-	slices.SortFunc(pids, func(a, b int32) int {
-		if (a > last) != (b > last) {
-			return cmp.Compare(a, b) // the larger is of the round before
-		}
-		return cmp.Compare(b, a)
-	})
-	return pids
-}
-
-// lastPID returns the latest PID, which is the last field of /proc/loadavg. If that can't be read,
-// it returns the largest possible one.
-func lastPID() int32 {
-	text, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return math.MaxInt32
-	}
-	field := bytes.TrimSpace(text[bytes.LastIndexByte(text, ' ')+1:])
-	pid, err := strconv.ParseInt(string(field), 10, 32)
-	if err != nil {
-		return math.MaxInt32
-	}
-	return int32(pid)
-}
-
-// isTheirs reports whether a process is one of the users'.
-func (s *search) isTheirs(pid string) bool {
-	if s.uids == nil {
-		return true
-	}
-	var st unix.Stat_t
-	return unix.Stat("/proc/"+pid, &st) == nil && s.uids[st.Uid]
-}
-
-// files looks at all open files of a process. It begins with the highest descriptor: who has many
-// has opened that last.
-func (s *search) files(ctx context.Context, pid int32) {
-	dir, err := os.Open("/proc/" + strconv.Itoa(int(pid)) + "/fd")
-	if err != nil {
-		return
-	}
-	defer dir.Close()
-	names, _ := dir.Readdirnames(-1) // in ascending order
-	for i, name := range slices.Backward(names) {
-		if len(s.sockets) == 0 || i%chunk == 0 && ctx.Err() != nil {
-			return
-		}
-		inode, ok := socketInode(int(dir.Fd()), name)
-		if h := s.sockets[inode]; ok && h != nil {
-			h.PID = pid
-			delete(s.sockets, inode)
-		}
-	}
-}
-
-// socketInode returns the inode number of a socket that a process has open. name is a link in dir
-// with the text "socket:[INODE]" (proc_pid_fd(5)).
-func socketInode(dir int, name string) (inode uint32, ok bool) {
-	var link [32]byte
-	n, err := unix.Readlinkat(dir, name, link[:])
-	if err != nil {
-		return 0, false
-	}
-	text, isSocket := bytes.CutPrefix(link[:n], []byte("socket:["))
-	text, ends := bytes.CutSuffix(text, []byte("]"))
-	if !isSocket || !ends {
-		return 0, false
-	}
-	number, err := strconv.ParseUint(string(text), 10, 32)
-	return uint32(number), err == nil
+	f.places[pid] = fd
 }

@@ -51,7 +51,7 @@ func TestHolderProcess(t *testing.T) {
 		}
 	case "find":
 		c := Connection{netip.MustParseAddrPort(task[1]), netip.MustParseAddrPort(task[2])}
-		holders, err := Find(t.Context(), []Connection{c})
+		holders, err := new(Finder).Find(t.Context(), []Connection{c})
 		fmt.Printf("found: %+v %v\n", *holders[0], err)
 	}
 	io.Copy(io.Discard, os.Stdin)
@@ -112,7 +112,7 @@ func connectionOf(c net.Conn) Connection {
 
 func findHolder(t *testing.T, c Connection) *Owner {
 	t.Helper()
-	holders, err := Find(t.Context(), []Connection{c})
+	holders, err := new(Finder).Find(t.Context(), []Connection{c})
 	if err != nil || len(holders) != 1 {
 		t.Fatalf("holders %v, %v; want one", holders, err)
 	}
@@ -167,7 +167,7 @@ func TestFindAtOnce(t *testing.T) {
 		conns = append(conns, connectionOf(h.conn), none, far)
 		want = append(want, int32(h.cmd.Process.Pid), 0, 0)
 	}
-	holders, err := Find(t.Context(), conns)
+	holders, err := new(Finder).Find(t.Context(), conns)
 	if err != nil || len(holders) != len(conns) {
 		t.Fatalf("%d holders, %v; want %d", len(holders), err, len(conns))
 	}
@@ -205,7 +205,7 @@ func TestFindInterrupted(t *testing.T) {
 	h := startConnected(t, "connect", "127.0.0.1", "127.0.0.1", nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	holders, err := Find(ctx, []Connection{connectionOf(h.conn)})
+	holders, err := new(Finder).Find(ctx, []Connection{connectionOf(h.conn)})
 	want := Owner{UID: uint32(os.Geteuid())}
 	if err != nil || holders[0] == nil || holders[0].PID != 0 || holders[0].UID != want.UID {
 		t.Errorf("held by %v, %v; want %v", holders, err, &want)
@@ -234,6 +234,80 @@ func TestFindShared(t *testing.T) {
 	if got := findHolder(t, Connection{Local: own.Peer, Peer: own.Local}); got == nil || int(got.PID) != h.cmd.Process.Pid {
 		t.Errorf("held by %v; want PID %d, the younger one", got, h.cmd.Process.Pid)
 	}
+}
+
+// TestFindNext asks for sockets of a process that has many files open. Where a socket follows the
+// last one, its place is known without a look at the other files.
+func TestFindNext(t *testing.T) {
+	for range manyFiles {
+		file, err := os.Open("/dev/null")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+	}
+	dir, err := os.Open("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	const base = 700
+	pid := int32(os.Getpid())
+	var f Finder
+	for _, tt := range []struct {
+		fd       int
+		expected bool
+	}{
+		{base, false}, {base + 1, true}, {base + 1 + gap, true}, {base + 2 + 2*gap, false}, {base - 50, false}, {base - 49, true},
+	} {
+		c, inode := connectedAt(t, tt.fd)
+		s := search{finder: &f, sockets: map[uint32]*Owner{inode: new(Owner)}}
+		if s.next(int(dir.Fd()), pid); (len(s.sockets) == 0) != tt.expected {
+			t.Errorf("descriptor %d: found among the next: %v, want %v", tt.fd, len(s.sockets) == 0, tt.expected)
+		}
+		holders, err := f.Find(t.Context(), []Connection{c})
+		if err != nil || holders[0] == nil || holders[0].PID != pid {
+			t.Fatalf("descriptor %d is held by %v, %v; want PID %d", tt.fd, holders, err, pid)
+		}
+		if at, _ := f.place(pid); at != tt.fd {
+			t.Errorf("found last at %d, want descriptor %d", at, tt.fd)
+		}
+	}
+}
+
+// connectedAt connects with this process itself. One end has that descriptor. connectedAt returns
+// the connection as the other end sees it, and the inode number of the one with the descriptor.
+func connectedAt(t *testing.T, fd int) (c Connection, inode uint32) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	node, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer node.Close()
+	epmd, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { epmd.Close() })
+	file, err := node.(*net.TCPConn).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if err := unix.Dup3(int(file.Fd()), fd, unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		t.Fatal(err)
+	}
+	return connectionOf(epmd), uint32(st.Ino)
 }
 
 // TestYoungestFirst has PIDs from before and after the kernel began with small ones again.
@@ -315,8 +389,9 @@ func BenchmarkFind(b *testing.B) {
 				own := connectionOf(c)
 				conns = append(conns, Connection{Local: own.Peer, Peer: own.Local})
 			}
+			var f Finder
 			for b.Loop() {
-				if holders, err := Find(b.Context(), conns); err != nil || holders[size-1].PID == 0 {
+				if holders, err := f.Find(b.Context(), conns); err != nil || holders[size-1].PID == 0 {
 					b.Fatal(holders, err)
 				}
 			}

@@ -1,7 +1,7 @@
 // Package holders finds the processes behind the registrations of this host's nodes.
 //
-// Set blocks until it has asked the kernel and read /proc. It ends with its context. It starts no
-// goroutines.
+// A Finder asks the kernel and reads /proc. Set blocks until that is done or its context ends. It
+// may be called concurrently, and starts no goroutines.
 package holders
 
 import (
@@ -12,22 +12,32 @@ import (
 	"github.com/goerlang/eclus/registry"
 )
 
+// Finder finds holders, and remembers where it has found the last ones.
+type Finder struct {
+	reg    *registry.Registry
+	owners owner.Finder
+	log    *slog.Logger
+}
+
+// New returns a Finder that tells reg.
+func New(reg *registry.Registry, log *slog.Logger) *Finder { return &Finder{reg: reg, log: log} }
+
 // Set finds the processes behind the nodes of this host among these. It tells the registry. It
 // stops looking when ctx ends, and reports whether it has looked.
-func Set(ctx context.Context, reg *registry.Registry, nodes []*registry.Node, log *slog.Logger) bool {
+func (f *Finder) Set(ctx context.Context, nodes []*registry.Node) bool {
 	var local []*registry.Node
 	var conns []owner.Connection
 	for _, n := range nodes {
-		if c, ok := connection(reg, n); ok {
+		if c, ok := connection(f.reg, n); ok {
 			local, conns = append(local, n), append(conns, c)
 		}
 	}
 	if len(conns) == 0 {
 		return false
 	}
-	owners, err := owner.Find(ctx, conns)
+	owners, err := f.owners.Find(ctx, conns)
 	if err != nil {
-		log.Debug("holders of names not found", "err", err)
+		f.log.Debug("holders of names not found", "err", err)
 		return false
 	}
 	same := make(map[owner.Owner]*registry.Holder) // one process may have many nodes
@@ -38,7 +48,7 @@ func Set(ctx context.Context, reg *registry.Registry, nodes []*registry.Node, lo
 		if same[*o] == nil {
 			same[*o] = (*registry.Holder)(o)
 		}
-		reg.SetHolder(local[i], same[*o])
+		f.reg.SetHolder(local[i], same[*o])
 	}
 	return true
 }

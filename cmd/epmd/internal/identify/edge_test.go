@@ -172,7 +172,7 @@ func TestIdentifyAtOnce(t *testing.T) {
 	const atOnce, count = 3, 12
 	reg := registry.New("hosta.local", registry.OldNames)
 	done := make(chan *registry.Node, count)
-	i := New(Options{Registry: reg, Host: "hosta", Known: func(n *registry.Node) { done <- n }, AtOnce: 2 * atOnce, Log: slog.New(slog.DiscardHandler)})
+	i := New(Options{Registry: reg, Holders: findHolders(reg), Host: "hosta", Known: func(n *registry.Node) { done <- n }, AtOnce: 2 * atOnce, Log: slog.New(slog.DiscardHandler)})
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
 	wait.Must(t, err)
 	defer ln.Close()
@@ -229,7 +229,7 @@ func TestIdentifyShares(t *testing.T) {
 	t.Cleanup(func() { <-served })
 	reg := registry.New("hosta.local", registry.OldNames)
 	done := make(chan *registry.Node, 1000)
-	i := New(Options{Registry: reg, Host: "hosta", Known: func(n *registry.Node) { done <- n }, Log: slog.New(slog.DiscardHandler)})
+	i := New(Options{Registry: reg, Holders: findHolders(reg), Host: "hosta", Known: func(n *registry.Node) { done <- n }, Log: slog.New(slog.DiscardHandler)})
 	ended := make(chan error, 1)
 	go func() { ended <- i.Run(t.Context()) }()
 	t.Cleanup(func() { <-ended })

@@ -36,12 +36,13 @@ const (
 // that is none of OTP may serve a single connection, or complain of a broken one. So only those are
 // asked that may be of OTP: see mayAsk.
 type Identifier struct {
-	reg    *registry.Registry
-	prober string               // asks under this name: a node never forgets one
-	known  func(*registry.Node) // told of each node that was asked
-	log    *slog.Logger
-	atOnce int           // nodes asked at once
-	wake   chan struct{} // one in it when another node may be asked
+	reg     *registry.Registry
+	holders *holders.Finder
+	prober  string               // asks under this name: a node never forgets one
+	known   func(*registry.Node) // told of each node that was asked
+	log     *slog.Logger
+	atOnce  int           // nodes asked at once
+	wake    chan struct{} // one in it when another node may be asked
 
 	mu      sync.Mutex
 	waiting map[uint32][]arrival // to be asked, by user, in their order
@@ -71,6 +72,7 @@ const maxMute = 1024
 // Options are what an Identifier needs.
 type Options struct {
 	Registry *registry.Registry
+	Holders  *holders.Finder
 	Host     string               // the first label of this host's name
 	Known    func(*registry.Node) // told of each node that was asked
 	AtOnce   int                  // nodes asked at once; 0: 16
@@ -81,6 +83,7 @@ type Options struct {
 func New(o Options) *Identifier {
 	return &Identifier{
 		reg:     o.Registry,
+		holders: o.Holders,
 		prober:  "eclus@" + o.Host,
 		known:   o.Known,
 		log:     o.Log,
@@ -190,7 +193,7 @@ func (i *Identifier) lookAgain(ctx context.Context, a arrival, user uint32) {
 		others[k].partly = false
 		nodes = append(nodes, others[k].node)
 	}
-	holders.Set(ctx, i.reg, nodes, i.log)
+	i.holders.Set(ctx, nodes)
 	if len(others) == 0 {
 		return
 	}

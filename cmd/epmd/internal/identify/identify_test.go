@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/goerlang/eclus/cmd/epmd/internal/holders"
 	"github.com/goerlang/eclus/registry"
 )
 
@@ -42,12 +43,17 @@ func newAsked(t *testing.T) *asked {
 
 func (a *asked) port() uint16 { return a.Addr().(*net.TCPAddr).AddrPort().Port() }
 
+// findHolders returns what finds the processes behind nodes.
+func findHolders(reg *registry.Registry) *holders.Finder {
+	return holders.New(reg, slog.New(slog.DiscardHandler))
+}
+
 // identifying runs an Identifier until the test ends. It asks one node at a time. Those that were
 // asked come over done.
 func identifying(t *testing.T, reg *registry.Registry) (i *Identifier, done chan *registry.Node) {
 	t.Helper()
 	done = make(chan *registry.Node, 1)
-	i = New(Options{Registry: reg, Host: "hosta", Known: func(n *registry.Node) { done <- n }, AtOnce: 1, Log: slog.New(slog.DiscardHandler)})
+	i = New(Options{Registry: reg, Holders: findHolders(reg), Host: "hosta", Known: func(n *registry.Node) { done <- n }, AtOnce: 1, Log: slog.New(slog.DiscardHandler)})
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)

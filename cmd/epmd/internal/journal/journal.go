@@ -40,6 +40,7 @@ const (
 // as "changes of neighbours not logged: too many", with keys withheld, hosts and host.
 type Journal struct {
 	reg     *registry.Registry
+	holders *holders.Finder
 	log     *slog.Logger
 	known   []*registry.Node // at the beginning
 	changes *registry.Subscription
@@ -57,6 +58,7 @@ type Journal struct {
 // Options are what a Journal needs.
 type Options struct {
 	Registry *registry.Registry
+	Holders  *holders.Finder
 
 	// Arrived is told of each node of this host that has come. The node has its holder if that was
 	// found. partly says that there was no time to look at everything. Arrived must not block.
@@ -69,7 +71,10 @@ type Options struct {
 // New returns a Journal of every change from now on. Nodes that are there already were
 // restored. The log has nothing of them until they change. Whoever calls New calls Run.
 func New(o Options) *Journal {
-	j := &Journal{reg: o.Registry, log: o.Log, arrived: o.Arrived, named: make(map[uint64]string), maxTook: maxHolderTime}
+	j := &Journal{
+		reg: o.Registry, holders: o.Holders, log: o.Log, arrived: o.Arrived,
+		named: make(map[uint64]string), maxTook: maxHolderTime,
+	}
 	j.changes = j.reg.Subscribe()
 	j.known = j.changes.Take().Nodes
 	for _, n := range j.known {
@@ -261,7 +266,7 @@ func (j *Journal) findHolders(ctx context.Context, nodes []*registry.Node) {
 	begin := time.Now()
 	looking, cancel := context.WithTimeout(ctx, j.maxTook)
 	defer cancel()
-	if holders.Set(looking, j.reg, nodes, j.log) {
+	if j.holders.Set(looking, nodes) {
 		j.took = time.Since(begin)
 	}
 	for _, n := range nodes {

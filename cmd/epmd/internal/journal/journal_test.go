@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/goerlang/eclus/cmd/epmd/internal/holders"
 	"github.com/goerlang/eclus/registry"
 	"github.com/goerlang/eclus/test/wait"
 )
@@ -53,9 +54,15 @@ func (l *eventLog) logger(level slog.Level) *slog.Logger {
 		}}))
 }
 
+// newJournal returns a Journal that finds holders.
+func newJournal(o Options) *Journal {
+	o.Holders = holders.New(o.Registry, slog.New(slog.DiscardHandler))
+	return New(o)
+}
+
 // patient returns a Journal that finds holders on however busy a machine.
 func patient(o Options) *Journal {
-	j := New(o)
+	j := newJournal(o)
 	j.maxTook = wait.Patience
 	return j
 }
@@ -279,7 +286,7 @@ func TestJournalShortLived(t *testing.T) {
 		var log eventLog
 		var mu sync.Mutex
 		var came []string
-		end := runEvents(t, New(Options{Registry: reg, Log: log.logger(slog.LevelInfo), Arrived: func(n *registry.Node, _ bool) {
+		end := runEvents(t, newJournal(Options{Registry: reg, Log: log.logger(slog.LevelInfo), Arrived: func(n *registry.Node, _ bool) {
 			mu.Lock()
 			defer mu.Unlock()
 			came = append(came, n.Name)
@@ -375,7 +382,7 @@ func TestJournalFlood(t *testing.T) {
 		const flood, calm = 100 * time.Second, time.Hour
 		reg := registry.New("hosta.local", 0)
 		var log eventLog
-		end := runEvents(t, New(Options{Registry: reg, Log: log.logger(slog.LevelInfo)}))
+		end := runEvents(t, newJournal(Options{Registry: reg, Log: log.logger(slog.LevelInfo)}))
 		n := registry.Node{Node: "a@hostb.local", Name: "a", Host: "hostb.local", EPMDPort: 4369, Port: 1, Sure: true}
 		count := func(text string) int {
 			return len(slices.DeleteFunc(log.lines(), func(l string) bool { return !strings.Contains(l, text) }))
