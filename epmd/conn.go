@@ -13,7 +13,8 @@ type conn struct {
 	wait       *waiter      // nil: registered, or new
 }
 
-// freshConn returns a conn for a new connection. It is the last one again unless that has stayed.
+// freshConn returns a conn for a new connection. It is the last one again unless that has stayed,
+// or that of the registration that ended last.
 func (e *engine) freshConn() *conn {
 	if e.fresh == nil || e.fresh.generation != 0 {
 		e.fresh = new(conn)
@@ -78,10 +79,13 @@ func (e *engine) registeredAt(fd int) *conn {
 // end closes a connection and ends its registration for that reason.
 func (e *engine) end(c *conn, reason string) {
 	e.remove(c)
+	fd := c.fd
 	if c.reg != nil {
 		e.unregister(c, reason)
+		*c = conn{}
+		e.fresh = c
 	}
-	closeSocket(c.fd) // takes it out of epoll too
+	closeSocket(fd) // takes it out of epoll too
 }
 
 // unregister ends the registration of a connection that is about to be closed. If it is kept,

@@ -102,7 +102,7 @@ type engine struct {
 	epfd      int
 
 	conns        []*conn // by descriptor
-	fresh        *conn   // accepted last; used again unless it has stayed
+	fresh        *conn   // see freshConn
 	generation   uint32
 	registered   int                          // conns that have a registration
 	registeredBy map[uint32]int               // the same, by user, as far as that was asked

@@ -65,6 +65,7 @@ type Registry struct {
 	oldFirst *oldName // the name that went first
 	oldLast  *oldName
 	maxOld   int
+	spare    *oldName // the one forgotten last, to be used again
 
 	neighbours map[NeighbourKey]*entry
 	named      names                     // the same
@@ -586,7 +587,11 @@ func (r *Registry) remember(old Old) {
 	if was := r.old[old.Name]; was != nil {
 		r.forget(was)
 	}
-	o := &oldName{Old: old, prev: r.oldLast}
+	o := r.spare
+	if r.spare = nil; o == nil {
+		o = new(oldName)
+	}
+	*o = oldName{Old: old, prev: r.oldLast}
 	if r.oldLast == nil {
 		r.oldFirst = o
 	} else {
@@ -611,6 +616,7 @@ func (r *Registry) forget(o *oldName) {
 	} else {
 		o.next.prev = o.prev
 	}
+	r.spare = o
 }
 
 // nextCounter returns the number that makes the creation of a name's next registration. It is

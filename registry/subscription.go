@@ -9,6 +9,9 @@ import (
 // maxPending is how many changes wait for a subscriber. If there are more, it begins anew.
 const maxPending = 32768
 
+// maxUsual is for how many changes a subscription makes room at once.
+const maxUsual = 4096
+
 // EventKind tells what happened to a node.
 type EventKind uint8
 
@@ -63,8 +66,10 @@ type Subscription struct {
 	ready   chan struct{} // holds one token while there is something to take
 	pending []Event       // guarded by r.mu
 	of      scope         // the nodes that it is told of
+	usual   int           // guarded by r.mu; how many changes were taken last
 	anew    bool          // guarded by r.mu; nothing is pending then
 	lan     bool          // guarded by r.mu; the state of LAN discovery is news
+	lasting bool          // guarded by r.mu; see Lasting
 }
 
 // Subscribe returns a Subscription. Its first batch holds all nodes. It must be closed when
@@ -77,6 +82,15 @@ func (r *Registry) SubscribeLocal() *Subscription { return r.subscribe(here) }
 // SubscribeNeighbours is Subscribe for the nodes of other hosts alone. A registration does not wake
 // the reader.
 func (r *Registry) SubscribeNeighbours() *Subscription { return r.subscribe(elsewhere) }
+
+// Lasting has s leave out nodes that go before Take has told of them. Whoever wants to know what
+// there is, and not what has happened, has less to read. It returns s.
+func (s *Subscription) Lasting() *Subscription {
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	s.lasting = true
+	return s
+}
 
 func (r *Registry) subscribe(of scope) *Subscription {
 	s := &Subscription{r: r, ready: make(chan struct{}, 1), of: of, anew: true, lan: true}
@@ -142,7 +156,7 @@ func (s *Subscription) Take() Batch {
 		lan := s.r.lan
 		b.LAN = &lan
 	}
-	s.anew, s.lan, s.pending = false, false, nil
+	s.anew, s.lan, s.pending, s.usual = false, false, nil, min(len(s.pending), maxUsual)
 	select {
 	case <-s.ready:
 	default: // the reader has taken the token
@@ -189,12 +203,33 @@ func (r *Registry) changed(e Event) {
 func (s *Subscription) add(e Event) {
 	switch {
 	case s.anew: // the snapshot will have it
+	case s.lasting && e.Kind == Down && s.leaveOut(e.Node.ID):
+		return
 	case len(s.pending) == maxPending:
 		s.anew, s.pending = true, nil
 	default:
+		if s.pending == nil {
+			s.pending = make([]Event, 0, max(1, s.usual)) // growing allocates many times
+		}
 		s.pending = append(s.pending, e)
 	}
 	s.wake()
+}
+
+// maxLookBack is how many changes leaveOut looks through. Few nodes come and go at the same time.
+const maxLookBack = 64
+
+// leaveOut takes a node out of what is pending. It reports whether the node has come since Take, as
+// far as it has looked.
+func (s *Subscription) leaveOut(id uint64) bool {
+	for i := len(s.pending) - 1; i >= max(0, len(s.pending)-maxLookBack); i-- {
+		if ev := s.pending[i]; ev.Kind == Up && ev.Node.ID == id {
+			of := func(ev Event) bool { return ev.Node.ID == id }
+			s.pending = append(s.pending[:i], slices.DeleteFunc(s.pending[i:], of)...)
+			return true
+		}
+	}
+	return false
 }
 
 func (s *Subscription) wake() {

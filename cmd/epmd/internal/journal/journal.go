@@ -76,6 +76,9 @@ func New(o Options) *Journal {
 		named: make(map[uint64]string), maxTook: maxHolderTime,
 	}
 	j.changes = j.reg.Subscribe()
+	if !j.writes() {
+		j.changes.Lasting()
+	}
 	j.known = j.changes.Take().Nodes
 	for _, n := range j.known {
 		j.remember(n)
@@ -151,11 +154,11 @@ func (j *Journal) next(ctx context.Context) ([]registry.Event, error) {
 		j.note(ctx, batch)
 		return j.catchUp(more.Nodes), nil
 	}
-	batch = append(batch, more.Events...)
-	if ctx.Err() == nil {
-		batch, j.young = split(batch, time.Now().Add(-settle/2))
+	older := more.Events
+	if ctx.Err() == nil { // those left for this time are old enough now
+		older, j.young = split(more.Events, time.Now().Add(-settle/2))
 	}
-	return batch, nil
+	return append(batch, older...), nil
 }
 
 // split returns what had happened before a node of this host came that came since, and the rest.
@@ -164,7 +167,7 @@ func split(batch []registry.Event, since time.Time) (before, rest []registry.Eve
 		return ev.Kind == registry.Up && ev.Node.Origin == registry.Local && ev.Node.Since.After(since)
 	}
 	if i := slices.IndexFunc(batch, young); i >= 0 {
-		return batch[:i], slices.Clone(batch[i:])
+		return batch[:i], batch[i:]
 	}
 	return batch, nil
 }
@@ -294,6 +297,9 @@ func (j *Journal) write(batch []registry.Event) {
 	}
 }
 
+// writes reports whether anybody reads who comes and goes.
+func (j *Journal) writes() bool { return j.log.Enabled(context.Background(), slog.LevelInfo) }
+
 // writeOne writes one event. It remembers what the log says of the node.
 func (j *Journal) writeOne(ev registry.Event) {
 	n := ev.Node
@@ -308,7 +314,7 @@ func (j *Journal) writeOne(ev registry.Event) {
 	if n.Origin != registry.Local && !j.limits.may(n.Host) {
 		return
 	}
-	if !j.log.Enabled(context.Background(), slog.LevelInfo) {
+	if !j.writes() {
 		return // making an entry costs more than a lookup
 	}
 	if n.Origin != registry.Local {

@@ -8,7 +8,6 @@ package listening
 import (
 	"context"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -19,7 +18,8 @@ import (
 )
 
 // After a look at nodes that have come, the Watcher rests for lookPause, or for lookShare times as
-// long as the look took if that is longer. So nodes that come and go without pause cost little.
+// long as the look took if that is longer. While nodes keep coming, it looks at those older than
+// lookPause. So nodes that come and go without pause are not looked at.
 const (
 	lookPause = 10 * time.Millisecond
 	lookShare = 50
@@ -39,10 +39,11 @@ type Watcher struct {
 	interfaces []string // as -interface has them
 	log        *slog.Logger
 
-	looked chan struct{} // closed after the first look
-	again  *time.Timer   // to the next look at nodes at whose ports nobody listens
-	pause  time.Duration // before that
-	said   bool          // that the kernel can't be asked
+	looked chan struct{}             // closed after the first look
+	come   map[uint64]*registry.Node // that are to be looked at, by ID
+	again  *time.Timer               // to the next look at nodes at whose ports nobody listens
+	pause  time.Duration             // before that
+	said   bool                      // that the kernel can't be asked
 }
 
 // Options are what a Watcher needs.
@@ -54,7 +55,10 @@ type Options struct {
 
 // New returns a Watcher that looks at nothing before Run.
 func New(o Options) *Watcher {
-	return &Watcher{reg: o.Registry, interfaces: o.Interfaces, log: o.Log, looked: make(chan struct{})}
+	return &Watcher{
+		reg: o.Registry, interfaces: o.Interfaces, log: o.Log,
+		looked: make(chan struct{}), come: make(map[uint64]*registry.Node),
+	}
 }
 
 // Looked is closed once Run has looked where the nodes listen that were there when it began.
@@ -70,12 +74,17 @@ func (w *Watcher) Run(ctx context.Context) error {
 	w.again = time.NewTimer(lastLook)
 	defer w.again.Stop()
 	w.readAddresses()
-	changes := w.reg.SubscribeLocal()
+	changes := w.reg.SubscribeLocal().Lasting()
 	defer changes.Close()
-	w.take(changes.Take())
+	w.take(changes.Take(), 0)
 	close(w.looked)
 	rested := time.NewTimer(0)
 	defer rested.Stop()
+	look := func(age time.Duration) {
+		began := time.Now()
+		w.take(changes.Take(), age)
+		rested.Reset(max(lookPause, lookShare*time.Since(began)))
+	}
 	var ready <-chan struct{} // nil: it rests
 	for {
 		select {
@@ -86,12 +95,14 @@ func (w *Watcher) Run(ctx context.Context) error {
 		case <-w.again.C:
 			w.lookAgain()
 		case <-rested.C:
-			ready = changes.Ready()
+			if len(w.come) > 0 || len(changes.Ready()) > 0 {
+				look(lookPause)
+			} else {
+				ready = changes.Ready()
+			}
 		case <-ready:
 			ready = nil
-			began := time.Now()
-			w.take(changes.Take())
-			rested.Reset(max(lookPause, lookShare*time.Since(began)))
+			look(0)
 		}
 	}
 }
@@ -106,22 +117,34 @@ func (w *Watcher) readAddresses() {
 	w.reg.SetLANAddresses(addrs)
 }
 
-// take looks at the nodes that have come.
-func (w *Watcher) take(b registry.Batch) {
+// take looks at the nodes that have come and are of that age. It leaves the others for the next
+// time.
+func (w *Watcher) take(b registry.Batch, age time.Duration) {
 	if b.Anew {
+		clear(w.come)
 		w.look(b.Nodes)
 		return
 	}
-	come := make(map[uint64]*registry.Node)
 	for _, e := range b.Events {
 		switch e.Kind {
 		case registry.Up:
-			come[e.Node.ID] = e.Node
+			w.come[e.Node.ID] = e.Node
 		case registry.Down:
-			delete(come, e.Node.ID)
+			delete(w.come, e.Node.ID)
 		}
 	}
-	w.look(slices.Collect(maps.Values(come)))
+	w.look(w.takeOld(time.Now().Add(-age)))
+}
+
+// takeOld takes the nodes out of come that had come by then.
+func (w *Watcher) takeOld(then time.Time) (old []*registry.Node) {
+	for id, n := range w.come {
+		if !n.Since.After(then) {
+			old = append(old, n)
+			delete(w.come, id)
+		}
+	}
+	return old
 }
 
 // look finds out where nodes of this host listen, if nobody has looked yet.

@@ -96,3 +96,31 @@ func TestListensLater(t *testing.T) {
 	listen()
 	await("the node listens", func(n *registry.Node) bool { return slices.Contains(n.Listens, at.Addr()) })
 }
+
+// TestListensYoung has a node that goes before it is old enough to be looked at, and one that
+// stays.
+func TestListensYoung(t *testing.T) {
+	reg := registry.New("hosta.local", registry.OldNames)
+	changes := reg.SubscribeLocal()
+	defer changes.Close()
+	w := New(Options{Registry: reg, Log: slog.New(slog.DiscardHandler)})
+	w.again = time.NewTimer(time.Hour)
+	w.take(changes.Take(), 0)
+	var nodes []*registry.Registration
+	for _, name := range []string{"goes", "stays"} {
+		r, err := reg.Register(registry.Node{Name: name, Port: 1, FD: -1})
+		wait.Must(t, err)
+		nodes = append(nodes, r)
+	}
+	w.take(changes.Take(), time.Hour)
+	for _, r := range nodes {
+		if n := reg.Node(r); n.Listens != nil {
+			t.Errorf("%s was looked at at once: %v", n.Name, n.Listens)
+		}
+	}
+	reg.Unregister(nodes[0])
+	w.take(changes.Take(), 0)
+	if n := reg.Lookup("stays"); n.Listens == nil || len(w.come) != 0 {
+		t.Errorf("the node that stays was not looked at; %d are left", len(w.come))
+	}
+}
