@@ -16,8 +16,8 @@ import (
 	"github.com/goerlang/eclus/test/wait"
 )
 
-// catchUp is how soon all is made up once Avahi is there again.
-const catchUp = 5 * time.Second
+// catchUp is how soon all is made up once Avahi is there again, on however slow a machine.
+const catchUp = 15 * time.Second
 
 func TestAvahiRestarted(t *testing.T) {
 	a, b := pair(t)
@@ -468,7 +468,7 @@ func TestWedged(t *testing.T) {
 	began := time.Now()
 	stopBrowser()
 	stopPublisher()
-	if took := time.Since(began); took > 4*time.Second {
+	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("ended after %v", took)
 	}
 }

@@ -400,6 +400,7 @@ func TestPeerChurn(t *testing.T) {
 	p := s.watchPeer()
 	snapshotOf(t, p)
 	const often = 20 * maxAtOnce
+	began := time.Now()
 	for range often {
 		s.reg.Unregister(s.register("churn", everyIP...))
 	}
@@ -413,8 +414,10 @@ func TestPeerChurn(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if lines > often/2 || last.Kind != NodeKnown || last.Get("name") != "churn" {
-		t.Errorf("%d lines for %d changes, the last is %+v; want few, and the node", lines, often, last)
+	// The feed may take that much twice before it rests, and once after.
+	most := 3 * maxAtOnce * (1 + int(time.Since(began)/joinInterval))
+	if lines > most || last.Kind != NodeKnown || last.Get("name") != "churn" {
+		t.Errorf("%d lines for %d changes, the last is %+v; want %d at most, and the node", lines, 2*often, last, most)
 	}
 	for range minRedraw { // at a pace that hides nothing
 		s.reg.Unregister(s.register("b", everyIP...))

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"regexp"
@@ -470,21 +471,16 @@ func TestPacketTimeout(t *testing.T) {
 	need.Time(t)
 	checkLeaks(t)
 	s := serve(t, Config{PacketTimeout: time.Second})
-	node, refused, slow := dial(t, s.addr), dial(t, s.addr), dial(t, s.addr)
+	node, refused := dial(t, s.addr), dial(t, s.addr)
 	node.register("a", 6)
 	refused.ask(AliveReq{High: 6, Name: "a"})
 	refused.read(6)
 	silent, half := dial(t, s.addr), dial(t, s.addr)
 	half.sendHex("0002 7a")
 
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for _, b := range unhex(t, "0003 6e 00") {
-		slow.send([]byte{b})
-		<-tick.C
-	}
-	slow.send([]byte{0})
-	slow.wantAll("00001111 6e616d65206120617420706f72742034313233330a")
+	wait.Rounds(t, func() error {
+		return dial(t, s.addr).drip("0003 6e 00 00", "00001111 6e616d65206120617420706f72742034313233330a")
+	})
 	silent.wantAll("")
 	half.wantAll("")
 	node.wantOpen()
@@ -494,6 +490,25 @@ func TestPacketTimeout(t *testing.T) {
 		defer s.engine.mu.Unlock()
 		return s.engine.waiting.timer == nil
 	})
+}
+
+// drip sends a byte a second. It returns an error unless the answer is that.
+func (p *peer) drip(request, want string) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for i, b := range unhex(p.tb, request) {
+		if i > 0 {
+			<-tick.C
+		}
+		if _, err := p.Write([]byte{b}); err != nil {
+			return err
+		}
+	}
+	got, err := io.ReadAll(p)
+	if err != nil || string(got) != string(unhex(p.tb, want)) {
+		return fmt.Errorf("got %x, %v; want %s", got, err, want)
+	}
+	return nil
 }
 
 // TestPacketTimeoutStopped lets a client go on in time, while the server is stopped for longer

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/goerlang/eclus/test/need"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 const prober = "eclus@probing.host"
@@ -174,12 +176,15 @@ func TestIdentifyEnds(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-			defer cancel()
-			got, err := Identify(ctx, listen(t, tt.node), prober)
-			if got != tt.want || !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("got %+v, %v; want %+v and the deadline", got, err, tt.want)
-			}
+			wait.Rounds(t, func() error { // the node must have begun by then
+				ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+				defer cancel()
+				got, err := Identify(ctx, listen(t, tt.node), prober)
+				if got != tt.want || !errors.Is(err, context.DeadlineExceeded) {
+					return fmt.Errorf("got %+v, %v; want %+v and the deadline", got, err, tt.want)
+				}
+				return nil
+			})
 		})
 	}
 	t.Run("cancelled", func(t *testing.T) {

@@ -113,8 +113,13 @@ func TestStoreBarrier(t *testing.T) {
 	m := startManager(t)
 	s := openStore(t, Inherited{})
 	m.receive()
-	for _, name := range []string{"a", "b"} {
+	for i, name := range []string{"a", "b"} {
 		_, n := s.register(name)
+		if i > 0 {
+			s.mu.Lock()
+			s.pace.message = time.Now() // just now, however slow the machine
+			s.mu.Unlock()
+		}
 		s.keep(n, nil)
 		m.wantStored(n)
 	}
@@ -150,10 +155,10 @@ func TestStorePaced(t *testing.T) {
 	tire := func(busy time.Duration) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.pace = pace{busy: busy, at: time.Now(), asked: busy > 0}
+		s.pace = pace{busy: busy, at: time.Now(), asked: busy > 0, churns: busy > 0}
 		s.wake()
 	}
-	tire(calm.busy + calm.rest)
+	tire(churn.most()) // to rest for 3 s
 	var nodes []*registry.Node
 	var kept sync.WaitGroup
 	for i := range 3 {
@@ -173,7 +178,7 @@ func TestStorePaced(t *testing.T) {
 	m.wantStored(nodes...)
 	kept.Wait()
 
-	tire(calm.busy + calm.rest)
+	tire(churn.most())
 	s.mu.Lock()
 	s.patience = time.Millisecond
 	s.mu.Unlock()
@@ -189,7 +194,7 @@ func TestStorePaced(t *testing.T) {
 // TestPaceFollows has a process follow another, which had systemd busy.
 func TestPaceFollows(t *testing.T) {
 	startManager(t)
-	const busy = 2 * time.Second
+	const busy = 5 * time.Second
 	s := openStore(t, Inherited{})
 	s.mu.Lock()
 	s.pace = pace{busy: busy, at: time.Now()}

@@ -162,6 +162,7 @@ func TestHost(t *testing.T) {
 		{"ip -br address show dev lo", `127\.0\.0\.1/8`},
 		{"ip -br address show dev eth0", `198\.51\.100\.77/24.* 2001:db8::7/64`},
 		{"ip -br address show dev eth1", `203\.0\.113\.11/24 fe80::`},
+		{"cd /proc/sys/net/ipv6/conf && cat eth0/accept_dad eth1/accept_dad", `^0\n0\n$`},
 		{"ls /run/dbus /run/avahi-daemon", `^/run/dbus:\n$`},
 	}
 	for _, tt := range tests {

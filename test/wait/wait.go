@@ -50,6 +50,24 @@ func Until(tb testing.TB, what string, check func() error) {
 	}
 }
 
+// rounds is how often Rounds tries: a machine does not stop in each of them.
+const rounds = 5
+
+// Rounds is for what has to happen in time. A machine that stops for a while may spoil that. So a
+// few rounds are tried, and one that returns no error is enough. A fault spoils them all.
+func Rounds(tb testing.TB, round func() error) {
+	tb.Helper()
+	var errs []error
+	for range rounds {
+		err := round()
+		if err == nil {
+			return
+		}
+		errs = append(errs, err)
+	}
+	tb.Errorf("none of %d rounds: %v", rounds, errors.Join(errs...))
+}
+
 var errNotYet = errors.New("not yet")
 
 // True is Until for a condition.
