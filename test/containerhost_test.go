@@ -8,8 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/goerlang/eclus/epmd"
-	"github.com/goerlang/eclus/registry"
 	"github.com/goerlang/eclus/test/lan"
 	"github.com/goerlang/eclus/test/wait"
 )
@@ -77,30 +75,4 @@ func TestContainerUnannounced(t *testing.T) {
 	if nodes := b.nodes(t); len(nodes) != 1 {
 		t.Errorf("another host lists %v", nodes)
 	}
-}
-
-// TestContainerRootless has a container whose gateway leads to the loopback of its host, as in
-// rootless networks. It counts as local there.
-func TestContainerRootless(t *testing.T) {
-	h := containerHost(t)
-	lan.Need(t, "slirp4netns")
-	h.makeImage(t)
-	h.start(t)
-	h.register(t, "h", 4000)
-	r := h.epmdIn(t, "w1", "--network", "slirp4netns:allow_host_loopback=true", "--env", "ECLUS_PEER=gateway", "--dns", "198.51.100.11")
-	r.register(t, "node", 4000)
-	r.until(t, condition{"h@hosta.local is listed", func(known map[string]registry.Node) bool {
-		return some(known, registry.Peer, "h@hosta.local", nil)
-	}})
-	wait.Must(t, lan.Inside(r.netns, func() error {
-		gateway := epmd.NewClient(netip.MustParseAddrPort("10.0.2.2:4369"))
-		node, err := gateway.Register(wait.Soon(t), aliveReq("guest", 4001))
-		if err == nil {
-			t.Cleanup(func() { node.Close() })
-		}
-		return err
-	}))
-	h.watch(t).until(t, condition{"guest is a node of the host", func(known map[string]registry.Node) bool {
-		return some(known, registry.Local, "guest@hosta.local", nil)
-	}})
 }

@@ -55,7 +55,13 @@ type replica struct {
 // replica returns the container of that name, once its epmd answers.
 func (h *host) replica(t *testing.T, name string) *replica {
 	t.Helper()
-	r := &replica{h: h, name: name, netns: fmt.Sprintf("/proc/%d/ns/net", h.pidOf(t, name))}
+	return h.replicaOf(t, name, fmt.Sprint(h.pidOf(t, name)))
+}
+
+// replicaOf is replica for a container of any engine, whose PID 1 is known outside by that number.
+func (h *host) replicaOf(t *testing.T, name, pid string) *replica {
+	t.Helper()
+	r := &replica{h: h, name: name, netns: fmt.Sprintf("/proc/%s/ns/net", pid)}
 	wait.Until(t, "epmd answers in "+name, func() error {
 		return lan.Inside(r.netns, func() error {
 			_, err := clientInside().Names(wait.Soon(t))
