@@ -38,8 +38,8 @@ etcd:
 build/epmd-etcd: $(ETCD)/go.mod $(shell find $(ETCD) internal systemd -name '*.go' ! -name '*_test.go')
 	@$(MAKE) --no-print-directory etcd
 
-# The container image localhost/eclus:ARCH, by podman or docker; GOARCH=arm64 builds for others. That
-# of this machine is localhost/eclus, too.
+# The container image localhost/eclus:ARCH, by podman or docker, whose old builder can't build for
+# other processors (GOARCH=arm64). That of this machine is localhost/eclus, too.
 # Its epmd has no inlining in packages that no answer needs: that saves 4 %. The same sources, version
 # and time give the same digest with podman, in whatever folder and with whatever umask.
 PLAIN  = crypto/... vendor/golang.org/x/... encoding/asn1 encoding/json math/big log/slog github.com/godbus/...
@@ -54,7 +54,7 @@ image:
 	    -ldflags "-s -w -X main.version=$(VERSION)" -o build/image/$(ARCH)/epmd ./cmd/epmd
 	chmod 755 build/image/$(ARCH) build/image/$(ARCH)/epmd
 	touch -d @$$SOURCE_DATE_EPOCH build/image/$(ARCH)/epmd
-	$(ENGINE) build $(if $(findstring podman,$(ENGINE)),--format docker --layers=false --timestamp $$SOURCE_DATE_EPOCH) \
+	DOCKER_BUILDKIT=1 $(ENGINE) build $(if $(findstring podman,$(ENGINE)),--format docker --layers=false --timestamp $$SOURCE_DATE_EPOCH) \
 	    --platform linux/$(ARCH) --build-arg VERSION=$(VERSION) -t $(IMAGE):$(ARCH) \
 	    -f packaging/container/Containerfile build/image/$(ARCH)
 	$(if $(findstring podman,$(ENGINE)),packaging/container/same-digest $(ENGINE) $(IMAGE):$(ARCH))
