@@ -147,16 +147,25 @@ endless(Socket) ->
         Error -> Error
     end.
 
-%% A wedged epmd is not asked again for a second. Both addresses count as missed.
-spared_test() ->
-    with_epmd(fun(_) -> timer:sleep(500) end, fun() ->
-        Began = erlang:monotonic_time(millisecond),
-        ok = ask_until_asked(),
-        _ = eclus_epmd:address_please("b", "x.local", inet),
-        ?assertEqual(nothing, asked()),
-        ?assertEqual([true, true, false], [eclus_epmd:is_missed_since(Name, "x.local", Began) || Name <- ["a", "b", "c"]]),
-        ?assertNot(eclus_epmd:is_missed_since("a", "x.local", erlang:monotonic_time(millisecond) + 1))
-    end).
+%% A wedged epmd is not asked again for a second. Both addresses count as missed. On a machine that
+%% stops for a while the second may be over, so a few rounds are tried.
+spared_test_() ->
+    {timeout, 60, fun() ->
+        with_epmd(fun(_) -> timer:sleep(500) end, fun() ->
+            ?assert(lists:any(fun(_) -> is_spared() end, lists:seq(1, 5)))
+        end)
+    end}.
+
+is_spared() ->
+    persistent_term:erase(eclus_epmd),
+    flush(),
+    Began = erlang:monotonic_time(millisecond),
+    ok = ask_until_asked(),
+    _ = eclus_epmd:address_please("b", "x.local", inet),
+    Asked = receive {asked, Request} -> Request after 700 -> nothing end, % the server is busy for 500 ms
+    ?assertEqual([true, true, false], [eclus_epmd:is_missed_since(Name, "x.local", Began) || Name <- ["a", "b", "c"]]),
+    ?assertNot(eclus_epmd:is_missed_since("a", "x.local", erlang:monotonic_time(millisecond) + 1)),
+    Asked =:= nothing.
 
 %% Asks until epmd has got the request. On a busy machine the time is over before that.
 ask_until_asked() ->
