@@ -47,7 +47,7 @@ func TestNodesFiles(t *testing.T) {
 		return nil
 	})
 	near := a.erl(t, "-name", "a@hosta.local", "-pa", dir, "-epmd_module", "eclus_epmd")
-	eval(t, near, reach("b@hostb.local"), "{true,pong}")
+	awaitValue(t, near, reach("b@hostb.local"), "{true,pong}")
 	checkSilent(t, near, far)
 	if out := a.pingArgs(t, "b@hostb.local"); !strings.Contains(out, "nodes file b.nodes") || !strings.Contains(out, "pong") {
 		t.Errorf("epmd -ping shows\n%s", out)

@@ -237,8 +237,8 @@ func TestRoutedNodes(t *testing.T) {
 		far := b.erl(t, tt.flag, tt.b, "-pa", dir, "-epmd_module", "eclus_epmd")
 		a.watch(t).until(t, elsewhere(tt.b, true))
 		b.watch(t).until(t, elsewhere(tt.a, true))
-		eval(t, near, reach(tt.b), "{true,pong}")
-		eval(t, far, reach(tt.a), "{true,pong}")
+		awaitValue(t, near, reach(tt.b), "{true,pong}")
+		awaitValue(t, far, reach(tt.a), "{true,pong}")
 		checkSilent(t, near, far)
 	}
 }
