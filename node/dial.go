@@ -164,15 +164,15 @@ func (d *Dialer) name() string {
 // connect makes one attempt, or finds that there is a connection.
 func (d *Dialer) connect(ctx context.Context, us self, name string, addrs []netip.AddrPort) (*Conn, error) {
 	if d.Server == nil || name == "" {
-		return d.attempt(ctx, us, name, addrs)
+		return d.attempt(ctx, us, name, addrs, func() error { return nil })
 	}
-	c, err := d.Server.peers.connect(ctx, name, func(ctx context.Context) (*Conn, error) {
-		return d.attempt(ctx, us, name, addrs)
+	c, err := d.Server.peers.connect(ctx, name, func(ctx context.Context, open func() error) (*Conn, error) {
+		return d.attempt(ctx, us, name, addrs, open)
 	})
 	return c, at(StepHandshake, err)
 }
 
-func (d *Dialer) attempt(ctx context.Context, us self, name string, addrs []netip.AddrPort) (*Conn, error) {
+func (d *Dialer) attempt(ctx context.Context, us self, name string, addrs []netip.AddrPort, open func() error) (*Conn, error) {
 	p, err := dialFirst(ctx, addrs)
 	if err != nil {
 		return nil, at(StepConnect, err)
@@ -182,7 +182,7 @@ func (d *Dialer) attempt(ctx context.Context, us self, name string, addrs []neti
 		p.Close()
 		return nil, at(StepTLS, err)
 	}
-	them, err := us.connect(f, name)
+	them, err := us.connect(f, name, open)
 	if err == nil && !p.stop() {
 		err = context.Cause(ctx)
 	}
@@ -273,8 +273,12 @@ type them struct {
 	creation uint32
 }
 
-// connect goes through the handshake of the connecting side.
-func (s self) connect(f frames, want string) (them, error) {
+// connect goes through the handshake of the connecting side. It calls open before it sends its
+// name, and ends if that fails.
+func (s self) connect(f frames, want string, open func() error) (them, error) {
+	if err := open(); err != nil {
+		return them{}, err
+	}
 	if err := f.write(SendName{connected, s.creation, s.name}.Append(nil)); err != nil {
 		return them{}, fmt.Errorf("send name: %w", err)
 	}

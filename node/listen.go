@@ -176,7 +176,11 @@ func (s *Server) accept(ctx context.Context, us self, c net.Conn) (*Conn, error)
 	if code == OK && name.Flags&NameMe != 0 {
 		status = Status{Named, name.Name, name.Creation}
 	}
-	err = us.greet(f, status)
+	var a *attempt
+	err = us.greet(f, status, func() (err error) {
+		a, err = s.peers.settle(ctx, us.name, name.Name, code)
+		return err
+	})
 	if err == nil && !stop() {
 		err = context.Cause(ctx)
 	}
@@ -184,12 +188,17 @@ func (s *Server) accept(ctx context.Context, us self, c net.Conn) (*Conn, error)
 		err = errFull
 	}
 	if err != nil {
+		if a != nil {
+			s.peers.end(name.Name, a, nil)
+		}
 		return nil, fmt.Errorf("accept node %q: %w", name.Name, err)
 	}
 	conn := newConn(f.rw.(net.Conn), us, them{name.Name, name.Flags, name.Creation})
 	conn.account = &s.account
 	conn.start()
-	s.peers.accepted(conn)
+	if !s.peers.end(name.Name, a, conn) {
+		conn.Close()
+	}
 	return conn, nil
 }
 
@@ -217,8 +226,9 @@ func readName(f frames) (SendName, error) {
 	return m, err
 }
 
-// greet goes through the rest of the handshake of the accepting side.
-func (s self) greet(f frames, status Status) error {
+// greet goes through the rest of the handshake of the accepting side. It calls settle once the peer
+// has proved the cookie, and ends if that fails.
+func (s self) greet(f frames, status Status, settle func() error) error {
 	if err := admit(f, status); err != nil {
 		return err
 	}
@@ -226,7 +236,7 @@ func (s self) greet(f frames, status Status) error {
 	if status.Code == Named {
 		flags |= NameMe // or the peer would not take the name
 	}
-	return s.challenge(f, flags)
+	return s.challenge(f, flags, settle)
 }
 
 // admit tells the peer how it stands with its name.
@@ -254,7 +264,7 @@ func admit(f frames, status Status) error {
 func (s *Server) Conns() []*Conn { return s.peers.all() }
 
 // challenge has the peer prove that it knows the cookie, and proves it in turn.
-func (s self) challenge(f frames, flags Flags) error {
+func (s self) challenge(f frames, flags Flags, settle func() error) error {
 	ours := random()
 	if err := f.write(Challenge{flags, ours, s.creation, s.name}.Append(nil)); err != nil {
 		return fmt.Errorf("send challenge: %w", err)
@@ -269,6 +279,9 @@ func (s self) challenge(f frames, flags Flags) error {
 	}
 	if !s.convinced(m.Digest, ours) {
 		return ErrCookie
+	}
+	if err := settle(); err != nil {
+		return err
 	}
 	return f.write(ChallengeAck{s.cookie.digest(m.Challenge)}.Append(nil))
 }

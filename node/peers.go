@@ -14,15 +14,22 @@ var errGaveWay = errors.New("gave way to the peer's own attempt to connect")
 // errDialling says that there is another attempt to connect to the peer.
 var errDialling = errors.New("another attempt to connect is under way")
 
-// attempt is a handshake that this node has begun.
+// attempt is a handshake that this node has begun, or one in which the peer has proved the cookie.
 type attempt struct {
-	giveUp context.CancelCauseFunc
+	giveUp context.CancelCauseFunc // nil: the peer has begun
+	named  bool                    // our name is sent, so that the peer may give way
+	ended  chan struct{}
 }
 
 // peers holds the connections of a node with others, and the handshakes that it has begun, by their
 // names. There is to be one connection with each, whoever begins it. Handshakes that others begin
 // hold no name before they have proved the cookie. So nobody without it keeps a node out by its
 // name. peers may be used concurrently.
+//
+// When both have begun, the one with the greater name goes on (OTP "Distribution Protocol",
+// Distribution Handshake). It may hear of the other's handshake before it begins its own. So the
+// other one may be first. Then its own gives way, unless its name is sent. If it is, the other one
+// waits for it.
 type peers struct {
 	mu       sync.Mutex
 	conns    map[string]*Conn
@@ -30,15 +37,13 @@ type peers struct {
 }
 
 // standing says how the peer called name stands, which wants to connect to the node called own.
-// When both have begun, the one with the greater name goes on (OTP "Distribution Protocol",
-// Distribution Handshake).
 func (p *peers) standing(own, name string) StatusCode {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
-	case p.attempts[name] != nil && own > name:
+	case p.ours(name) != nil && own > name:
 		return NotOK
-	case p.attempts[name] != nil:
+	case p.ours(name) != nil:
 		return OKSimultaneous
 	case p.alive(name) != nil:
 		return Alive
@@ -46,20 +51,60 @@ func (p *peers) standing(own, name string) StatusCode {
 	return OK
 }
 
-// accepted enters a connection that the peer has begun. It closes an earlier connection: its own
-// node has said that it is broken. An attempt of ours gives way.
-func (p *peers) accepted(c *Conn) {
-	name := c.PeerName()
+// ours returns the attempt that this node has begun. It wants p.mu.
+func (p *peers) ours(name string) *attempt {
+	if a := p.attempts[name]; a != nil && a.giveUp != nil {
+		return a
+	}
+	return nil
+}
+
+// settle has the attempt of a peer go on that has proved the cookie, and returns it. The peer may
+// count on it then. stands is what standing has said. If another connection has come up since, the
+// error is errGaveWay.
+func (p *peers) settle(ctx context.Context, own, name string, stands StatusCode) (*attempt, error) {
 	p.mu.Lock()
-	if ours := p.attempts[name]; ours != nil {
-		delete(p.attempts, name)
+	defer p.mu.Unlock()
+	for ours := p.ours(name); ours != nil && ours.named && own > name; ours = p.ours(name) {
+		p.mu.Unlock()
+		select {
+		case <-ours.ended:
+		case <-ctx.Done():
+		}
+		p.mu.Lock()
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		stands = OK
+	}
+	if stands != Alive && p.alive(name) != nil {
+		return nil, errGaveWay
+	}
+	if ours := p.ours(name); ours != nil {
 		ours.giveUp(errGaveWay)
 	}
-	old := p.enter(c)
-	p.mu.Unlock()
-	if old != nil {
-		old.Close()
+	return p.begin(name, nil), nil
+}
+
+// begin enters an attempt. It wants p.mu.
+func (p *peers) begin(name string, giveUp context.CancelCauseFunc) *attempt {
+	if p.attempts == nil {
+		p.attempts = map[string]*attempt{}
 	}
+	a := &attempt{giveUp: giveUp, ended: make(chan struct{})}
+	p.attempts[name] = a
+	return a
+}
+
+// open notes that our name is about to be sent. It fails if our attempt has given way before.
+func (p *peers) open(name string, ours *attempt) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.attempts[name] != ours {
+		return errGaveWay
+	}
+	ours.named = true
+	return nil
 }
 
 // enter returns the connection that was there before. It wants p.mu.
@@ -82,12 +127,7 @@ func (p *peers) dial(name string, giveUp context.CancelCauseFunc) (*Conn, *attem
 	if p.attempts[name] != nil {
 		return nil, nil, errDialling
 	}
-	if p.attempts == nil {
-		p.attempts = map[string]*attempt{}
-	}
-	a := &attempt{giveUp}
-	p.attempts[name] = a
-	return nil, a, nil
+	return nil, p.begin(name, giveUp), nil
 }
 
 // alive returns the connection with name, if it lasts. It wants p.mu.
@@ -98,19 +138,24 @@ func (p *peers) alive(name string) *Conn {
 	return nil
 }
 
-// end ends an attempt, with a connection unless that is nil. It returns false if the peer's own
-// attempt has taken its place.
+// end ends an attempt, with a connection unless that is nil. It closes an earlier connection: its
+// own node has said that it is broken. It returns false if another attempt has taken its place.
 func (p *peers) end(name string, a *attempt, c *Conn) bool {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.attempts[name] != a {
-		return false
+	close(a.ended)
+	was := p.attempts[name] == a
+	var old *Conn
+	if was {
+		delete(p.attempts, name)
 	}
-	delete(p.attempts, name)
-	if c != nil {
-		p.enter(c) // what was there before has ended
+	if was && c != nil {
+		old = p.enter(c)
 	}
-	return true
+	p.mu.Unlock()
+	if old != nil {
+		old.Close()
+	}
+	return was
 }
 
 // leave forgets a connection that has ended, unless another has taken its place.
@@ -134,15 +179,16 @@ func (p *peers) all() []*Conn {
 	return conns
 }
 
-// connect returns the connection with name, or the one that dial makes.
-func (p *peers) connect(ctx context.Context, name string, dial func(context.Context) (*Conn, error)) (*Conn, error) {
+// connect returns the connection with name, or the one that dial makes. dial calls open before it
+// sends our name.
+func (p *peers) connect(ctx context.Context, name string, dial func(ctx context.Context, open func() error) (*Conn, error)) (*Conn, error) {
 	ctx, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
 	c, a, err := p.dial(name, giveUp)
 	if c != nil || err != nil {
 		return c, err
 	}
-	c, err = dial(ctx)
+	c, err = dial(ctx, func() error { return p.open(name, a) })
 	if p.end(name, a, c) {
 		return c, err
 	}
