@@ -19,9 +19,11 @@ import (
 
 // After a look at nodes that have come, the Watcher rests for lookPause, or for lookShare times as
 // long as the look took if that is longer. While nodes keep coming, it looks at those older than
-// lookPause. So nodes that come and go without pause are not looked at.
+// lookPause. So nodes that come and go without pause are not looked at. Then the pauses double, up
+// to maxPause: a timer has the runtime watch over its threads, which delays answers.
 const (
 	lookPause = 10 * time.Millisecond
+	maxPause  = 80 * time.Millisecond
 	lookShare = 50
 )
 
@@ -80,10 +82,13 @@ func (w *Watcher) Run(ctx context.Context) error {
 	close(w.looked)
 	rested := time.NewTimer(0)
 	defer rested.Stop()
+	pause := lookPause
 	look := func(age time.Duration) {
 		began := time.Now()
-		w.take(changes.Take(), age)
-		rested.Reset(max(lookPause, lookShare*time.Since(began)))
+		if pause = min(2*pause, maxPause); w.take(changes.Take(), age) {
+			pause = lookPause
+		}
+		rested.Reset(max(pause, lookShare*time.Since(began)))
 	}
 	var ready <-chan struct{} // nil: it rests
 	for {
@@ -118,12 +123,12 @@ func (w *Watcher) readAddresses() {
 }
 
 // take looks at the nodes that have come and are of that age. It leaves the others for the next
-// time.
-func (w *Watcher) take(b registry.Batch, age time.Duration) {
+// time. It reports whether it has looked at some.
+func (w *Watcher) take(b registry.Batch, age time.Duration) bool {
 	if b.Anew {
 		clear(w.come)
 		w.look(b.Nodes)
-		return
+		return true
 	}
 	for _, e := range b.Events {
 		switch e.Kind {
@@ -133,7 +138,9 @@ func (w *Watcher) take(b registry.Batch, age time.Duration) {
 			delete(w.come, e.Node.ID)
 		}
 	}
-	w.look(w.takeOld(time.Now().Add(-age)))
+	old := w.takeOld(time.Now().Add(-age))
+	w.look(old)
+	return len(old) > 0
 }
 
 // takeOld takes the nodes out of come that had come by then.

@@ -112,14 +112,18 @@ func TestListensYoung(t *testing.T) {
 		wait.Must(t, err)
 		nodes = append(nodes, r)
 	}
-	w.take(changes.Take(), time.Hour)
+	if w.take(changes.Take(), time.Hour) {
+		t.Error("it says that it has looked at nodes that have only just come")
+	}
 	for _, r := range nodes {
 		if n := reg.Node(r); n.Listens != nil {
 			t.Errorf("%s was looked at at once: %v", n.Name, n.Listens)
 		}
 	}
 	reg.Unregister(nodes[0])
-	w.take(changes.Take(), 0)
+	if !w.take(changes.Take(), 0) {
+		t.Error("it says that it has looked at nothing")
+	}
 	if n := reg.Lookup("stays"); n.Listens == nil || len(w.come) != 0 {
 		t.Errorf("the node that stays was not looked at; %d are left", len(w.come))
 	}
