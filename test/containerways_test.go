@@ -57,13 +57,13 @@ func libraries(t *testing.T) string {
 	return found[0]
 }
 
-// TestContainerImages puts our epmd into images that have Erlang in three places, by the lines of
-// the documentation. There erl starts it.
+// TestContainerImages puts our epmd, and the application for nodes, into images that have Erlang in
+// three places, by the lines of the documentation. There erl starts it.
 func TestContainerImages(t *testing.T) {
 	h := containerHost(t)
 	h.makeImage(t)
 	copies, links := documented(t, "COPY"), documented(t, "RUN")
-	if len(copies) != 1 || len(links) != 3 {
+	if len(copies) != 2 || len(links) != 3 {
 		t.Fatalf("the documentation has %q and %q", copies, links)
 	}
 	var mounts []string
@@ -76,9 +76,12 @@ func TestContainerImages(t *testing.T) {
 		}
 		name := []string{"debian", "official", "release"}[i]
 		h.makeStandalone(t, name, folder)
-		wait.Must(t, h.WriteFile("/run/"+name+"/Ours", "FROM localhost/"+name+"\n"+copies[0]+"\n"+links[i]+"\n", 0o644))
+		wait.Must(t, os.CopyFS(h.Path("/run/"+name+"/ebin"), os.DirFS(application(t))))
+		lines := []string{"FROM localhost/" + name, copies[0], links[i], copies[1]}
+		wait.Must(t, h.WriteFile("/run/"+name+"/Ours", strings.Join(lines, "\n")+"\n", 0o644))
 		h.podman(t, append(append([]string{"build", "--quiet", "--tag", "ours-" + name, "--file", "/run/" + name + "/Ours"}, mounts...), "/run/"+name)...)
-		h.launch(t, name, append(mounts, "ours-"+name, folder+"/bin/erl", "-noinput", "-sname", "n")...)
+		h.launch(t, name, append(mounts, "ours-"+name, folder+"/bin/erl", "-noinput", "-sname", "n",
+			"-pa", "/usr/local/lib/eclus/ebin", "-epmd_module", "eclus_epmd")...)
 		h.replica(t, name).until(t, local("n@"+name))
 	}
 }
@@ -100,8 +103,8 @@ func TestContainerCommands(t *testing.T) {
 			t.Errorf("%s: %v\n%s", line, err, out)
 		}
 	}
-	if ran != 4 {
-		t.Errorf("ran %d commands; want 4", ran)
+	if ran != 5 {
+		t.Errorf("ran %d commands; want 5", ran)
 	}
 	r := h.replica(t, "epmd")
 	t.Cleanup(func() { _ = h.Command(context.Background(), "podman", "rm", "--force", "--time", "0", "node").Run() })
