@@ -115,12 +115,12 @@ func (fs *feeds) turn(job func()) {
 
 // join makes p a stream of its feed, unless it just wants to know what there is.
 func (fs *feeds) join(p *subscriber) (start, error) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
 	link, addrs := programs, []netip.Addr(nil)
 	if p.peer {
 		link, addrs = fs.link(p.local)
 	}
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
 	if fs.over {
 		return start{}, errOver
 	}
@@ -138,6 +138,8 @@ func (fs *feeds) join(p *subscriber) (start, error) {
 		fs.running.Go(f.follow)
 	} else if !p.peer {
 		f.take() // so that it is told of all that has happened before it asked
+	} else if !slices.Equal(addrs, f.addrs) {
+		f.look() // no interface has the addresses of earlier streams any more
 	}
 	p.feed = f
 	f.streams[p] = struct{}{}
@@ -189,10 +191,7 @@ func (fs *feeds) linksChanged() {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	for _, f := range fs.byLink {
-		select {
-		case f.looks <- struct{}{}:
-		default: // it is about to look
-		}
+		f.look()
 	}
 }
 
@@ -336,6 +335,14 @@ func (f *feed) follow() {
 			f.rest(began.Add(joinInterval).Sub(now))
 		}
 		ready, events = f.update(look)
+	}
+}
+
+// look has the feed look at the addresses of its link.
+func (f *feed) look() {
+	select {
+	case f.looks <- struct{}{}:
+	default: // it is about to
 	}
 }
 

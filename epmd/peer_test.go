@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -391,6 +392,41 @@ func TestPeerLinks(t *testing.T) {
 	if !maps.Equal(again, want) {
 		t.Errorf("snapshot %q; want %q", again, want)
 	}
+}
+
+// TestPeerLinkLeft takes from a link the address of its only stream, at which a node listens. The
+// peer comes back at another address before it has closed that stream.
+func TestPeerLinkLeft(t *testing.T) {
+	checkLeaks(t)
+	var mu sync.Mutex
+	addrs := []netip.Addr{netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3")}
+	s := serveAt(t, Config{LinkOf: func(local netip.Addr) (string, []netip.Addr) {
+		mu.Lock()
+		defer mu.Unlock()
+		if !slices.Contains(addrs, local) {
+			return "", nil
+		}
+		return "eth0", addrs
+	}}, "0.0.0.0:0")
+	watch := func(local string) *PeerStream {
+		s.client = NewClient(netip.AddrPortFrom(netip.MustParseAddr(local), s.addr.Port()))
+		return s.watchPeer()
+	}
+	s.register("a", addrs[0])
+	s.register("b", everyIP...)
+	if nodes := snapshotOf(t, watch("127.0.0.2")); len(nodes) != 2 {
+		t.Errorf("snapshot %q; want both nodes", nodes)
+	}
+	mu.Lock()
+	addrs = addrs[1:]
+	mu.Unlock()
+	s.LinksChanged()
+	p := watch("127.0.0.3")
+	for nodes := snapshotOf(t, p); nodes["a"] != ""; delete(nodes, "a") {
+		wantLine(t, p, minusA)
+	}
+	s.register("c", everyIP...)
+	wantLine(t, p, strings.Replace(strings.ReplaceAll(plusA, "=a", "=c"), "ip=46", "ip=4", 1))
 }
 
 // drawn returns how often the snapshot of a link was rendered.
