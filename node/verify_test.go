@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/goerlang/eclus/test/need"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // certified is a certificate and the hosts that it is for, as OTP 25 has it.
@@ -137,7 +138,7 @@ func TestIsFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	eval := fmt.Sprintf("{ok, L} = file:script(%q), io:format(\"~w\", [L]), halt().", script)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), wait.Patience)
 	defer cancel()
 	eval = "io:format(\"~s \", [erlang:system_info(otp_release)]), " + eval
 	out, err := exec.CommandContext(ctx, erl, "-noinput", "-eval", eval).CombinedOutput()

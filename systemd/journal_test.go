@@ -27,6 +27,7 @@ import (
 	"github.com/goerlang/eclus/internal/message"
 
 	"github.com/goerlang/eclus/test/need"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // journald is the journal's side of the socket.
@@ -64,7 +65,7 @@ func (d *journald) stop() {
 // receive returns the fields of the next entry.
 func (d *journald) receive() map[string]string {
 	d.t.Helper()
-	d.conn.SetReadDeadline(time.Now().Add(time.Minute))
+	d.conn.SetReadDeadline(time.Now().Add(wait.Patience))
 	oob := make([]byte, unix.CmsgSpace(4))
 	n, oobn, _, _, err := d.conn.ReadMsgUnix(d.buf[:], oob)
 	if err != nil {

@@ -59,16 +59,7 @@ func TestLANPeek(t *testing.T) {
 	eval(t, other, "net_adm:ping('b@hostb.local').", "pong")
 	eval(t, node, "net_kernel:monitor_nodes(true).", "ok")
 	value(t, node, `P = spawn(fun() -> receive stop -> ok end end), register('evil\e[31m', P), [P ! x || _ <- lists:seq(1, 7)], ok.`)
-	p := a.peek(t, "b@hostb.local")
-	if p.OTP == "" || p.Processes.Count < 30 || p.Processes.Limit < 1000 || p.Memory["total"] < 1e6 || p.Rates.Reductions <= 0 ||
-		!slices.Equal(p.Nodes, []string{"c@hostb.local"}) || len(p.Hidden) > 0 || p.Sampled < p.Processes.Count/2 ||
-		!slices.ContainsFunc(p.Applications, func(a struct{ Name, Version string }) bool { return a.Name == "kernel" && a.Version != "" }) {
-		t.Errorf("got %+v", p)
-	}
-	// OTP's own processes may have a message at that moment.
-	if len(p.ByMessages) == 0 || p.ByMessages[0].Messages != 7 || p.ByMessages[0].Name != "evil\x1b[31m" {
-		t.Errorf("by messages: %+v", p.ByMessages)
-	}
+	wait.Rounds(t, func() error { return checkPeeked(a.peek(t, "b@hostb.local")) })
 	shown := a.ask(t, "-peek", "b@hostb.local")
 	checkShown(t, "epmd -peek", shown)
 	if !regexp.MustCompile(`(?m)^messages .* 7 .* evil\?\[31m, `).MatchString(shown) {
@@ -93,6 +84,20 @@ func TestLANPeek(t *testing.T) {
 	t.Run("large", func(t *testing.T) { testPeekLarge(t, a, node) })
 	t.Run("watch", func(t *testing.T) { testPeekWatch(t, a, b) })
 	a.refused(t, `lookup: "nobody" is not registered`, eclusBinary(t), "-peek", "nobody@hostb.local")
+}
+
+// checkPeeked returns an error unless the node has told all of itself. An answer has a second.
+func checkPeeked(p peeked) error {
+	if p.OTP == "" || p.Processes.Count < 30 || p.Processes.Limit < 1000 || p.Memory["total"] < 1e6 || p.Rates.Reductions <= 0 ||
+		!slices.Equal(p.Nodes, []string{"c@hostb.local"}) || len(p.Hidden) > 0 || p.Sampled < p.Processes.Count/2 ||
+		!slices.ContainsFunc(p.Applications, func(a struct{ Name, Version string }) bool { return a.Name == "kernel" && a.Version != "" }) {
+		return fmt.Errorf("got %+v", p)
+	}
+	// OTP's own processes may have a message at that moment.
+	if len(p.ByMessages) == 0 || p.ByMessages[0].Messages != 7 || p.ByMessages[0].Name != "evil\x1b[31m" {
+		return fmt.Errorf("by messages: %+v", p.ByMessages)
+	}
+	return nil
 }
 
 // testPeekLarge looks at a node with many processes and rows.

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // TestGateways has default routes come and go, of both families. Others are no news.
@@ -62,7 +64,7 @@ func TestGateways(t *testing.T) {
 			}
 			select {
 			case <-w.Changed():
-			case <-time.After(10 * time.Second):
+			case <-time.After(wait.Patience):
 				return fmt.Errorf("nothing told of: ip %s", tt.command)
 			}
 		}

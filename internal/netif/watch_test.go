@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/goerlang/eclus/test/need"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // inNetNS runs f in a network namespace of its own, which has a loopback interface only.
@@ -112,7 +113,7 @@ func TestWatch(t *testing.T) {
 			}
 			select {
 			case <-w.Changed():
-			case <-time.After(10 * time.Second):
+			case <-time.After(wait.Patience):
 				return fmt.Errorf("nothing told of: ip %s", command)
 			}
 		}

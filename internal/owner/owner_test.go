@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/goerlang/eclus/test/need"
+	"github.com/goerlang/eclus/test/wait"
 	"golang.org/x/sys/unix"
 )
 
@@ -98,7 +99,7 @@ func startConnected(t *testing.T, how, listen, to string, attr *syscall.SysProcA
 	need.Possible(t, err)
 	defer l.Close()
 	h := startHolder(t, fmt.Sprint(how, " ", to, " ", l.Addr().(*net.TCPAddr).Port), attr)
-	l.(*net.TCPListener).SetDeadline(time.Now().Add(20 * time.Second))
+	l.(*net.TCPListener).SetDeadline(time.Now().Add(wait.Patience))
 	if h.conn, err = l.Accept(); err != nil {
 		t.Fatal(err)
 	}

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/goerlang/eclus/registry"
 	"github.com/goerlang/eclus/test/need"
@@ -27,7 +26,7 @@ func TestLANNoBus(t *testing.T) {
 	defer changes.Close()
 	var running sync.WaitGroup
 	running.Go(func() { lan.Run(t.Context()) })
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), wait.Patience)
 	defer cancel()
 	for reg.LAN().Publishing.Off == "starting" || reg.LAN().Browsing.Off == "starting" {
 		if _, err := changes.Next(ctx); err != nil {

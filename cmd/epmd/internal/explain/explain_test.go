@@ -14,6 +14,7 @@ import (
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/internal/owner"
 	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 func TestDescribe(t *testing.T) {
@@ -80,7 +81,7 @@ func TestIfLate(t *testing.T) {
 			if !strings.Contains(text, string(Late)) {
 				t.Errorf("explained %q", text)
 			}
-		case <-time.After(time.Minute):
+		case <-time.After(wait.Patience):
 			t.Error("not explained while no answer came")
 		}
 	})

@@ -11,6 +11,7 @@ import (
 
 	"github.com/goerlang/eclus/cmd/epmd/internal/holders"
 	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // asked closes each connection once something has come over it.
@@ -152,8 +153,8 @@ func await(t *testing.T, done <-chan *registry.Node) *registry.Node {
 	select {
 	case n := <-done:
 		return n
-	case <-time.After(20 * time.Second):
-		t.Fatal("no node was asked for 20 s")
+	case <-time.After(wait.Patience):
+		t.Fatalf("no node was asked for %v", wait.Patience)
 		return nil
 	}
 }

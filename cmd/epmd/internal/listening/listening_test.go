@@ -32,14 +32,14 @@ func TestListens(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), wait.Patience)
 	ended := make(chan error, 1)
 	w := New(Options{Registry: reg, Log: slog.New(slog.DiscardHandler)})
 	go func() { ended <- w.Run(ctx) }()
 	select {
 	case <-w.Looked():
 	case <-ctx.Done():
-		t.Fatal("not looked at for 20 s")
+		t.Fatalf("not looked at for %v", wait.Patience)
 	}
 	cancel()
 	if err := <-ended; err != nil {
@@ -74,7 +74,7 @@ func TestListensLater(t *testing.T) {
 	reg := registry.New("hosta.local", registry.OldNames)
 	changes := reg.Subscribe()
 	defer changes.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), wait.Patience)
 	ended := make(chan error, 1)
 	go func() { ended <- New(Options{Registry: reg, Log: slog.New(slog.DiscardHandler)}).Run(ctx) }()
 	defer func() {

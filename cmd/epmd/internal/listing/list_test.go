@@ -14,6 +14,7 @@ import (
 	"github.com/goerlang/eclus/cmd/epmd/internal/exit"
 	"github.com/goerlang/eclus/epmd"
 	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // serve runs an epmd of ours that has some nodes. Port 0 is any. It returns its port, and what ends
@@ -123,7 +124,7 @@ func TestWatch(t *testing.T) {
 			t.Fatalf("got %s, %v; want %s", lines.Text(), lines.Err(), want)
 		}
 	}
-	late := time.AfterFunc(time.Minute, func() { out.CloseWithError(errors.New("nothing comes")) })
+	late := time.AfterFunc(wait.Patience, func() { out.CloseWithError(errors.New("nothing comes")) })
 	defer late.Stop()
 	expect(`"up","node":"a@hosta.local"`)
 	expect(`"snapshot"`)

@@ -13,6 +13,7 @@ import (
 	"github.com/goerlang/eclus/node"
 	"github.com/goerlang/eclus/node/etf"
 	"github.com/goerlang/eclus/registry"
+	"github.com/goerlang/eclus/test/wait"
 )
 
 // serve runs an epmd of ours, and what makes it a node. The nodes that it has told of come over
@@ -55,8 +56,8 @@ func await(t *testing.T, known chan *registry.Node) *registry.Node {
 	select {
 	case n := <-known:
 		return n
-	case <-time.After(time.Minute):
-		t.Fatal("no node for a minute")
+	case <-time.After(wait.Patience):
+		t.Fatalf("no node for %v", wait.Patience)
 		return nil
 	}
 }
