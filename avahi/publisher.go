@@ -134,7 +134,7 @@ func (p *publishSession) resync() {
 	if p.changes != nil {
 		p.changes.Close()
 	}
-	p.changes = p.part.reg.SubscribeLocal()
+	p.changes = p.part.reg.SubscribeLocal().Lasting()
 	p.take()
 }
 

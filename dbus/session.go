@@ -140,7 +140,7 @@ func (s *session) receiveCall(call *dbus.Message) {
 
 // serve takes the name once all objects are there. Then it answers calls and sends signals.
 func (s *session) serve() error {
-	s.changes = s.reg.Subscribe()
+	s.changes = s.reg.Subscribe().Lasting()
 	defer s.changes.Close()
 	s.take()
 	s.tellNobody()

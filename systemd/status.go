@@ -17,7 +17,7 @@ func (m *Manager) KeepStatus(ctx context.Context, reg *registry.Registry, change
 	if m == nil {
 		return nil
 	}
-	changes := reg.Subscribe()
+	changes := reg.Subscribe().Lasting()
 	defer changes.Close()
 	changes.Take()
 	for said := ""; ; {
