@@ -41,7 +41,7 @@ build/epmd-etcd: $(ETCD)/go.mod $(shell find $(ETCD) internal systemd -name '*.g
 # The container image localhost/eclus:ARCH, by podman or docker, whose old builder can't build for
 # other processors (GOARCH=arm64). That of this machine is localhost/eclus, too.
 # Its epmd has no inlining in packages that no answer needs: that saves 4 %. The same sources, version
-# and time give the same digest with podman, in whatever folder and with whatever umask.
+# and time give the same digest with one podman, in whatever folder and with whatever umask.
 PLAIN  = crypto/... vendor/golang.org/x/... encoding/asn1 encoding/json math/big log/slog github.com/godbus/...
 ENGINE ?= $(shell command -v podman || command -v docker)
 IMAGE  ?= localhost/eclus
