@@ -212,19 +212,6 @@ func TestLateIdentity(t *testing.T) {
 	b.until("what it was called before is forgotten", count(1))
 }
 
-func TestGoneAtOnce(t *testing.T) {
-	a, b := pair(t)
-	a.publish()
-	b.browse()
-	events := b.record()
-	a.reg.Unregister(a.register("short", 4711))
-	a.register("a", 4712)
-	b.until("a appears", node("a@hosta.example"))
-	if got := events.String(); strings.Contains(got, "short") {
-		t.Errorf("a node that had gone at once was published:\n%s", got)
-	}
-}
-
 // TestManyNodes has more nodes than are announced. Those that go make room.
 func TestManyNodes(t *testing.T) {
 	a, b := pair(t)

@@ -116,12 +116,14 @@ func start(ctx context.Context, port uint16, args []string) error {
 	if err == nil {
 		return nil
 	}
-	select {
-	case err := <-ended:
-		return startError(said, err)
-	case <-ctx.Done():
-		return fmt.Errorf("start daemon: does not listen yet: %w", ctx.Err())
+	if ctx.Err() == nil { // else it may have ended for want of a connection
+		select {
+		case err := <-ended:
+			return startError(said, err)
+		case <-ctx.Done():
+		}
 	}
+	return fmt.Errorf("start daemon: does not listen yet: %w", ctx.Err())
 }
 
 // startLeader starts the process that leads the daemon's session. The connection is to the daemon.
