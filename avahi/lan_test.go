@@ -166,7 +166,7 @@ func (s *side) registerOnly(name string, port uint16) *registry.Registration {
 func (s *side) identify(r *registry.Registration) {
 	s.t.Helper()
 	n := s.reg.Node(r)
-	wait.Must(s.t, s.reg.Identify(n, registry.Identity{Node: n.Name + "@" + s.Name() + ".example", Dist: "tcp"}))
+	wait.Must(s.t, s.reg.Identify(n, registry.Identity{Node: n.Name + "@" + s.Name() + ".example", Dist: registry.TCP}))
 }
 
 // until waits until cond holds of the neighbours of s. It returns them.
@@ -277,7 +277,7 @@ func TestPublishAndBrowse(t *testing.T) {
 	r := a.register("a", 4711)
 	n := b.until("a appears", node("a@hosta.example", onPort(4711)))[0]
 	t.Logf("registered on A, seen on B after %v", time.Since(began))
-	if n.Host != "hosta.local" || n.Name != "a" || n.High != 6 || n.Low != 5 || n.Dist != "tcp" || n.Origin != registry.LAN {
+	if n.Host != "hosta.local" || n.Name != "a" || n.High != 6 || n.Low != 5 || n.Dist != registry.TCP || n.Origin != registry.LAN {
 		t.Errorf("seen as %+v", n)
 	}
 	expect(t, show, `(?m)^=;eth0;IPv4;a\\064hosta;_epmd\._tcp;local;hosta\.local;198\.51\.100\.\d+;4711;.*"node=a@hosta\.example"`)

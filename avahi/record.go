@@ -119,9 +119,7 @@ func nodeOfText(n registry.Node, text map[string]string) (registry.Node, error) 
 	if text["type"] == registry.Hidden.String() {
 		n.Type = registry.Hidden
 	}
-	if dist := text["dist"]; dist == "tcp" || dist == "tls" {
-		n.Dist = dist
-	}
+	n.Dist = registry.DistOf(text["dist"])
 	if port := number(text["epmd"], 16); port != 0 {
 		n.EPMDPort = uint16(port)
 	}

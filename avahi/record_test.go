@@ -27,7 +27,7 @@ var parseTests = []struct {
 }{
 	{name: "our form", label: "a@hosta", host: "hosta.local", port: 4711,
 		text: []string{"txtvers=1", "node=a@x.example", "name=a", "type=hidden", "proto=1", "high=6", "low=5", "epmd=4370", "dist=tls"},
-		want: registry.Node{Node: "a@x.example", Name: "a", Type: registry.Hidden, Dist: "tls", Protocol: 1, High: 6, Low: 5, EPMDPort: 4370, Sure: true}},
+		want: registry.Node{Node: "a@x.example", Name: "a", Type: registry.Hidden, Dist: registry.TLS, Protocol: 1, High: 6, Low: 5, EPMDPort: 4370, Sure: true}},
 	{name: "our form before the name is known", label: "a@hosta", host: "hosta.local", port: 4711,
 		text: []string{"txtvers=1", "name=a", "type=normal", "proto=0", "high=6", "low=5", "epmd=4369"},
 		want: registry.Node{Node: "a@hosta.local", Name: "a", Type: registry.Normal, High: 6, Low: 5}},

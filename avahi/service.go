@@ -36,8 +36,8 @@ func nodeService(n *registry.Node, host string, epmd uint16) (service, []string)
 	t.add("high", strconv.Itoa(int(n.High)))
 	t.add("low", strconv.Itoa(int(n.Low)))
 	t.add("epmd", strconv.Itoa(int(epmd)))
-	if n.Dist != "" {
-		t.add("dist", n.Dist)
+	if n.Dist != 0 {
+		t.add("dist", n.Dist.String())
 	}
 	return service{instanceLabel(n.Name, host), n.Port, t.strings}, t.leftOut
 }

@@ -34,7 +34,7 @@ func TestInstanceLabel(t *testing.T) {
 func TestNodeService(t *testing.T) {
 	n := registry.Node{Node: "a@hosta.local", Name: "a", Port: 4711, High: 6, Low: 5, Type: registry.Normal}
 	hidden := n
-	hidden.Type, hidden.Sure, hidden.Dist = registry.Hidden, true, "tls"
+	hidden.Type, hidden.Sure, hidden.Dist = registry.Hidden, true, registry.TLS
 	long := n
 	long.Name, long.Node, long.Sure = strings.Repeat("a", 251), strings.Repeat("a", 251)+"@h", true
 	fits := n
@@ -63,7 +63,7 @@ func TestNodeService(t *testing.T) {
 
 // TestServiceParses reads what is published as others read it.
 func TestServiceParses(t *testing.T) {
-	n := registry.Node{Node: "a@x.example", Name: "a", Port: 4711, High: 6, Low: 5, Type: registry.Hidden, Dist: "tcp", EPMDPort: 4370, Sure: true}
+	n := registry.Node{Node: "a@x.example", Name: "a", Port: 4711, High: 6, Low: 5, Type: registry.Hidden, Dist: registry.TCP, EPMDPort: 4370, Sure: true}
 	s, _ := nodeService(&n, "hosta", 4370)
 	kind, got, err := parse(record{s.label, "hosta.local", s.port, s.text, []netip.Addr{testAddr}})
 	if err != nil || kind != kindNode || keyed(got) != keyed(n) {

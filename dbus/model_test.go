@@ -104,7 +104,7 @@ func (s *Script) Step() (n byte, ours bool) {
 		}
 	case 5:
 		node := s.local()
-		_ = s.Reg.Identify(node, registry.Identity{Node: node.Name + "@" + s.text(), Dist: s.text(), Hidden: n > 128, Creation: uint32(n)})
+		_ = s.Reg.Identify(node, registry.Identity{Node: node.Name + "@" + s.text(), Dist: registry.Dist(n % 3), Hidden: n > 128, Creation: uint32(n)})
 	case 6:
 		s.Reg.SetHolder(s.local(), &registry.Holder{Unit: s.text(), PID: int32(int8(s.next())), UID: uint32(n)})
 	case 7:
@@ -177,7 +177,7 @@ func modelOf(n *registry.Node) map[string]any {
 	return map[string]any{
 		"Node": n.Node, "Name": n.Name, "Host": n.Host, "Addresses": addrs, "Port": n.Port, "Type": n.Type.String(),
 		"Origin": n.Origin.String(), "Via": n.Via, "Named": n.Named, "Creation": n.Creation, "Since": uint64(n.Since.UnixMicro()), "Sure": n.Sure,
-		"Reachable": n.Reach.String(), "Why": string(n.Why), "Dist": n.Dist, "EPMDPort": n.EPMDPort, "High": n.High, "Low": n.Low,
+		"Reachable": n.Reach.String(), "Why": string(n.Why), "Dist": n.Dist.String(), "EPMDPort": n.EPMDPort, "High": n.High, "Low": n.Low,
 		"Protocol": n.Protocol, "PID": uint32(max(0, h.PID)), "UID": h.UID, "Unit": h.Unit,
 	}
 }

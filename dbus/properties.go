@@ -33,7 +33,7 @@ var nodeProperties = []property[*registry.Node]{
 	{"Sure", func(n *registry.Node) any { return n.Sure }},
 	{"Reachable", func(n *registry.Node) any { return n.Reach.String() }},
 	{"Why", func(n *registry.Node) any { return text(string(n.Why)) }},
-	{"Dist", func(n *registry.Node) any { return nameText(n.Dist) }},
+	{"Dist", func(n *registry.Node) any { return text(n.Dist.String()) }},
 	{"EPMDPort", func(n *registry.Node) any { return n.EPMDPort }},
 	{"High", func(n *registry.Node) any { return n.High }},
 	{"Low", func(n *registry.Node) any { return n.Low }},

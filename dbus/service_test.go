@@ -32,7 +32,7 @@ const (
 
 // neighbour is a node of another host of which everything is known that can be.
 var neighbour = registry.Node{
-	Node: "b@hostb.local", Name: "b", Host: "hostb.local", Dist: "tcp", Port: 41237, EPMDPort: 4370,
+	Node: "b@hostb.local", Name: "b", Host: "hostb.local", Dist: registry.TCP, Port: 41237, EPMDPort: 4370,
 	Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.12"), netip.MustParseAddr("fe80::1%eth0")},
 	High:      6, Low: 5, Type: registry.Hidden, Sure: true, Creation: 1795367590, Via: registry.ViaMDNS,
 }
@@ -278,7 +278,7 @@ func TestHostileText(t *testing.T) {
 	root(t, conn)
 	for i, s := range []string{"\xff", "a\x00b", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\ufffe", "\U0010ffff", "é\xc3", "", "a/b", "</node>"} {
 		n := neighbour
-		n.Node, n.Name, n.Host, n.Dist = fmt.Sprintf("%s@%d", s, i), s, s, s
+		n.Node, n.Name, n.Host = fmt.Sprintf("%s@%d", s, i), s, s
 		if err := reg.SetNeighbour(n); err != nil {
 			t.Fatal(err)
 		}

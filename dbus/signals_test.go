@@ -143,7 +143,7 @@ func TestSignalsOfOneNode(t *testing.T) {
 	r := register(t, reg, "a")
 	sum.until(t, signals, func() bool { return sum.has("a") })
 	path := lookup(t, conn, "a").Path()
-	if err := reg.Identify(reg.Node(r), registry.Identity{Node: "a@198.51.100.11", Dist: "tls", Hidden: true}); err != nil {
+	if err := reg.Identify(reg.Node(r), registry.Identity{Node: "a@198.51.100.11", Dist: registry.TLS, Hidden: true}); err != nil {
 		t.Fatal(err)
 	}
 	var changed map[string]godbus.Variant

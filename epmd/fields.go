@@ -45,7 +45,7 @@ var nodeFields = []nodeField{
 	{"type", known, func(n *registry.Node) any { return n.Type.String() }, readType},
 	{"origin", everywhere, func(n *registry.Node) any { return n.Origin.String() }, readOrigin},
 	{"creation", known, func(n *registry.Node) any { return ifAny(n.Creation) }, number("creation", func(n *registry.Node) *uint32 { return &n.Creation })},
-	{"dist", known, func(n *registry.Node) any { return ifAny(n.Dist) }, into(func(n *registry.Node) *string { return &n.Dist })},
+	{"dist", known, func(n *registry.Node) any { return ifAny(n.Dist.String()) }, readDist},
 	{"since", known, func(n *registry.Node) any { return n.Since }, readSince},
 	{"sure", inJSON, func(n *registry.Node) any { return n.Sure }, nil},
 	{"sure", inLine, func(n *registry.Node) any { return onlyIf(!n.Sure, false) }, readSure},
@@ -178,6 +178,11 @@ func readType(n *registry.Node, s string) error {
 	if s == registry.Hidden.String() {
 		n.Type = registry.Hidden
 	}
+	return nil
+}
+
+func readDist(n *registry.Node, s string) error {
+	n.Dist = registry.DistOf(s)
 	return nil
 }
 

@@ -16,7 +16,7 @@ var (
 	lanNode = registry.Node{
 		Node: "a@hosta.local", Name: "a", Host: "hosta.local", Port: 41237, Type: registry.Normal, Origin: registry.LAN,
 		Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.11"), netip.MustParseAddr("fe80::1%eth0")},
-		Creation:  1795367590, Dist: "tls", Since: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Sure: true,
+		Creation:  1795367590, Dist: registry.TLS, Since: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Sure: true,
 		High: 6, Low: 5, Protocol: 1, EPMDPort: 4370, Reach: registry.Unreachable,
 	}
 	guessedNode = registry.Node{

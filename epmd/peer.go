@@ -174,9 +174,7 @@ func readPeerNode(l Line, n *registry.Node) error {
 	if l.Get("type") == registry.Hidden.String() {
 		n.Type = registry.Hidden
 	}
-	if dist := l.Get("dist"); dist == "tcp" || dist == "tls" {
-		n.Dist = dist
-	}
+	n.Dist = registry.DistOf(l.Get("dist"))
 	if !l.has("high") {
 		return nil
 	}

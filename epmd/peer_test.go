@@ -107,7 +107,7 @@ var peerNodeTests = []struct {
 	err  string
 }{
 	{"+ node=a@a.local name=a host=a.local port=41237 type=normal dist=tls high=6 low=5 proto=0 ip=46",
-		registry.Node{Node: "a@a.local", Name: "a", Host: "a.local", Port: 41237, Type: registry.Normal, Dist: "tls",
+		registry.Node{Node: "a@a.local", Name: "a", Host: "a.local", Port: 41237, Type: registry.Normal, Dist: registry.TLS,
 			High: 6, Low: 5, Origin: registry.LAN, Sure: true}, IP4 | IP6, ""},
 	{"+ node=a@x name=a host=a.local port=1 type=hidden sure=no ip=6 new=1 address=192.0.2.1 origin=local pid=1 uid=0",
 		registry.Node{Node: "a@x", Name: "a", Host: "a.local", Port: 1, Type: registry.Hidden, Origin: registry.LAN}, IP6, ""},
@@ -249,7 +249,7 @@ func TestPeerBytes(t *testing.T) {
 	s.register("Björn", everyIP...)
 	s.register("elsewhere", netip.MustParseAddr("192.0.2.1"))
 	six := s.register("six", netip.IPv6Loopback())
-	wait.Must(t, s.reg.Identify(s.reg.Node(six), registry.Identity{Node: "six@example.com", Dist: "tls", Hidden: true}))
+	wait.Must(t, s.reg.Identify(s.reg.Node(six), registry.Identity{Node: "six@example.com", Dist: registry.TLS, Hidden: true}))
 	loop := s.register("loop", everyIP...)
 	wait.Must(t, s.reg.Identify(s.reg.Node(loop), registry.Identity{Node: "loop@localhost"}))
 	wait.Must(t, s.reg.SetNeighbour(lanNode))
@@ -297,11 +297,11 @@ func TestPeerChanges(t *testing.T) {
 	wantLine(t, p, plusA)
 	s.reg.SetHolder(s.reg.Node(a), &registry.Holder{PID: 2})
 	s.reg.SetMute(s.reg.Node(a))
-	wait.Must(t, s.reg.Identify(s.reg.Node(a), registry.Identity{Node: "a@x.example", Dist: "tcp"}))
+	wait.Must(t, s.reg.Identify(s.reg.Node(a), registry.Identity{Node: "a@x.example", Dist: registry.TCP}))
 	wantLine(t, p, "+ node=a@x.example name=a host=test.local port=41233 type=normal dist=tcp high=6 low=5 proto=0 ip=46")
-	wait.Must(t, s.reg.Identify(s.reg.Node(a), registry.Identity{Node: "a@localhost", Dist: "tcp"}))
+	wait.Must(t, s.reg.Identify(s.reg.Node(a), registry.Identity{Node: "a@localhost", Dist: registry.TCP}))
 	wantLine(t, p, "- node=a@x.example name=a host=test.local")
-	wait.Must(t, s.reg.Identify(s.reg.Node(a), registry.Identity{Node: "a@x.example", Dist: "tcp"}))
+	wait.Must(t, s.reg.Identify(s.reg.Node(a), registry.Identity{Node: "a@x.example", Dist: registry.TCP}))
 	wantLine(t, p, "+ node=a@x.example name=a host=test.local port=41233 type=normal dist=tcp high=6 low=5 proto=0 ip=46")
 	s.reg.SetListens(s.reg.Node(a), []netip.Addr{netip.MustParseAddr("192.0.2.1")})
 	wantLine(t, p, "- node=a@x.example name=a host=test.local")

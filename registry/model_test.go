@@ -213,10 +213,14 @@ func (w *world) merge(k NeighbourKey, said []*word) Node {
 	if n.Rank == Announced {
 		slices.SortFunc(n.Addresses, w.compareAddrs)
 	}
+	var claims []uint16
 	for port := range uint16(5) {
 		if others[port] {
-			n.Claims = append(n.Claims, port)
+			claims = append(claims, port)
 		}
+	}
+	if claims != nil {
+		n.Claims = &claims
 	}
 	w.name(&n, said)
 	return n
@@ -319,7 +323,7 @@ func (w *world) compare() {
 }
 
 func modelText(n *Node) string {
-	return fmt.Sprintf("%d %s port %d not %v at %v, %v %v %v, reach %v, sure %v, via %s", n.ID, n.Node, n.Port, n.Claims, n.Addresses, n.Type, n.Origin, n.Rank, n.Reach, n.Sure, n.Via)
+	return fmt.Sprintf("%d %s port %d not %v at %v, %v %v %v, reach %v, sure %v, via %s", n.ID, n.Node, n.Port, n.claims(), n.Addresses, n.Type, n.Origin, n.Rank, n.Reach, n.Sure, n.Via)
 }
 
 // FuzzMerge has sources say anything of some nodes, in any order. What is known then is what the

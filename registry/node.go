@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -28,6 +29,33 @@ func (t NodeType) String() string {
 		return "hidden"
 	}
 	return "normal"
+}
+
+// Dist is what carries a node's distribution.
+type Dist uint8
+
+// Carriers. Zero: not known.
+const (
+	TCP Dist = iota + 1
+	TLS
+)
+
+// String returns "tcp", "tls" or "".
+func (d Dist) String() string {
+	if d > TLS {
+		return fmt.Sprintf("Dist(%d)", uint8(d))
+	}
+	return [...]string{"", "tcp", "tls"}[d]
+}
+
+// DistOf returns the carrier of that name. It returns zero if there is none.
+func DistOf(name string) Dist {
+	for d := TCP; d <= TLS; d++ {
+		if d.String() == name {
+			return d
+		}
+	}
+	return 0
 }
 
 // Origin tells where a node was registered.
@@ -90,11 +118,10 @@ type Node struct {
 	Name      string       // alive name: a
 	Host      string       // name of its host on the LAN: hosta.local
 	Extra     string       // opaque bytes of ALIVE2_REQ; local nodes only
-	Dist      string       // distribution carrier, "tcp" or "tls"; empty: not known
 	Via       string       // ViaMDNS, ViaEPMD or a nodes file's name; neighbours only
 	Addresses []netip.Addr // likeliest to be reached first; of a local node its peer
 	Listens   []netip.Addr // where its port is open; local nodes only, nil: not known
-	Claims    []uint16     // other ports at which it is announced, some of them; neighbours only
+	Claims    *[]uint16    // other ports where it is announced, nil: none; neighbours only
 	Why       Why          // why no other host can reach it; local nodes only
 	Since     time.Time    // registered, or first seen
 	Holder    *Holder      // the process behind its connection; local nodes only, nil: not known
@@ -108,6 +135,7 @@ type Node struct {
 	Type      NodeType     // of a local node that has said who it is: what it said
 	Told      NodeType     // as in ALIVE2_REQ, for PORT2_RESP; local nodes only
 	Protocol  uint8        // 0: TCP/IPv4, as ALIVE2_REQ has it
+	Dist      Dist
 	Origin    Origin
 	Rank      Rank // of the source that it is known from; neighbours only
 	Reach     Reach
@@ -141,6 +169,16 @@ type NeighbourKey struct {
 
 // NeighbourKey returns the key of a neighbour.
 func (n *Node) NeighbourKey() NeighbourKey { return NeighbourKey{n.Name, n.Host, n.EPMDPort} }
+
+// ClaimsAs reports whether a neighbour is announced at the same other ports as another.
+func (n *Node) ClaimsAs(other *Node) bool { return slices.Equal(n.claims(), other.claims()) }
+
+func (n *Node) claims() []uint16 {
+	if n.Claims == nil {
+		return nil
+	}
+	return *n.Claims
+}
 
 // LogNames returns what a log calls a node. "name" is its alive name. "node" is its full name,
 // and is there once the node has told it.
@@ -180,7 +218,7 @@ func (h *Holder) String() string {
 // Identity is what a node says of itself in the distribution handshake.
 type Identity struct {
 	Node     string // full name
-	Dist     string // "tcp" or "tls"
+	Dist     Dist
 	Hidden   bool
 	Creation uint32 // 0: not told. A node that registers again keeps the creation it had first
 }

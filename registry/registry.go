@@ -433,7 +433,7 @@ func (r *Registry) setNeighbour(n Node, gone func(gone NeighbourKey, owner strin
 		n.Reach = was.Reach
 	}
 	n.ID, n.Since = was.ID, was.Since
-	if now, before := claimOf(&n), claimOf(was.Node); !now.equal(&before) || !slices.Equal(n.Claims, was.Claims) {
+	if now, before := claimOf(&n), claimOf(was.Node); !now.equal(&before) || !n.ClaimsAs(was.Node) {
 		r.change(key, was, &n)
 	}
 	return n.Rank != was.Rank, nil

@@ -325,11 +325,11 @@ func TestIdentify(t *testing.T) {
 	r := New(testHost, OldNames)
 	reg := register(t, r, "a", 6)
 	before := r.Node(reg)
-	if err := r.Identify(before, Identity{Node: "a@real.example", Dist: "tls", Hidden: true}); err != nil {
+	if err := r.Identify(before, Identity{Node: "a@real.example", Dist: TLS, Hidden: true}); err != nil {
 		t.Fatal(err)
 	}
 	n := r.Lookup("a")
-	if n.Node != "a@real.example" || !n.Sure || n.Dist != "tls" || n.Type != Hidden || n.ID != before.ID {
+	if n.Node != "a@real.example" || !n.Sure || n.Dist != TLS || n.Type != Hidden || n.ID != before.ID {
 		t.Errorf("identified as %+v", n)
 	}
 	if before.Sure || before.Node != "a@hosta.local" {
@@ -356,7 +356,7 @@ func TestIdentifyTooLate(t *testing.T) {
 	first := register(t, r, "a", 6)
 	stale := r.Node(first)
 	r.Unregister(first)
-	id := Identity{Node: "a@real.example", Dist: "tcp"}
+	id := Identity{Node: "a@real.example", Dist: TCP}
 	if err := r.Identify(stale, id); err != nil || r.Lookup("a") != nil {
 		t.Errorf("a node that has gone: %v, %v", r.Lookup("a"), err)
 	}

@@ -53,12 +53,13 @@ type claim struct {
 
 // claimed are the fields of Node of the same names.
 type claimed struct {
-	Node, Name, Host, Dist, Via string
+	Node, Name, Host, Via string
 
 	Creation                  uint32
 	Port, EPMDPort, High, Low uint16
 	Type                      NodeType
 	Protocol                  uint8
+	Dist                      Dist
 	Origin                    Origin
 	Rank                      Rank
 	Reach                     Reach
@@ -68,8 +69,8 @@ type claimed struct {
 
 func claimOf(n *Node) claim {
 	return claim{claimed{
-		n.Node, n.Name, n.Host, n.Dist, n.Via, n.Creation, n.Port, n.EPMDPort, n.High, n.Low,
-		n.Type, n.Protocol, n.Origin, n.Rank, n.Reach, n.Named, n.Sure,
+		n.Node, n.Name, n.Host, n.Via, n.Creation, n.Port, n.EPMDPort, n.High, n.Low,
+		n.Type, n.Protocol, n.Dist, n.Origin, n.Rank, n.Reach, n.Named, n.Sure,
 	}, n.Addresses}
 }
 
@@ -375,17 +376,21 @@ func (m *sightings) merge(all []*sighting) Node {
 	}
 	n := m.choose(all)
 	n.Addresses = nil
+	var claims []uint16
 	for _, s := range all {
 		n.Addresses = append(n.Addresses, s.node.Addresses...)
 		if s.node.Origin == LAN {
 			n.Origin = LAN
 		}
 		n.Named = n.Named && s.node.Named
-		if s.node.Port != n.Port && !slices.Contains(n.Claims, s.node.Port) && len(n.Claims) < maxClaims {
-			n.Claims = append(n.Claims, s.node.Port)
+		if s.node.Port != n.Port && !slices.Contains(claims, s.node.Port) && len(claims) < maxClaims {
+			claims = append(claims, s.node.Port)
 		}
 	}
-	slices.Sort(n.Claims)
+	if len(claims) > 0 {
+		slices.Sort(claims)
+		n.Claims = &claims
+	}
 	if n.Rank == Told {
 		n.Addresses = unique(n.Addresses)
 	} else {

@@ -24,8 +24,8 @@ func show(changes *Subscription) string {
 			lines = append(lines, "- "+e.Node.Node)
 		} else {
 			line := fmt.Sprintf("+ %s %d %v %v", e.Node.Node, e.Node.Port, e.Node.Addresses, e.Node.Sure)
-			if len(e.Node.Claims) > 0 {
-				line += fmt.Sprintf(", not %d", e.Node.Claims)
+			if e.Node.Claims != nil {
+				line += fmt.Sprintf(", not %d", *e.Node.Claims)
 			}
 			lines = append(lines, line)
 		}

@@ -76,7 +76,7 @@ func recordOf(n *registry.Node, gone bool) record {
 		r.Address = n.Addresses[0]
 	}
 	if n.Sure {
-		r.Node, r.Dist, r.Hidden = n.Node, n.Dist, n.Type == registry.Hidden
+		r.Node, r.Dist, r.Hidden = n.Node, n.Dist.String(), n.Type == registry.Hidden
 	}
 	return r
 }
@@ -88,7 +88,7 @@ func (r record) node(fd int) registry.Node {
 		ID: r.ID, Name: r.Name, Port: r.Port, Type: r.Type, Told: r.Type, Protocol: r.Protocol, High: r.High, Low: r.Low,
 		Extra: string(r.Extra), Creation: r.Creation, Counter: r.Counter, Since: r.Since, FD: int32(fd),
 		PeerPort: r.PeerPort,
-		Node:     r.Node, Dist: r.Dist, Sure: r.Node != "", Mute: r.Mute,
+		Node:     r.Node, Dist: registry.DistOf(r.Dist), Sure: r.Node != "", Mute: r.Mute,
 	}
 	if r.Hidden {
 		n.Type = registry.Hidden

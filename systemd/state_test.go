@@ -177,8 +177,8 @@ func fullRegistry(t *testing.T) *registry.Registry {
 		regs = append(regs, r)
 	}
 	reg.Unregister(regs[0])
-	hidden := registry.Identity{Node: "hidden@hosta.example", Dist: "tls", Hidden: true, Creation: 12}
-	sure := registry.Identity{Node: "sure@10.1.1.1", Dist: "tcp"}
+	hidden := registry.Identity{Node: "hidden@hosta.example", Dist: registry.TLS, Hidden: true, Creation: 12}
+	sure := registry.Identity{Node: "sure@10.1.1.1", Dist: registry.TCP}
 	for i, id := range map[int]registry.Identity{4: hidden, 5: sure} {
 		if err := reg.Identify(reg.Node(regs[i]), id); err != nil {
 			t.Fatal(err)
@@ -210,7 +210,7 @@ func TestStateRoundTrip(t *testing.T) {
 // those that are found out anew are kept.
 func TestNodeRecord(t *testing.T) {
 	n := registry.Node{
-		ID: 3, Node: "a@h", Name: "a", Extra: "x", Dist: "tls", Addresses: []netip.Addr{netip.IPv6Loopback()},
+		ID: 3, Node: "a@h", Name: "a", Extra: "x", Dist: registry.TLS, Addresses: []netip.Addr{netip.IPv6Loopback()},
 		Since: time.Unix(1, 5).UTC(), Creation: 6, Counter: 5, FD: 7, Port: 8, PeerPort: 9, High: 6, Low: 5,
 		Type: registry.Hidden, Told: registry.Normal, Protocol: 1, Sure: true, Mute: true,
 	}

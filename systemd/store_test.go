@@ -506,7 +506,7 @@ func TestStoreUpdate(t *testing.T) {
 	s := openStore(t, Inherited{})
 	ra, a := s.register("a")
 	s.keep(a, nil)
-	if err := s.reg.Identify(a, registry.Identity{Node: "a@example", Dist: "tls", Hidden: true}); err != nil {
+	if err := s.reg.Identify(a, registry.Identity{Node: "a@example", Dist: registry.TLS, Hidden: true}); err != nil {
 		t.Fatal(err)
 	}
 	a = s.reg.Node(ra)

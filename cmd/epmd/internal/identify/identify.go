@@ -262,9 +262,9 @@ func (i *Identifier) identify(ctx context.Context, n *registry.Node) {
 		}
 		return
 	}
-	dist := "tcp"
+	dist := registry.TCP
 	if id.TLS {
-		dist = "tls"
+		dist = registry.TLS
 	}
 	err = i.reg.Identify(n, registry.Identity{Node: id.Name, Dist: dist, Hidden: id.Hidden, Creation: id.Creation})
 	if err != nil {

@@ -127,11 +127,11 @@ func readKeys(n *registry.Node, words []string) error {
 			n.Addresses = append(n.Addresses, a)
 		}
 	}
-	switch t := line.Get("type"); {
+	switch t, dist := line.Get("type"), line.Get("dist"); {
 	case t != "" && t != "normal" && t != "hidden":
 		return fmt.Errorf("type %.40q is neither normal nor hidden", t)
-	case n.Dist != "" && n.Dist != "tcp" && n.Dist != "tls":
-		return fmt.Errorf("dist %.40q is neither tcp nor tls", n.Dist)
+	case dist != "" && n.Dist == 0:
+		return fmt.Errorf("dist %.40q is neither tcp nor tls", dist)
 	}
 	return nil
 }

@@ -66,7 +66,7 @@ func (e entry) text() string {
 	if n.Name == "" {
 		return "@" + e.who.String()
 	}
-	words := []string{n.Node, n.Host, number(n.EPMDPort), n.Type.String(), n.Dist, number(n.High), number(n.Low)}
+	words := []string{n.Node, n.Host, number(n.EPMDPort), n.Type.String(), n.Dist.String(), number(n.High), number(n.Low)}
 	for _, a := range n.Addresses {
 		words = append(words, a.String())
 	}

@@ -141,7 +141,7 @@ func (s *Server) serve(ctx context.Context) error {
 		registration.Done()
 		cancel(errors.New("registration has ended"))
 	}()
-	s.introduce(req, registry.Identity{Node: name, Dist: "tcp", Hidden: true, Creation: registration.Creation})
+	s.introduce(req, registry.Identity{Node: name, Dist: registry.TCP, Hidden: true, Creation: registration.Creation})
 	server := &node.Server{
 		Name:    name,
 		NameFor: s.nameFor,

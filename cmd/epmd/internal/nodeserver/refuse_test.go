@@ -69,7 +69,7 @@ func TestIntroduce(t *testing.T) {
 	var told []*registry.Node
 	s := New(Options{Registry: reg, Known: func(n *registry.Node) { told = append(told, n) }, Log: slog.New(slog.DiscardHandler)})
 	req := epmd.AliveReq{Name: "epmd", Port: 41000}
-	id := registry.Identity{Node: "epmd@hosta.local", Dist: "tcp", Hidden: true}
+	id := registry.Identity{Node: "epmd@hosta.local", Dist: registry.TCP, Hidden: true}
 	s.introduce(req, id) // it has gone already
 	r, err := reg.Register(registry.Node{Name: "epmd", Port: 41001, Type: registry.Normal})
 	wait.Must(t, err)

@@ -153,7 +153,7 @@ func (w *Watcher) changed(e registry.Event) {
 
 // isSame reports whether a neighbour is announced as before. Its epmd needn't be asked again then.
 func isSame(was, is *registry.Node) bool {
-	return slices.Equal(was.Addresses, is.Addresses) && slices.Equal(was.Claims, is.Claims)
+	return slices.Equal(was.Addresses, is.Addresses) && was.ClaimsAs(is)
 }
 
 func (w *Watcher) remove(n *registry.Node) {

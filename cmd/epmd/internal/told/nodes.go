@@ -113,7 +113,7 @@ type Nodes struct {
 // node is what an epmd has told of one.
 type node struct {
 	full, host      string
-	dist            string
+	dist            registry.Dist
 	port, high, low uint16
 	typ             registry.NodeType
 	proto           uint8
@@ -191,7 +191,7 @@ func (ns *Nodes) Line(now time.Time, l epmd.Line) {
 	var is *node
 	if l.Kind == epmd.NodeKnown {
 		is = &node{
-			full: strings.Clone(n.Node), host: ns.who.Hello.Host, dist: strings.Clone(n.Dist), port: n.Port, high: n.High, low: n.Low,
+			full: strings.Clone(n.Node), host: ns.who.Hello.Host, dist: n.Dist, port: n.Port, high: n.High, low: n.Low,
 			typ: n.Type, proto: n.Protocol, ips: ips, sure: n.Sure, reach: registry.Reachable,
 		}
 	}
