@@ -238,13 +238,13 @@ func (s *service) makeNeighbours(o Options, lns []*net.TCPListener) {
 // of them of new nodes.
 func (s *service) makeOptional(o Options, host string, lns []*net.TCPListener) {
 	log, port := s.log.Logger, s.config.Port
-	holders := holders.New(s.reg, log)
+	finder := holders.New(s.reg, log)
 	var arrived func(*registry.Node, bool)
 	if o.Identify {
-		s.asker = identify.New(identify.Options{Registry: s.reg, Holders: holders, Host: host, Known: s.known, Log: log})
+		s.asker = identify.New(identify.Options{Registry: s.reg, Holders: finder, Host: host, Known: s.known, Log: log})
 		arrived = s.asker.Ask
 	}
-	s.journal = journal.New(journal.Options{Registry: s.reg, Holders: holders, Arrived: arrived, Log: log})
+	s.journal = journal.New(journal.Options{Registry: s.reg, Holders: finder, Arrived: arrived, Log: log})
 	keep := func(format *hosts.Format, path string) {
 		if path != "" {
 			s.hosts = append(s.hosts, hosts.New(hosts.Options{
