@@ -19,11 +19,13 @@ import (
 
 // After a look at nodes that have come, the Watcher rests for lookPause, or for lookShare times as
 // long as the look took if that is longer. While nodes keep coming, it looks at those older than
-// lookPause. So nodes that come and go without pause are not looked at. Then the pauses double, up
-// to maxPause: a timer has the runtime watch over its threads, which delays answers.
+// briefly. So nodes that come and go without pause are not looked at. If that happens twice in a
+// row, the pauses double, up to maxPause: a timer has the runtime watch over its threads, which
+// delays answers.
 const (
 	lookPause = 10 * time.Millisecond
 	maxPause  = 80 * time.Millisecond
+	briefly   = 2 * time.Millisecond
 	lookShare = 50
 )
 
@@ -82,13 +84,13 @@ func (w *Watcher) Run(ctx context.Context) error {
 	close(w.looked)
 	rested := time.NewTimer(0)
 	defer rested.Stop()
-	pause := lookPause
+	var pause time.Duration
 	look := func(age time.Duration) {
 		began := time.Now()
 		if pause = min(2*pause, maxPause); w.take(changes.Take(), age) {
-			pause = lookPause
+			pause = lookPause / 2 // the first time that it looks at none, this is lookPause
 		}
-		rested.Reset(max(pause, lookShare*time.Since(began)))
+		rested.Reset(max(lookPause, pause, lookShare*time.Since(began)))
 	}
 	var ready <-chan struct{} // nil: it rests
 	for {
@@ -101,7 +103,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 			w.lookAgain()
 		case <-rested.C:
 			if len(w.come) > 0 || len(changes.Ready()) > 0 {
-				look(lookPause)
+				look(briefly)
 			} else {
 				ready = changes.Ready()
 			}
