@@ -66,7 +66,8 @@ func appendProperties[T any](b []byte, properties []property[T], of T) []byte {
 	return entries.end(b)
 }
 
-// appendVariant appends a value of one of the types that properties have.
+// appendVariant appends a value of one of the types that properties have. Another type is a mistake
+// of this package, and it panics.
 func appendVariant(b []byte, v any) []byte {
 	switch v := v.(type) {
 	case bool:

@@ -196,7 +196,7 @@ func (s *Server) accept(ctx context.Context, us self, c net.Conn) (*Conn, error)
 	conn := newConn(f.rw.(net.Conn), us, them{name.Name, name.Flags, name.Creation})
 	conn.account = &s.account
 	conn.start()
-	if !s.peers.end(name.Name, a, conn) {
+	if !s.peers.end(name.Name, a, conn) { // the peer has begun once more meanwhile
 		conn.Close()
 	}
 	return conn, nil

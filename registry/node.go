@@ -135,7 +135,7 @@ type Node struct {
 	Type      NodeType     // of a local node that has said who it is: what it said
 	Told      NodeType     // as in ALIVE2_REQ, for PORT2_RESP; local nodes only
 	Protocol  uint8        // 0: TCP/IPv4, as ALIVE2_REQ has it
-	Dist      Dist
+	Dist      Dist         // zero: not known
 	Origin    Origin
 	Rank      Rank // of the source that it is known from; neighbours only
 	Reach     Reach

@@ -19,13 +19,13 @@ import (
 
 // After a look at nodes that have come, the Watcher rests for lookPause, or for lookShare times as
 // long as the look took if that is longer. While nodes keep coming, it looks at those older than
-// briefly. So nodes that come and go without pause are not looked at. If that happens twice in a
+// minAge. So nodes that come and go without pause are not looked at. If that happens twice in a
 // row, the pauses double, up to maxPause: a timer has the runtime watch over its threads, which
 // delays answers.
 const (
 	lookPause = 10 * time.Millisecond
 	maxPause  = 80 * time.Millisecond
-	briefly   = 2 * time.Millisecond
+	minAge    = 2 * time.Millisecond
 	lookShare = 50
 )
 
@@ -103,7 +103,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 			w.lookAgain()
 		case <-rested.C:
 			if len(w.come) > 0 || len(changes.Ready()) > 0 {
-				look(briefly)
+				look(minAge)
 			} else {
 				ready = changes.Ready()
 			}
